@@ -1,0 +1,1 @@
+"""Images to logits: one member per runtime behind the protocol in `base`."""

@@ -1,0 +1,49 @@
+"""What every runtime offers: the shape of this shelf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
+
+Runtime = Literal["pytorch", "ort", "trt"]
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class BackendRequest:
+    """Which artifact to run where.
+
+    `name` is the row's name in reports. `path` is the artifact: reference weights (safetensors) for pytorch, an
+    ONNX file for ort, an engine for trt. `threads` is the CPU thread count of one inference.
+    """
+
+    name: str
+    runtime: Runtime
+    device: Device
+    precision: str
+    path: Path
+    model: str
+    signature: Signature
+    threads: int
+
+
+class Backend(Protocol):
+    """An opened model on a runtime. `infer` and `bind` take any batch size the artifact allows."""
+
+    name: str
+
+    def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
+        """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
+        ...
+
+    def bind(self, images_NCHW: ImagesNCHW) -> Callable[[], None]:
+        """A call that runs one synchronised inference on these images, already on the device."""
+        ...
+
+    def close(self) -> None:
+        """Free the session, engine and device memory."""
+        ...

@@ -1,0 +1,121 @@
+"""What this machine has: packages, GPUs, disk. Nothing heavy is imported to find out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.errors import MissingEnvironment
+
+# The distributions whose versions belong into every record, in the order they are shown.
+RECORDED = (
+    "hvt-deploy", "numpy", "pillow", "onnx", "torch", "timm", "onnxscript", "onnxsim", "onnxslim",
+    "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU as the driver names it. `memory_mib` is its total memory."""
+
+    name: str
+    compute_capability: str
+    memory_mib: int
+    driver: str
+
+
+def require(module: str, extra: str) -> None:
+    """Raise MissingEnvironment with the pip line unless `module` can be imported."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingEnvironment(
+            f"This needs the Python package '{module}', which is not installed.",
+            f"Install it: pip install 'hvt-deploy[{extra}]'",
+        )
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the installed packages that decide results, by distribution name."""
+    versions = {"python": platform.python_version()}
+    for name in RECORDED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that `nvidia-smi` reports; empty without a driver.
+
+    A Jetson's nvidia-smi may not know every field; its integrated GPU is then read from the device tree.
+    """
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return _jetson_gpu()
+    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
+    answer = subprocess.run(
+        [command, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=False, timeout=20
+    )
+    if answer.returncode != 0:
+        return _jetson_gpu()
+    gpus: list[Gpu] = []
+    for line in answer.stdout.splitlines():
+        fields = [f.strip() for f in line.split(",")]
+        if len(fields) == 4 and fields[1].replace(".", "").isdigit():
+            memory = int(fields[2]) if fields[2].isdigit() else 0
+            gpus.append(Gpu(fields[0], fields[1], memory, fields[3]))
+    return tuple(gpus) or _jetson_gpu()
+
+
+# Compute capability by the chip named in the device tree (NVIDIA's CUDA GPU list).
+_JETSON_CHIPS = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
+
+
+def _jetson_gpu() -> tuple[Gpu, ...]:
+    compatible = Path("/proc/device-tree/compatible")
+    if not compatible.is_file():
+        return ()
+    text = compatible.read_text(errors="ignore")
+    for chip, capability in _JETSON_CHIPS.items():
+        if chip in text:
+            model = Path("/proc/device-tree/model")
+            name = model.read_text(errors="ignore").strip("\0\n ") if model.is_file() else chip
+            return (Gpu(name, capability, 0, "JetPack"),)
+    return ()
+
+
+def cpu_name() -> str:
+    """The processor's name as the kernel reports it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="ignore").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Free bytes on the disk that holds `path` or its nearest existing parent."""
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_free_disk(path: Path, needed_bytes: int) -> None:
+    """Raise MissingEnvironment unless `needed_bytes` are free where `path` will be written."""
+    free = free_disk_bytes(path)
+    if free < needed_bytes:
+        raise MissingEnvironment(
+            f"Writing to {path} needs {needed_bytes / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free.",
+            "Free some space or choose another folder with --workspace DIR.",
+        )
