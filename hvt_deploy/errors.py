@@ -33,7 +33,7 @@ class BadInput(HvtDeployError):
 
 
 class MissingEnvironment(HvtDeployError):
-    """This machine lacks a package, a GPU, memory or disk (exit code 3)."""
+    """The machine lacks a package, a GPU, memory or disk (exit code 3)."""
 
     exit_code = 3
 

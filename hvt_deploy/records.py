@@ -94,7 +94,8 @@ def _convert_sequence(origin: type, args: tuple[Any, ...], data: object, where: 
         raise BadInput(f"{where}: expected a list, got {data!r}.")
     values = cast("list[object]", data)
     if origin is list or (len(args) == 2 and args[1] is Ellipsis):
-        return origin(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(values))
+        converted = [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(values)]
+        return converted if origin is list else tuple(converted)
     if len(values) != len(args):
         raise BadInput(f"{where}: expected {len(args)} values, got {len(values)}.")
     return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, values, strict=True)))

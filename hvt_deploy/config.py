@@ -1,0 +1,128 @@
+"""Everything a run can set: its schema, the packaged file of each model, and what flags change in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from hvt_deploy.errors import BadInput, unknown_name
+from hvt_deploy.images import Preprocessing
+from hvt_deploy.records import from_plain, to_plain
+
+Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp32")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """`weights`: auto, official, random or a path. `batch` null means any batch size."""
+
+    weights: str = "auto"
+    seed: int = 0
+    opset: int = 17
+    batch: int | None = None
+    simplifier: Literal["onnxsim", "onnxslim", "none"] = "onnxslim"
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """`images` are drawn from `folder` by `seed`, the same number from each class as far as it goes."""
+
+    folder: str = "imagenet/train"
+    images: int = 512
+    seed: int = 0
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """`int8_roles`: the roles of Conv and Linear nodes that get Q/DQ."""
+
+    int8_roles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """`profiles`: MIN, OPT, MAX batch sizes. `compute_capabilities` are used where no GPU is present."""
+
+    precision: Precision = "fp16"
+    flavour: Literal["auto", "tensorrt", "rtx"] = "auto"
+    compute_capabilities: tuple[str, ...] = ("8.6",)
+    profiles: tuple[tuple[int, int, int], ...] = ((1, 8, 32),)
+    workspace_mib: int = 4096
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """`limit` null means every image; `threads` null means every processor. Gates that are null are not set."""
+
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int = 8
+    threads: int | None = None
+    latency_batch: int = 1
+    margin: float = 0.5
+    max_top1_drop: float | None = None
+    min_speedup: float | None = None
+    max_latency_ms: float | None = None
+    backends: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One model's whole configuration, as `export_configs/<model>.yaml` holds it."""
+
+    model: str
+    num_classes: int
+    preprocessing: Preprocessing
+    quantization: QuantizationConfig
+    export: ExportConfig = field(default_factory=ExportConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a configuration file. Raises BadInput for bad YAML, an unknown key or a wrong type."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"No configuration file {path}.", "Write one: hvt-deploy config MODEL > FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not valid YAML: {error}") from None
+    return from_plain(RunConfig, data, str(path))
+
+
+def packaged_config(model: str) -> RunConfig:
+    """The configuration packaged for a model. Raises BadInput with the nearest names if there is none."""
+    folder = files("hvt_deploy") / "export_configs"
+    file = folder / f"{model}.yaml"
+    if not file.is_file():
+        names = [entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+        raise unknown_name("model", model, names)
+    return from_plain(RunConfig, yaml.safe_load(file.read_text(encoding="utf-8")), f"{model}.yaml")
+
+
+def dump_config(config: RunConfig) -> str:
+    """The YAML text of a configuration; `load_config` reads it back."""
+    header = f"# Everything a run of {config.model} can set. Written by: hvt-deploy config {config.model}\n"
+    return header + yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=None, width=100)
+
+
+def with_flags(config: RunConfig, flags: Mapping[str, object]) -> RunConfig:
+    """`config` with the command line's values in it, by dotted key (`export.opset`); None means not given."""
+    plain = cast("dict[str, Any]", to_plain(config))
+    for key, value in flags.items():
+        if value is None:
+            continue
+        *sections, name = key.split(".")
+        place = plain
+        for section in sections:
+            place = cast("dict[str, Any]", place[section])
+        place[name] = to_plain(value)
+    return from_plain(RunConfig, plain, "command line")
