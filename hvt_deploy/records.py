@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hvt_deploy.errors import BadInput
@@ -15,7 +16,9 @@ Plain = dict[str, Any]
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401 - a JSON value has no closer type
-    """Dataclasses, tuples and mappings as dicts and lists that `json` and `yaml` write."""
+    """Dataclasses, tuples, mappings and paths as values that `json` and `yaml` write."""
+    if isinstance(value, Path):
+        return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -102,6 +105,8 @@ def _convert_sequence(origin: type, args: tuple[Any, ...], data: object, where: 
 
 
 def _convert_scalar(hint: Any, data: object, where: str) -> object:  # noqa: ANN401
+    if hint is Path and isinstance(data, str):
+        return Path(data)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if (isinstance(data, bool) and hint is not bool) or not isinstance(data, hint):

@@ -1,0 +1,427 @@
+"""Stand-ins for what this machine lacks: TensorRT with a GPU, and the CUDA runtime.
+
+Every class of the stand-in bears the name of a class of TensorRT's and refuses a name or a parameter that the
+recorded API (data/tensorrt_api/api.json) of the version it plays does not have. "Device memory" is host memory, so
+what goes in and what comes out is really copied.
+"""
+
+# ruff: noqa: N815 - the names are those of the libraries
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+API: Mapping[str, Any] = json.loads((Path(__file__).parent / "data/tensorrt_api/api.json").read_text())
+VERSIONS: Sequence[str] = API["versions"]
+RTX = "rtx"
+
+
+def recorded(version: str, class_name: str, name: str | None = None) -> Mapping[str, Any] | None:
+    """The record of a class, or of an attribute or enum member of it; None where this version lacks it."""
+    entry = API["classes"].get(class_name)
+    if entry is None or version in entry.get("absent", ()):
+        return None
+    if name is None:
+        return entry
+    found = entry.get("attributes", {}).get(name, entry.get("members", {}).get(name))
+    return None if found is None or version in found.get("absent", ()) else found
+
+
+def matches(parameters: Sequence[str] | str, given: Sequence[str]) -> bool:
+    """Whether a function with the parameter names `given` can be called as the recorded one."""
+    if parameters == "*":  # several signatures
+        return True
+    names = [p.rstrip("=") for p in parameters]
+    required = [p for p in parameters if not p.endswith("=")]
+    return names[: len(given)] == list(given) and len(given) >= len(required)
+
+
+class Recorded:
+    """Base of the stand-ins: `version` decides which names exist."""
+
+    def __init__(self, world: World) -> None:
+        object.__setattr__(self, "_world", world)
+
+    def __init_subclass__(cls) -> None:
+        for name, value in vars(cls).items():
+            if name.startswith("_") or not inspect.isfunction(value):
+                continue
+            entry = next(filter(None, (recorded(v, cls.__name__, name) for v in VERSIONS)), None)
+            assert entry is not None, f"{cls.__name__}.{name} is in no recorded version"
+            given = list(inspect.signature(value).parameters)[1:]
+            assert matches(entry["parameters"], given), f"{cls.__name__}.{name}{given} is not as recorded"
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            object.__getattribute__(self, "_check")(name)
+        return object.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            self._check(name)
+        object.__setattr__(self, name, value)
+
+    def _check(self, name: str) -> None:
+        version = object.__getattribute__(self, "_world").version
+        class_name = type(self).__name__
+        if recorded(version, class_name, name) is None:
+            raise AttributeError(f"{class_name}.{name} does not exist in TensorRT {version}")
+
+
+class FakeEnum:
+    """An enum whose members are those of the version."""
+
+    def __init__(self, version: str, name: str) -> None:
+        self._version, self._name = version, name
+
+    def __getattr__(self, member: str) -> Any:
+        if recorded(self._version, self._name, member) is None:
+            raise AttributeError(f"{self._name}.{member} does not exist in TensorRT {self._version}")
+        return Member(f"{self._name}.{member}", self._version)
+
+
+@dataclass(frozen=True)
+class Member:
+    """An enum member."""
+
+    text: str
+    version: str
+
+    def __int__(self) -> int:
+        assert self.text == "NetworkDefinitionCreationFlag.STRONGLY_TYPED", f"do not use the integer of {self.text}"
+        return 1 if self.version.startswith("10.") else 0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass
+class World:
+    """What the stand-in plays and what was done to it."""
+
+    version: str
+    image: tuple[int, int, int] = (3, 4, 4)
+    classes: int = 5
+    ranges: tuple[tuple[int, int, int], ...] = ((1, 4, 8),)
+    fixed: bool = False
+    readable: bool = True
+    capturable: bool = True
+    dtype: str = "FLOAT"
+    calls: list[str] = field(default_factory=list)
+    timing_cache: bytes = b"timings of this version"
+    logger: Any = None
+    memory: dict[int, Any] = field(default_factory=dict)
+    capturing: list[Any] | None = None
+
+    def expected(self, images: np.ndarray) -> np.ndarray:
+        """The logits that the stand-in's engine computes."""
+        return images.sum((1, 2, 3))[:, None] * np.arange(1, self.classes + 1, dtype=np.float32)
+
+    def error(self, message: str) -> None:
+        self.logger.log(ILogger.ERROR, message)
+
+
+class ILogger:
+    """Subclassed by the code; severities are its attributes in every version."""
+
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = "internal error", "error", "warning", "info", "verbose"
+
+
+class IProgressMonitor:
+    """Subclassed by the code."""
+
+
+class ITensor(Recorded):
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.name, self.shape = "images", (world.ranges[0][0] if world.fixed else -1, *world.image)
+
+
+class INetworkDefinition(Recorded):
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.num_layers, self.num_inputs, self.num_outputs = 3, 1, 1
+
+    def get_input(self, index: int) -> ITensor:
+        return ITensor(self._world)
+
+
+class OnnxParser(Recorded):
+    def __init__(self, network: INetworkDefinition, logger: object) -> None:
+        super().__init__(network._world)
+        self.num_errors = 0
+
+    def parse_from_file(self, model: str) -> bool:
+        return Path(model).is_file()
+
+
+class IOptimizationProfile(Recorded):
+    def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None:
+        self._world.calls.append(f"profile {input} {min[0]},{opt[0]},{max[0]}")
+
+
+class ITimingCache(Recorded):
+    def __init__(self, world: World, content: bytes) -> None:
+        super().__init__(world)
+        self._content = content
+
+    def serialize(self) -> bytes:
+        return self._content or self._world.timing_cache
+
+
+class IBuilderConfig(Recorded):
+    def set_memory_pool_limit(self, pool: Member, pool_size: int) -> None:
+        self._world.calls.append(f"{pool} = {pool_size}")
+
+    def clear_flag(self, flag: Member) -> None:
+        self._world.calls.append(f"clear {flag}")
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        return 0
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+        assert self._world.version != RTX, "timing caches are deprecated in TensorRT-RTX"
+        if serialized_timing_cache in (b"", self._world.timing_cache):
+            return ITimingCache(self._world, serialized_timing_cache)
+        return None
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self) -> ITimingCache:
+        return self._cache
+
+
+class Builder(Recorded):
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        self._world.calls.append(f"network flags {flags}")
+        return INetworkDefinition(self._world)
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig(self._world)
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile(self._world)
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes:
+        config.progress_monitor.phase_start("Building", None, 2)
+        assert config.progress_monitor.step_complete("Building", 0)
+        config.progress_monitor.phase_finish("Building")
+        return b"engine"
+
+
+class EngineInspector(Recorded):
+    def get_engine_information(self, format: Member) -> str:
+        assert str(format) == "LayerInformationFormat.JSON"
+        tensor = {"Name": "images", "Format/Datatype": "Row major linear FP32"}
+        layer = {"Name": "head", "LayerType": "gemm", "Inputs": [tensor], "Outputs": [tensor]}
+        return json.dumps({"Layers": [layer], "Bindings": ["images", "logits"]})
+
+
+class IExecutionContext(Recorded):
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._profile, self._batch, self._addresses = 0, 0, {}
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._world.calls.append(f"profile {profile_index}")
+        self._profile, self._batch = profile_index, 0
+        return profile_index < len(self._world.ranges)
+
+    def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
+        low, _, high = self._world.ranges[self._profile]
+        if not low <= shape[0] <= high or tuple(shape[1:]) != self._world.image:
+            self._world.error(f"shape {shape} is outside profile {self._profile}")
+            return False
+        self._batch = shape[0]
+        return True
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self._batch, self._world.classes)
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        world, batch, addresses = self._world, self._batch, dict(self._addresses)
+        if batch == 0 or set(addresses) != {"images", "logits"}:
+            world.error("not all shapes and addresses are set")
+            return False
+        if world.capturing is not None:
+            if world.capturable:
+                world.capturing.append(lambda: compute(world, batch, addresses))
+            return world.capturable
+        world.calls.append(f"execute {batch} in profile {self._profile}")
+        compute(world, batch, addresses)
+        return True
+
+
+class IRuntimeConfig(Recorded):
+    pass
+
+
+class ICudaEngine(Recorded):
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.num_io_tensors, self.num_optimization_profiles = 2, len(world.ranges)
+
+    def create_execution_context(self, *args: object) -> IExecutionContext:
+        if args:
+            (config,) = args
+            strategies = (config.dynamic_shapes_kernel_specialization_strategy, config.cuda_graph_strategy)
+            self._world.calls.append(" ".join(map(str, strategies)))
+        return IExecutionContext(self._world)
+
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig(self._world)
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self._world)
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("images", "logits")[index]
+
+    def get_tensor_mode(self, name: str) -> Member:
+        return getattr(FakeEnum(self._world.version, "TensorIOMode"), "INPUT" if name == "images" else "OUTPUT")
+
+    def get_tensor_dtype(self, name: str) -> Member:
+        return getattr(FakeEnum(self._world.version, "DataType"), self._world.dtype)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        batch = self._world.ranges[0][0] if self._world.fixed else -1
+        return (batch, *(self._world.image if name == "images" else (self._world.classes,)))
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        assert not self._world.fixed, "an engine of fixed batch need not have shapes in its profile"
+        return [(batch, *self._world.image) for batch in self._world.ranges[profile_index]]
+
+
+class Runtime(Recorded):
+    def deserialize_cuda_engine(self, *args: object) -> ICudaEngine | None:
+        if not self._world.readable:
+            self._world.error("the engine was built by another version")
+            return None
+        return ICudaEngine(self._world)
+
+
+class FakeTensorRT:
+    """The module."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.__version__ = "1.7.1.116" if world.version == RTX else world.version
+        self.ILogger, self.IProgressMonitor, self.OnnxParser = ILogger, IProgressMonitor, OnnxParser
+
+    def Builder(self, logger: object) -> Builder:
+        self._world.logger = logger
+        return Builder(self._world)
+
+    def Runtime(self, logger: object) -> Runtime:
+        self._world.logger = logger
+        return Runtime(self._world)
+
+    def __getattr__(self, name: str) -> FakeEnum:
+        if recorded(self._world.version, name) is None:
+            raise AttributeError(f"TensorRT {self._world.version} has no {name}")
+        return FakeEnum(self._world.version, name)
+
+
+def compute(world: World, batch: int, addresses: Mapping[str, int]) -> None:
+    """What the stand-in's engine does, on "device" memory."""
+    images = view(addresses["images"], (batch, *world.image))
+    view(addresses["logits"], (batch, world.classes))[...] = world.expected(images)
+
+
+def view(address: int, shape: Sequence[int]) -> np.ndarray:
+    count = int(np.prod(shape))
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
+
+
+class FakeCuda:
+    """`cuda.bindings.runtime` on host memory: the functions that are used, with their real parameters."""
+
+    cudaError_t = SimpleNamespace(cudaSuccess=0, cudaErrorStreamCaptureInvalidated=901)
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._graphs: dict[int, Any] = {}
+        self.streams = 0
+
+    def cudaStreamCreate(self) -> tuple[int, int]:
+        self.streams += 1
+        return 0, 77
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[int]:
+        self.streams -= 1
+        return (0,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
+        assert self._world.capturing is None, "a captured stream must not be synchronised"
+        return (0,)
+
+    def cudaMalloc(self, size: int) -> tuple[int, int]:
+        block = ctypes.create_string_buffer(size)
+        address = ctypes.addressof(block)
+        self._world.memory[address] = block
+        return 0, address
+
+    def cudaFree(self, devPtr: int) -> tuple[int]:
+        del self._world.memory[devPtr]
+        return (0,)
+
+    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: int, stream: int) -> tuple[int]:
+        ctypes.memmove(dst, src, count)
+        return (0,)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
+        self._world.capturing = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, Any]:
+        work, self._world.capturing = self._world.capturing, None
+        return (0, work) if self._world.capturable else (901, None)
+
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:
+        self._graphs[id(graph)] = graph
+        return 0, graph
+
+    def cudaGraphLaunch(self, graphExec: Any, stream: int) -> tuple[int]:
+        self._world.calls.append("graph")
+        for work in self._graphs[id(graphExec)]:
+            work()
+        return (0,)
+
+    def cudaGraphExecDestroy(self, graphExec: Any) -> tuple[int]:
+        del self._graphs[id(graphExec)]
+        return (0,)
+
+    def cudaGraphDestroy(self, graph: Any) -> tuple[int]:
+        return (0,)
+
+    def cudaGetLastError(self) -> tuple[int]:
+        return (0,)
+
+    def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:
+        return 0, b"an error"
+
+    def functions(self) -> Iterator[tuple[str, list[str]]]:
+        """The names and parameters of what it plays."""
+        for name, function in inspect.getmembers(type(self), inspect.isfunction):
+            if name.startswith("cuda"):
+                yield name, list(inspect.signature(function).parameters)[1:]
