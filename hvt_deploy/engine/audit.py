@@ -72,7 +72,8 @@ class EngineLayer:
 class EngineAudit:
     """Counts over the kernels of one inference in the engine's first profile.
 
-    A layer counts as int8, fp16 or fp32 by the lowest precision among its inputs.
+    `reformats` only move or convert data; every other kernel counts as int8, fp16, fp32 or other by the lowest
+    precision among its inputs. `kernels` is the sum of these five. `int8_names` are the names of the int8 layers.
     """
 
     kernels: int
@@ -88,17 +89,18 @@ class EngineAudit:
 def audit_layers(layers: Sequence[EngineLayer]) -> EngineAudit:
     """Count the kernels of the first profile."""
     kernels = [layer for layer in layers if layer.profile == 0 and layer.is_kernel]
-    precisions = [layer.precision for layer in kernels]
+    computing = [layer for layer in kernels if not layer.is_reformat]
+    precisions = [layer.precision for layer in computing]
     int8, fp16, fp32 = (precisions.count(name) for name in ("Int8", "Half", "Float"))
     return EngineAudit(
         kernels=len(kernels),
         int8_layers=int8,
         fp16_layers=fp16,
         fp32_layers=fp32,
-        other_layers=len(kernels) - int8 - fp16 - fp32,
+        other_layers=len(computing) - int8 - fp16 - fp32,
         fused_attention=sum("_gemm_mha_v2" in layer.name for layer in kernels),
-        reformats=sum(layer.is_reformat for layer in kernels),
-        int8_names=tuple(layer.name for layer in kernels if layer.precision == "Int8"),
+        reformats=len(kernels) - len(computing),
+        int8_names=tuple(layer.name for layer in computing if layer.precision == "Int8"),
     )
 
 

@@ -87,6 +87,11 @@ def test_layers_that_only_move_data(name: str, moves: bool) -> None:
     assert audit_layers(parse_layer_lines(message(line(name, "kgen", "Half->Half")))).reformats == moves
 
 
+def test_copy_of_int8_data_is_no_int8_layer() -> None:
+    audit = audit_layers(parse_layer_lines(message(line("__myl_MoveResh_myl0_1", "kgen", "Int8->Int8"))))
+    assert (audit.kernels, audit.reformats, audit.int8_layers, audit.int8_names) == (1, 1, 0, ())
+
+
 def test_fused_attention_is_counted() -> None:
     text = line("_gemm_mha_v2_myl0_7", "kgen", "Half->Half")
     assert audit_layers(parse_layer_lines(message(text, text, line("a", "gemm", "Half->Half")))).fused_attention == 2
@@ -124,7 +129,7 @@ def test_inspector_json_in_the_forms_of_all_versions(key: str, half: str, int8: 
     parsed = parse_inspector_json(json.dumps({"Layers": layers, "Bindings": ["images"]}))
     assert parsed[0].onnx_nodes == ("head",)
     assert audit_layers(parsed) == EngineAudit(
-        kernels=3, int8_layers=1, fp16_layers=2, fp32_layers=0, other_layers=0, fused_attention=1, reformats=1,
+        kernels=3, int8_layers=1, fp16_layers=1, fp32_layers=0, other_layers=0, fused_attention=1, reformats=1,
         int8_names=("head",),
     )  # fmt: skip
 
