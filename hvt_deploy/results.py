@@ -38,7 +38,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one inference of `batch` images. `samples_ms` are the single runs, for distributions."""
+    """Milliseconds for one inference of `batch` images. `samples_ms` are the single runs, for distributions.
+
+    `windows_ms` are the medians of the windows, in the order of rounds: window i of every backend of a run was
+    measured in the same round. `stable` is False where the median still moved when the time was over.
+    """
 
     batch: int
     min: float
@@ -46,6 +50,8 @@ class Latency:
     p90: float
     p99: float
     samples_ms: tuple[float, ...] = ()
+    windows_ms: tuple[float, ...] = ()
+    stable: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,14 @@ class Row:
     note: str = ""
 
 
+GateName = Literal["max-top1-drop", "min-speedup", "max-latency-ms"]
+
+
 @dataclass(frozen=True)
 class Gate:
     """A limit the user set, judged for one row by the end of its interval, in a sentence."""
 
-    name: Literal["max-top1-drop", "min-speedup", "max-latency-ms"]
+    name: GateName
     backend: str
     limit: float
     status: GateStatus

@@ -1,0 +1,38 @@
+# `make demo` and `make test` set up .venv themselves and reuse it.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint types unit check-all configs clean
+
+demo: $(READY)
+	$(BIN)/hvt-deploy demo
+
+test: lint types unit
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/basedpyright
+
+unit: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" --durations 15
+
+# Long checks that CI does not run.
+check-all: test
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow
+
+configs: $(READY)
+	$(BIN)/hvt-deploy config --all export_configs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv (PyTorch's CUDA build among it): minutes, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export,cpu,rtx,demo,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache dist

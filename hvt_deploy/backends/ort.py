@@ -1,0 +1,170 @@
+"""An ONNX file in ONNX Runtime, on the CPU or through the CUDA provider."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from hvt_deploy.backends.base import BackendRequest
+from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
+from hvt_deploy.tensors import ImagesNCHW, LogitsNK
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+# Turns the float bias of a Q/DQ layer into an int32 one. Where the scales are tiny (FP16 Q/DQ graphs) that overflows
+# to wrong logits, and an engine has the float bias. A graph made for the CPU has int32 biases of its own.
+_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
+
+
+class OrtBackend:
+    """Runs the ONNX file of a request; precision is the file's.
+
+    Raises BadInput for a file that is missing, broken or of another signature, MissingEnvironment where the device's
+    provider does not work here, ToolFailure where ONNX Runtime cannot run the graph.
+    """
+
+    def __init__(self, request: BackendRequest) -> None:
+        self.name = request.name
+        self._request = request
+        self._session = _open_session(request)
+        _check_signature(self._session, request)
+
+    def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
+        """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
+        signature = self._request.signature
+        _check_images(images_NCHW, self._request)
+        try:
+            (logits_NK,) = self._session.run([signature.output_name], {signature.input_name: images_NCHW})
+        except Exception as error:
+            raise _cannot_run(self._request, error) from error
+        return np.asarray(logits_NK, np.float32)
+
+    def bind(self, images_NCHW: ImagesNCHW) -> Callable[[], None]:
+        """A call that runs one synchronised inference on these images, already on the device.
+
+        Input and output live in buffers of the device that are allocated once.
+        """
+        signature, device, session = self._request.signature, self._request.device, self._session
+        _check_images(images_NCHW, self._request)
+        images = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images_NCHW), device, 0)
+        shape = (len(images_NCHW), signature.num_classes)
+        logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(signature.input_name, images)
+        binding.bind_ortvalue_output(signature.output_name, logits)
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        try:
+            run()
+        except Exception as error:
+            raise _cannot_run(self._request, error) from error
+        return run
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
+
+
+def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
+    if not request.path.is_file():
+        raise BadInput(f"There is no ONNX file {request.path}.", "Run `hvt-deploy export` again.")
+    provider = _PROVIDERS[request.device]
+    if provider not in onnxruntime.get_available_providers():
+        raise _no_provider(provider, f"this ONNX Runtime has only {', '.join(onnxruntime.get_available_providers())}")
+    if request.device == "cuda":
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+    try:
+        session = onnxruntime.InferenceSession(
+            request.path,
+            _session_options(request),
+            providers=[provider],
+            disabled_optimizers=_DISABLED_OPTIMIZERS,
+            enable_fallback=0,
+        )
+    except (ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.NoModel) as error:
+        hint = "Run `hvt-deploy export` again."
+        raise BadInput(f"{request.path} is not a valid ONNX file: {_first_line(error)}", hint) from error
+    except Exception as error:
+        if request.device == "cuda":
+            raise _no_provider(provider, _first_line(error)) from error
+        raise _cannot_run(request, error) from error
+    # A provider that fails to start is replaced by the CPU's without an error.
+    if provider not in session.get_providers():
+        raise _no_provider(provider, "it does not start (CUDA or cuDNN of the wrong version, or no GPU)")
+    return session
+
+
+def _session_options(request: BackendRequest) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = request.threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Threads that spin between two calls take the cores from the other backends of this process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if request.device != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _check_signature(session: onnxruntime.InferenceSession, request: BackendRequest) -> None:
+    """Raise BadInput unless the graph takes and gives what the request says; symbolic dimensions fit any size."""
+    signature = request.signature
+    expected_in = (signature.batch, 3, *signature.image_size)
+    expected_out = (signature.batch, signature.num_classes)
+    found_in = {i.name: tuple(i.shape) for i in session.get_inputs()}
+    found_out = {o.name: tuple(o.shape) for o in session.get_outputs()}
+    for name, expected, found in (
+        (signature.input_name, expected_in, found_in),
+        (signature.output_name, expected_out, found_out),
+    ):
+        if name not in found or not _fits(found[name], expected):
+            raise BadInput(
+                f"{request.path}: expected '{name}' of shape {_shown(expected)}, it has "
+                f"{', '.join(f'{n!r} of shape {_shown(s)}' for n, s in found.items())}.",
+                "Run `hvt-deploy export` again.",
+            )
+
+
+def _fits(found: tuple[int | str | None, ...], expected: tuple[int | None, ...]) -> bool:
+    if len(found) != len(expected):
+        return False
+    return all(e == f or not isinstance(f, int) for f, e in zip(found, expected, strict=True))
+
+
+def _shown(shape: tuple[int | str | None, ...]) -> str:
+    return f"({', '.join('N' if d is None else str(d) for d in shape)})"
+
+
+def _check_images(images_NCHW: ImagesNCHW, request: BackendRequest) -> None:
+    signature = request.signature
+    expected = signature.images_shape(signature.batch or len(images_NCHW))
+    if images_NCHW.shape != expected:
+        raise BadInput(f"{request.name} takes images of shape {expected}, got {images_NCHW.shape}.")
+
+
+def _no_provider(provider: str, why: str) -> HvtDeployError:
+    return MissingEnvironment(
+        f"ONNX Runtime cannot use its {provider}: {why}.",
+        "Install it: pip uninstall onnxruntime, then pip install 'hvt-deploy[gpu]' "
+        "(on a Jetson: the onnxruntime-gpu of its JetPack). `hvt-deploy doctor` shows what works.",
+    )
+
+
+def _cannot_run(request: BackendRequest, error: Exception) -> HvtDeployError:
+    return ToolFailure(f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

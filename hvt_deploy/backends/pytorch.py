@@ -1,0 +1,60 @@
+"""A PyTorch module, eager and in float32: the reference that every other backend is judged against."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from hvt_deploy.backends.base import Device
+from hvt_deploy.errors import MissingEnvironment
+from hvt_deploy.tensors import ImagesNCHW, LogitsNK
+
+
+class PyTorchBackend:
+    """Runs `module` (images (N, 3, H, W) -> logits (N, K)), which it moves to `device` and takes over.
+
+    Thread count and TF32 are settings of the whole process in PyTorch: the last opened backend decides them.
+    Raises MissingEnvironment where CUDA is asked for and there is none.
+    """
+
+    def __init__(self, name: str, module: nn.Module, device: Device, threads: int) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise MissingEnvironment(
+                "PyTorch cannot use a CUDA GPU here.",
+                "`hvt-deploy doctor` shows the driver and the PyTorch build; the CPU works with --device cpu.",
+            )
+        torch.set_num_threads(threads)
+        # cuDNN's convolutions take TF32 unless told not to: 10 bits of mantissa are no reference.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        self.name = name
+        self._device = torch.device(device)
+        self._module = module.eval().to(self._device, torch.float32)
+
+    def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
+        """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
+        with torch.inference_mode():
+            return self._module(torch.tensor(images_NCHW, device=self._device)).float().cpu().numpy()
+
+    def bind(self, images_NCHW: ImagesNCHW) -> Callable[[], None]:
+        """A call that runs one synchronised inference on these images, already on the device."""
+        module, images = self._module, torch.tensor(images_NCHW, device=self._device)
+        is_cuda = self._device.type == "cuda"
+
+        def run() -> None:
+            with torch.inference_mode():
+                module(images)
+            if is_cuda:
+                torch.cuda.synchronize()
+
+        return run
+
+    def close(self) -> None:
+        """Let go of the module and give cached GPU memory back."""
+        self._module = nn.Identity()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,110 @@
+"""The images that INT8 ranges are measured on: chosen by seed, hashed file by file, never validated on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.datasets import NO_LABEL, Sample, content_hashes, draw_stratified, list_images, top_folder
+from hvt_deploy.errors import BadInput
+from hvt_deploy.records import from_plain, to_plain
+
+
+@dataclass(frozen=True)
+class CalibrationImage:
+    """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat folder."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+    class_name: str
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The calibration manifest. The classes need not be the model's: calibration uses no labels."""
+
+    folder: str
+    seed: int
+    images: tuple[CalibrationImage, ...]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The files to load, without labels."""
+        return tuple(Sample(Path(self.folder) / image.file, NO_LABEL) for image in self.images)
+
+    @property
+    def content_key(self) -> str:
+        """A sha256 over the files' contents, whatever their names and order: the set's part of a cache key."""
+        return hashlib.sha256("\n".join(sorted(image.sha256 for image in self.images)).encode()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as JSON."""
+        path.write_text(json.dumps(to_plain(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_calibration(path: Path) -> CalibrationSet:
+    """Read a calibration manifest. Raises BadInput if it is missing or of another shape."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"No calibration manifest at {path}.", "Run `hvt-deploy quantize --calib DIR` again.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(f"{path} is not a calibration manifest: {error}.") from None
+    return from_plain(CalibrationSet, data, str(path))
+
+
+def choose_calibration(
+    folder: Path, images: int, seed: int, threads: int = 4, progress: Callable[[int, int], None] | None = None
+) -> CalibrationSet:
+    """Draw `images` files by `seed`, the same number from each class folder as far as it goes, and hash them.
+
+    A folder with fewer images gives all it has; a flat folder is one class.
+    Raises BadInput for a missing or empty folder, a file that cannot be read or fewer than 1 image.
+    """
+    if images < 1:
+        raise BadInput(f"{images} calibration images are too few.", "Give 1 or more; 512 is the default.")
+    advice = "Give a folder of images like those the model will see, but not the validation images: --calib DIR"
+    if not folder.is_dir():
+        raise BadInput(f"There is no calibration folder {folder}, and INT8 ranges are measured on real images.", advice)
+    files = list_images(folder)
+    if not files:
+        raise BadInput(f"The calibration folder {folder} holds no images.", advice)
+    chosen = [files[i] for i in draw_stratified([(top_folder(f), f, f) for f in files], images, seed)]
+    paths = [folder / file for file in chosen]
+    hashes = content_hashes(paths, threads, progress)
+    return CalibrationSet(
+        str(folder.absolute()),
+        seed,
+        tuple(
+            CalibrationImage(file, sha256, path.stat().st_size, top_folder(file))
+            for file, path, sha256 in zip(chosen, paths, hashes, strict=True)
+        ),
+    )
+
+
+def overlap(
+    calibration: CalibrationSet,
+    samples: Sequence[Sample],
+    threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[tuple[CalibrationImage, Sample]]:
+    """The samples whose content is that of a calibration image, whatever their names.
+
+    Only samples of the same size as a calibration image are read. Files that are gone are passed over.
+    """
+    sizes = {image.size_bytes for image in calibration.images}
+    suspects = [sample for sample in samples if _size(sample.path) in sizes]
+    by_hash = {image.sha256: image for image in calibration.images}
+    hashes = content_hashes([sample.path for sample in suspects], threads, progress)
+    return [(by_hash[h], sample) for h, sample in zip(hashes, suspects, strict=True) if h in by_hash]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

@@ -1,0 +1,158 @@
+"""Counts right and wrong answers of several backends on identical images, batch by batch, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvt_deploy.errors import BadInput, ToolFailure
+from hvt_deploy.measure.parity import sqnr_db
+from hvt_deploy.measure.statistics import mcnemar_exact, tango_interval, wilson_interval
+from hvt_deploy.results import Interval
+from hvt_deploy.tensors import LabelsN, LogitsNK
+
+_TOP = 5
+_NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class AgainstReference:
+    """One backend compared image by image with the reference.
+
+    `agreement` is the share of images where both answer the same class (percent). `top1_drop` is the reference's
+    top-1 minus this backend's (points), from the images that only the reference (`reference_only`) or only this
+    backend (`candidate_only`) got right. `sqnr_db` is that of all logits.
+    """
+
+    agreement: Interval
+    top1_drop: Interval
+    reference_only: int
+    candidate_only: int
+    mcnemar_p: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What one backend answered. `top1` and `top5` in percent; `top5` is None where there are five classes or fewer.
+
+    `class_correct` and `class_images` count by class. An image whose logits are not all finite is wrong and counted in
+    `not_finite`. `against_reference` is None for the reference itself.
+    """
+
+    images: int
+    top1: Interval
+    top5: Interval | None
+    class_correct: tuple[int, ...]
+    class_images: tuple[int, ...]
+    not_finite: int
+    against_reference: AgainstReference | None
+
+    @property
+    def chance(self) -> float:
+        """Top-1 in percent of always answering the most frequent class of these images."""
+        return 100 * max(self.class_images) / self.images
+
+
+class _Tally:
+    """The running counts of one backend."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.class_correct = np.zeros(num_classes, np.int64)
+        self.top5 = 0
+        self.not_finite = 0
+        self.agree = 0
+        self.reference_only = 0
+        self.candidate_only = 0
+        self.noise = 0.0
+
+
+class AccuracyMeter:
+    """Accumulates the logits of a reference and of candidates on the same labelled images."""
+
+    def __init__(self, reference: str, candidates: Sequence[str], num_classes: int) -> None:
+        self._reference = reference
+        self._num_classes = num_classes
+        self._tallies = {name: _Tally(num_classes) for name in (reference, *candidates)}
+        self._class_images = np.zeros(num_classes, np.int64)
+        self._signal = 0.0
+
+    def update(self, logits: Mapping[str, LogitsNK], labels_N: LabelsN) -> None:
+        """Count one batch: logits (N, K) of every backend by name, and the labels (N,) in 0..K-1.
+
+        Raises BadInput for a label that the model does not have and ToolFailure for logits of another shape.
+        """
+        self._check(logits, labels_N)
+        reference_NK = logits[self._reference].astype(np.float64)
+        reference_N = _top1(reference_NK)
+        reference_right_N = reference_N == labels_N
+        self._class_images += np.bincount(labels_N, minlength=self._num_classes)
+        self._signal += float(np.square(reference_NK).sum())
+        for name, tally in self._tallies.items():
+            logits_NK = logits[name].astype(np.float64)
+            top1_N = _top1(logits_NK)
+            right_N = top1_N == labels_N
+            tally.class_correct += np.bincount(labels_N[right_N], minlength=self._num_classes)
+            tally.top5 += int(((_rank(logits_NK, labels_N) < _TOP) & (top1_N != _NO_CLASS)).sum())
+            tally.not_finite += int((top1_N == _NO_CLASS).sum())
+            tally.agree += int(((top1_N == reference_N) & (top1_N != _NO_CLASS)).sum())
+            tally.reference_only += int((reference_right_N & ~right_N).sum())
+            tally.candidate_only += int((right_N & ~reference_right_N).sum())
+            tally.noise += _noise(reference_NK, logits_NK)
+
+    def summarize(self) -> dict[str, Accuracy]:
+        """The numbers so far by backend. Raises BadInput where no image was counted."""
+        if self._class_images.sum() == 0:
+            raise BadInput("No image was measured.", "Give a folder with readable, labelled images.")
+        return {name: self._accuracy(name, tally) for name, tally in self._tallies.items()}
+
+    def _check(self, logits: Mapping[str, LogitsNK], labels_N: LabelsN) -> None:
+        expected = (len(labels_N), self._num_classes)
+        for name in self._tallies:
+            if logits[name].shape != expected:
+                raise ToolFailure(f"{name} gave logits of shape {logits[name].shape}, expected {expected}.")
+        if len(labels_N) and not 0 <= labels_N.min() <= labels_N.max() < self._num_classes:
+            wrong = labels_N.max() if labels_N.min() >= 0 else labels_N.min()
+            raise BadInput(f"Label {wrong} is not among the {self._num_classes} classes of the model.")
+
+    def _accuracy(self, name: str, tally: _Tally) -> Accuracy:
+        images = int(self._class_images.sum())
+        compared = AgainstReference(
+            agreement=wilson_interval(tally.agree, images),
+            top1_drop=tango_interval(tally.reference_only, tally.candidate_only, images),
+            reference_only=tally.reference_only,
+            candidate_only=tally.candidate_only,
+            mcnemar_p=mcnemar_exact(tally.reference_only, tally.candidate_only),
+            sqnr_db=sqnr_db(self._signal, tally.noise),
+        )
+        return Accuracy(
+            images=images,
+            top1=wilson_interval(int(tally.class_correct.sum()), images),
+            top5=wilson_interval(tally.top5, images) if self._num_classes > _TOP else None,
+            class_correct=tuple(tally.class_correct.tolist()),
+            class_images=tuple(self._class_images.tolist()),
+            not_finite=tally.not_finite,
+            against_reference=None if name == self._reference else compared,
+        )
+
+
+def _top1(logits_NK: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class answered for each image, `_NO_CLASS` where a logit is not finite."""
+    return np.where(np.isfinite(logits_NK).all(axis=1), logits_NK.argmax(axis=1), _NO_CLASS)
+
+
+def _rank(logits_NK: NDArray[np.float64], labels_N: LabelsN) -> NDArray[np.int64]:
+    """How many classes come before the label; among equal logits the lower class first, as argmax has it."""
+    own_N1 = np.take_along_axis(logits_NK, labels_N[:, None], axis=1)
+    is_lower_class_NK = np.arange(logits_NK.shape[1]) < labels_N[:, None]
+    return ((logits_NK > own_N1) | ((logits_NK == own_N1) & is_lower_class_NK)).sum(axis=1)
+
+
+def _noise(reference_NK: NDArray[np.float64], logits_NK: NDArray[np.float64]) -> float:
+    """The sum of squared differences; infinite where a logit of the candidate is not finite."""
+    if not np.isfinite(logits_NK).all():
+        return float("inf")
+    return float(np.square(logits_NK - reference_NK).sum())

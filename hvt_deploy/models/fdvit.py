@@ -1,0 +1,169 @@
+"""FDViT in two forms: the reference form that loads official checkpoints, the deployed form that is exported.
+
+Xu et al., "FDViT: Improve the Hierarchical Architecture of Vision Transformer", ICCV 2023. Shapes: B images,
+N = n*n tokens of a square map with side n in raster order, C channels, E heads of D channels each.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from hvt_deploy.models.layers import Mlp
+from hvt_deploy.models.specs.fdvit import FDViTArchitecture
+
+_BLOCK_EPS = 1e-6
+_POOL_EPS = 1e-5
+
+
+def _as_map(tokens_BNC: Tensor, side: int) -> Tensor:
+    """Tokens (B, n*n, C) as a map (B, C, n, n)."""
+    return tokens_BNC.transpose(1, 2).reshape(-1, tokens_BNC.shape[2], side, side)
+
+
+def _as_tokens(map_BCHW: Tensor) -> Tensor:
+    """A map (B, C, n, n) as tokens (B, n*n, C)."""
+    channels, height, width = map_BCHW.shape[1:]
+    return map_BCHW.reshape(-1, channels, height * width).transpose(1, 2)
+
+
+def _resample(map_BCHW: Tensor, side: int) -> Tensor:
+    return F.interpolate(map_BCHW, (side, side), mode="bilinear", align_corners=True)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches: one strided convolution, images (B, 3, H, W) to a map (B, C, n, n)."""
+
+    def __init__(self, channels: int, patch_size: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, patch_size, stride)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the first map (B, C, n, n)."""
+        return self.conv(images_NCHW)
+
+
+class Attention(nn.Module):
+    """Global attention with a local term: a depthwise convolution of the values, added before `proj`."""
+
+    def __init__(self, heads: int, head_dim: int, side: int) -> None:
+        super().__init__()
+        channels = heads * head_dim
+        self.heads, self.head_dim, self.side = heads, head_dim, side
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.get_v = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        q, k, v = self.qkv(tokens_BNC).chunk(3, dim=2)
+        q_BEND, k_BEND, v_BEND = (t.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
+        scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
+        mixed_BNC = (scores_BENN.softmax(dim=3) @ v_BEND).transpose(1, 2).flatten(2)
+        local_BNC = _as_tokens(self.get_v(_as_map(v, self.side)))
+        return self.proj(mixed_BNC + local_BNC)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block on tokens (B, N, C)."""
+
+    def __init__(self, heads: int, head_dim: int, side: int, mlp_ratio: int) -> None:
+        super().__init__()
+        channels = heads * head_dim
+        self.norm1 = nn.LayerNorm(channels, eps=_BLOCK_EPS)
+        self.attn = Attention(heads, head_dim, side)
+        self.norm2 = nn.LayerNorm(channels, eps=_BLOCK_EPS)
+        self.mlp = Mlp(channels, mlp_ratio)
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        tokens_BNC = tokens_BNC + self.attn(self.norm1(tokens_BNC))
+        return tokens_BNC + self.mlp(self.norm2(tokens_BNC))
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution; a module of its own because official keys say `transformers.i.blocks.j`."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        return self.blocks(tokens_BNC)
+
+
+class Pool(nn.Module):
+    """Flexible downsampling (paper section 3.2): LayerNorm, bilinear resampling to any size, 3x3 convolution."""
+
+    def __init__(self, channels: int, out_channels: int, side: int, out_side: int) -> None:
+        super().__init__()
+        self.side, self.out_side = side, out_side
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.ln = nn.LayerNorm(channels, eps=_POOL_EPS)
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Tokens (B, n*n, C) to a map (B, C', n', n')."""
+        return self.conv(_resample(_as_map(self.ln(tokens_BNC), self.side), self.out_side))
+
+
+class Decoder(nn.Module):
+    """Train-only: rebuilds a stage's map from its pooled map (paper section 3.3)."""
+
+    def __init__(self, channels: int, out_channels: int, out_side: int) -> None:
+        super().__init__()
+        self.out_side = out_side
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        """The pooled map (B, C', n', n') to the stage's map (B, C, n, n)."""
+        return _resample(self.conv(map_BCHW), self.out_side)
+
+
+class FDViT(nn.Module):
+    """The reference form. Parameters carry the official names; it computes in the dtype of its weights.
+
+    In eval mode images (B, 3, H, W) become logits (B, K); in train mode the result is (logits, pairs), one pair
+    (target, reconstruction) of maps (B, C, n, n) per pool for the auto-encoder loss. Stochastic depth is left out.
+    """
+
+    def __init__(self, name: str, architecture: FDViTArchitecture, num_classes: int) -> None:
+        super().__init__()
+        a = architecture
+        self.name, self.architecture, self.num_classes = name, a, num_classes
+        self.image_size = (a.image_size, a.image_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, a.channels[0], a.map_sizes[0], a.map_sizes[0]))
+        self.patch_embed = PatchEmbed(a.channels[0], a.patch_size, a.stride)
+        stages = zip(a.heads, a.head_dims, a.map_sizes, a.depths, strict=True)
+        self.transformers = nn.ModuleList(
+            Stage([Block(heads, head_dim, side, a.mlp_ratio) for _ in range(depth)])
+            for heads, head_dim, side, depth in stages
+        )
+        steps = list(zip(pairwise(a.channels), pairwise(a.map_sizes), strict=True))
+        self.pools = nn.ModuleList(Pool(c, c_next, n, n_next) for (c, c_next), (n, n_next) in steps)
+        self.decoders = nn.ModuleList(Decoder(c_next, c, n) for (c, c_next), (n, _) in steps)
+        self.norm = nn.LayerNorm(a.channels[-1], eps=_BLOCK_EPS)
+        self.head = nn.Linear(a.channels[-1], num_classes) if num_classes else nn.Identity()
+
+    def forward(self, images_NCHW: Tensor) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Images (B, 3, H, W) to logits (B, K), with the auto-encoder pairs in train mode."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        tokens_BNC = _as_tokens(self.patch_embed(images_NCHW) + self.pos_embed)
+        for i, stage in enumerate(self.transformers):
+            tokens_BNC = stage(tokens_BNC)
+            if i < len(self.pools):
+                if self.training:
+                    pairs.append(self._auto_encode(i, tokens_BNC))
+                tokens_BNC = _as_tokens(self.pools[i](tokens_BNC))
+        logits_NK = self.head(self.norm(tokens_BNC).mean(dim=1))
+        return (logits_NK, pairs) if self.training else logits_NK
+
+    def _auto_encode(self, index: int, tokens_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """(target, reconstruction): the stage's map, and what the decoder makes of its masked, pooled tokens."""
+        threshold = self.architecture.mask_threshold
+        kept_BN1 = (torch.rand_like(tokens_BNC[:, :, :1]) >= threshold).to(tokens_BNC.dtype) / (1 - threshold)
+        target = _as_map(tokens_BNC, self.architecture.map_sizes[index])
+        return target, self.decoders[index](self.pools[index](tokens_BNC * kept_BN1))

@@ -1,0 +1,98 @@
+"""A record as GitHub-flavoured Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from hvt_deploy.report.content import (
+    INTERVALS_SENTENCE,
+    UNTRAINED_SENTENCE,
+    UNTRAINED_TITLE,
+    Cell,
+    Fact,
+    Line,
+    Table,
+    data_facts,
+    detail_columns,
+    fill_table,
+    gate_name,
+    mapping_facts,
+    note_facts,
+    record_facts,
+    skipped_facts,
+    summary_columns,
+)
+from hvt_deploy.report.figures import scrub
+from hvt_deploy.results import Results
+
+# An underscore inside a word is no emphasis on GitHub, so names such as fdvit_b stay readable.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def render_markdown(results: Results) -> str:
+    """The record as a Markdown page with the same content as the HTML report, the plot aside."""
+    blocks = [f"# {_escape(results.model)}: validation"]
+    if results.untrained:
+        blocks.append(f"> **{UNTRAINED_TITLE}.** {UNTRAINED_SENTENCE}")
+    blocks.append(f"**{_escape(results.verdict)}**")
+    blocks += [f"> **Warning:** {_escape(w)}" for w in results.warnings]
+    blocks += ["## Results", *_results_table(fill_table(results, summary_columns(results)))]
+    blocks += _section("Notes", _bullets(note_facts(results)))
+    blocks += _section("Gates", _gates(results))
+    blocks += _section("Not run", _bullets(skipped_facts(results)))
+    blocks += _section("Details", _backend_table(fill_table(results, detail_columns(results))))
+    blocks += _section("Data", _bullets(data_facts(results)))
+    if results.data.unreadable:
+        blocks.append("Unreadable files:\n\n" + "\n".join(f"- {_escape(f)}" for f in results.data.unreadable))
+    blocks += _section("Provenance", _bullets((*record_facts(results), *mapping_facts(results.provenance))))
+    blocks += _section("Environment", _bullets(mapping_facts(results.environment)))
+    return scrub("\n\n".join(blocks) + "\n")
+
+
+def _section(title: str, body: str) -> list[str]:
+    return [f"## {title}", body] if body else []
+
+
+def _results_table(table: Table) -> list[str]:
+    if not table.lines:
+        return ["No backend was run."]
+    return [_backend_table(table), INTERVALS_SENTENCE]
+
+
+def _backend_table(table: Table) -> str:
+    if not table.lines:
+        return ""
+    titles = ["backend", "precision", *(c.title for c in table.columns)]
+    aligned = [False, False, *(not c.is_text for c in table.columns)]
+    return _table(titles, aligned, ([*_backend(line), *(_figure(c) for c in line.cells)] for line in table.lines))
+
+
+def _gates(results: Results) -> str:
+    if not results.gates:
+        return ""
+    titles = ["gate", "backend", "status", "why"]
+    rows = ([f"`{gate_name(g)}`", _escape(g.backend), f"**{g.status}**", _escape(g.sentence)] for g in results.gates)
+    return _table(titles, [False] * len(titles), rows)
+
+
+def _table(titles: Sequence[str], flush_right: Sequence[bool], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---:" if right else "---" for right in flush_right]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows))
+
+
+def _backend(line: Line) -> tuple[str, str]:
+    return _escape(line.row.backend) + (" (reference)" if line.is_reference else ""), _escape(line.row.precision)
+
+
+def _figure(cell: Cell) -> str:
+    return _escape(cell.value) + (f" {cell.spread}" if cell.spread else "")
+
+
+def _bullets(facts: Sequence[Fact]) -> str:
+    return "\n".join(f"- **{_escape(f.label)}**: {_escape(f.value)}" for f in facts)
+
+
+def _escape(text: str) -> str:
+    """Text of the record as just that: no markup, no HTML, one line."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))

@@ -1,0 +1,158 @@
+"""From measured rows to sentences: the gates the user set, and the verdict on top of every report.
+
+Only the end of an interval decides, never the estimate: what the images do not prove is "not proven".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hvt_deploy.config import ValidationConfig
+from hvt_deploy.measure.accuracy import Accuracy, AgainstReference
+from hvt_deploy.measure.latency import median_interval
+from hvt_deploy.measure.statistics import images_needed
+from hvt_deploy.results import Gate, GateName, GateStatus, Row
+
+UNTRAINED = "The weights are untrained, so accuracy means nothing."
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row with the counts it was made from. `named`: the user listed it in --backends, so it must run."""
+
+    row: Row
+    accuracy: Accuracy | None = None
+    named: bool = False
+
+
+def judge(
+    reference: Judged, candidates: Sequence[Judged], limits: ValidationConfig, untrained: bool
+) -> tuple[Gate, ...]:
+    """Every gate that is set, for every candidate that it applies to.
+
+    Accuracy gates apply to each candidate, speed gates to those of the lowest precision that was timed; a candidate
+    that did not run is only judged (as skipped) where the user named it, or where nothing else can be judged.
+    """
+    gates: list[Gate] = []
+    why = untrained_or_chance(reference, untrained)
+    if limits.max_top1_drop is not None:
+        measured = [c for c in candidates if c.accuracy is not None]
+        gates += _skipped("max-top1-drop", limits.max_top1_drop, candidates, bool(measured))
+        gates += [_drop_gate(c, limits.max_top1_drop, why) for c in measured]
+    timed = _lowest_precision([c for c in candidates if c.row.latency_ms is not None])
+    if limits.min_speedup is not None:
+        gates += _skipped("min-speedup", limits.min_speedup, candidates, bool(timed))
+        gates += [_speedup_gate(c.row, limits.min_speedup) for c in timed]
+    if limits.max_latency_ms is not None:
+        gates += _skipped("max-latency-ms", limits.max_latency_ms, candidates, bool(timed))
+        gates += [_latency_gate(c.row, limits.max_latency_ms) for c in timed]
+    return tuple(gates)
+
+
+def untrained_or_chance(reference: Judged, untrained: bool) -> str:
+    """Why no accuracy gate can pass at all; empty where one can."""
+    if untrained:
+        return UNTRAINED
+    accuracy = reference.accuracy
+    if accuracy is not None and accuracy.top1.low <= accuracy.chance:
+        return (
+            f"The reference itself is not above chance: top-1 {accuracy.top1.estimate:.1f} % on {accuracy.images} "
+            f"images, {accuracy.chance:.1f} % by always giving the most frequent class."
+        )
+    return ""
+
+
+def write_verdict(reference: Judged, candidates: Sequence[Judged], margin: float, untrained: bool) -> str:
+    """One sentence for each candidate of the lowest precision, or why there is none to give."""
+    why = untrained_or_chance(reference, untrained)
+    if why:
+        return f"No verdict on accuracy. {why}"
+    measured = [c for c in candidates if c.accuracy is not None and c.accuracy.against_reference is not None]
+    chosen = _lowest_precision(measured)
+    if not chosen:
+        return f"Nothing was compared with {reference.row.backend}."
+    return " ".join(_compared(c.row, c.accuracy, margin) for c in chosen if c.accuracy is not None)
+
+
+def _compared(row: Row, accuracy: Accuracy, margin: float) -> str:
+    against = accuracy.against_reference
+    if against is None:
+        return ""
+    drop, images = against.top1_drop, accuracy.images
+    if -margin <= drop.low and drop.high <= margin:
+        text = f"equal to PyTorch within ±{margin:g} points of top-1 on {images} images"
+    elif drop.low > 0:
+        text = f"worse than PyTorch by {drop.low:.2f} to {drop.high:.2f} points of top-1 on {images} images"
+    elif drop.high < 0:
+        text = f"better than PyTorch by {-drop.high:.2f} to {-drop.low:.2f} points of top-1 on {images} images"
+    else:
+        needed = images_needed(against.reference_only, against.candidate_only, images, margin)
+        more = f"{needed:,} images needed" if needed else "more images alone would not prove it"
+        text = (
+            f"not proven equal within ±{margin:g} points on {images} images "
+            f"(drop {drop.estimate:+.2f}, interval {drop.low:+.2f} to {drop.high:+.2f}): {more}"
+        )
+    return f"{row.backend}: {text}."
+
+
+def _drop_gate(candidate: Judged, limit: float, why_not: str) -> Gate:
+    against = candidate.accuracy.against_reference if candidate.accuracy else None
+    if why_not or against is None:
+        return Gate("max-top1-drop", candidate.row.backend, limit, "not proven", why_not)
+    status, sentence = _drop_status(against, candidate.row.images, limit)
+    return Gate("max-top1-drop", candidate.row.backend, limit, status, sentence)
+
+
+def _drop_status(against: AgainstReference, images: int, limit: float) -> tuple[GateStatus, str]:
+    drop = against.top1_drop
+    if drop.high <= limit:
+        return "passed", f"At most {drop.high:.2f} points of top-1 are lost."
+    if drop.low > limit:
+        return "failed", f"At least {drop.low:.2f} points of top-1 are lost."
+    needed = images_needed(against.reference_only, against.candidate_only, images, limit)
+    if needed is None:
+        return "not proven", f"The estimate itself, {drop.estimate:+.2f} points, is not below the limit."
+    return "not proven", f"Up to {drop.high:.2f} points may be lost on {images} images; {needed:,} images needed."
+
+
+def _speedup_gate(row: Row, limit: float) -> Gate:
+    speedup = row.speedup
+    if speedup is None:
+        return Gate("min-speedup", row.backend, limit, "not proven", "Too few timed rounds to say anything.")
+    if speedup.low >= limit:
+        status, sentence = "passed", f"At least {speedup.low:.2f} times as fast as the reference."
+    elif speedup.high < limit:
+        status, sentence = "failed", f"At most {speedup.high:.2f} times as fast as the reference."
+    else:
+        status, sentence = "not proven", f"{speedup.low:.2f} to {speedup.high:.2f} times as fast as the reference."
+    return Gate("min-speedup", row.backend, limit, status, sentence)
+
+
+def _latency_gate(row: Row, limit: float) -> Gate:
+    median = median_interval(row.latency_ms) if row.latency_ms else None
+    if median is None:
+        return Gate("max-latency-ms", row.backend, limit, "not proven", "Too few timed rounds to say anything.")
+    if median.high <= limit:
+        status, sentence = "passed", f"The median is at most {median.high:.3g} ms."
+    elif median.low > limit:
+        status, sentence = "failed", f"The median is at least {median.low:.3g} ms."
+    else:
+        status, sentence = "not proven", f"The median is between {median.low:.3g} and {median.high:.3g} ms."
+    return Gate("max-latency-ms", row.backend, limit, status, sentence)
+
+
+def _skipped(name: GateName, limit: float, candidates: Sequence[Judged], any_measured: bool) -> list[Gate]:
+    """Gates for what did not run. Accuracy-only rows that ran are not judged on speed, and are not skipped."""
+    rows = [c.row for c in candidates if c.row.skipped and (c.named or not any_measured)]
+    if not rows and not any_measured:
+        return [Gate(name, "none", limit, "skipped", "No backend was measured that this gate applies to.")]
+    return [Gate(name, row.backend, limit, "skipped", row.skipped or "") for row in rows]
+
+
+def _lowest_precision(candidates: Sequence[Judged]) -> list[Judged]:
+    for bits in ("int8", "fp16", "fp32"):
+        chosen = [c for c in candidates if c.row.precision.startswith(bits)]
+        if chosen:
+            return chosen
+    return []
