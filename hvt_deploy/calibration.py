@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvt_deploy.datasets import NO_LABEL, Sample, content_hashes, draw_stratified, list_images, top_folder
+from hvt_deploy.datasets import NO_LABEL, Sample, content_hashes, draw_stratified, find_images, top_folder
 from hvt_deploy.errors import BadInput
 from hvt_deploy.records import from_plain, to_plain
 
 
 @dataclass(frozen=True)
-class CalibrationImage:
+class CalibrationFile:
     """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat folder."""
 
     file: str
@@ -29,32 +29,31 @@ class CalibrationSet:
 
     folder: str
     seed: int
-    images: tuple[CalibrationImage, ...]
+    files: tuple[CalibrationFile, ...]
 
-    @property
     def samples(self) -> tuple[Sample, ...]:
         """The files to load, without labels."""
-        return tuple(Sample(Path(self.folder) / image.file, NO_LABEL) for image in self.images)
+        return tuple(Sample(Path(self.folder) / f.file, NO_LABEL) for f in self.files)
 
     @property
     def content_key(self) -> str:
         """A sha256 over the files' contents, whatever their names and order: the set's part of a cache key."""
-        return hashlib.sha256("\n".join(sorted(image.sha256 for image in self.images)).encode()).hexdigest()
+        return hashlib.sha256("\n".join(sorted(f.sha256 for f in self.files)).encode()).hexdigest()
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
         path.write_text(json.dumps(to_plain(self), indent=2) + "\n", encoding="utf-8")
 
-
-def read_calibration(path: Path) -> CalibrationSet:
-    """Read a calibration manifest. Raises BadInput if it is missing or of another shape."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"No calibration manifest at {path}.", "Run `hvt-deploy quantize --calib DIR` again.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is not a calibration manifest: {error}.") from None
-    return from_plain(CalibrationSet, data, str(path))
+    @staticmethod
+    def read(path: Path) -> CalibrationSet:
+        """Read a manifest. Raises BadInput if it is missing or of another shape."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadInput(f"No calibration manifest at {path}.", "Make it: hvt-deploy quantize --calib DIR") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BadInput(f"{path} is not a calibration manifest: {error}.") from None
+        return from_plain(CalibrationSet, data, str(path))
 
 
 def choose_calibration(
@@ -70,7 +69,7 @@ def choose_calibration(
     advice = "Give a folder of images like those the model will see, but not the validation images: --calib DIR"
     if not folder.is_dir():
         raise BadInput(f"There is no calibration folder {folder}, and INT8 ranges are measured on real images.", advice)
-    files = list_images(folder)
+    files = find_images(folder)
     if not files:
         raise BadInput(f"The calibration folder {folder} holds no images.", advice)
     chosen = [files[i] for i in draw_stratified([(top_folder(f), f, f) for f in files], images, seed)]
@@ -80,7 +79,7 @@ def choose_calibration(
         str(folder.absolute()),
         seed,
         tuple(
-            CalibrationImage(file, sha256, path.stat().st_size, top_folder(file))
+            CalibrationFile(file, sha256, path.stat().st_size, top_folder(file))
             for file, path, sha256 in zip(chosen, paths, hashes, strict=True)
         ),
     )
@@ -91,16 +90,16 @@ def overlap(
     samples: Sequence[Sample],
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
-) -> list[tuple[CalibrationImage, Sample]]:
-    """The samples whose content is that of a calibration image, whatever their names.
+) -> list[Path]:
+    """The samples' files whose content is that of a calibration image, whatever their names.
 
-    Only samples of the same size as a calibration image are read. Files that are gone are passed over.
+    Only files of the same size as a calibration image are read. Files that are gone are passed over.
     """
-    sizes = {image.size_bytes for image in calibration.images}
-    suspects = [sample for sample in samples if _size(sample.path) in sizes]
-    by_hash = {image.sha256: image for image in calibration.images}
-    hashes = content_hashes([sample.path for sample in suspects], threads, progress)
-    return [(by_hash[h], sample) for h, sample in zip(hashes, suspects, strict=True) if h in by_hash]
+    sizes = {f.size_bytes for f in calibration.files}
+    suspects = [sample.path for sample in samples if _size(sample.path) in sizes]
+    calibrated = {f.sha256 for f in calibration.files}
+    hashes = content_hashes(suspects, threads, progress)
+    return [path for path, sha256 in zip(suspects, hashes, strict=True) if sha256 in calibrated]
 
 
 def _size(path: Path) -> int | None:

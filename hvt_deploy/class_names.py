@@ -115,10 +115,23 @@ def numbered(num_classes: int) -> ClassNames:
     return ClassNames(tuple(str(i) for i in range(num_classes)))
 
 
-def find_class_names(folder: Path) -> Path | None:
-    """The `class_indices.json` or `classes_indices.json` in a checkpoint's folder, if there is one."""
-    candidates = (folder / name for name in _FILES_BESIDE_CHECKPOINT)
-    return next((path for path in candidates if path.is_file()), None)
+def class_names_for(num_classes: int, given: Path | None = None, checkpoint: Path | None = None) -> ClassNames:
+    """The names of a model's classes: from the `given` file, else from a `class_indices.json` (or
+    `classes_indices.json`) beside the checkpoint, else ImageNet's for 1000 classes, else numbers.
+
+    Raises BadInput if a file cannot be read or has another number of classes.
+    """
+    beside = [checkpoint.parent / name for name in _FILES_BESIDE_CHECKPOINT] if checkpoint else []
+    path = given or next((p for p in beside if p.is_file()), None)
+    if path is None:
+        return imagenet_1k() if num_classes == len(imagenet_1k()) else numbered(num_classes)
+    names = read_class_names(path)
+    if len(names) != num_classes:
+        raise BadInput(
+            f"{path} names {len(names)} classes, but the model has {num_classes}.",
+            "Give the names of this model's classes with --class-names FILE.",
+        )
+    return names
 
 
 def read_class_names(path: Path) -> ClassNames:

@@ -62,7 +62,7 @@ def open_image_folder(
             f"The model has {num_classes} classes, but {len(names)} class names were given.",
             "Give the names of this model's classes with --class-names FILE.",
         )
-    files = list_images(path)
+    files = find_images(path)
     if not files:
         raise BadInput(f"No images in {path}.{expected_tree(path)}", WHAT_WORKS_NOW)
     if labels_file is not None:
@@ -84,7 +84,7 @@ def expected_tree(path: Path) -> str:
     )
 
 
-def list_images(path: Path) -> list[str]:
+def find_images(path: Path) -> list[str]:
     """The images in a folder and the folders below it: relative paths with "/", sorted.
 
     Raises BadInput if the folder is missing, not a folder or not readable.

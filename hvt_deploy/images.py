@@ -111,12 +111,23 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     top, left = _crop_start(height, crop_height), _crop_start(width, crop_width)
     # Pillow fills what lies outside the image with black, as torchvision's padding does.
     image = image.crop((left, top, left + crop_width, top + crop_height))
-    pixels_HWC = np.frombuffer(image.tobytes(), np.uint8).reshape(crop_height, crop_width, 3)
-    pixels_CHW = np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1)).astype(np.float32)
+    pixels_HWC = np.ndarray((crop_height, crop_width, 3), np.uint8, image.tobytes())
+    pixels_CHW = np.ascontiguousarray(np.transpose(pixels_HWC, (2, 0, 1))).astype(np.float32)
     pixels_CHW /= np.float32(255)
     pixels_CHW -= np.array(preprocessing.mean, np.float32)[:, None, None]
     pixels_CHW /= np.array(preprocessing.std, np.float32)[:, None, None]
     return pixels_CHW
+
+
+def load_images(paths: Sequence[Path], preprocessing: Preprocessing) -> ImagesNCHW:
+    """Decode and preprocess a few images at once. Raises BadInput naming a file that cannot be read."""
+    images: list[NDArray[np.float32]] = []
+    for path in paths:
+        try:
+            images.append(preprocess(decode(path), preprocessing))
+        except UnreadableImage as error:
+            raise BadInput(f"{path} cannot be read as an image: {error.message}.") from error
+    return np.stack(images)
 
 
 def load_batches(samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int) -> BatchLoader:
