@@ -5,26 +5,24 @@ Logs and progress go to stderr, results to stdout. Nothing heavy is imported bef
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from hvt_deploy import __version__
 from hvt_deploy.errors import HvtDeployError
-from hvt_deploy.workspace import DEFAULT_ROOT
 
 # typer reads these annotations at run time, on Python 3.10 too: Optional, not `| None`.
-Model = Annotated[Optional[str], typer.Argument(help="Exported model; without it the newest export.")]
+Model = Annotated[str | None, typer.Argument(help="Exported model; without it the newest export.")]
 Root = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="Folder of exported models.")]
-ConfigFile = Annotated[Optional[Path], typer.Option("--config", metavar="FILE", help="Configuration file.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
-Calib = Annotated[Optional[str], typer.Option("--calib", metavar="DIR", help="Folder of calibration images.")]
-CalibImages = Annotated[Optional[int], typer.Option(min=1, help="Calibration images to draw.")]
+Calib = Annotated[str | None, typer.Option("--calib", metavar="DIR", help="Folder of calibration images.")]
+CalibImages = Annotated[int | None, typer.Option(min=1, help="Calibration images to draw.")]
 PrecisionName = Literal["fp32", "fp16", "int8", "int8-fp32"]
 
 
@@ -60,7 +58,7 @@ def run() -> None:
     """Run the command line on `sys.argv`; a fault of this program exits with 4."""
     try:
         app()
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback without --debug
+    except Exception as error:
         if "--debug" in sys.argv:
             raise
         bug = HvtDeployError(

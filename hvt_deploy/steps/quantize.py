@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto
@@ -27,7 +26,7 @@ from hvt_deploy.graph.int8 import quantize_int8
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.images import load_batches
-from hvt_deploy.measure.parity import Parity, compare_logits, seeded_noise
+from hvt_deploy.measure.parity import compare_logits, seeded_noise
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.ui import Ui
 from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, is_fresh
@@ -147,7 +146,9 @@ def _add_graph(
                 f"at least {FP16_MIN_SQNR_DB:.0f} dB were expected.",
                 "Calibrate on images the model was trained for (--calib DIR), so that large ranges stay FP32.",
             )
-        ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images, {len(graph.graph.node)} nodes")
+        ui.say(
+            f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images, {len(graph.graph.node)} nodes"
+        )
         parents = {k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION) if k in manifest.artifacts}
         artifact = Artifact(
             folder=key, main=path.name, files={}, precision=key, opset=opset, parents=parents,

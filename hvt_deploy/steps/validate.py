@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from hvt_deploy.backends.base import Backend
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import RunConfig
-from hvt_deploy.datasets import CalibrationSet, ImageFolder, Sample, open_image_folder, overlap, stratified_sample
-from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, tool_versions
-from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment
-from hvt_deploy.images import Batch, BatchLoader, load_batches
-from hvt_deploy.measure.accuracy import Accuracy, AccuracyMeter
-from hvt_deploy.measure.latency import measure_latency, speedup_interval
-from hvt_deploy.measure.statistics import wilson_interval
-from hvt_deploy.report.html import render_html
-from hvt_deploy.report.markdown import render_markdown
-from hvt_deploy.results import DataSummary, Latency, Results, Row
+from hvt_deploy.datasets import CalibrationSet, Sample, open_image_folder, overlap, stratified_sample
+from hvt_deploy.environment import cpu_count
+from hvt_deploy.errors import BadInput, MissingEnvironment
+from hvt_deploy.measure.accuracy import Accuracy
+from hvt_deploy.results import Latency, Results
 from hvt_deploy.rows import Planned, plan_rows
 from hvt_deploy.ui import Ui
-from hvt_deploy.verdict import Judged, judge, write_verdict
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, now
+from hvt_deploy.workspace import Manifest, ModelFolder
 
 # Above this a person is told how long it will take with fewer images.
 LONG_S = 600.0
@@ -93,9 +84,7 @@ def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[S
 
 
 @contextmanager
-def _opened(
-    rows: Sequence[Planned], ui: Ui
-) -> Generator[tuple[tuple[Planned, ...], dict[str, Backend]]]:
+def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, ...], dict[str, Backend]]]:
     """Open every backend that was planned; one that this machine cannot open becomes a skipped row."""
     with ExitStack() as stack, ui.progress(f"Opening {len(rows)} backends") as progress:
         opened: dict[str, Backend] = {}

@@ -46,6 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     from hvt_deploy.graph.roles import DEFAULT_INT8_ROLES
     from hvt_deploy.graph.simplify import simplify
     from hvt_deploy.graph.storage import save_onnx
+
     from hvt_deploy.models import to_deployed
 
     model = reference_model()
