@@ -1,0 +1,100 @@
+"""Ranges of every activation on real images: what FP16 and INT8 are decided from."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from hvt_deploy.environment import require
+from hvt_deploy.errors import BadInput, ToolFailure
+from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.tensors import ImagesNCHW
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Smallest and largest value of each float tensor over all images."""
+
+    tensors: Mapping[str, tuple[float, float]]
+
+    def largest(self, name: str) -> float:
+        """The largest magnitude of a tensor; 0 for one that was not measured (a constant)."""
+        return max(map(abs, self.tensors.get(name, (0.0, 0.0))))
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(dict(self.tensors), indent=1), encoding="utf-8")
+
+
+def read_ranges(path: Path) -> Ranges:
+    """Read what `Ranges.write` wrote. Raises BadInput if it is not that."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Ranges({str(name): (float(low), float(high)) for name, (low, high) in data.items()})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} does not hold ranges: {error}.", "Calibrate again: hvt-deploy quantize") from None
+
+
+def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int) -> Ranges:
+    """Run every batch (N, 3, H, W) through ONNX Runtime on the CPU; memory does not grow with their number.
+
+    Raises BadInput if there is no image, ToolFailure naming a tensor that is not finite.
+    """
+    require("onnxruntime", extra="cpu")
+    import onnxruntime as ort
+
+    model = load_onnx(onnx_path)
+    names = _float_tensors(model)
+    with tempfile.TemporaryDirectory() as folder:
+        augmented = Path(folder) / "ranges.onnx"
+        save_onnx(_with_extremes(model, names), augmented)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        session = ort.InferenceSession(str(augmented), options, providers=["CPUExecutionProvider"])
+    wanted = [f"{name}/{end}" for name in names for end in ("min", "max")]
+    input_name = model.graph.input[0].name
+    low, high = np.full(len(names), math.inf), np.full(len(names), -math.inf)
+    for images_NCHW in batches:
+        extremes = np.array([float(v) for v in session.run(wanted, {input_name: images_NCHW})]).reshape(-1, 2)
+        low, high = np.minimum(low, extremes[:, 0]), np.maximum(high, extremes[:, 1])
+        _refuse_not_finite(names, low, high)
+    if not np.isfinite(low).all():
+        raise BadInput("There was no image to calibrate on.", "Give a folder of images with --calib DIR.")
+    return Ranges({name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)})
+
+
+def _refuse_not_finite(
+    names: list[str], low: np.ndarray[tuple[int, ...], np.dtype[np.float64]], high: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+) -> None:
+    for name, a, b in zip(names, low, high, strict=True):
+        if not (math.isfinite(a) and math.isfinite(b)):
+            raise ToolFailure(f"Tensor {name} is not finite in FP32: from {a} to {b}.", "Check the weights.")
+
+
+def _float_tensors(model: onnx.ModelProto) -> list[str]:
+    """Outputs of nodes that are float32, and the graph's input as the last."""
+    inferred = onnx.shape_inference.infer_shapes(model) if not model.graph.value_info else model
+    values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+    floats = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    outputs = [name for node in model.graph.node for name in node.output if name in floats]
+    return [*outputs, model.graph.input[0].name]
+
+
+def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    augmented = onnx.ModelProto()
+    augmented.CopyFrom(model)
+    for name in names:
+        for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
+            augmented.graph.node.append(helper.make_node(op, [name], [f"{name}/{end}"], f"{name}/{end}", keepdims=0))
+            augmented.graph.output.append(helper.make_tensor_value_info(f"{name}/{end}", TensorProto.FLOAT, []))
+    return augmented

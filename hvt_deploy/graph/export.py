@@ -1,0 +1,54 @@
+"""A deployed-form module as an ONNX graph, through torch's dynamo exporter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import nn
+
+from hvt_deploy.errors import ToolFailure
+from hvt_deploy.graph.names import name_nodes
+from hvt_deploy.graph.opset import NATIVE_OPSET, read_opset
+from hvt_deploy.tensors import Signature
+
+# An example batch of 1 would be baked into the graph.
+_EXAMPLE_BATCH = 2
+
+
+def export_onnx(model: nn.Module, signature: Signature, opset: int) -> onnx.ModelProto:
+    """Export `model` at the larger of `opset` and the exporter's own floor, 18; `convert_opset` does the rest.
+
+    Nodes are named `<module path>/<op>`. Raises ToolFailure if the exporter fails or writes another opset.
+    """
+    native = max(NATIVE_OPSET, opset)
+    example = torch.zeros(signature.images_shape(signature.batch or _EXAMPLE_BATCH))
+    dynamic = None if signature.batch else ({0: torch.export.Dim("batch")},)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    noise = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(noise), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=native,
+                input_names=[signature.input_name],
+                output_names=[signature.output_name],
+                dynamic_shapes=dynamic,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ToolFailure(f"PyTorch's ONNX exporter failed: {reason}", "Run again with --debug to see where.") from error
+    if program is None:
+        raise ToolFailure("PyTorch's ONNX exporter returned nothing.", "Report this with the versions of torch and onnx.")
+    proto = program.model_proto
+    if read_opset(proto) != native:
+        raise ToolFailure(f"PyTorch's ONNX exporter wrote opset {read_opset(proto)} where {native} was asked for.")
+    return name_nodes(proto)

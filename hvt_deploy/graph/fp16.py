@@ -1,0 +1,70 @@
+"""FP16: the whole graph in half precision, except the nodes whose measured ranges come near its limit."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from dataclasses import dataclass
+
+import onnx
+
+from hvt_deploy.environment import require
+from hvt_deploy.errors import ToolFailure
+from hvt_deploy.graph.calibrate import Ranges
+from hvt_deploy.graph.opset import read_opset
+
+FP16_MAX = 65504.0
+# Images of a calibration set do not show the largest value there is.
+SAFE_LIMIT = FP16_MAX / 4
+# Below this opset onnx.checker refuses FP16 scales of QuantizeLinear.
+QDQ_OPSET = 19
+# Engines compute a LayerNormalization as squares and their mean, so that its input is squared before it is summed.
+_SQUARING_OPS = frozenset({"LayerNormalization", "ReduceSumSquare", "ReduceL2"})
+
+
+@dataclass(frozen=True)
+class KeptNode:
+    """A node that stays FP32, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fp16Result:
+    """The FP16 graph (inputs and outputs stay FP32) and what stayed FP32 in it."""
+
+    model: onnx.ModelProto
+    kept_fp32: tuple[KeptNode, ...]
+
+
+def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
+    """Convert to FP16. Without ranges nothing is kept FP32: a large activation then becomes inf.
+
+    Raises ToolFailure for a graph with Q/DQ below opset 19.
+    """
+    require("onnxruntime", extra="cpu")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    if read_opset(model) < QDQ_OPSET and any(n.op_type == "QuantizeLinear" for n in model.graph.node):
+        raise ToolFailure(f"FP16 Q/DQ exists from opset {QDQ_OPSET} on; the graph has {read_opset(model)}.")
+    kept = kept_in_fp32(model, ranges) if ranges else ()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    with contextlib.redirect_stdout(io.StringIO()):
+        converted = convert_float_to_float16(copy, keep_io_types=True, node_block_list=[k.node for k in kept])
+    return Fp16Result(converted, kept)
+
+
+def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]:
+    """The nodes with an input or output beyond a quarter of FP16's largest value, and what squares such inputs."""
+    kept: list[KeptNode] = []
+    for node in model.graph.node:
+        largest, name = max(((ranges.largest(t), t) for t in (*node.input, *node.output)), default=(0.0, ""))
+        limit = math.sqrt(SAFE_LIMIT) if node.op_type in _SQUARING_OPS else SAFE_LIMIT
+        if largest > limit:
+            kept.append(KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}"))
+    return tuple(kept)

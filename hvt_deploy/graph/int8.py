@@ -1,0 +1,103 @@
+"""INT8 by Q/DQ: ONNX Runtime's quantizer inserts them, which tensors get them is decided here, by role.
+
+`quantize_int8` makes what TensorRT wants: signed and symmetric, weights per channel, float bias, no Q/DQ on outputs.
+`quantize_cpu_twin` makes the same numbers in the form ONNX Runtime's CPU kernels are fast on: unsigned with zero point
+128, int32 bias, outputs quantized.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from hvt_deploy.environment import require
+from hvt_deploy.errors import BadInput, ToolFailure
+from hvt_deploy.graph.calibrate import Ranges
+from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.roles import role_of
+
+QUANTIZED_OPS = ("Conv", "MatMul", "Gemm")
+_LEVELS = 127
+
+
+def nodes_to_quantize(model: onnx.ModelProto, roles: Collection[str]) -> list[str]:
+    """Conv, MatMul and Gemm nodes with a constant weight whose role is among `roles`."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in QUANTIZED_OPS and node.input[1] in weights and role_of(node.name, node.op_type) in roles
+    ]
+
+
+def quantize_int8(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str]) -> onnx.ModelProto:
+    """The graph with Q/DQ for TensorRT, FP32 in the rest.
+
+    Raises BadInput if no node has one of the roles, ToolFailure for a tensor that was not calibrated.
+    """
+    return _quantize(model, ranges, roles, signed=True)
+
+
+def quantize_cpu_twin(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str]) -> onnx.ModelProto:
+    """The graph of the same recipe and ranges for ONNX Runtime's CPU kernels. Raises as `quantize_int8` does."""
+    return _quantize(model, ranges, roles, signed=False)
+
+
+def _quantize(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], *, signed: bool) -> onnx.ModelProto:
+    require("onnxruntime", extra="cpu")
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    nodes = nodes_to_quantize(model, roles)
+    if not nodes:
+        raise BadInput(f"No node has one of the roles {', '.join(roles)}.", "Correct quantization.int8_roles.")
+    extremes = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.tensors.items()
+    }
+    options: dict[str, Any] = {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "AddQDQPairToWeight": False,
+        "QuantizeBias": not signed,
+        "OpTypesToExcludeOutputQuantization": list(QUANTIZED_OPS) if signed else [],
+    }
+    if not signed:
+        options["TensorQuantOverrides"] = _unsigned_overrides(model, nodes, ranges, QuantType.QUInt8)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    quantizer = QDQQuantizer(
+        copy, True, False, QuantType.QInt8, QuantType.QInt8 if signed else QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, extremes), nodes, [], list(QUANTIZED_OPS), options,
+    )  # fmt: skip
+    try:
+        quantizer.quantize_model()
+    except (ValueError, KeyError) as error:
+        raise ToolFailure(f"ONNX Runtime's quantizer failed: {error}", "Calibrate again with --calib DIR.") from error
+    quantized = quantizer.model.model
+    opset = read_opset(model)
+    del quantized.opset_import[:]
+    quantized.opset_import.append(helper.make_opsetid("", opset))
+    return quantized
+
+
+def _unsigned_overrides(
+    model: onnx.ModelProto, nodes: Collection[str], ranges: Ranges, quant_type: object
+) -> dict[str, list[dict[str, Any]]]:
+    """Scale and zero point that make an unsigned activation the same numbers as the signed one."""
+    chosen = set(nodes)
+    tensors = {t for node in model.graph.node if node.name in chosen for t in (node.input[0], *node.output)}
+    return {
+        name: [{
+            "quant_type": quant_type,
+            "scale": np.array(max(ranges.largest(name), 1e-10) / _LEVELS, np.float32),
+            "zero_point": np.array(128, np.uint8),
+        }]
+        for name in tensors
+    }  # fmt: skip

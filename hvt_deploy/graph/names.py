@@ -1,0 +1,70 @@
+"""Node names `<module path>/<op>`: written after export, kept through simplification."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx
+
+# Where torch's exporter writes the path of modules a node came from, as a Python list; the last entry is the call.
+_SCOPES = "pkg.torch.onnx.name_scopes"
+ROOT = "model"
+
+
+def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Name each node `<module path>/<op>` from the exporter's metadata; repeats get `_1`, `_2`."""
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    _write(named, {id(node): _module_path(node) for node in named.graph.node})
+    return named
+
+
+def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """Name the nodes of a simplified graph by the modules of the graph it came from.
+
+    A node keeps its path if its name or its output was kept; a fused node gets that of its weight, else that of the
+    node before it.
+    """
+    by_name = {node.name: path_of(node.name) for node in original.graph.node}
+    by_output = {out: path_of(node.name) for node in original.graph.node for out in node.output if out}
+    weights = {tensor.name for tensor in original.graph.initializer}
+    by_weight = {i: path_of(node.name) for node in original.graph.node for i in node.input if i in weights}
+    restored = onnx.ModelProto()
+    restored.CopyFrom(simplified)
+    paths: dict[int, str] = {}
+    by_new_output: dict[str, str] = {}
+    for node in restored.graph.node:
+        found = (
+            by_name.get(node.name)
+            or next((by_output[o] for o in node.output if o in by_output), None)
+            or next((by_weight[i] for i in node.input if i in by_weight), None)
+            or next((by_new_output[i] for i in node.input if i in by_new_output), None)
+            or ROOT
+        )
+        paths[id(node)] = found
+        by_new_output.update({o: found for o in node.output})
+    _write(restored, paths)
+    return restored
+
+
+def path_of(node_name: str) -> str:
+    """The module path in a node name: "blocks.0.attn.qkv" of "blocks.0.attn.qkv/MatMul"."""
+    return node_name.rpartition("/")[0] or ROOT
+
+
+def _module_path(node: onnx.NodeProto) -> str:
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            scopes = [str(scope) for scope in ast.literal_eval(entry.value)]
+            return next((scope for scope in reversed(scopes[:-1]) if scope), ROOT)
+    return ROOT
+
+
+def _write(model: onnx.ModelProto, paths: Mapping[int, str]) -> None:
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        name = f"{paths[id(node)]}/{node.op_type}"
+        node.name = f"{name}_{seen[name]}" if seen[name] else name
+        seen[name] += 1

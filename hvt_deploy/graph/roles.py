@@ -1,0 +1,44 @@
+"""What a node does in the network, read from its module path: quantization is decided by role."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Role = Literal[
+    "stem", "downsample", "resample", "qkv", "attention score", "attention value", "local position", "proj", "fc1",
+    "fc2", "head", "residual add", "softmax", "norm", "other",
+]  # fmt: skip
+
+# First match wins: module path, operators, role.
+_RULES: tuple[tuple[re.Pattern[str], frozenset[str], Role], ...] = tuple(
+    (re.compile(path), frozenset(ops.split()), role)
+    for path, ops, role in (
+        (r"", "LayerNormalization BatchNormalization", "norm"),
+        (r"", "Softmax", "softmax"),
+        (r"(^|\.)(patch_embed|stem|conv_stem)(\.|$)", "Conv MatMul Gemm", "stem"),
+        (r"(^|\.)(qkv|q|k|v|query|key|value)$", "MatMul Gemm Conv", "qkv"),
+        (r"(^|\.)(get_v|lepe)$", "Conv", "local position"),
+        (r"(^|\.)(proj|out_proj)$", "MatMul Gemm Conv", "proj"),
+        (r"(^|\.)score$", "MatMul", "attention score"),
+        (r"(^|\.)(mix|weigh|apply)$", "MatMul", "attention value"),
+        (r"(^|\.)fc1$", "MatMul Gemm Conv", "fc1"),
+        (r"(^|\.)fc2$", "MatMul Gemm Conv", "fc2"),
+        (r"(^|\.)(head|classifier)(\.|$)", "MatMul Gemm Conv", "head"),
+        (r"resample", "MatMul Gemm", "resample"),
+        (r"(^|\.)(pools?|downsample|decoders)(\.|$)", "Conv MatMul Gemm", "downsample"),
+        (r"", "Add", "residual add"),
+    )
+)
+DEFAULT_INT8_ROLES: tuple[Role, ...] = ("stem", "downsample", "qkv", "proj", "fc1", "fc2", "head")
+
+
+def role_of(node_name: str, op_type: str) -> Role:
+    """The role of the node called `<module path>/<op>`."""
+    path = node_name.rpartition("/")[0]
+    for pattern, ops, role in _RULES:
+        if op_type in ops and pattern.search(path):
+            return role
+    if op_type == "MatMul" and re.search(r"(^|\.)attn$", path):
+        return "attention value" if node_name.endswith("_1") else "attention score"
+    return "other"

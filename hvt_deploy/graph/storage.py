@@ -1,0 +1,41 @@
+"""Reading and writing ONNX files: checked on the way out, weights beside the file above protobuf's 2 GiB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from hvt_deploy.errors import BadInput, ToolFailure
+
+# A protobuf message cannot be larger than 2 GiB; some room for the graph itself.
+EXTERNAL_ABOVE_BYTES = 2**31 - 2**24
+
+
+def save_onnx(model: onnx.ModelProto, path: Path, external_above_bytes: int = EXTERNAL_ABOVE_BYTES) -> None:
+    """Write `model` with inferred shapes and run onnx.checker's full check on the file.
+
+    Weights go to `<path>.data` where the model is larger than `external_above_bytes`.
+    Raises ToolFailure if the checker refuses the file, OSError if it cannot be written.
+    """
+    external = sum(len(t.raw_data) for t in model.graph.initializer) > external_above_bytes
+    if external:
+        onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+        onnx.shape_inference.infer_shapes_path(str(path), str(path))
+    else:
+        onnx.save_model(onnx.shape_inference.infer_shapes(model), path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ToolFailure(f"onnx.checker refuses the graph: {error}", "Report this with the model's name.") from error
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file with its weights. Raises BadInput if it is missing or not ONNX."""
+    try:
+        return onnx.load_model(path)
+    except FileNotFoundError as error:
+        raise BadInput(f"{error.filename or path} is missing.", "Export the model again.") from None
+    except DecodeError:
+        raise BadInput(f"{path} is not an ONNX file, or it is truncated.", "Export the model again.") from None
