@@ -43,7 +43,7 @@ def write_photo(path: Path, width: int, height: int, seed: int = 0, **save: obje
 
 SHAPES = [
     (500, 375), (375, 500), (224, 224), (256, 256), (257, 256), (1024, 640), (333, 1000), (1000, 333), (100, 100),
-    (33, 47), (7, 5), (1, 1), (1, 40), (40, 1), (2, 300), (301, 3), (255, 256), (223, 225), (639, 641), (90, 4000),
+    (33, 47), (7, 5), (1, 1), (1, 12), (13, 1), (2, 60), (61, 3), (255, 256), (223, 225), (639, 641), (90, 4000),
     (719, 1279), (248, 248), (64, 48), (481, 321),
 ]  # fmt: skip
 
@@ -61,14 +61,19 @@ PREPROCESSINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    return [write_photo(folder / f"{w}x{h}.bmp", w, h, seed) for seed, (w, h) in enumerate(SHAPES)]
+
+
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS.values(), ids=PREPROCESSINGS)
-def test_pixels_equal_timms_bit_for_bit_for_every_shape(tmp_path: Path, preprocessing: Preprocessing) -> None:
-    for seed, (width, height) in enumerate(SHAPES):
-        path = write_photo(tmp_path / "image.png", width, height, seed)
+def test_pixels_equal_timms_bit_for_bit_for_every_shape(photos: list[Path], preprocessing: Preprocessing) -> None:
+    for path in photos:
         ours = preprocess(decode(path), preprocessing)
         assert ours.dtype == np.float32
         assert ours.shape == (3, *preprocessing.image_size)
-        assert np.array_equal(ours, timm_pixels(path, preprocessing)), f"{width} x {height}"
+        assert np.array_equal(ours, timm_pixels(path, preprocessing)), path.stem
 
 
 def write_odd_images(folder: Path) -> dict[str, Path]:
@@ -132,10 +137,12 @@ def test_every_grey_level_is_normalised_exactly_as_torch_does() -> None:
     assert np.array_equal(preprocess(image, preprocessing), expected.numpy())
 
 
-def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG that claims to be this large."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG that claims to be this large and holds ten bytes of pixels."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(10)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
+    )
 
 
 def write_broken_images(folder: Path) -> dict[str, Path]:
@@ -149,7 +156,7 @@ def write_broken_images(folder: Path) -> dict[str, Path]:
         "header-only.jpg": whole_jpeg[:30],
         "half.png": whole_png[: len(whole_png) // 2],
         "flipped.png": whole_png[:200] + bytes(b ^ 0xFF for b in whole_png[200:260]) + whole_png[260:],
-        "bomb.png": png_header(60_000, 60_000),
+        "bomb.png": huge_png(60_000, 60_000),
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -296,7 +303,7 @@ def test_load_images_stacks_a_few_and_names_a_broken_one(tmp_path: Path) -> None
     samples = write_samples(tmp_path, 3)
     assert levels(load_images([s.path for s in samples], SMALL)) == [0, 1, 2]
     samples[1].path.write_bytes(b"x")
-    with pytest.raises(BadInput, match="001.png"):
+    with pytest.raises(BadInput, match=r"001\.png"):
         load_images([s.path for s in samples], SMALL)
 
 
