@@ -24,8 +24,7 @@ from hvt_deploy.models.layers import (
     linear_from,
     pad_heads,
 )
-from hvt_deploy.models.registry import Family
-from hvt_deploy.models.spec import ModelSpec
+from hvt_deploy.models.spec import Family, ModelSpec
 from hvt_deploy.models.specs.fdvit import FDViTArchitecture
 
 _BLOCK_EPS = 1e-6
@@ -148,7 +147,7 @@ class FDViT(nn.Module):
         a = architecture
         self.name, self.architecture, self.num_classes = name, a, num_classes
         self.image_size = (a.image_size, a.image_size)
-        self.pos_embed = nn.Parameter(torch.zeros(1, a.channels[0], a.map_sizes[0], a.map_sizes[0]))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, a.channels[0], a.map_sizes[0], a.map_sizes[0]))
         self.patch_embed = PatchEmbed(a.channels[0], a.patch_size, a.stride)
         stages = zip(a.heads, a.head_dims, a.map_sizes, a.depths, strict=True)
         self.transformers = nn.ModuleList(

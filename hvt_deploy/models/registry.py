@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput, unknown_name
-from hvt_deploy.models.spec import ModelSpec
+from hvt_deploy.models.spec import Family, ModelSpec
 from hvt_deploy.models.specs import fdvit
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Family:
-    """How the models of one paper are built: `build(spec, num_classes)` and `deploy(reference)`."""
-
-    build: Callable[[ModelSpec, int], nn.Module]
-    deploy: Callable[[nn.Module], nn.Module]
 
 
 def _open_fdvit() -> Family:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hvt_deploy.images import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,11 @@ class Published:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the deployed form has: parameters, and multiply-accumulates for one image with attention matmuls."""
+    """What a model has at inference: parameters without train-only branches, and multiply-accumulates of one image.
+
+    `macs` counts convolutions, Linears and attention products of the reference form, as papers do. Exact rewrites
+    of the deployed form (padded heads, resampling as a matrix) may add a few percent.
+    """
 
     params: int
     macs: int
@@ -54,3 +62,13 @@ class ModelSpec:
     def image_size(self) -> tuple[int, int]:
         """Input (height, width) in pixels."""
         return self.preprocessing.image_size
+
+
+@dataclass(frozen=True)
+class Family:
+    """The code behind the specs of one paper: `build(spec, num_classes)` makes the reference form with random
+    weights, `deploy(reference)` the deployed form.
+    """
+
+    build: Callable[[ModelSpec, int], nn.Module]
+    deploy: Callable[[nn.Module], nn.Module]

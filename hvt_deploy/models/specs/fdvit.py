@@ -96,21 +96,21 @@ SPECS: dict[str, ModelSpec] = {
             "fdvit_ti",
             _TI,
             Published(top1=73.74, top5=None, params_m=4.6, flops_g=0.6),
-            Measured(params=0, macs=0),
+            Measured(params=4_603_420, macs=821_917_532),
             "1JTm1nJnKrQVEMF19uAKbwFqKR5wv6z4a",
         ),
         _official(
             "fdvit_s",
             _S,
             Published(top1=81.45, top5=None, params_m=21.6, flops_g=2.8),
-            Measured(params=0, macs=0),
+            Measured(params=21_595_258, macs=3_319_511_976),
             "1Dmg-EB4x_ke2XxcHEnCNSuRYwGddKG0Q",
         ),
         _official(
             "fdvit_b",
             _B,
             Published(top1=82.39, top5=None, params_m=68.1, flops_g=11.9),
-            Measured(params=0, macs=0),
+            Measured(params=68_099_320, macs=14_057_749_952),
             "1qhRSCeNgS_ZWXNLq2peSu7ubYBP-9Yqv",
         ),
         ModelSpec(
@@ -122,7 +122,7 @@ SPECS: dict[str, ModelSpec] = {
                 image_size=(32, 32), crop_pct=1.0, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
             ),
             published=None,
-            measured=Measured(params=0, macs=0),
+            measured=Measured(params=458_534, macs=31_521_456),
             checkpoint=Checkpoint(packaged="fdvit_demo.safetensors"),
             code_licence="Apache-2.0",
             weights_licence="Apache-2.0",
