@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import onnx
 
@@ -17,7 +17,7 @@ def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Name each node `<module path>/<op>` from the exporter's metadata; repeats get `_1`, `_2`."""
     named = onnx.ModelProto()
     named.CopyFrom(model)
-    _write(named, {id(node): _module_path(node) for node in named.graph.node})
+    _write(named, [_module_path(node) for node in named.graph.node])
     return named
 
 
@@ -33,7 +33,7 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
     by_weight = {i: path_of(node.name) for node in original.graph.node for i in node.input if i in weights}
     restored = onnx.ModelProto()
     restored.CopyFrom(simplified)
-    paths: dict[int, str] = {}
+    paths: list[str] = []
     by_new_output: dict[str, str] = {}
     for node in restored.graph.node:
         found = (
@@ -43,7 +43,7 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
             or next((by_new_output[i] for i in node.input if i in by_new_output), None)
             or ROOT
         )
-        paths[id(node)] = found
+        paths.append(found)
         by_new_output.update({o: found for o in node.output})
     _write(restored, paths)
     return restored
@@ -62,9 +62,9 @@ def _module_path(node: onnx.NodeProto) -> str:
     return ROOT
 
 
-def _write(model: onnx.ModelProto, paths: Mapping[int, str]) -> None:
+def _write(model: onnx.ModelProto, paths: Sequence[str]) -> None:
     seen: Counter[str] = Counter()
-    for node in model.graph.node:
-        name = f"{paths[id(node)]}/{node.op_type}"
+    for node, path in zip(model.graph.node, paths, strict=True):
+        name = f"{path}/{node.op_type}"
         node.name = f"{name}_{seen[name]}" if seen[name] else name
         seen[name] += 1

@@ -17,17 +17,17 @@ _RULES: tuple[tuple[re.Pattern[str], frozenset[str], Role], ...] = tuple(
         (r"", "LayerNormalization BatchNormalization", "norm"),
         (r"", "Softmax", "softmax"),
         (r"(^|\.)(patch_embed|stem|conv_stem)(\.|$)", "Conv MatMul Gemm", "stem"),
-        (r"(^|\.)(qkv|q|k|v|query|key|value)$", "MatMul Gemm Conv", "qkv"),
+        (r"(^|\.)score$", "MatMul", "attention score"),
+        (r"(^|\.)value$", "MatMul", "attention value"),
+        (r"(^|\.)(qkv|q|k|v)$", "MatMul Gemm Conv", "qkv"),
         (r"(^|\.)(get_v|lepe)$", "Conv", "local position"),
         (r"(^|\.)(proj|out_proj)$", "MatMul Gemm Conv", "proj"),
-        (r"(^|\.)score$", "MatMul", "attention score"),
-        (r"(^|\.)(mix|weigh|apply)$", "MatMul", "attention value"),
         (r"(^|\.)fc1$", "MatMul Gemm Conv", "fc1"),
         (r"(^|\.)fc2$", "MatMul Gemm Conv", "fc2"),
         (r"(^|\.)(head|classifier)(\.|$)", "MatMul Gemm Conv", "head"),
         (r"resample", "MatMul Gemm", "resample"),
         (r"(^|\.)(pools?|downsample|decoders)(\.|$)", "Conv MatMul Gemm", "downsample"),
-        (r"", "Add", "residual add"),
+        (r"(^|\.)(blocks|layers)\.\d+$", "Add", "residual add"),
     )
 )
 DEFAULT_INT8_ROLES: tuple[Role, ...] = ("stem", "downsample", "qkv", "proj", "fc1", "fc2", "head")

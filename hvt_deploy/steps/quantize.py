@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,26 +17,26 @@ from onnx import ModelProto
 
 from hvt_deploy.backends.base import BackendRequest
 from hvt_deploy.backends.registry import open_backend
+from hvt_deploy.calibration import CalibrationSet, choose_calibration
 from hvt_deploy.config import Precision, RunConfig
-from hvt_deploy.datasets import CalibrationSet, choose_calibration
 from hvt_deploy.environment import cpu_count, require, tool_versions
 from hvt_deploy.errors import BadInput, CheckFailed
-from hvt_deploy.graph.calibrate import Ranges, collect_ranges
-from hvt_deploy.graph.cpu_twin import quantize_cpu_twin
-from hvt_deploy.graph.fp16 import to_fp16
-from hvt_deploy.graph.int8 import quantize_int8
+from hvt_deploy.graph.calibrate import Ranges, collect_ranges, read_ranges
+from hvt_deploy.graph.fp16 import QDQ_OPSET, KeptNode, to_fp16
+from hvt_deploy.graph.int8 import quantize_cpu_twin, quantize_int8
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.storage import load_onnx, save_onnx
-from hvt_deploy.images import load_batches
+from hvt_deploy.images import BatchLoader, load_batches
 from hvt_deploy.measure.parity import compare_logits, seeded_noise
+from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.ui import Ui
+from hvt_deploy.ui import Progress, Ui
 from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, is_fresh
 
 # FP16 must keep this much of the FP32 logits; INT8 is recorded, and judged by `validate`.
 FP16_MIN_SQNR_DB = 40.0
-# onnx.checker refuses FP16 scales of Q/DQ below this opset.
-FP16_QDQ_OPSET = 19
+# Images that a graph is compared with FP32 on, where there is no folder to take them from.
+_NOISE_IMAGES = 4
 CALIBRATION = "calibration"
 # What each precision consists of; FP16 comes with INT8 because INT8 has to beat it.
 GRAPHS: dict[Precision, tuple[str, ...]] = {
@@ -44,13 +46,15 @@ GRAPHS: dict[Precision, tuple[str, ...]] = {
     "int8-fp32": ("int8-fp32", "int8-cpu-twin"),
 }
 
+_PRECISION_OF = {"int8-cpu-twin": "int8"}
+
 
 @dataclass(frozen=True)
 class _Measured:
-    """What calibration gave: ranges, or none where there are no images, and the images that parity is shown on."""
+    """What calibration gave: ranges, or none where there are no images, and a batch that parity is shown on."""
 
     ranges: Ranges | None
-    images_NCHW: ImagesNCHW
+    images: ImagesNCHW
 
 
 def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
@@ -69,8 +73,7 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
             if is_fresh(manifest, key) and manifest.artifacts[key].facts["recipe"] == recipe:
                 folder.open_artifact(manifest, key)
                 continue
-            with ui.progress(f"Making the {key} graph"):
-                manifest = _add_graph(folder, manifest, config, key, measured, ui)
+            manifest = _add_graph(folder, manifest, config, key, measured, ui)
     return manifest
 
 
@@ -90,14 +93,15 @@ def _calibrated(
                 "Give training images with --calib DIR (any image folder; never the validation images).",
             )
         ui.warn(f"No calibration images ({source}): FP16 without measured ranges. Give some with --calib DIR.")
-        return manifest, _Measured(None, seeded_noise(manifest.signature, PARITY_IMAGES, seed=0))
+        return manifest, _Measured(None, seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0))
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
     fp32 = folder.open_artifact(manifest, "fp32")
     key = _calibration_key(manifest, chosen)
-    batches = load_batches(chosen.samples(), manifest.preprocessing, config.calibration.batch_size, cpu_count())
+    batch_size = manifest.signature.batch or config.calibration.batch_size
+    batches = load_batches(chosen.samples(), manifest.preprocessing, batch_size, cpu_count())
     first = next(iter(batches)).images_NCHW
     if is_fresh(manifest, CALIBRATION) and manifest.artifacts[CALIBRATION].facts["key"] == key:
-        return manifest, _Measured(Ranges.read(folder.open_artifact(manifest, CALIBRATION)), first)
+        return manifest, _Measured(read_ranges(folder.open_artifact(manifest, CALIBRATION)), first)
     with ui.progress(f"Calibrating on {len(chosen.files)} images of {source}") as progress:
         ranges = collect_ranges(fp32, _counted(batches, len(chosen.files), progress), cpu_count())
     with folder.staging() as staged:
@@ -126,11 +130,12 @@ def _counted(batches: BatchLoader, total: int, progress: Progress) -> Iterator[I
         progress(done, total)
 
 
-def _add_graph(
+def _add_graph(  # noqa: PLR0917
     folder: ModelFolder, manifest: Manifest, config: RunConfig, key: str, measured: _Measured, ui: Ui
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
-    model = load_onnx(folder.open_artifact(manifest, "fp32"))
+    fp32 = folder.open_artifact(manifest, "fp32")
+    model = load_onnx(fp32)
     graph, kept_fp32 = _make_graph(model, key, config.quantization.int8_roles, measured.ranges)
     opset = read_opset(graph)
     if opset != manifest.artifacts["fp32"].opset:
@@ -138,8 +143,8 @@ def _add_graph(
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
-        reference = _logits(folder.open_artifact(manifest, "fp32"), "fp32", manifest, measured.images_NCHW)
-        parity = compare_logits(reference, _logits(path, key, manifest, measured.images_NCHW))
+        reference = _logits(fp32, "fp32", manifest, measured.images)
+        parity = compare_logits(reference, _logits(path, key, manifest, measured.images))
         if key == "fp16" and not parity.sqnr_db >= FP16_MIN_SQNR_DB:
             raise CheckFailed(
                 f"The FP16 graph of {manifest.slug} keeps {parity.sqnr_db:.1f} dB of the FP32 logits; "
@@ -152,7 +157,7 @@ def _add_graph(
         parents = {k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION) if k in manifest.artifacts}
         artifact = Artifact(
             folder=key, main=path.name, files={}, precision=key, opset=opset, parents=parents,
-            remake=f"hvt-deploy quantize {manifest.slug} --precision {PRECISION_OF[key]}",
+            remake=f"hvt-deploy quantize {manifest.slug} --precision {_PRECISION_OF.get(key, key)}",
             facts={
                 "recipe": _recipe(config, measured.ranges), "parity": to_plain(parity), "nodes": len(graph.graph.node),
                 "kept_fp32": to_plain(kept_fp32),
@@ -175,7 +180,7 @@ def _make_graph(
         return quantize_int8(model, ranges, roles), ()
     if key == "int8-cpu-twin":
         return quantize_cpu_twin(model, ranges, roles), ()
-    raised = convert_opset(model, max(FP16_QDQ_OPSET, read_opset(model)))
+    raised = convert_opset(model, max(QDQ_OPSET, read_opset(model)))
     made = to_fp16(quantize_int8(raised, ranges, roles), ranges)
     return made.model, made.kept_fp32
 
