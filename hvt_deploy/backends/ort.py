@@ -1,7 +1,7 @@
 """An ONNX file in ONNX Runtime, on the CPU or through the CUDA provider."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
+# pyright: reportUnknownParameterType=false, reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from collections.abc import Callable
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from hvt_deploy.backends.base import BackendRequest
 from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+# The names of the exceptions (their module has no stable home) that mean: this file is no valid model.
+_BROKEN_FILE = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
 
 # Turns the float bias of a Q/DQ layer into an int32 one. Where the scales are tiny (FP16 Q/DQ graphs) that overflows
 # to wrong logits, and an engine has the float bias. A graph made for the CPU has int32 biases of its own.
@@ -93,10 +95,10 @@ def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
             disabled_optimizers=_DISABLED_OPTIMIZERS,
             enable_fallback=0,
         )
-    except (ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.NoModel) as error:
-        hint = "Run `hvt-deploy export` again."
-        raise BadInput(f"{request.path} is not a valid ONNX file: {_first_line(error)}", hint) from error
     except Exception as error:
+        if type(error).__name__ in _BROKEN_FILE:
+            hint = "Run `hvt-deploy export` again."
+            raise BadInput(f"{request.path} is not a valid ONNX file: {_first_line(error)}", hint) from error
         if request.device == "cuda":
             raise _no_provider(provider, _first_line(error)) from error
         raise _cannot_run(request, error) from error

@@ -10,7 +10,7 @@ import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from statistics import median
 
@@ -113,7 +113,7 @@ def measure_latency(
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def _no_garbage_collection() -> Generator[None, None, None]:
     """A collection in the middle of a window is this process's own latency, not a backend's."""
     was_enabled = gc.isenabled()
     gc.disable()
