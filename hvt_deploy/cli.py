@@ -5,25 +5,36 @@ Logs and progress go to stderr, results to stdout. Nothing heavy is imported bef
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from hvt_deploy import __version__
-from hvt_deploy.errors import HvtDeployError
+from hvt_deploy.errors import BadInput, HvtDeployError
 
-# typer reads these annotations at run time, on Python 3.10 too: Optional, not `| None`.
+if TYPE_CHECKING:
+    from hvt_deploy.config import RunConfig
+    from hvt_deploy.results import Results
+    from hvt_deploy.ui import Ui
+    from hvt_deploy.workspace import ModelFolder
+
 Model = Annotated[str | None, typer.Argument(help="Exported model; without it the newest export.")]
+DEFAULT_ROOT = Path("artifacts")
 Root = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="Folder of exported models.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Calib = Annotated[str | None, typer.Option("--calib", metavar="DIR", help="Folder of calibration images.")]
 CalibImages = Annotated[int | None, typer.Option(min=1, help="Calibration images to draw.")]
 PrecisionName = Literal["fp32", "fp16", "int8", "int8-fp32"]
+Precision = Annotated[PrecisionName | None, typer.Option(help="Precision of the graph; `int8` has FP16 in the rest.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")]
 
 
 class _Verbs(TyperGroup):
@@ -35,10 +46,10 @@ class _Verbs(TyperGroup):
         except HvtDeployError as error:
             if ctx.params["debug"]:
                 traceback.print_exc()
-            _ui().error(error)
+            _show_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            _ui().warn("Interrupted. What was finished before is unchanged.")
+            _ui(False).warn("Interrupted. What was finished before is unchanged.")
             raise typer.Exit(130) from None
 
 
@@ -64,14 +75,49 @@ def run() -> None:
         bug = HvtDeployError(
             f"This is a fault in hvt-deploy: {type(error).__name__}: {error}", "Run again with --debug and report it."
         )
-        _ui().error(bug)
+        _show_error(bug)
         sys.exit(bug.exit_code)
 
 
-def _ui() -> Any:  # noqa: ANN401
-    from hvt_deploy.report.terminal import TerminalUi
+def _ui(quiet: bool) -> Ui:
+    from hvt_deploy.report.terminal import TerminalUi, open_console
 
-    return TerminalUi()
+    return TerminalUi(open_console(stderr=True), quiet=quiet)
+
+
+def _show_error(error: HvtDeployError) -> None:
+    from hvt_deploy.report.terminal import open_console, print_error
+
+    print_error(error, open_console(stderr=True))
+
+
+def _print_json(value: object) -> None:
+    from hvt_deploy.records import to_plain
+
+    typer.echo(json.dumps(to_plain(value), indent=2))
+
+
+def _exported(
+    root: Path, model: str | None, config_file: Path | None, flags: Mapping[str, object], ui: Ui
+) -> tuple[ModelFolder, RunConfig]:
+    """The exported model a verb works on, and its configuration: flags over --config over that of the export."""
+    from hvt_deploy.config import load_config, with_flags
+    from hvt_deploy.workspace import find_model
+
+    folder = find_model(root, model)
+    if model is None:
+        ui.say(f"Model: {folder.slug}, the newest export in {root}")
+    config = load_config(config_file) if config_file else folder.read().config
+    return folder, with_flags(config, flags)
+
+
+def _precision(asked: PrecisionName | None, fp16: bool, int8: bool) -> PrecisionName | None:
+    given: list[PrecisionName] = [*([asked] if asked else []), *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
+    if len(given) > 1:
+        raise BadInput(
+            f"Several precisions were given: {', '.join(given)}.", "Give one of --precision, --fp16, --int8."
+        )
+    return given[0] if given else None
 
 
 def _version(asked: bool) -> None:
@@ -86,3 +132,216 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
 ) -> None:
     """Options of every verb."""
+
+
+@app.command(epilog="Example: **hvt-deploy export fdvit_b --opset 17 --weights fdvit_b.pth**")
+def export(
+    model: Annotated[str, typer.Argument(help="A name that `hvt-deploy models` lists.")],
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 to 22.")] = None,
+    weights: Annotated[str | None, typer.Option(help="auto, official, random or a checkpoint's path.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Fixed batch size; without it any.")] = None,
+    simplifier: Annotated[Literal["onnxsim", "onnxslim", "none"] | None, typer.Option(help="Simplifier.")] = None,
+    class_names: Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line or JSON.")] = None,
+    slug: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name in the workspace.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of random weights.")] = None,
+    root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Export a model to ONNX, proven equal to PyTorch."""
+    from hvt_deploy.config import load_config, packaged_config, with_flags
+    from hvt_deploy.environment import require
+    from hvt_deploy.workspace import open_folder
+
+    config = load_config(config_file) if config_file else packaged_config(model)
+    flags = {"export.opset": opset, "export.weights": weights, "export.batch": batch, "export.simplifier": simplifier,
+             "export.seed": seed, "model": model}  # fmt: skip
+    require("torch", extra="export")
+    from hvt_deploy.steps.export import export as run_export
+
+    done = run_export(open_folder(root, slug or model), with_flags(config, flags), class_names, _ui(as_json))
+    if as_json:
+        _print_json({"slug": done.slug, "path": str(done.path), "opset": done.opset, "parity": done.parity,
+                     "nodes": done.contract.nodes, "untrained": done.untrained})  # fmt: skip
+    else:
+        typer.echo(f"{done.path}  opset {done.opset}, {done.contract.nodes} nodes, "
+                   f"within {done.parity.relative_to_largest:.1e} of PyTorch")  # fmt: skip
+
+
+@app.command(epilog="Example: **hvt-deploy quantize --int8 --calib imagenet/train**")
+def quantize(
+    model: Model = None, precision: Precision = None, fp16: Fp16 = False, int8: Int8 = False,
+    calib: Calib = None, calib_images: CalibImages = None, seed: Annotated[int | None, typer.Option()] = None,
+    root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Make the FP16 and INT8 graphs of an exported model."""
+    chosen = _precision(precision, fp16, int8) or "int8"
+    flags = {"calibration.folder": calib, "calibration.images": calib_images, "calibration.seed": seed}
+    folder, config = _exported(root, model, config_file, flags, ui := _ui(as_json))
+    from hvt_deploy.steps.quantize import GRAPHS
+    from hvt_deploy.steps.quantize import quantize as run_quantize
+
+    manifest = run_quantize(folder, config, chosen, ui)
+    made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS[chosen]}
+    if as_json:
+        _print_json(made)
+    else:
+        typer.echo("\n".join(made.values()))
+
+
+@app.command("build-trt", epilog="Example: **hvt-deploy build-trt --int8 --calib imagenet/train --profile 1,8,32**")
+def build_trt(
+    model: Model = None, precision: Precision = None, fp16: Fp16 = False, int8: Int8 = False,
+    calib: Calib = None, calib_images: CalibImages = None,
+    flavour: Annotated[Literal["auto", "tensorrt", "rtx"] | None, typer.Option(help="TensorRT library.")] = None,
+    compute_capability: Annotated[list[str] | None, typer.Option(help="Without a GPU: what to build for.")] = None,
+    profile: Annotated[list[str] | None, typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes.")] = None,
+    root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Build a strongly typed TensorRT engine, quantizing first where that is needed."""
+    from hvt_deploy.engine.plan import parse_profile
+    from hvt_deploy.flows import build_trt as run_build
+
+    profiles = [(p.min, p.opt, p.max) for p in map(parse_profile, profile)] if profile else None
+    flags = {"calibration.folder": calib, "calibration.images": calib_images, "engine.flavour": flavour,
+             "engine.compute_capabilities": compute_capability, "engine.profiles": profiles}  # fmt: skip
+    folder, config = _exported(root, model, config_file, flags, ui := _ui(as_json))
+    built = run_build(folder, config, _precision(precision, fp16, int8) or config.engine.precision, ui)
+    if as_json:
+        _print_json({"path": str(built.path), "flavour": built.flavour, "audit": built.audit, "seconds": built.seconds})
+        return
+    typer.echo(f"{built.path}\n{built.audit.kernels} kernels per inference, {built.audit.int8_layers} INT8 layers, "
+               f"{built.audit.fused_attention} fused attention blocks, built in {built.seconds:.0f} s")  # fmt: skip
+    if built.ahead_of_time:
+        typer.echo(f"This engine runs only in {built.flavour} on RTX cards of compute capability "
+                   f"{', '.join(built.compute_capabilities)}; for Jetson or TensorRT run build-trt there.")  # fmt: skip
+
+
+@app.command(epilog="Example: **hvt-deploy validate --data imagenet/val --limit 1000 --max-top1-drop 0.5**")
+def validate(
+    model: Model = None,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Images in class folders.")] = Path("imagenet/val"),
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="`file label` lines for a flat folder.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="A class-stratified sample of this size.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sample.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every backend.")] = None,
+    latency_batch: Annotated[int | None, typer.Option(min=1, help="Batch size of the latency measurement.")] = None,
+    margin: Annotated[float | None, typer.Option(min=0, help="Points of top-1 that count as equal.")] = None,
+    max_top1_drop: Annotated[float | None, typer.Option(help="Gate: points of top-1 that may be lost.")] = None,
+    min_speedup: Annotated[float | None, typer.Option(help="Gate: times as fast as PyTorch.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Gate: median latency.")] = None,
+    backends: Annotated[str | None, typer.Option(help="What must run, by runtime or row: ort,trt.")] = None,
+    root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Compare PyTorch, ONNX Runtime and TensorRT on the same images: accuracy, latency, gates."""
+    from hvt_deploy.steps.validate import validate as run_validate
+
+    settings = {"limit": limit, "seed": seed, "batch_size": batch_size, "threads": threads,
+                "latency_batch": latency_batch, "margin": margin, "max_top1_drop": max_top1_drop,
+                "min_speedup": min_speedup, "max_latency_ms": max_latency_ms,
+                "backends": [b.strip() for b in backends.split(",")] if backends else None}  # fmt: skip
+    flags = {f"validation.{name}": value for name, value in settings.items()}
+    folder, config = _exported(root, model, config_file, flags, ui := _ui(as_json))
+    done = run_validate(folder, config, data, labels, ui)
+    _show_results(done.results, done.folder, as_json)
+    raise typer.Exit(done.exit_code)
+
+
+def _show_results(results: Results, folder: Path | None, as_json: bool) -> None:
+    if as_json:
+        _print_json(results)
+        return
+    from hvt_deploy.report.terminal import open_console, print_results
+
+    print_results(results, open_console())
+    if folder is not None:
+        typer.echo(f"Report: {folder / 'report.html'}")
+
+
+@app.command(epilog="Example: **hvt-deploy report --format html --output report.html**")
+def report(
+    model: Model = None,
+    form: Annotated[Literal["terminal", "markdown", "html", "json"], typer.Option("--format")] = "terminal",
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write here instead of stdout.")] = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:  # fmt: skip
+    """Show the last validation again."""
+    from hvt_deploy.steps.report import last_results, render
+
+    folder, _ = _exported(root, model, None, {}, _ui(False))
+    results = last_results(folder)
+    if form == "terminal" and output is None:
+        _show_results(results, None, False)
+    elif output is None:
+        typer.echo(render(results, form))
+    else:
+        output.write_text(render(results, form), encoding="utf-8")
+        typer.echo(str(output))
+
+
+@app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
+def demo(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")] = Path("demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Run everything on real data without a network: export, INT8, engine, validate on handwritten digits."""
+    from hvt_deploy.environment import require
+
+    for module, extra in {"torch": "export", "onnxruntime": "cpu", "sklearn": "demo"}.items():
+        require(module, extra)
+    from hvt_deploy.flows import run_demo
+
+    done = run_demo(output, _ui(as_json))
+    _show_results(done.results, done.folder, as_json)
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models: parameters, MACs, published accuracy, licences."""
+    from hvt_deploy.models.registry import list_specs
+    from hvt_deploy.report.terminal import open_console, print_table
+
+    specs = list_specs()
+    if as_json:
+        _print_json(specs)
+        return
+    columns = ("model", "input", "params M", "MACs G", "published top-1", "code licence", "weights licence")
+    rows = [
+        (s.name, f"{s.image_size[0]}x{s.image_size[1]}", f"{s.measured.params / 1e6:.2f}", f"{s.measured.macs / 1e9:.2f}",
+         f"{s.published.top1:.2f}" if s.published and s.published.top1 else "", s.code_licence, s.weights_licence)
+        for s in specs
+    ]  # fmt: skip
+    print_table("Models", columns, rows, open_console())
+
+
+@app.command()
+def doctor(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
+    """Tell what works on this machine, and what is missing for the rest."""
+    from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.steps.doctor import diagnose
+
+    found = diagnose(root)
+    if as_json:
+        _print_json(found)
+        return
+    console = open_console()
+    print_table("This machine", ("what", "found"), list(found.facts.items()), console)
+    rows = [(a.verb, "yes" if a.works else "no", a.why) for a in found.abilities]
+    print_table("Will it work here?", ("verb", "works", "why"), rows, console)
+
+
+@app.command(epilog="Example: **hvt-deploy config fdvit_b > my.yaml**")
+def config(
+    model: Annotated[str | None, typer.Argument(help="A name that `hvt-deploy models` lists.")] = None,
+    all_models: Annotated[Path | None, typer.Option("--all", metavar="DIR", help="Write every model's here.")] = None,
+) -> None:
+    """Print a model's configuration: everything a run can set."""
+    from hvt_deploy.config import dump_config
+    from hvt_deploy.steps.config import config_of, write_configs
+
+    if all_models is not None:
+        typer.echo("\n".join(map(str, write_configs(all_models))))
+    elif model is not None:
+        typer.echo(dump_config(config_of(model)), nl=False)
+    else:
+        raise BadInput("No model was named.", "Give one: hvt-deploy config fdvit_b")

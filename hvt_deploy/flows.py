@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from hvt_deploy.config import Precision, RunConfig
+from pathlib import Path
+
+from hvt_deploy.config import Precision, RunConfig, packaged_config, with_flags
+from hvt_deploy.errors import MissingEnvironment
 from hvt_deploy.steps import build_trt as build_step
+from hvt_deploy.steps.validate import Validated, validate
 from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import ModelFolder
+from hvt_deploy.workspace import ModelFolder, open_folder
+
+DEMO_MODEL = "fdvit_demo"
 
 
 def build_trt(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> build_step.Built:
@@ -15,3 +21,26 @@ def build_trt(folder: ModelFolder, config: RunConfig, precision: Precision, ui: 
 
         quantize(folder, config, precision, ui)
     return build_step.build_trt(folder, config, precision, ui)
+
+
+def run_demo(output: Path, ui: Ui) -> Validated:
+    """Export, quantize, build and validate a small trained FDViT on handwritten digits, all under `output`.
+
+    An engine that cannot be built here is said and skipped, as in `validate`.
+    """
+    from hvt_deploy.digits import write_digits
+    from hvt_deploy.steps.export import export
+
+    digits = write_digits(output / "digits")
+    ui.say(f"Images: {digits.validation.parent}")
+    flags = {"calibration.folder": str(digits.calibration), "validation.batch_size": 32}
+    config = with_flags(packaged_config(DEMO_MODEL), flags)
+    folder = open_folder(output / "artifacts", DEMO_MODEL)
+    exported = export(folder, config, None, ui)
+    ui.say(f"Exported {exported.path}, {exported.contract.nodes} nodes")
+    try:
+        built = build_trt(folder, config, "int8", ui)
+        ui.say(f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.int8_layers} INT8 layers")
+    except MissingEnvironment as error:
+        ui.warn(f"No engine: {error.message} {error.hint}")
+    return validate(folder, config, digits.validation, None, ui)

@@ -102,6 +102,11 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     ResizeKeepRatio where the target is not square), ToTensor, Normalize.
     Raises UnreadableImage for a shape that cannot be resized in reasonable memory.
     """
+    return _normalize([_resize_and_crop(image, preprocessing)], preprocessing)[0]
+
+
+def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The pixels (3, height, width) before they are normalised."""
     height, width = _resized_size(image.height, image.width, preprocessing)
     if height * width > _MAX_RESIZED_PIXELS:
         raise UnreadableImage(f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
@@ -112,11 +117,18 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     # Pillow fills what lies outside the image with black, as torchvision's padding does.
     image = image.crop((left, top, left + crop_width, top + crop_height))
     pixels_HWC = np.ndarray((crop_height, crop_width, 3), np.uint8, image.tobytes())
-    pixels_CHW = np.ascontiguousarray(np.transpose(pixels_HWC, (2, 0, 1))).astype(np.float32)
-    pixels_CHW /= np.float32(255)
-    pixels_CHW -= np.array(preprocessing.mean, np.float32)[:, None, None]
-    pixels_CHW /= np.array(preprocessing.std, np.float32)[:, None, None]
-    return pixels_CHW
+    return np.ascontiguousarray(np.transpose(pixels_HWC, (2, 0, 1)))
+
+
+def _normalize(images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing) -> ImagesNCHW:
+    mean = np.array(preprocessing.mean, np.float32)[:, None, None]
+    std = np.array(preprocessing.std, np.float32)[:, None, None]
+    images_NCHW = np.empty((len(images), *images[0].shape), np.float32)
+    for pixels_CHW, out_CHW in zip(images, images_NCHW, strict=True):  # one image at a time stays in the cache
+        np.divide(pixels_CHW, np.float32(255), out=out_CHW)
+        np.subtract(out_CHW, mean, out=out_CHW)
+        np.divide(out_CHW, std, out=out_CHW)
+    return images_NCHW
 
 
 def load_images(paths: Sequence[Path], preprocessing: Preprocessing) -> ImagesNCHW:
@@ -155,7 +167,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Raises BadInput as soon as more than 1 % of all samples are unreadable."""
         self.unreadable = []
-        images: list[NDArray[np.float32]] = []
+        images: list[NDArray[np.uint8]] = []
         indices: list[int] = []
         with closing(self._load_ahead()) as loaded:
             for index, image in enumerate(loaded):
@@ -170,15 +182,15 @@ class BatchLoader:
         if images:
             yield self._batch(images, indices)
 
-    def _batch(self, images: list[NDArray[np.float32]], indices: list[int]) -> Batch:
+    def _batch(self, images: list[NDArray[np.uint8]], indices: list[int]) -> Batch:
         labels = [self.samples[i].label for i in indices]
-        return Batch(np.stack(images), np.array(labels, np.int64), np.array(indices, np.int64))
+        return Batch(_normalize(images, self.preprocessing), np.array(labels, np.int64), np.array(indices, np.int64))
 
-    def _load_ahead(self) -> Generator[NDArray[np.float32] | Unreadable]:
+    def _load_ahead(self) -> Generator[NDArray[np.uint8] | Unreadable]:
         # Pillow loads most of its formats on first need and tells a second thread that arrives meanwhile that
         # the file is no image; so they are loaded before there are threads.
         Image.init()
-        window: deque[Future[NDArray[np.float32] | Unreadable]] = deque()
+        window: deque[Future[NDArray[np.uint8] | Unreadable]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         try:
             for sample in self.samples:
@@ -190,9 +202,9 @@ class BatchLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _load(self, path: Path) -> NDArray[np.float32] | Unreadable:
+    def _load(self, path: Path) -> NDArray[np.uint8] | Unreadable:
         try:
-            return preprocess(decode(path), self.preprocessing)
+            return _resize_and_crop(decode(path), self.preprocessing)
         except UnreadableImage as error:
             return Unreadable(path, error.message)
 

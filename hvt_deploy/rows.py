@@ -1,3 +1,96 @@
-"""Which backends a validation compares: one row for each artifact and the runtime that can run it here."""
+"""Which backends a validation compares: a row for each artifact and the runtime that can run it here."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from hvt_deploy.backends.base import Backend, BackendRequest, Device, Runtime
+from hvt_deploy.backends.registry import open_backend
+from hvt_deploy.config import ValidationConfig
+from hvt_deploy.environment import cpu_count, find_gpus
+from hvt_deploy.errors import unknown_name
+from hvt_deploy.results import Row
+from hvt_deploy.workspace import Manifest, ModelFolder
+
+REFERENCE = "pytorch"
+EMULATED = "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing and is not measured."
+NUMERICS = "The engine's own Q/DQ graph with FP32 in the rest: accuracy only."
+TWIN = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
+NO_ENGINE = "No engine was built yet: hvt-deploy build-trt"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row to fill. `open` is None where it is known beforehand that it cannot run; `row.skipped` then says why."""
+
+    runtime: Runtime
+    row: Row
+    open: Callable[[], Backend] | None = None
+    timed: bool = True
+    named: bool = False
+
+
+def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfig) -> tuple[Planned, ...]:
+    """The reference first, then ONNX Runtime, then engines.
+
+    Raises BadInput for an artifact that is stale or changed, and for an unknown name in --backends.
+    """
+    gpus = find_gpus()
+    device: Device = "cuda" if gpus else "cpu"
+    rows = [_row(folder, manifest, settings, "pytorch", device, "pytorch fp32", "pytorch", "")]
+    keys = ("fp32", "fp16", "int8") if gpus else ("fp32", "fp16", "int8-cpu-twin", "int8-fp32")
+    names = {"int8-cpu-twin": ("ort int8 cpu-twin", TWIN), "int8-fp32": ("int8 engine numerics", NUMERICS)}
+    for key in keys:
+        if key in manifest.artifacts:
+            note = EMULATED if key == "fp16" and not gpus else ""
+            name, note = names.get(key, (f"ort {key}", note))
+            row = _row(folder, manifest, settings, "ort", device, name, key, note)
+            rows.append(replace(row, timed=key != "int8-fp32" and note != EMULATED))
+    engines = [key for key in manifest.artifacts if key.startswith("engine-")]
+    for key in engines:
+        name = f"trt {key.removeprefix('engine-')}"
+        row = _row(folder, manifest, settings, "trt", "cuda", name, key, "")
+        if not gpus:
+            row = replace(
+                row, open=None, row=replace(row.row, skipped="There is no NVIDIA GPU here to run the engine.")
+            )
+        rows.append(row)
+    if not engines:
+        missing = Row(manifest.model, "trt", "cuda", "", None, skipped=NO_ENGINE)
+        rows.append(Planned("trt", missing))
+    return _chosen(rows, settings.backends)
+
+
+def _row(
+    folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, runtime: Runtime, device: Device,
+    name: str, key: str, note: str,
+) -> Planned:  # fmt: skip
+    path = folder.open_artifact(manifest, key)
+    precision = manifest.artifacts[key].precision
+    request = BackendRequest(
+        name=name, runtime=runtime, device=device, precision=precision, path=path, model=manifest.model,
+        signature=manifest.signature, threads=settings.threads or cpu_count(),
+    )  # fmt: skip
+    row = Row(manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note)
+    return Planned(runtime, row, lambda: open_backend(request, _open_reference))
+
+
+def _open_reference(request: BackendRequest):  # noqa: ANN202 - torch may not be installed here
+    from hvt_deploy.models import create_model, load_checkpoint
+
+    model = create_model(request.model, num_classes=request.signature.num_classes)
+    load_checkpoint(model, request.path)
+    return model
+
+
+def _chosen(rows: Sequence[Planned], names: Sequence[str] | None) -> tuple[Planned, ...]:
+    """The rows that --backends names, by runtime or by row, and always the reference."""
+    if names is None:
+        return tuple(rows)
+    known = {row.runtime for row in rows} | {row.row.backend for row in rows}
+    for name in names:
+        if name not in known:
+            raise unknown_name("backend", name, known)
+    marked = [replace(r, named=r.runtime in names or r.row.backend in names) for r in rows]
+    return tuple(r for r in marked if r.named or r.runtime == REFERENCE)

@@ -27,7 +27,6 @@ from hvt_deploy.records import from_plain, to_plain
 from hvt_deploy.tensors import Signature
 
 MANIFEST = "manifest.json"
-DEFAULT_ROOT = Path("artifacts")
 
 
 @dataclass(frozen=True)
@@ -240,6 +239,13 @@ def is_fresh(manifest: Manifest, key: str) -> bool:
     except BadInput:
         return False
     return True
+
+
+def open_folder(root: Path, slug: str) -> ModelFolder:
+    """The folder an export goes to. Raises BadInput for a name that is no plain folder name."""
+    if not slug or slug.startswith(".") or Path(slug).name != slug:
+        raise BadInput(f"'{slug}' cannot be a folder name.", "Give a plain name with --as NAME.")
+    return ModelFolder(root / slug)
 
 
 def find_model(root: Path, name: str | None) -> ModelFolder:

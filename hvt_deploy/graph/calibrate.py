@@ -74,7 +74,9 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
 
 
 def _refuse_not_finite(
-    names: list[str], low: np.ndarray[tuple[int, ...], np.dtype[np.float64]], high: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    names: list[str],
+    low: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    high: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
 ) -> None:
     for name, a, b in zip(names, low, high, strict=True):
         if not (math.isfinite(a) and math.isfinite(b)):

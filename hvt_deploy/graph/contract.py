@@ -27,9 +27,7 @@ class ContractReport:
     breaches: tuple[str, ...]
 
 
-def inspect_contract(
-    model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int
-) -> ContractReport:
+def inspect_contract(model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int) -> ContractReport:
     """Look for operators that must not be there, LayerNorms that fell apart, wrong opsets, names and shapes."""
     ops = Counter(node.op_type for node in model.graph.node)
     breaches = [f"{ops[op]} {op} nodes" for op in sorted(FORBIDDEN_OPS & ops.keys())]
@@ -63,9 +61,7 @@ def check_contract(model: onnx.ModelProto, *, opset: int, signature: Signature, 
     return report
 
 
-def _misshaped(
-    what: str, values: object, name: str, expected: tuple[str | int, ...]
-) -> list[str]:
+def _misshaped(what: str, values: object, name: str, expected: tuple[str | int, ...]) -> list[str]:
     infos = list(values)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportUnknownArgumentType]
     found = [_describe(info) for info in infos]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     wanted = (name, TensorProto.FLOAT, expected)

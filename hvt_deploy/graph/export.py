@@ -45,9 +45,13 @@ def export_onnx(model: nn.Module, signature: Signature, opset: int) -> onnx.Mode
             )
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ToolFailure(f"PyTorch's ONNX exporter failed: {reason}", "Run again with --debug to see where.") from error
+        raise ToolFailure(
+            f"PyTorch's ONNX exporter failed: {reason}", "Run again with --debug to see where."
+        ) from error
     if program is None:
-        raise ToolFailure("PyTorch's ONNX exporter returned nothing.", "Report this with the versions of torch and onnx.")
+        raise ToolFailure(
+            "PyTorch's ONNX exporter returned nothing.", "Report this with the versions of torch and onnx."
+        )
     proto = program.model_proto
     if read_opset(proto) != native:
         raise ToolFailure(f"PyTorch's ONNX exporter wrote opset {read_opset(proto)} where {native} was asked for.")

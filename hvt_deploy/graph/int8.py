@@ -59,7 +59,8 @@ def _quantize(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], *,
     if not nodes:
         raise BadInput(f"No node has one of the roles {', '.join(roles)}.", "Correct quantization.int8_roles.")
     extremes = {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.tensors.items()
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in ranges.tensors.items()
     }
     options: dict[str, Any] = {
         "ActivationSymmetric": True,

@@ -44,7 +44,7 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
             or ROOT
         )
         paths.append(found)
-        by_new_output.update({o: found for o in node.output})
+        by_new_output.update(dict.fromkeys(node.output, found))
     _write(restored, paths)
     return restored
 

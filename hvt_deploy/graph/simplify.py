@@ -30,7 +30,9 @@ def simplify(model: onnx.ModelProto, tool: Simplifier) -> onnx.ModelProto:
     try:
         simplified = _slim(copy) if tool == "onnxslim" else _sim(copy)
     except Exception as error:
-        raise ToolFailure(f"{tool} failed: {error}", "Try the other one: --simplifier onnxslim, onnxsim or none.") from error
+        raise ToolFailure(
+            f"{tool} failed: {error}", "Try the other one: --simplifier onnxslim, onnxsim or none."
+        ) from error
     return restore_names(simplified, model)
 
 

@@ -274,4 +274,4 @@ def _deploy(model: nn.Module) -> DeployedFDViT:
     return DeployedFDViT(model)
 
 
-FDVIT = Family(_build, _deploy)
+FDVIT = Family(_build, _deploy, train_only_prefixes=("decoders.",))

@@ -55,10 +55,15 @@ def to_deployed(model: nn.Module) -> nn.Module:
 
     The argument is left as it was. Raises BadInput for any other module.
     """
+    return family_of(model).deploy(model)
+
+
+def family_of(model: nn.Module) -> Family:
+    """The family whose code made `model`. Raises BadInput for a module from elsewhere."""
     name = getattr(model, "name", None)
     if not isinstance(name, str) or name not in _SPECS:
         raise BadInput(f"{type(model).__name__} is not a model of this package.", "Make it with create_model(NAME).")
-    return _open(_SPECS[name].family).deploy(model)
+    return _open(_SPECS[name].family)
 
 
 def _open(family: str) -> Family:

@@ -68,7 +68,12 @@ class ModelSpec:
 class Family:
     """The code behind the specs of one paper: `build(spec, num_classes)` makes the reference form with random
     weights, `deploy(reference)` the deployed form.
+
+    Checkpoint keys with one of `train_only_prefixes` have no use at inference; buffers with one of
+    `recomputed_suffixes` are computed by the model even where a file holds them. Both are dropped on loading.
     """
 
     build: Callable[[ModelSpec, int], nn.Module]
     deploy: Callable[[nn.Module], nn.Module]
+    train_only_prefixes: tuple[str, ...] = ()
+    recomputed_suffixes: tuple[str, ...] = ()

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from hvt_deploy.backends.base import Backend
+from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import RunConfig
-from hvt_deploy.datasets import CalibrationSet, Sample, open_image_folder, overlap, stratified_sample
-from hvt_deploy.environment import cpu_count
+from hvt_deploy.datasets import ImageFolder, Sample, open_image_folder, stratified_sample
+from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
-from hvt_deploy.measure.accuracy import Accuracy
-from hvt_deploy.results import Latency, Results
+from hvt_deploy.images import Batch, load_batches
+from hvt_deploy.measure.accuracy import Accuracy, AccuracyMeter
+from hvt_deploy.measure.latency import measure_latency, speedup_interval
+from hvt_deploy.measure.statistics import wilson_interval
+from hvt_deploy.report.html import render_html
+from hvt_deploy.report.markdown import render_markdown
+from hvt_deploy.results import DataSummary, Latency, Results, Row
 from hvt_deploy.rows import Planned, plan_rows
+from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import Manifest, ModelFolder
+from hvt_deploy.verdict import Judged, judge, write_verdict
+from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, now
 
 # Above this a person is told how long it will take with fewer images.
 LONG_S = 600.0
@@ -86,19 +98,160 @@ def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[S
 @contextmanager
 def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, ...], dict[str, Backend]]]:
     """Open every backend that was planned; one that this machine cannot open becomes a skipped row."""
-    with ExitStack() as stack, ui.progress(f"Opening {len(rows)} backends") as progress:
+    with ExitStack() as stack:
         opened: dict[str, Backend] = {}
         kept: list[Planned] = []
-        for done, planned in enumerate(rows, start=1):
-            if planned.open is not None:
-                try:
-                    opened[planned.row.backend] = stack.enter_context(closing(planned.open()))
-                except MissingEnvironment as error:
-                    planned = replace(planned, row=replace(planned.row, skipped=f"{error.message} {error.hint}"))
-            kept.append(planned)
-            progress(done, len(rows))
+        with ui.progress(f"Opening {len(rows)} backends") as progress:
+            for done, planned in enumerate(rows, start=1):
+                kept.append(_open(planned, opened, stack))
+                progress(done, len(rows))
         if not opened:
             reasons = "; ".join(f"{p.row.backend}: {p.row.skipped}" for p in kept)
             raise MissingEnvironment(f"No backend can run here. {reasons}", "Ask `hvt-deploy doctor` what is missing.")
+        # The reference stays first; where PyTorch cannot run, the first backend that can takes its place.
         kept.sort(key=lambda p: p.row.backend not in opened)
+        if kept[0].runtime != "pytorch":
+            ui.warn(f"PyTorch cannot run here: everything is compared with {kept[0].row.backend} instead.")
         yield tuple(kept), opened
+
+
+def _open(planned: Planned, opened: dict[str, Backend], stack: ExitStack) -> Planned:
+    if planned.open is None:
+        return planned
+    try:
+        opened[planned.row.backend] = stack.enter_context(closing(planned.open()))
+    except MissingEnvironment as error:
+        return replace(planned, row=replace(planned.row, skipped=f"{error.message} {error.hint}".strip()))
+    return planned
+
+
+def _measure(  # noqa: PLR0917
+    manifest: Manifest, config: RunConfig, samples: Sequence[Sample], rows: tuple[Planned, ...],
+    backends: Mapping[str, Backend], ui: Ui,
+) -> _Measured:  # fmt: skip
+    """Every image once through every backend, then the latency of those that are timed."""
+    settings, signature = config.validation, manifest.signature
+    loader = load_batches(
+        samples, manifest.preprocessing, signature.batch or settings.batch_size, settings.threads or cpu_count()
+    )
+    reference, *candidates = backends
+    meter = AccuracyMeter(reference, candidates, signature.num_classes)
+    batches = iter(loader)
+    first = next(batches, None)
+    if first is None:
+        raise BadInput("None of the images can be read.", "Give a folder with readable images.")
+    _announce(first.images_NCHW, len(samples), backends, settings.limit, ui)
+    with ui.progress(f"Validating {len(samples)} images") as progress:
+        done = 0
+        for batch in chain([first], batches):
+            logits = {name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N)]
+                      for name, backend in backends.items()}  # fmt: skip
+            meter.update(logits, batch.labels_N)
+            done += len(batch.labels_N)
+            progress(done, len(samples))
+    timed = [p.row.backend for p in rows if p.timed and p.row.backend in backends]
+    size = signature.batch or settings.latency_batch
+    images = _repeated(first.images_NCHW, size)
+    with ui.progress(f"Measuring latency at batch {size}") as progress:
+        bound = {name: backends[name].bind(images) for name in timed}
+        latency = measure_latency(bound, size, progress=progress)
+    unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
+    return _Measured(rows, meter.summarize(), latency, unreadable)
+
+
+def _full(batch: Batch, fixed: int | None) -> ImagesNCHW:
+    """The batch, filled up by repeating where the graph takes one size only."""
+    return batch.images_NCHW if fixed is None else _repeated(batch.images_NCHW, fixed)
+
+
+def _repeated(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
+    return np.ascontiguousarray(np.resize(images_NCHW, (size, *images_NCHW.shape[1:])))
+
+
+def _announce(
+    images_NCHW: ImagesNCHW, images: int, backends: Mapping[str, Backend], limit: int | None, ui: Ui
+) -> None:
+    """Say how much there is to do and how long it will take; over ten minutes, what a limit would give."""
+    start = time.perf_counter()
+    for backend in backends.values():
+        backend.infer(images_NCHW)
+    per_image_s = (time.perf_counter() - start) / len(images_NCHW)
+    total_s = per_image_s * images
+    ui.say(f"{images} images x {len(backends)} backends: about {_duration(total_s)}, and up to a minute for latency.")
+    if total_s > LONG_S and limit is None:
+        fewer = max(1, int(LONG_S / 2 / per_image_s))
+        half = wilson_interval(round(0.8 * fewer), fewer)
+        ui.say(
+            f"--limit {fewer} would take about {_duration(fewer * per_image_s)}; at a top-1 of 80 % its interval is "
+            f"{half.low:.1f} to {half.high:.1f} %."
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _conclude(
+    manifest: Manifest, config: RunConfig, images: ImageFolder, seen: int, measured: _Measured
+) -> Results:
+    """Rows, gates and the verdict, as they are recorded."""
+    rows = [_row(planned, measured) for planned in measured.rows]
+    judged = [
+        Judged(row, measured.accuracy.get(row.backend), planned.named)
+        for row, planned in zip(rows, measured.rows, strict=True)
+    ]
+    untrained, settings = manifest.weights.untrained, config.validation
+    data = DataSummary(
+        str(images.path), seen - len(measured.unreadable), len(images.classes), images.mapping, settings.seed,
+        settings.limit, measured.unreadable,
+    )  # fmt: skip
+    unstable = [name for name, latency in measured.latency.items() if not latency.stable]
+    warnings = [f"The latency of {name} was not stable: other work on this machine?" for name in unstable]
+    gpus = ", ".join(gpu.name for gpu in find_gpus())
+    return Results(
+        model=manifest.model, slug=manifest.slug, created=now(), untrained=untrained, data=data, rows=tuple(rows),
+        gates=judge(judged[0], judged[1:], settings, untrained),
+        verdict=write_verdict(judged[0], judged[1:], settings.margin, untrained), warnings=tuple(warnings),
+        environment={
+            "cpu": cpu_name(), "threads": str(settings.threads or cpu_count()), "gpu": gpus or "none", **tool_versions()
+        },
+        provenance=_provenance(manifest),
+    )  # fmt: skip
+
+
+def _provenance(manifest: Manifest) -> dict[str, str]:
+    weights = manifest.weights
+    origin = f"{weights.source}{', sha256 ' + weights.sha256 if weights.sha256 else ''}"
+    artifacts = {f"{key} sha256": artifact.sha256 for key, artifact in manifest.artifacts.items() if key != RESULTS}
+    return {"weights": origin, "exported": manifest.exported, **artifacts}
+
+
+def _row(planned: Planned, measured: _Measured) -> Row:
+    row = planned.row
+    accuracy, latency = measured.accuracy.get(row.backend), measured.latency.get(row.backend)
+    if accuracy is not None:
+        against = accuracy.against_reference
+        row = replace(row, images=accuracy.images, top1=accuracy.top1, top5=accuracy.top5)
+        if against is not None:
+            row = replace(
+                row, agreement=against.agreement, top1_drop=against.top1_drop, mcnemar_p=against.mcnemar_p,
+                sqnr_db=against.sqnr_db,
+            )  # fmt: skip
+    if latency is not None:
+        reference = measured.latency.get(measured.rows[0].row.backend)
+        is_reference = planned is measured.rows[0]
+        speedup = None if reference is None or is_reference else speedup_interval(reference, latency)
+        throughput = 1000 * latency.batch / latency.median
+        row = replace(row, latency_ms=latency, throughput_img_s=throughput, speedup=speedup)
+    return row
+
+
+def _record(folder: ModelFolder, manifest: Manifest, results: Results) -> Path:
+    with folder.staging() as staged:
+        results.write(staged / "results.json")
+        (staged / "report.md").write_text(render_markdown(results), encoding="utf-8")
+        (staged / "report.html").write_text(render_html(results), encoding="utf-8")
+        remake = f"hvt-deploy validate {folder.slug} --data {results.data.path}"
+        artifact = Artifact(folder=RESULTS, main="results.json", files={}, remake=remake, tool_versions=tool_versions())
+        updated = folder.add(manifest, RESULTS, staged, artifact)
+    return folder.file(updated.artifacts[RESULTS]).parent
