@@ -291,12 +291,14 @@ def test_decoding_runs_ahead_by_a_bounded_window_only(tmp_path: Path, monkeypatc
 def test_a_fault_of_the_program_is_not_mistaken_for_a_corrupt_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    samples = write_samples(tmp_path, 4)
+
+    def wrong(image: Image.Image, size: tuple[int, int], resample: int) -> Image.Image:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(images_module, "preprocess", wrong)
+    monkeypatch.setattr(Image.Image, "resize", wrong)
     with pytest.raises(ZeroDivisionError):
-        list(load_batches(write_samples(tmp_path, 4), SMALL, batch_size=2, threads=2))
+        list(load_batches(samples, SMALL, batch_size=2, threads=2))
 
 
 def test_load_images_stacks_a_few_and_names_a_broken_one(tmp_path: Path) -> None:
