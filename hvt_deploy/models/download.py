@@ -16,7 +16,7 @@ from typing import Literal, cast
 
 import hvt_deploy.data
 from hvt_deploy.environment import check_free_disk
-from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment
+from hvt_deploy.errors import BadInput, MissingEnvironment
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
 # sha256 of every file as it was first seen, beside the files themselves.
@@ -33,6 +33,10 @@ class ObtainedWeights:
     source: Literal["official", "packaged", "file", "random"]
     untrained: bool
     warning: str
+
+
+class _HostUnreachable(MissingEnvironment):
+    """No answer at all: no network, an unknown or silent host, a proxy that refuses."""
 
 
 def obtain_weights(
@@ -61,7 +65,7 @@ def obtain_weights(
         return _untrained(f"No weights of {spec.name} were published.")
     try:
         return ObtainedWeights(_official_file(spec, cache_dir, progress), "official", untrained=False, warning="")
-    except MissingEnvironment as unreachable:
+    except _HostUnreachable as unreachable:
         if choice == "official":
             raise
         return _untrained(f"{unreachable.message} {unreachable.hint}")
@@ -118,7 +122,7 @@ def _download(checkpoint: Checkpoint, path: Path, progress: Callable[[int, int],
         raise BadInput(f"{url} answered {error.code} {error.reason} instead of the checkpoint.", hint) from None
     except (OSError, HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise MissingEnvironment(f"The host of {url} cannot be reached ({reason}).", hint) from None
+        raise _HostUnreachable(f"The host of {url} cannot be reached ({reason}).", hint) from None
     with answer, tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
         temporary = Path(part.name)
         try:

@@ -12,11 +12,11 @@ import pickle
 import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -57,6 +57,13 @@ class LoadReport:
     num_classes: int
 
 
+class _Headed(Protocol):
+    """What every reference form with a classifier has."""
+
+    num_classes: int
+    head: nn.Linear
+
+
 def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
     """Fill the reference form `model` from a checkpoint with official key names, in place.
 
@@ -76,7 +83,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
     if head:
         _replace_head(model, head)
     model.load_state_dict(given, strict=False)
-    classes = cast("int", model.num_classes)
+    classes = cast("_Headed", model).num_classes
     return LoadReport(path, sha256_of(path), container, len(given), dropped, recomputed, classes)
 
 
@@ -177,7 +184,7 @@ class _Inert:
 
 
 @contextmanager
-def _only_inert_globals() -> Iterator[None]:
+def _only_inert_globals() -> Generator[None]:
     """Two names beyond torch's own safe ones load, as stubs, whatever other packages have allowed."""
     serialization = torch.serialization
     before = serialization.get_safe_globals()
@@ -227,10 +234,10 @@ def _head_of_another_size(wanted: Mapping[str, Tensor], given: Mapping[str, Tens
 
 
 def _replace_head(model: nn.Module, head: Mapping[str, Tensor]) -> None:
-    old = cast("nn.Linear", model.head)
+    headed = cast("_Headed", model)
     classes, features = head["head.weight"].shape
-    model.head = nn.Linear(features, classes, device=old.weight.device, dtype=old.weight.dtype)
-    model.__setattr__("num_classes", int(classes))
+    headed.head = nn.Linear(features, classes, device=headed.head.weight.device, dtype=headed.head.weight.dtype)
+    headed.num_classes = int(classes)
 
 
 def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], ignore: frozenset[str]) -> list[str]:

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from hvt_deploy.errors import BadInput, MissingEnvironment
+from hvt_deploy.models.download import direct_url, obtain_weights
+from hvt_deploy.models.registry import get_spec
+from hvt_deploy.models.spec import Checkpoint, ModelSpec
+
+CONTENT = bytes(range(256)) * 12_000  # 3 MB: several chunks
+
+
+@dataclass
+class Host:
+    """A web server on loopback that answers with what a test puts here."""
+
+    port: int
+    status: int = 200
+    body: bytes = CONTENT
+    declared: int = len(CONTENT)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.requests.append(self.path)
+            self.send_response(state.status)
+            self.send_header("Content-Length", str(state.declared))
+            self.end_headers()
+            self.wfile.write(state.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state = Host(server.server_address[1])
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def published_at(url: str | None) -> ModelSpec:
+    return dataclasses.replace(get_spec("fdvit_ti"), checkpoint=Checkpoint(url=url))
+
+
+def spec_on(host: Host) -> ModelSpec:
+    return published_at(f"http://127.0.0.1:{host.port}/fdvit_ti.pth")
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("choice", ["auto", "official"])
+def test_download_once_then_from_the_cache(host: Host, tmp_path: Path, choice: str) -> None:
+    seen: list[tuple[int, int]] = []
+    cache = tmp_path / "cache"
+    first = obtain_weights(spec_on(host), choice, cache, lambda done, total: seen.append((done, total)))
+    assert (first.source, first.untrained, first.warning) == ("official", False, "")
+    assert first.path is not None
+    assert first.path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert obtain_weights(spec_on(host), choice, cache) == first
+    assert host.requests == ["/fdvit_ti.pth"]
+    assert leftovers(cache) == ["fdvit_ti.pth", "sha256.json"]
+
+
+def test_a_cached_file_that_changed_is_refused(host: Host, tmp_path: Path) -> None:
+    path = obtain_weights(spec_on(host), "auto", tmp_path).path
+    assert path is not None
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(BadInput, match="not the file first seen"):
+        obtain_weights(spec_on(host), "auto", tmp_path)
+
+
+def test_a_published_file_that_changed_is_refused(host: Host, tmp_path: Path) -> None:
+    path = obtain_weights(spec_on(host), "auto", tmp_path).path
+    assert path is not None
+    path.unlink()
+    host.body = CONTENT[::-1]
+    with pytest.raises(BadInput, match="not the file first seen"):
+        obtain_weights(spec_on(host), "auto", tmp_path)
+
+
+def test_a_file_put_there_by_hand_is_taken_and_recorded(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "fdvit_ti.pth").write_bytes(b"by hand")
+    assert obtain_weights(spec_on(host), "official", tmp_path).source == "official"
+    assert host.requests == []
+    assert "fdvit_ti.pth" in json.loads((tmp_path / "sha256.json").read_text())
+
+
+@pytest.mark.parametrize("choice", ["auto", "official"])
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"status": 404, "body": b"", "declared": 0}, "answered 404"),
+        ({"status": 503, "body": b"", "declared": 0}, "answered 503"),
+        ({"body": b"\n<!doctype html><title>scan warning</title>", "declared": 43}, "web page"),
+        ({"body": CONTENT[:-1000]}, "broke off after 3071000 of 3072000"),
+        ({"body": b"", "declared": 0}, "broke off after 0"),
+    ],
+)
+def test_an_answer_without_the_file_is_an_error(
+    host: Host, tmp_path: Path, choice: str, answer: dict[str, object], message: str
+) -> None:
+    for key, value in answer.items():
+        setattr(host, key, value)
+    with pytest.raises(BadInput, match=message) as caught:
+        obtain_weights(spec_on(host), choice, tmp_path)
+    assert f"http://127.0.0.1:{host.port}/fdvit_ti.pth by hand" in caught.value.hint
+    assert str(tmp_path / "fdvit_ti.pth") in caught.value.hint
+    assert leftovers(tmp_path) == [], "nothing half done may stay behind"
+
+
+def test_unreachable_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/fdvit_ti.pth"
+    obtained = obtain_weights(published_at(url), "auto", tmp_path)
+    assert (obtained.path, obtained.source, obtained.untrained) == (None, "random", True)
+    assert "cannot be reached" in obtained.warning
+    assert "UNTRAINED" in obtained.warning
+    with pytest.raises(MissingEnvironment, match="cannot be reached"):
+        obtain_weights(published_at(url), "official", tmp_path)
+
+
+def test_nothing_published(tmp_path: Path) -> None:
+    assert obtain_weights(published_at(None), "auto", tmp_path).untrained
+    with pytest.raises(BadInput, match="No weights of fdvit_ti were published"):
+        obtain_weights(published_at(None), "official", tmp_path)
+
+
+def test_random_and_file(tmp_path: Path) -> None:
+    spec = get_spec("fdvit_ti")
+    assert obtain_weights(spec, "random", tmp_path).source == "random"
+    given = tmp_path / "mine.pth"
+    with pytest.raises(BadInput, match=r"mine\.pth"):
+        obtain_weights(spec, str(given), tmp_path)
+    given.write_bytes(b"x")
+    obtained = obtain_weights(spec, str(given), tmp_path)
+    assert (obtained.path, obtained.source, obtained.untrained) == (given, "file", False)
+
+
+def test_google_drive_links_become_direct_ones() -> None:
+    checkpoint = get_spec("fdvit_b").checkpoint
+    assert direct_url(checkpoint) == (
+        "https://drive.usercontent.google.com/download?id=1qhRSCeNgS_ZWXNLq2peSu7ubYBP-9Yqv&export=download&confirm=t"
+    )
+    assert direct_url(Checkpoint(url="https://host.example/file/d/abc")) == "https://host.example/file/d/abc"

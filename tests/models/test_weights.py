@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from golden.weight_rule import facts, state
+
+from hvt_deploy.errors import BadInput
+from hvt_deploy.models import create_model, load_checkpoint
+from hvt_deploy.models.weights import save_reference, seed_random_weights
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, torch.Tensor]:
+    """A state dict with the official keys of fdvit_ti, decoders included."""
+    return state("weights", {key: tuple(shape) for key, shape in facts("fdvit_ti")["state_dict"].items()})
+
+
+@pytest.fixture
+def small() -> dict[str, torch.Tensor]:
+    torch.manual_seed(11)
+    return create_model("fdvit_demo").state_dict()
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        return model(torch.rand(2, 3, *model.image_size, generator=generator))
+
+
+def stored(tmp_path: Path, content: object) -> Path:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path)
+    return path
+
+
+def test_official_container_loads_and_drops_decoders(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    # What the official main.py writes, with an optimizer's state and the training options as a Namespace.
+    content = {
+        "model": official,
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]},
+        "epoch": 299,
+        "scaler": {"scale": 65536.0},
+        "args": argparse.Namespace(lr=1e-3, output_dir=Path("out").name),
+    }
+    path = stored(tmp_path, content)
+    model = create_model("fdvit_ti")
+    report = load_checkpoint(model, path)
+    decoders = tuple(key for key in official if key.startswith("decoders."))
+    assert report.dropped_train_only == decoders
+    assert (report.container, report.loaded, report.num_classes) == ("model", len(official) - len(decoders), 1000)
+    assert report.recomputed == ()
+    assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in official.items() if key not in decoders)
+
+
+@pytest.mark.parametrize("container", ["bare", "state_dict", "model", "model_ema"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_every_container_gives_the_same_model(
+    small: dict[str, torch.Tensor], tmp_path: Path, container: str, prefix: str
+) -> None:
+    reference = create_model("fdvit_demo")
+    reference.load_state_dict(small)
+    prefixed = {prefix + key: tensor for key, tensor in small.items()}
+    model = create_model("fdvit_demo")
+    report = load_checkpoint(model, stored(tmp_path, prefixed if container == "bare" else {container: prefixed}))
+    assert report.container == container
+    assert torch.equal(logits(model), logits(reference))
+
+
+def test_model_wins_over_model_ema(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    ema = {key: torch.zeros_like(tensor) for key, tensor in small.items()}
+    model = create_model("fdvit_demo")
+    assert load_checkpoint(model, stored(tmp_path, {"model_ema": ema, "model": small})).container == "model"
+    assert logits(model).abs().max() > 0
+
+
+def test_saved_reference_loads_again(tmp_path: Path) -> None:
+    model, other = create_model("fdvit_demo"), create_model("fdvit_demo")
+    seed_random_weights(model, 1)
+    path = tmp_path / "reference.safetensors"
+    save_reference(model, path)
+    report = load_checkpoint(other, path)
+    assert report.container == "bare"
+    assert torch.equal(logits(other), logits(model))
+
+
+def test_yacs_options_load_without_yacs(
+    small: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "yacs" not in sys.modules
+    node = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    module = types.ModuleType("yacs.config")
+    module.CfgNode = node  # type: ignore[attr-defined]
+    options = node(lr=1e-3)
+    options["model"] = node(depth=(2, 2))
+    options.__dict__["__immutable__"] = True
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patch.setitem(sys.modules, "yacs.config", module)
+        path = stored(tmp_path, {"model": small, "config": options})
+    assert load_checkpoint(create_model("fdvit_demo"), path).container == "model"
+
+
+class Evil:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def test_a_pickle_that_executes_code_is_refused(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    witness = tmp_path / "executed"
+    path = stored(tmp_path, {"model": small, "args": Evil(f"touch {witness}")})
+    with pytest.raises(BadInput, match="system") as caught:
+        load_checkpoint(create_model("fdvit_demo"), path)
+    assert "execute" in caught.value.message
+    assert not witness.exists()
+
+
+def test_names_that_others_allowed_stay_refused(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = stored(tmp_path, {"model": small, "options": types.SimpleNamespace(lr=1)})
+    with torch.serialization.safe_globals([types.SimpleNamespace]):
+        with pytest.raises(BadInput, match="SimpleNamespace"):
+            load_checkpoint(create_model("fdvit_demo"), path)
+        assert types.SimpleNamespace in torch.serialization.get_safe_globals(), "their list must be restored"
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.95])
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_truncated_file(small: dict[str, torch.Tensor], tmp_path: Path, kept: float, kind: str) -> None:
+    path = tmp_path / f"cut.{kind}"
+    if kind == "torch":
+        torch.save(small, path)
+    else:
+        save_reference(create_model("fdvit_demo"), path)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(BadInput, match=r"cut\.\w+ \(\d+ bytes\) is not a complete checkpoint"):
+        load_checkpoint(create_model("fdvit_demo"), path)
+
+
+def test_web_page_instead_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "fdvit_ti.pth"
+    path.write_text("<!DOCTYPE html><html><title>Google Drive - Virus scan warning</title></html>")
+    with pytest.raises(BadInput, match="web page"):
+        load_checkpoint(create_model("fdvit_demo"), path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no checkpoint file"):
+        load_checkpoint(create_model("fdvit_demo"), tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "loss": 0.1}, [1, 2], {}, {"model": {"a": 1}}])
+def test_file_without_weights(tmp_path: Path, content: object) -> None:
+    with pytest.raises(BadInput, match="holds no weights"):
+        load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, content))
+
+
+def test_checkpoint_of_another_model_names_both(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    model = create_model("fdvit_demo")
+    before = logits(model)
+    with pytest.raises(BadInput) as caught:
+        load_checkpoint(model, stored(tmp_path, official))
+    assert "not a checkpoint of fdvit_demo" in caught.value.message
+    assert "unexpected (transformers.1.blocks.1.norm1.weight" in caught.value.message
+    assert "fdvit_ti" in caught.value.hint
+    assert torch.equal(logits(model), before), "a refused checkpoint must leave the model as it was"
+
+
+def test_missing_and_misshapen_keys_are_named(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    del small["norm.weight"]
+    small["stray.weight"] = torch.zeros(1)
+    small["pos_embed"] = small["pos_embed"][:, :, 1:]
+    with pytest.raises(BadInput) as caught:
+        load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, small))
+    for part in ("1 missing (norm.weight)", "1 unexpected (stray.weight)", "pos_embed (1, 32, 14, 15)"):
+        assert part in caught.value.message
+
+
+def test_head_of_another_size_sets_the_classes(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    small["head.weight"], small["head.bias"] = torch.randn(4, 96), torch.randn(4)
+    model = create_model("fdvit_demo").double()
+    report = load_checkpoint(model, stored(tmp_path, small))
+    assert report.num_classes == model.num_classes == 4
+    with torch.no_grad():
+        assert model(torch.rand(2, 3, 32, 32, dtype=torch.float64)).shape == (2, 4)
+
+
+def test_half_a_head_is_an_error(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    small["head.weight"] = torch.randn(4, 96)
+    with pytest.raises(BadInput, match=r"head\.weight \(4, 96\)"):
+        load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, small))
+
+
+def test_seeded_weights_are_deterministic_and_well_scaled() -> None:
+    models = [create_model("fdvit_ti") for _ in range(3)]
+    for model, seed in zip(models, (5, 5, 6), strict=True):
+        seed_random_weights(model, seed)
+    first, same, other = (logits(model) for model in models)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert 0.3 < first.std() < 3
+    assert (first[0] - first[1]).abs().max() > 0.01, "different images must give different logits"
