@@ -131,17 +131,6 @@ def _normalize(images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing
     return images_NCHW
 
 
-def load_images(paths: Sequence[Path], preprocessing: Preprocessing) -> ImagesNCHW:
-    """Decode and preprocess a few images at once. Raises BadInput naming a file that cannot be read."""
-    images: list[NDArray[np.float32]] = []
-    for path in paths:
-        try:
-            images.append(preprocess(decode(path), preprocessing))
-        except UnreadableImage as error:
-            raise BadInput(f"{path} cannot be read as an image: {error.message}.") from error
-    return np.stack(images)
-
-
 def load_batches(samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int) -> BatchLoader:
     """Decode and preprocess `samples` with `threads` threads, in their order, `batch_size` at a time.
 

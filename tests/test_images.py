@@ -17,7 +17,7 @@ from torchvision.datasets.folder import pil_loader
 from hvt_deploy import images as images_module
 from hvt_deploy.datasets import Sample
 from hvt_deploy.errors import BadInput
-from hvt_deploy.images import Preprocessing, UnreadableImage, decode, load_batches, load_images, preprocess
+from hvt_deploy.images import Preprocessing, UnreadableImage, decode, load_batches, preprocess
 
 
 def timm_pixels(path: Path, preprocessing: Preprocessing) -> np.ndarray:
@@ -299,14 +299,6 @@ def test_a_fault_of_the_program_is_not_mistaken_for_a_corrupt_file(
     monkeypatch.setattr(Image.Image, "resize", wrong)
     with pytest.raises(ZeroDivisionError):
         list(load_batches(samples, SMALL, batch_size=2, threads=2))
-
-
-def test_load_images_stacks_a_few_and_names_a_broken_one(tmp_path: Path) -> None:
-    samples = write_samples(tmp_path, 3)
-    assert levels(load_images([s.path for s in samples], SMALL)) == [0, 1, 2]
-    samples[1].path.write_bytes(b"x")
-    with pytest.raises(BadInput, match=r"001\.png"):
-        load_images([s.path for s in samples], SMALL)
 
 
 def test_crop_and_resize_sizes_follow_the_published_rule() -> None:
