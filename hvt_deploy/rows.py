@@ -57,7 +57,7 @@ def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfi
             )
         rows.append(row)
     if not engines:
-        missing = Row(manifest.model, "trt", "cuda", "", None, skipped=NO_ENGINE)
+        missing = Row(manifest.model, "trt", "cuda", "any", None, skipped=NO_ENGINE)
         rows.append(Planned("trt", missing))
     return _chosen(rows, settings.backends)
 

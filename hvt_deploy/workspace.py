@@ -169,6 +169,7 @@ class ModelFolder:
         """A folder on the same disk to write an artifact in; removed afterwards."""
         self.path.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.path))
+        staged.chmod(0o755)  # other users may read artifacts, as they may read what any program writes
         try:
             yield staged
         except OSError as error:

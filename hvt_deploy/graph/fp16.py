@@ -56,6 +56,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
     copy.CopyFrom(model)
     with contextlib.redirect_stdout(io.StringIO()):
         converted = convert_float_to_float16(copy, keep_io_types=True, node_block_list=[k.node for k in kept])
+    _sort_topologically(converted.graph)
     return Fp16Result(converted, kept)
 
 
@@ -68,3 +69,24 @@ def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]
         if largest > limit:
             kept.append(KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}"))
     return tuple(kept)
+
+
+def _sort_topologically(graph: onnx.GraphProto) -> None:
+    """The converter appends its Casts at the end; ONNX wants every node after the ones it reads from."""
+    waiting = list(graph.node)
+    made = {node_output for node in waiting for node_output in node.output}
+    ready = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    ordered: list[onnx.NodeProto] = []
+    while waiting:
+        later: list[onnx.NodeProto] = []
+        for node in waiting:
+            if all(name in ready or name not in made for name in node.input):
+                ready.update(node.output)
+                ordered.append(node)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ToolFailure(f"The FP16 graph has a cycle at node {later[0].name}.")
+        waiting = later
+    del graph.node[:]
+    graph.node.extend(ordered)

@@ -41,7 +41,9 @@ def diagnose(workspace: Path) -> Diagnosis:
         **{f.what if not isinstance(f, FlavourInfo) else f.name: _flavour(f) for f in flavours},
         **tool_versions(),
     }
-    return Diagnosis(facts, (_export(), _quantize(), _build(bool(gpus), installed), _run(bool(gpus), providers, installed)))
+    return Diagnosis(
+        facts, (_export(), _quantize(), _build(bool(gpus), installed), _run(bool(gpus), providers, installed))
+    )
 
 
 def _flavour(flavour: object) -> str:
@@ -62,7 +64,13 @@ def _missing(modules: dict[str, str]) -> list[str]:
 
 
 def _export() -> Ability:
-    needed = {"torch": "export", "onnxscript": "export", "onnxslim": "export", "safetensors": "export", "onnxruntime": "cpu"}
+    needed = {
+        "torch": "export",
+        "onnxscript": "export",
+        "onnxslim": "export",
+        "safetensors": "export",
+        "onnxruntime": "cpu",
+    }
     missing = _missing(needed)
     return Ability("export", not missing, f"missing: {', '.join(missing)}" if missing else "PyTorch on the CPU")
 
@@ -86,5 +94,7 @@ def _run(has_gpu: bool, providers: tuple[str, ...], installed: list[FlavourInfo]
     if has_gpu and installed:
         return Ability("validate", True, "engines on the GPU, ONNX Runtime")
     if providers:
-        return Ability("validate", True, "ONNX Runtime; engines are skipped: " + ("no TensorRT" if has_gpu else "no GPU"))
+        return Ability(
+            "validate", True, "ONNX Runtime; engines are skipped: " + ("no TensorRT" if has_gpu else "no GPU")
+        )
     return Ability("validate", False, "missing: onnxruntime (pip install 'hvt-deploy[cpu]')")

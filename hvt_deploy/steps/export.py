@@ -15,10 +15,10 @@ from torch import nn
 from hvt_deploy.backends.base import Backend, BackendRequest
 from hvt_deploy.backends.registry import open_backend
 from hvt_deploy.calibration import choose_calibration
-from hvt_deploy.class_names import ClassNames, find_class_names, imagenet_1k, numbered, read_class_names
+from hvt_deploy.class_names import class_names_for
 from hvt_deploy.config import RunConfig
 from hvt_deploy.environment import check_free_disk, cpu_count, require, tool_versions
-from hvt_deploy.errors import BadInput, CheckFailed
+from hvt_deploy.errors import CheckFailed
 from hvt_deploy.graph.contract import ContractReport, check_contract
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import check_opset, convert_opset
@@ -26,8 +26,9 @@ from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.images import load_batches
 from hvt_deploy.measure.parity import Parity, compare_logits, seeded_noise
+from hvt_deploy.models.download import obtain_weights
 from hvt_deploy.models.registry import create_model, get_spec, to_deployed
-from hvt_deploy.models.weights import load_checkpoint, obtain_weights, save_reference, seed_random_weights
+from hvt_deploy.models.weights import load_checkpoint, save_reference, seed_random_weights
 from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW, Signature
 from hvt_deploy.ui import Progress, Ui
@@ -63,7 +64,7 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     check_free_disk(folder.path, 12 * spec.measured.params)
     with folder.lock():
         model, weights = _weighted_model(config, ui)
-        names = _class_names(weights.path, class_names, model.num_classes, ui)
+        names = class_names_for(model.num_classes, class_names, Path(weights.path) if weights.path else None)
         signature = Signature(spec.image_size, model.num_classes, config.export.batch)
         manifest = Manifest(
             slug=folder.slug, model=spec.name, exported=now(), signature=signature, preprocessing=config.preprocessing,
@@ -105,9 +106,10 @@ def _weighted_model(config: RunConfig, ui: Ui) -> tuple[nn.Module, WeightsRecord
         seed_random_weights(model, config.export.seed)
         return model, WeightsRecord(obtained.source, "", obtained.untrained)
     report = load_checkpoint(model, obtained.path)
-    ui.say(f"Loaded {len(report.loaded)} tensors from {obtained.path}; left out: {len(report.dropped_train_only)} train-only")
+    dropped = len(report.dropped_train_only)
+    ui.say(f"Loaded {report.loaded} tensors from {obtained.path}; {dropped} train-only ones were left out")
     record = WeightsRecord(
-        obtained.source, hash_file(obtained.path), obtained.untrained, str(obtained.path), tuple(report.dropped_train_only)
+        obtained.source, hash_file(obtained.path), obtained.untrained, str(obtained.path), report.dropped_train_only
     )
     return model, record
 
@@ -117,23 +119,7 @@ def _cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"
 
 
-def _class_names(weights: str, given: Path | None, num_classes: int, ui: Ui) -> ClassNames:
-    """The user's file, else the one beside the checkpoint, else ImageNet's for 1000 classes, else numbers."""
-    found = given or (find_class_names(Path(weights).parent) if weights else None)
-    if found is None:
-        return imagenet_1k() if num_classes == len(imagenet_1k()) else numbered(num_classes)
-    names = read_class_names(found)
-    if len(names) != num_classes:
-        raise BadInput(
-            f"{found} names {len(names)} classes, the model has {num_classes}.", "Give its own with --class-names FILE."
-        )
-    ui.say(f"Class names from {found}")
-    return names
-
-
-def _graph(
-    model: nn.Module, signature: Signature, config: RunConfig, ui: Ui
-) -> tuple[onnx.ModelProto, ContractReport]:
+def _graph(model: nn.Module, signature: Signature, config: RunConfig, ui: Ui) -> tuple[onnx.ModelProto, ContractReport]:
     with ui.progress(f"Exporting {config.model}") as progress:
         deployed = to_deployed(model)
         progress(1, 4)
@@ -151,8 +137,8 @@ def _graph(
 def _prove_parity(model: nn.Module, path: Path, manifest: Manifest, config: RunConfig, progress: Progress) -> Parity:
     """Compare the graph with the reference form at every batch size; returns the worst."""
     threads = cpu_count()
-    torch_request = BackendRequest("pytorch", "pytorch", "cpu", "fp32", path, manifest.model, manifest.signature, threads)
     ort_request = BackendRequest("ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, threads)
+    torch_request = replace(ort_request, name="pytorch", runtime="pytorch")
     worst: Parity | None = None
     with (
         closing(open_backend(torch_request, lambda _: model)) as reference,
@@ -186,8 +172,8 @@ def _compare(reference: Backend, candidate: Backend, images_NCHW: ImagesNCHW, wh
     parity = compare_logits(reference.infer(images_NCHW), candidate.infer(images_NCHW))
     if parity.relative_to_largest > FP32_PARITY or not parity.same_argmax:
         raise CheckFailed(
-            f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest logit, "
-            f"{FP32_PARITY:.0e} allowed{'' if parity.same_argmax else '; another class wins'}.",
+            f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest "
+            f"logit, {FP32_PARITY:.0e} allowed{'' if parity.same_argmax else '; another class wins'}.",
             "Try another --simplifier; if it stays, report it with the model's name.",
         )
     return parity

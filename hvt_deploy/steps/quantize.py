@@ -93,7 +93,9 @@ def _calibrated(
                 "Give training images with --calib DIR (any image folder; never the validation images).",
             )
         ui.warn(f"No calibration images ({source}): FP16 without measured ranges. Give some with --calib DIR.")
-        return manifest, _Measured(None, seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0))
+        return manifest, _Measured(
+            None, seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0)
+        )
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
     fp32 = folder.open_artifact(manifest, "fp32")
     key = _calibration_key(manifest, chosen)
@@ -130,7 +132,7 @@ def _counted(batches: BatchLoader, total: int, progress: Progress) -> Iterator[I
         progress(done, total)
 
 
-def _add_graph(  # noqa: PLR0917
+def _add_graph(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, key: str, measured: _Measured, ui: Ui
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it."""

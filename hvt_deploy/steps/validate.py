@@ -125,7 +125,7 @@ def _open(planned: Planned, opened: dict[str, Backend], stack: ExitStack) -> Pla
     return planned
 
 
-def _measure(  # noqa: PLR0917
+def _measure(
     manifest: Manifest, config: RunConfig, samples: Sequence[Sample], rows: tuple[Planned, ...],
     backends: Mapping[str, Backend], ui: Ui,
 ) -> _Measured:  # fmt: skip
@@ -168,9 +168,7 @@ def _repeated(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
     return np.ascontiguousarray(np.resize(images_NCHW, (size, *images_NCHW.shape[1:])))
 
 
-def _announce(
-    images_NCHW: ImagesNCHW, images: int, backends: Mapping[str, Backend], limit: int | None, ui: Ui
-) -> None:
+def _announce(images_NCHW: ImagesNCHW, images: int, backends: Mapping[str, Backend], limit: int | None, ui: Ui) -> None:
     """Say how much there is to do and how long it will take; over ten minutes, what a limit would give."""
     start = time.perf_counter()
     for backend in backends.values():
@@ -191,9 +189,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _conclude(
-    manifest: Manifest, config: RunConfig, images: ImageFolder, seen: int, measured: _Measured
-) -> Results:
+def _conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, seen: int, measured: _Measured) -> Results:
     """Rows, gates and the verdict, as they are recorded."""
     rows = [_row(planned, measured) for planned in measured.rows]
     judged = [
