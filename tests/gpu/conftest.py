@@ -46,17 +46,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     from hvt_deploy.graph.roles import DEFAULT_INT8_ROLES
     from hvt_deploy.graph.simplify import simplify
     from hvt_deploy.graph.storage import save_onnx
-
     from hvt_deploy.models import to_deployed
 
     model = reference_model()
     signature = Signature(tuple(model.image_size), model.num_classes)
     noise = np.random.default_rng(0).standard_normal(signature.images_shape(16)).astype(np.float32)
     folder = tmp_path_factory.mktemp("exported")
-    fp32 = simplify(export_onnx(to_deployed(model), signature, 17), "onnxslim")
+    graph = simplify(export_onnx(to_deployed(model), signature, 17), "onnxslim")
+    fp32 = convert_opset(graph, 17)
     save_onnx(fp32, folder / f"{MODEL}.fp32.onnx")
     ranges = collect_ranges(folder / f"{MODEL}.fp32.onnx", np.array_split(noise, 4), threads=4)
-    quantized = quantize_int8(convert_opset(fp32, 19), ranges, DEFAULT_INT8_ROLES)
+    quantized = quantize_int8(convert_opset(graph, 19), ranges, DEFAULT_INT8_ROLES)
     save_onnx(to_fp16(fp32, ranges).model, folder / f"{MODEL}.fp16.onnx")
     save_onnx(to_fp16(quantized, ranges).model, folder / f"{MODEL}.int8.onnx")
     save_onnx(quantized, folder / f"{MODEL}.int8-fp32.onnx")

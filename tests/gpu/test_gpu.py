@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from exported import PRECISIONS, Exported
 
-from hvt_deploy.backends.base import Backend
+from hvt_deploy.backends.base import Backend, Runtime
 from hvt_deploy.engine.flavour import FlavourInfo, available_flavours
 from hvt_deploy.engine.passport import read_passport
 from hvt_deploy.errors import BadInput, MissingEnvironment
@@ -37,6 +37,14 @@ def engine_or_skip(engines: Build, flavour: str, precision: str) -> Path:
         raise
 
 
+def open_or_skip(exported: Exported, runtime: Runtime, precision: str, path: Path) -> Backend:
+    """The backend on the GPU; skips with the reason where its package has no CUDA here."""
+    try:
+        return exported.open(runtime, "cuda", precision, path)
+    except MissingEnvironment as error:
+        pytest.skip(f"{error.message} {error.hint}")
+
+
 def check_logits(backend: Backend, exported: Exported, precision: str, record: Callable[..., None]) -> None:
     """Same logits as PyTorch in every batch size, within what the precision allows."""
     for batch in (16, 5, 1):
@@ -46,13 +54,13 @@ def check_logits(backend: Backend, exported: Exported, precision: str, record: C
 
 
 def test_pytorch_on_cuda(exported: Exported, record) -> None:
-    with closing(exported.open("pytorch", "cuda", "fp32", exported.folder)) as backend:
+    with closing(open_or_skip(exported, "pytorch", "fp32", exported.folder)) as backend:
         check_logits(backend, exported, "fp32", record)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_onnxruntime_on_cuda(exported: Exported, record, precision: str) -> None:
-    with closing(exported.open("ort", "cuda", precision, exported.onnx(precision))) as backend:
+    with closing(open_or_skip(exported, "ort", precision, exported.onnx(precision))) as backend:
         check_logits(backend, exported, precision, record)
 
 
@@ -60,7 +68,7 @@ def test_onnxruntime_on_cuda(exported: Exported, record, precision: str) -> None
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_engine(exported: Exported, engines: Build, record, flavour: str, precision: str) -> None:
     engine = engine_or_skip(engines, flavour, precision)
-    with closing(exported.open("trt", "cuda", precision, engine)) as backend:
+    with closing(open_or_skip(exported, "trt", precision, engine)) as backend:
         check_logits(backend, exported, precision, record)
         # More than the largest profile takes; the parts must come back in order.
         twice = np.concatenate([exported.images_NCHW, exported.images_NCHW[::-1]])
@@ -78,7 +86,7 @@ def test_engine_runs_the_numerics_of_its_own_graph(exported: Exported, engines: 
     engine = engine_or_skip(engines, flavour, "int8")
     with ExitStack() as stack:
         ort = stack.enter_context(closing(exported.open("ort", "cpu", "int8", exported.onnx("int8-fp32"))))
-        trt = stack.enter_context(closing(exported.open("trt", "cuda", "int8", engine)))
+        trt = stack.enter_context(closing(open_or_skip(exported, "trt", "int8", engine)))
         parity = compare_logits(ort.infer(exported.images_NCHW), trt.infer(exported.images_NCHW))
     record(backend=trt.name, against=ort.name, parity=parity)
     assert parity.sqnr_db >= 25.0
@@ -90,20 +98,17 @@ def test_latency(exported: Exported, engines: Build, record, batch: int) -> None
     installed = {f.name for f in available_flavours() if isinstance(f, FlavourInfo)}
     images = exported.images_NCHW[:batch]
     with ExitStack() as stack:
-        bound: dict[str, Callable[[], None]] = {}
-
-        def add(runtime, precision: str, path: Path, name: str) -> None:
-            bound[name] = stack.enter_context(closing(exported.open(runtime, "cuda", precision, path))).bind(images)
-
-        add("pytorch", "fp32", exported.folder, "pytorch fp32")
-        skipped: dict[str, str] = {}
+        eager = stack.enter_context(closing(open_or_skip(exported, "pytorch", "fp32", exported.folder)))
+        bound, skipped = {"pytorch fp32": eager.bind(images)}, {}
         for precision in PRECISIONS:
             for name, path in (
                 (f"ort {precision}", lambda p=precision: exported.onnx(p)),
                 *((f"{f} {precision}", lambda f=f, p=precision: engines(f, p)) for f in FLAVOURS),
             ):
                 try:
-                    add("ort" if name.startswith("ort") else "trt", precision, path(), name)
+                    runtime: Runtime = "ort" if name.startswith("ort") else "trt"
+                    backend = stack.enter_context(closing(exported.open(runtime, "cuda", precision, path())))
+                    bound[name] = backend.bind(images)
                 except (MissingEnvironment, BadInput) as error:
                     skipped[name] = error.message
         latencies = measure_latency(bound, batch)
