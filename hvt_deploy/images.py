@@ -123,11 +123,13 @@ def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArra
 def _normalize(images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing) -> ImagesNCHW:
     mean = np.array(preprocessing.mean, np.float32)[:, None, None]
     std = np.array(preprocessing.std, np.float32)[:, None, None]
-    images_NCHW = np.empty((len(images), *images[0].shape), np.float32)
-    for pixels_CHW, out_CHW in zip(images, images_NCHW, strict=True):  # one image at a time stays in the cache
-        np.divide(pixels_CHW, np.float32(255), out=out_CHW)
-        np.subtract(out_CHW, mean, out=out_CHW)
-        np.divide(out_CHW, std, out=out_CHW)
+    height, width = preprocessing.image_size
+    images_NCHW = np.empty((len(images), 3, height, width), np.float32)
+    for i, pixels_CHW in enumerate(images):  # one image at a time stays in the cache
+        normalized_CHW = images_NCHW[i]
+        np.divide(pixels_CHW, np.float32(255), out=normalized_CHW)
+        normalized_CHW -= mean
+        normalized_CHW /= std
     return images_NCHW
 
 
