@@ -20,7 +20,7 @@ from hvt_deploy.tensors import ImagesNCHW, LogitsNK
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 # The names of the exceptions (their module has no stable home) that mean: this file is no valid model.
-_BROKEN_FILE = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
+_BROKEN_FILE = {"InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel"}
 
 # Turns the float bias of a Q/DQ layer into an int32 one. Where the scales are tiny (FP16 Q/DQ graphs) that overflows
 # to wrong logits, and an engine has the float bias. A graph made for the CPU has int32 biases of its own.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -38,11 +39,11 @@ class PyTorchBackend:
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
         """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
         with torch.inference_mode():
-            return self._module(torch.tensor(images_NCHW, device=self._device)).float().cpu().numpy()
+            return self._module(self._on_device(images_NCHW)).float().cpu().numpy()
 
     def bind(self, images_NCHW: ImagesNCHW) -> Callable[[], None]:
         """A call that runs one synchronised inference on these images, already on the device."""
-        module, images = self._module, torch.tensor(images_NCHW, device=self._device)
+        module, images = self._module, self._on_device(images_NCHW)
         is_cuda = self._device.type == "cuda"
 
         def run() -> None:
@@ -58,3 +59,7 @@ class PyTorchBackend:
         self._module = nn.Identity()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _on_device(self, images_NCHW: ImagesNCHW) -> torch.Tensor:
+        # `torch.tensor` copies, and takes read-only arrays, but no negative strides.
+        return torch.tensor(np.ascontiguousarray(images_NCHW), device=self._device)

@@ -15,6 +15,7 @@ from hvt_deploy.environment import require
 from hvt_deploy.errors import ToolFailure
 from hvt_deploy.graph.calibrate import Ranges
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.order import sort_nodes
 
 FP16_MAX = 65504.0
 # Images of a calibration set do not show the largest value there is.
@@ -56,7 +57,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
     copy.CopyFrom(model)
     with contextlib.redirect_stdout(io.StringIO()):
         converted = convert_float_to_float16(copy, keep_io_types=True, node_block_list=[k.node for k in kept])
-    _sort_topologically(converted.graph)
+    sort_nodes(converted.graph)
     return Fp16Result(converted, kept)
 
 
@@ -69,24 +70,3 @@ def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]
         if largest > limit:
             kept.append(KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}"))
     return tuple(kept)
-
-
-def _sort_topologically(graph: onnx.GraphProto) -> None:
-    """The converter appends its Casts at the end; ONNX wants every node after the ones it reads from."""
-    waiting = list(graph.node)
-    made = {node_output for node in waiting for node_output in node.output}
-    ready = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
-    ordered: list[onnx.NodeProto] = []
-    while waiting:
-        later: list[onnx.NodeProto] = []
-        for node in waiting:
-            if all(name in ready or name not in made for name in node.input):
-                ready.update(node.output)
-                ordered.append(node)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            raise ToolFailure(f"The FP16 graph has a cycle at node {later[0].name}.")
-        waiting = later
-    del graph.node[:]
-    graph.node.extend(ordered)

@@ -20,6 +20,7 @@ from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput, ToolFailure
 from hvt_deploy.graph.calibrate import Ranges
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.order import sort_nodes
 from hvt_deploy.graph.roles import role_of
 
 QUANTIZED_OPS = ("Conv", "MatMul", "Gemm")
@@ -82,6 +83,7 @@ def _quantize(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], *,
     except (ValueError, KeyError) as error:
         raise ToolFailure(f"ONNX Runtime's quantizer failed: {error}", "Calibrate again with --calib DIR.") from error
     quantized = quantizer.model.model
+    sort_nodes(quantized.graph)
     opset = read_opset(model)
     del quantized.opset_import[:]
     quantized.opset_import.append(helper.make_opsetid("", opset))

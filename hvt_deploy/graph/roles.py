@@ -11,24 +11,21 @@ Role = Literal[
 ]  # fmt: skip
 
 # First match wins: module path, operators, role.
-_RULES: tuple[tuple[re.Pattern[str], frozenset[str], Role], ...] = tuple(
-    (re.compile(path), frozenset(ops.split()), role)
-    for path, ops, role in (
-        (r"", "LayerNormalization BatchNormalization", "norm"),
-        (r"", "Softmax", "softmax"),
-        (r"(^|\.)(patch_embed|stem|conv_stem)(\.|$)", "Conv MatMul Gemm", "stem"),
-        (r"(^|\.)score$", "MatMul", "attention score"),
-        (r"(^|\.)value$", "MatMul", "attention value"),
-        (r"(^|\.)(qkv|q|k|v)$", "MatMul Gemm Conv", "qkv"),
-        (r"(^|\.)(get_v|lepe)$", "Conv", "local position"),
-        (r"(^|\.)(proj|out_proj)$", "MatMul Gemm Conv", "proj"),
-        (r"(^|\.)fc1$", "MatMul Gemm Conv", "fc1"),
-        (r"(^|\.)fc2$", "MatMul Gemm Conv", "fc2"),
-        (r"(^|\.)(head|classifier)(\.|$)", "MatMul Gemm Conv", "head"),
-        (r"resample", "MatMul Gemm", "resample"),
-        (r"(^|\.)(pools?|downsample|decoders)(\.|$)", "Conv MatMul Gemm", "downsample"),
-        (r"(^|\.)(blocks|layers)\.\d+$", "Add", "residual add"),
-    )
+_RULES: tuple[tuple[str, str, Role], ...] = (
+    (r"", "LayerNormalization BatchNormalization", "norm"),
+    (r"", "Softmax", "softmax"),
+    (r"(^|\.)(patch_embed|stem|conv_stem)(\.|$)", "Conv MatMul Gemm", "stem"),
+    (r"(^|\.)score$", "MatMul", "attention score"),
+    (r"(^|\.)value$", "MatMul", "attention value"),
+    (r"(^|\.)(qkv|q|k|v)$", "MatMul Gemm Conv", "qkv"),
+    (r"(^|\.)(get_v|lepe)$", "Conv", "local position"),
+    (r"(^|\.)(proj|out_proj)$", "MatMul Gemm Conv", "proj"),
+    (r"(^|\.)fc1$", "MatMul Gemm Conv", "fc1"),
+    (r"(^|\.)fc2$", "MatMul Gemm Conv", "fc2"),
+    (r"(^|\.)(head|classifier)(\.|$)", "MatMul Gemm Conv", "head"),
+    (r"resample", "MatMul Gemm", "resample"),
+    (r"(^|\.)(pools?|downsample|decoders)(\.|$)", "Conv MatMul Gemm", "downsample"),
+    (r"(^|\.)(blocks|layers)\.\d+$", "Add", "residual add"),
 )
 DEFAULT_INT8_ROLES: tuple[Role, ...] = ("stem", "downsample", "qkv", "proj", "fc1", "fc2", "head")
 
@@ -37,7 +34,7 @@ def role_of(node_name: str, op_type: str) -> Role:
     """The role of the node called `<module path>/<op>`."""
     path = node_name.rpartition("/")[0]
     for pattern, ops, role in _RULES:
-        if op_type in ops and pattern.search(path):
+        if op_type in ops.split() and re.search(pattern, path):
             return role
     if op_type == "MatMul" and re.search(r"(^|\.)attn$", path):
         return "attention value" if node_name.endswith("_1") else "attention score"

@@ -1,5 +1,7 @@
 """Reading and writing ONNX files: checked on the way out, weights beside the file above protobuf's 2 GiB."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from pathlib import Path

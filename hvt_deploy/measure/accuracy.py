@@ -147,7 +147,7 @@ def _top1(logits_NK: NDArray[np.float64]) -> NDArray[np.int64]:
 def _rank(logits_NK: NDArray[np.float64], labels_N: LabelsN) -> NDArray[np.int64]:
     """How many classes come before the label; among equal logits the lower class first, as argmax has it."""
     own_N1 = np.take_along_axis(logits_NK, labels_N[:, None], axis=1)
-    is_lower_class_NK = np.less(np.arange(logits_NK.shape[1]), labels_N[:, None])
+    is_lower_class_NK = np.arange(logits_NK.shape[1], dtype=np.int64) < labels_N[:, None]
     comes_before_NK = (logits_NK > own_N1) | ((logits_NK == own_N1) & is_lower_class_NK)
     return np.count_nonzero(comes_before_NK, axis=1)
 

@@ -63,9 +63,9 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     spec = get_spec(config.model)
     check_free_disk(folder.path, 12 * spec.measured.params)
     with folder.lock():
-        model, weights = _weighted_model(config, ui)
-        names = class_names_for(model.num_classes, class_names, Path(weights.path) if weights.path else None)
-        signature = Signature(spec.image_size, model.num_classes, config.export.batch)
+        model, num_classes, weights = _weighted_model(config, ui)
+        names = class_names_for(num_classes, class_names, Path(weights.path) if weights.path else None)
+        signature = Signature(spec.image_size, num_classes, config.export.batch)
         manifest = Manifest(
             slug=folder.slug, model=spec.name, exported=now(), signature=signature, preprocessing=config.preprocessing,
             class_names=names.names, wnids=names.wnids, weights=weights, config=config,
@@ -94,8 +94,8 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     return Exported(folder.slug, onnx_path, config.export.opset, parity, contract, weights.untrained)
 
 
-def _weighted_model(config: RunConfig, ui: Ui) -> tuple[nn.Module, WeightsRecord]:
-    """The reference form with the weights that were asked for."""
+def _weighted_model(config: RunConfig, ui: Ui) -> tuple[nn.Module, int, WeightsRecord]:
+    """The reference form with the weights that were asked for, and the number of classes they are for."""
     spec = get_spec(config.model)
     with ui.progress("Fetching weights") as progress:
         obtained = obtain_weights(spec, config.export.weights, _cache_folder(), progress)
@@ -104,14 +104,14 @@ def _weighted_model(config: RunConfig, ui: Ui) -> tuple[nn.Module, WeightsRecord
     model = create_model(spec.name, num_classes=config.num_classes)
     if obtained.path is None:
         seed_random_weights(model, config.export.seed)
-        return model, WeightsRecord(obtained.source, "", obtained.untrained)
+        return model, config.num_classes, WeightsRecord(obtained.source, "", obtained.untrained)
     report = load_checkpoint(model, obtained.path)
     dropped = len(report.dropped_train_only)
     ui.say(f"Loaded {report.loaded} tensors from {obtained.path}; {dropped} train-only ones were left out")
     record = WeightsRecord(
         obtained.source, hash_file(obtained.path), obtained.untrained, str(obtained.path), report.dropped_train_only
     )
-    return model, record
+    return model, report.num_classes, record
 
 
 def _cache_folder() -> Path:

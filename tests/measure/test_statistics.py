@@ -1,4 +1,4 @@
-"""Each formula against an independent source: SciPy, another form of the same formula, published numbers, simulation."""
+"""Each formula against an independent source: SciPy, a search without the formula, published numbers, simulation."""
 
 from __future__ import annotations
 

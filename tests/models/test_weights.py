@@ -171,7 +171,7 @@ def test_checkpoint_of_another_model_names_both(official: dict[str, torch.Tensor
     with pytest.raises(BadInput) as caught:
         load_checkpoint(model, stored(tmp_path, official))
     assert "not a checkpoint of fdvit_demo" in caught.value.message
-    assert "unexpected (transformers.1.blocks.1.norm1.weight" in caught.value.message
+    assert "88 unexpected (transformers.0.blocks.1.norm1.weight, " in caught.value.message
     assert "fdvit_ti" in caught.value.hint
     assert torch.equal(logits(model), before), "a refused checkpoint must leave the model as it was"
 
