@@ -40,7 +40,7 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8."
 class _Verbs(TyperGroup):
     """Runs a verb; what it raises becomes one message and an exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401 - the base class's signature
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context class has no stable home
         try:
             return super().invoke(ctx)
         except HvtDeployError as error:
@@ -307,7 +307,7 @@ def models(as_json: AsJson = False) -> None:
         return
     columns = ("model", "input", "params M", "MACs G", "published top-1", "code licence", "weights licence")
     rows = [
-        (s.name, f"{s.image_size[0]}x{s.image_size[1]}", f"{s.measured.params / 1e6:.2f}", f"{s.measured.macs / 1e9:.2f}",
+        (s.name, "x".join(map(str, s.image_size)), f"{s.measured.params / 1e6:.2f}", f"{s.measured.macs / 1e9:.2f}",
          f"{s.published.top1:.2f}" if s.published and s.published.top1 else "", s.code_licence, s.weights_licence)
         for s in specs
     ]  # fmt: skip

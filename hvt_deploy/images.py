@@ -202,7 +202,7 @@ class BatchLoader:
     def _leave_out(self, file: Unreadable) -> None:
         self.unreadable.append(file)
         count, total = len(self.unreadable), len(self.samples)
-        if count > UNREADABLE_SHARE * total:
+        if count > max(1, UNREADABLE_SHARE * total):  # one damaged file never stops a small set
             named = "; ".join(f"{u.path} ({u.reason})" for u in self.unreadable[:5])
             more = f"; and {count - 5} more" if count > 5 else ""
             raise BadInput(

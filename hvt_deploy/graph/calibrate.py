@@ -65,7 +65,7 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
     input_name = model.graph.input[0].name
     low, high = np.full(len(names), math.inf), np.full(len(names), -math.inf)
     for images_NCHW in batches:
-        extremes = np.array([float(v) for v in session.run(wanted, {input_name: images_NCHW})]).reshape(-1, 2)
+        extremes = np.array(session.run(wanted, {input_name: images_NCHW}), np.float64).reshape(-1, 2)
         low, high = np.minimum(low, extremes[:, 0]), np.maximum(high, extremes[:, 1])
         _refuse_not_finite(names, low, high)
     if not np.isfinite(low).all():

@@ -1,5 +1,7 @@
 """A deployed-form module as an ONNX graph, through torch's dynamo exporter."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import contextlib

@@ -59,7 +59,7 @@ def _quantize(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], *,
     nodes = nodes_to_quantize(model, roles)
     if not nodes:
         raise BadInput(f"No node has one of the roles {', '.join(roles)}.", "Correct quantization.int8_roles.")
-    extremes = {
+    extremes: dict[str, TensorData | tuple[Any, ...]] = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.tensors.items()
     }

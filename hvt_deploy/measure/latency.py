@@ -88,20 +88,21 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Latency by backend of calls that each run one synchronised inference of `batch` images.
 
-    After a warm-up, each round runs one window of every backend, in the opposite order of the round before. Rounds go
-    on until the median of every backend is stable within 3 %, at least 10 and at most until `budget_s` seconds are
-    over; a backend that is not stable then has `stable` False. `progress` gets seconds spent and `budget_s`.
+    After a warm-up, each round runs one window of every backend, in a seeded random order so that no backend always
+    inherits the caches of the same one. Rounds go on until the median of every backend is stable within 3 %, at least
+    10 and at most until `budget_s` seconds are over; a backend that is not stable then has `stable` False. `progress`
+    gets seconds spent and `budget_s`.
     """
     start_ns, most_s = clock_ns(), math.ceil(budget_s)
     series = {name: _Series(call, clock_ns) for name, call in bound.items()}
     order = list(series.values())
+    shuffle = np.random.default_rng(0).permutation
     with _no_garbage_collection():
         for one in order:
             one.warm_up()
         while True:
-            for one in order:
-                one.run_window()
-            order.reverse()
+            for index in shuffle(len(order)):
+                order[index].run_window()
             spent_s = (clock_ns() - start_ns) / 1e9
             if spent_s >= budget_s or all(one.is_stable() for one in order):
                 break

@@ -153,9 +153,7 @@ def _add_graph(
                 f"at least {FP16_MIN_SQNR_DB:.0f} dB were expected.",
                 "Calibrate on images the model was trained for (--calib DIR), so that large ranges stay FP32.",
             )
-        ui.say(
-            f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images, {len(graph.graph.node)} nodes"
-        )
+        ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images")
         parents = {k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION) if k in manifest.artifacts}
         artifact = Artifact(
             folder=key, main=path.name, files={}, precision=key, opset=opset, parents=parents,

@@ -1,0 +1,175 @@
+"""Export, simplification, names, opsets and the contract, on the demo's FDViT through real ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import parser
+from torch import nn
+
+from hvt_deploy.errors import BadInput, CheckFailed, ToolFailure
+from hvt_deploy.graph.contract import NAMED_OPS, check_contract, inspect_contract
+from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.opset import SUPPORTED_OPSETS, convert_opset, read_opset
+from hvt_deploy.graph.simplify import simplify
+from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.models import create_model, to_deployed
+from hvt_deploy.models.weights import seed_random_weights
+from hvt_deploy.tensors import Signature
+
+
+@pytest.fixture(scope="module")
+def reference():
+    model = create_model("fdvit_demo")
+    seed_random_weights(model, 3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def signature(reference):
+    return Signature(reference.image_size, reference.num_classes)
+
+
+@pytest.fixture(scope="module")
+def exported(reference, signature):
+    """The raw exports by the opset the exporter wrote."""
+    deployed = to_deployed(reference)
+    return {opset: export_onnx(deployed, signature, opset) for opset in (17, 20, 22)}
+
+
+def run(model, images):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})[0]
+
+
+def layer_norms(reference):
+    return sum(isinstance(module, nn.LayerNorm) for module in to_deployed(reference).modules())
+
+
+def noise(reference, batch):
+    return np.random.default_rng(batch).standard_normal((batch, 3, *reference.image_size), dtype=np.float32)
+
+
+@pytest.mark.parametrize("tool", ["onnxsim", "onnxslim", "none"])
+def test_every_batch_size_gives_pytorchs_logits(exported, reference, signature, tool):
+    graph = convert_opset(simplify(exported[17], tool), 17)
+    check_contract(graph, opset=17, signature=signature, layer_norms=layer_norms(reference))
+    for batch in (1, 2, 3, 5):
+        images = noise(reference, batch)
+        expected = reference(torch.from_numpy(images)).detach().numpy()
+        logits = run(graph, images)
+        assert np.abs(logits - expected).max() <= 2e-5 * np.abs(expected).max()
+        assert len(np.unique(logits, axis=0)) == batch
+
+
+@pytest.mark.parametrize("opset", SUPPORTED_OPSETS)
+def test_the_file_has_exactly_the_opset_asked_for(exported, reference, signature, opset, tmp_path):
+    native = max(o for o in exported if o <= max(opset, 17))
+    graph = convert_opset(simplify(exported[native], "onnxslim"), opset)
+    save_onnx(graph, tmp_path / "m.onnx")
+    loaded = load_onnx(tmp_path / "m.onnx")
+    assert read_opset(loaded) == opset
+    check_contract(loaded, opset=opset, signature=signature, layer_norms=layer_norms(reference))
+    images = noise(reference, 3)
+    expected = reference(torch.from_numpy(images)).detach().numpy()
+    assert np.abs(run(loaded, images) - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("tool", ["onnxsim", "onnxslim"])
+def test_nodes_keep_their_module_paths(exported, reference, tool):
+    modules = {name for name, _ in to_deployed(reference).named_modules()}
+    graph = simplify(exported[17], tool).graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    for node in graph.node:
+        if node.op_type in NAMED_OPS:
+            assert node.name.rpartition("/")[0] in modules
+    by_path = {node.name.rpartition("/")[0] for node in graph.node if node.op_type in {"MatMul", "Gemm"}}
+    linears = {n for n, m in to_deployed(reference).named_modules() if isinstance(m, nn.Linear)}
+    assert linears <= by_path
+
+
+def test_passes_leave_their_argument_as_it_was(exported):
+    before = exported[17].SerializeToString(deterministic=True)
+    convert_opset(simplify(exported[17], "onnxslim"), 17)
+    assert exported[17].SerializeToString(deterministic=True) == before
+
+
+def test_a_fixed_batch_is_declared_in_the_graph(reference):
+    signature = Signature(reference.image_size, reference.num_classes, batch=3)
+    graph = convert_opset(simplify(export_onnx(to_deployed(reference), signature, 17), "onnxslim"), 17)
+    check_contract(graph, opset=17, signature=signature, layer_norms=layer_norms(reference))
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+
+
+def test_a_module_that_cannot_be_exported_says_why(signature):
+    class Refuses(nn.Module):
+        def forward(self, images):
+            if images.sum() > 0:
+                return images
+            return -images
+
+    with pytest.raises(ToolFailure, match="exporter failed"):
+        export_onnx(Refuses(), signature, 17)
+
+
+def test_an_opset_out_of_range_lists_what_is_supported(exported):
+    with pytest.raises(BadInput) as caught:
+        convert_opset(exported[17], 16)
+    assert "17, 18, 19, 20, 21, 22" in caught.value.hint
+
+
+def test_an_operator_without_an_equal_names_its_node():
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]>
+        g (float[N] x) => (float[N] y) { [there] y = Mish (x) }"""
+    )
+    with pytest.raises(ToolFailure, match="there.*Mish"):
+        convert_opset(model, 17)
+
+
+def test_reductions_survive_both_directions():
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]>
+        g (float[N, 4] x) => (float[N] y) <int64[1] axes = {1}> { y = ReduceMean <keepdims = 0> (x, axes) }"""
+    )
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    for opset in (17, 19):
+        converted = convert_opset(convert_opset(model, 17), opset)
+        session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], x.mean(axis=1))
+
+
+def test_the_contract_names_every_breach(reference, signature, exported):
+    graph = onnx.ModelProto()
+    graph.CopyFrom(convert_opset(simplify(exported[17], "onnxslim"), 17))
+    graph.graph.node.append(onnx.helper.make_node("Shape", ["images"], ["s"], name="here"))
+    next(n for n in graph.graph.node if n.op_type == "Softmax").name = "softmax"
+    report = inspect_contract(graph, opset=18, signature=signature, layer_norms=1)
+    text = "; ".join(report.breaches)
+    assert all(
+        part in text for part in ("1 Shape", "opset 17 instead of 18", "for 1 LayerNorms", "softmax has no module")
+    )
+    with pytest.raises(CheckFailed):
+        check_contract(graph, opset=18, signature=signature, layer_norms=1)
+
+
+def test_large_models_keep_their_weights_beside_the_file(exported, reference, tmp_path):
+    graph = simplify(exported[17], "onnxslim")
+    save_onnx(graph, tmp_path / "m.onnx", external_above_bytes=100_000)
+    assert (tmp_path / "m.onnx.data").stat().st_size > (tmp_path / "m.onnx").stat().st_size
+    images = noise(reference, 2)
+    np.testing.assert_array_equal(run(load_onnx(tmp_path / "m.onnx"), images), run(graph, images))
+
+
+@pytest.mark.parametrize("content", [b"not onnx at all", None])
+def test_a_damaged_file_is_bad_input(exported, tmp_path, content):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content if content is not None else exported[17].SerializeToString()[:50_000])
+    with pytest.raises(BadInput, match="truncated"):
+        load_onnx(path)

@@ -1,0 +1,194 @@
+"""Ranges, FP16 and INT8 on the demo's FDViT and on small planted graphs, through real ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper, parser
+
+from hvt_deploy.errors import BadInput, ToolFailure
+from hvt_deploy.graph.calibrate import collect_ranges, read_ranges
+from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.fp16 import to_fp16
+from hvt_deploy.graph.int8 import nodes_to_quantize, quantize_cpu_twin, quantize_int8
+from hvt_deploy.graph.opset import convert_opset
+from hvt_deploy.graph.roles import DEFAULT_INT8_ROLES, role_of
+from hvt_deploy.graph.simplify import simplify
+from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.models import create_model, to_deployed
+from hvt_deploy.models.weights import seed_random_weights
+from hvt_deploy.tensors import Signature
+
+
+def run(model, images, name="images", optimize=True):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {name: images})[0]
+
+
+def sqnr(reference, candidate):
+    return 10 * np.log10(np.square(reference).sum() / np.square(reference - candidate).sum())
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).standard_normal((8, 3, 32, 32), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def fp32():
+    model = create_model("fdvit_demo")
+    seed_random_weights(model, 5)
+    signature = Signature(model.image_size, model.num_classes)
+    with torch.no_grad():
+        return convert_opset(simplify(export_onnx(to_deployed(model), signature, 17), "onnxslim"), 17)
+
+
+@pytest.fixture(scope="module")
+def ranges(fp32, images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fp32") / "m.onnx"
+    save_onnx(fp32, path)
+    return collect_ranges(path, [images[:4], images[4:]], threads=1)
+
+
+def test_ranges_are_those_of_all_batches(fp32, ranges, images):
+    assert ranges.tensors["images"] == pytest.approx((images.min(), images.max()))
+    logits = run(fp32, images)
+    assert ranges.tensors["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-5)
+    assert len(ranges.tensors) > len(fp32.graph.node) * 0.9
+
+
+def test_ranges_come_back_from_their_file(ranges, tmp_path):
+    ranges.write(tmp_path / "r.json")
+    assert read_ranges(tmp_path / "r.json") == ranges
+    (tmp_path / "r.json").write_text("[1]")
+    with pytest.raises(BadInput):
+        read_ranges(tmp_path / "r.json")
+
+
+def test_no_image_is_bad_input(fp32, tmp_path):
+    save_onnx(fp32, tmp_path / "m.onnx")
+    with pytest.raises(BadInput, match="no image"):
+        collect_ranges(tmp_path / "m.onnx", [], threads=1)
+
+
+def test_a_tensor_that_is_not_finite_is_named(tmp_path):
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 2] images) => (float[N, 2] logits) {
+        bad = Log (images) logits = Identity (bad) }"""
+    )
+    save_onnx(model, tmp_path / "m.onnx")
+    with pytest.raises(ToolFailure, match="bad"):
+        collect_ranges(tmp_path / "m.onnx", [np.full((1, 2), -1, np.float32)], threads=1)
+
+
+def test_fp16_keeps_40_db(fp32, ranges, images):
+    result = to_fp16(fp32, ranges)
+    assert result.kept_fp32 == ()
+    assert sqnr(run(fp32, images), run(result.model, images)) >= 40
+    halves = [t for t in result.model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(t.name.endswith("weight") or "weight" in t.name for t in halves) > 10
+
+
+def test_a_planted_residual_sum_stays_fp32(tmp_path):
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4] images) => (float[N, 4] logits)
+        <float[1] big = {50000.0}, float[1] small = {0.00001}> {
+        [a] one = Add (images, big) [b] sum = Add (one, big) [c] scaled = Mul (sum, small)
+        [d] logits = Mul (scaled, scaled) }"""
+    )
+    save_onnx(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(1).standard_normal((2, 4), dtype=np.float32)
+    ranges = collect_ranges(tmp_path / "m.onnx", [x], threads=1)
+    audited = to_fp16(model, ranges)
+    assert {"a", "b", "c"} <= {kept.node for kept in audited.kept_fp32}
+    assert "d" not in {kept.node for kept in audited.kept_fp32}
+    np.testing.assert_allclose(run(audited.model, x), run(model, x), rtol=1e-2)
+    assert not np.isfinite(run(to_fp16(model, None).model, x)).all()
+
+
+def test_quantized_nodes_are_signed_symmetric_and_per_channel(fp32, ranges):
+    quantized = quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES)
+    chosen = set(nodes_to_quantize(fp32, DEFAULT_INT8_ROLES))
+    producers = {out: node for node in quantized.graph.node for out in node.output}
+    weights = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
+    assert len(chosen) > 20
+    for node in quantized.graph.node:
+        if node.name not in chosen:
+            assert all(getattr(producers.get(i), "op_type", "") != "DequantizeLinear" for i in node.input) or (
+                node.op_type in {"QuantizeLinear", "DequantizeLinear"}
+            )
+            continue
+        activation, weight = (producers[name] for name in node.input[:2])
+        assert activation.op_type == weight.op_type == "DequantizeLinear"
+        assert weights[weight.input[0]].dtype == np.int8
+        assert weights[weight.input[1]].size > 1
+        assert weights[activation.input[2]].dtype == np.int8
+        assert weights[activation.input[2]] == 0
+        if len(node.input) > 2:
+            assert weights[node.input[2]].dtype == np.float32
+
+
+def test_only_the_roles_asked_for_are_quantized(fp32, ranges):
+    quantized = quantize_int8(fp32, ranges, ("fc1",))
+    scales = [n for n in quantized.graph.node if n.op_type == "QuantizeLinear"]
+    fc1 = [n for n in fp32.graph.node if role_of(n.name, n.op_type) == "fc1"]
+    assert len(scales) == len(fc1) > 0
+    with pytest.raises(BadInput, match="carrier"):
+        quantize_int8(fp32, ranges, ("carrier",))
+
+
+def test_int8_and_its_twin_stay_near_fp32(fp32, ranges, images):
+    reference = run(fp32, images)
+    engine = run(quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), images, optimize=False)
+    twin = run(quantize_cpu_twin(fp32, ranges, DEFAULT_INT8_ROLES), images, optimize=False)
+    assert sqnr(reference, engine) > 20
+    assert sqnr(reference, twin) > 20
+    assert sqnr(engine, twin) > sqnr(reference, engine)
+
+
+def test_the_twin_is_unsigned_around_128(fp32, ranges):
+    twin = quantize_cpu_twin(fp32, ranges, DEFAULT_INT8_ROLES)
+    values = {t.name: numpy_helper.to_array(t) for t in twin.graph.initializer}
+    points = [values[n.input[2]] for n in twin.graph.node if n.op_type == "QuantizeLinear"]
+    assert points
+    assert all(p.dtype == np.uint8 and (p == 128).all() for p in points)
+
+
+def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):
+    with pytest.raises(ToolFailure, match="19"):
+        to_fp16(quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), ranges)
+    raised = convert_opset(fp32, 19)
+    mixed = to_fp16(quantize_int8(raised, ranges, DEFAULT_INT8_ROLES), ranges).model
+    onnx.checker.check_model(mixed, full_check=True)
+    scales = {n.input[1] for n in mixed.graph.node if n.op_type == "QuantizeLinear"}
+    types = {t.data_type for t in mixed.graph.initializer if t.name in scales}
+    assert types == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "role"),
+    [
+        ("patch_embed.conv/Conv", "Conv", "stem"),
+        ("transformers.1.blocks.0.attn.qkv/MatMul", "MatMul", "qkv"),
+        ("transformers.1.blocks.0.attn.score/MatMul", "MatMul", "attention score"),
+        ("transformers.1.blocks.0.attn.value/MatMul", "MatMul", "attention value"),
+        ("transformers.1.blocks.0.attn.get_v/Conv", "Conv", "local position"),
+        ("transformers.1.blocks.0.attn.proj/Gemm", "Gemm", "proj"),
+        ("transformers.1.blocks.0.mlp.fc2/MatMul_1", "MatMul", "fc2"),
+        ("transformers.1.blocks.0/Add", "Add", "residual add"),
+        ("transformers.1.blocks.0.mlp.fc1/Add", "Add", "other"),
+        ("pools.0.resample/MatMul", "MatMul", "resample"),
+        ("pools.0.conv/Conv", "Conv", "downsample"),
+        ("head/Gemm", "Gemm", "head"),
+        ("norm/LayerNormalization", "LayerNormalization", "norm"),
+    ],
+)
+def test_roles_come_from_module_paths(name, op, role):
+    assert role_of(name, op) == role
