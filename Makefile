@@ -18,7 +18,7 @@ types: $(READY)
 	$(BIN)/basedpyright
 
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --durations 15
 
 # Long checks that CI does not run.
 check-all: test

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from hvt_deploy.backends.base import Backend, BackendRequest, Device, Runtime
 from hvt_deploy.backends.registry import open_backend
 from hvt_deploy.config import ValidationConfig
-from hvt_deploy.environment import cpu_count, find_gpus
-from hvt_deploy.errors import unknown_name
+from hvt_deploy.engine.flavour import available_flavours
+from hvt_deploy.engine.passport import Machine, check_passport, read_passport
+from hvt_deploy.environment import Gpu, cpu_count, find_gpus
+from hvt_deploy.errors import MissingEnvironment, unknown_name
 from hvt_deploy.results import Row
 from hvt_deploy.workspace import Manifest, ModelFolder
 
@@ -49,13 +51,7 @@ def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfi
             rows.append(replace(row, timed=key != "int8-fp32" and note != EMULATED))
     engines = [key for key in manifest.artifacts if key.startswith("engine-")]
     for key in engines:
-        name = f"trt {key.removeprefix('engine-')}"
-        row = _row(folder, manifest, settings, "trt", "cuda", name, key, "")
-        if not gpus:
-            row = replace(
-                row, open=None, row=replace(row.row, skipped="There is no NVIDIA GPU here to run the engine.")
-            )
-        rows.append(row)
+        rows.append(_engine_row(folder, manifest, settings, key, gpus))
     if not engines:
         missing = Row(manifest.model, "trt", "cuda", "any", None, skipped=NO_ENGINE)
         rows.append(Planned("trt", missing))
@@ -74,6 +70,23 @@ def _row(
     )  # fmt: skip
     row = Row(manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note)
     return Planned(runtime, row, lambda: open_backend(request, _open_reference))
+
+
+def _engine_row(
+    folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, key: str, gpus: Sequence[Gpu]
+) -> Planned:
+    """An engine is only opened after its passport was checked: it is code that the library would execute."""
+    planned = _row(folder, manifest, settings, "trt", "cuda", f"trt {key.removeprefix('engine-')}", key, "")
+    if not gpus:
+        return replace(planned, open=None, row=replace(planned.row, skipped="There is no NVIDIA GPU here to run it."))
+    artifact = manifest.artifacts[key]
+    engine = folder.file(artifact)
+    try:
+        machine = Machine(available_flavours(), tuple(gpus))
+        check_passport(engine, read_passport(engine), machine, artifact.remake)
+    except MissingEnvironment as error:
+        return replace(planned, open=None, row=replace(planned.row, skipped=f"{error.message} {error.hint}"))
+    return planned
 
 
 def _open_reference(request: BackendRequest):  # noqa: ANN202 - torch may not be installed here

@@ -12,7 +12,7 @@ SHELVES = {"models", "graph", "engine", "backends", "measure", "report"}
 STEERING = {"steps", "flows", "cli", "workspace", "rows", "verdict", "__main__"}
 DOORS = {("measure", "hvt_deploy.backends.base"), ("backends", "hvt_deploy.engine.flavour")}
 HOMES = {
-    "torch": ("models/", "graph/export.py", "backends/pytorch.py", "steps/export.py"),
+    "torch": ("models/", "graph/export.py", "backends/pytorch.py", "backends/registry.py", "steps/export.py"),
     "onnxruntime": ("backends/ort.py", "graph/calibrate.py", "graph/int8.py", "graph/fp16.py"),
     "typer": ("cli.py",),
     "rich": ("cli.py", "report/terminal.py"),

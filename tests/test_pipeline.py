@@ -12,8 +12,6 @@ import onnx
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 
 def run(*arguments, cwd, **environment):
     """The finished command `hvt-deploy ...`."""
@@ -92,7 +90,7 @@ def test_an_unchanged_calibration_is_not_run_again(place, built):
 
 
 def test_validate_compares_every_backend_and_writes_reports(place, validated):
-    done, written = validated
+    _, written = validated
     results = written["artifacts"]["results"]
     folder = place / "artifacts/fdvit_demo" / results["folder"]
     record = json.loads((folder / "results.json").read_text())
@@ -101,9 +99,9 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
     assert rows["ort fp32"]["agreement"]["estimate"] == 100
     assert rows["ort fp32"]["latency_ms"]["median"] > 0
     assert rows["int8 engine numerics"]["latency_ms"] is None
-    assert "no NVIDIA GPU" in rows["trt int8-rtx-sm86"]["skipped"]
+    assert "no NVIDIA GPU here" in rows["trt int8-rtx-sm86"]["skipped"]
     assert record["data"]["images"] == 24
-    assert (folder / "report.html").read_text().count("<svg") >= 1
+    assert "ort int8 cpu-twin" in (folder / "report.html").read_text()
     assert "ort int8 cpu-twin" in (folder / "report.md").read_text()
 
 
@@ -127,7 +125,8 @@ def test_validating_on_calibration_images_is_refused(place, built):
 def test_the_report_can_be_had_again(place, validated):
     done = run("report", "--format", "markdown", cwd=place)
     assert done.returncode == 0
-    assert "ort int8 cpu-twin" in done.stdout
+    assert "# fdvit_demo" in done.stdout
+    assert "UNTRAINED" in done.stdout
     assert run("report", "--format", "html", "--output", "r.html", cwd=place).returncode == 0
     assert "<html" in (place / "r.html").read_text()
 

@@ -57,6 +57,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
     copy.CopyFrom(model)
     with contextlib.redirect_stdout(io.StringIO()):
         converted = convert_float_to_float16(copy, keep_io_types=True, node_block_list=[k.node for k in kept])
+    _drop_round_trips(converted.graph)
     sort_nodes(converted.graph)
     return Fp16Result(converted, kept)
 
@@ -70,3 +71,28 @@ def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]
         if largest > limit:
             kept.append(KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}"))
     return tuple(kept)
+
+
+def _drop_round_trips(graph: onnx.GraphProto) -> None:
+    """Let neighbours that both stay FP32 hand over FP32: the converter casts to FP16 and back between them."""
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+
+    def is_to(node: onnx.NodeProto | None, data_type: int) -> bool:
+        return node is not None and any(a.name == "to" and a.i == data_type for a in node.attribute)
+
+    source = {
+        name: casts[node.input[0]].input[0]
+        for name, node in casts.items()
+        if is_to(node, onnx.TensorProto.FLOAT) and is_to(casts.get(node.input[0]), onnx.TensorProto.FLOAT16)
+    }
+    outputs = {value.name for value in graph.output}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = source.get(name, name)
+    used = {name for node in graph.node for name in node.input} | outputs
+    for name in [name for name in source if name not in used]:
+        graph.node.remove(casts[name])
+    used = {name for node in graph.node for name in node.input} | outputs
+    for name, node in casts.items():
+        if name not in used and name not in source:
+            graph.node.remove(node)

@@ -25,6 +25,8 @@ def save_onnx(model: onnx.ModelProto, path: Path, external_above_bytes: int = EX
     if external:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
         onnx.shape_inference.infer_shapes_path(str(path), str(path))
+        # onnx moves the weights out of the model it is given; the caller's stays as it was.
+        onnx.load_external_data_for_model(model, str(path.parent))
     else:
         onnx.save_model(onnx.shape_inference.infer_shapes(model), path)
     try:

@@ -19,7 +19,7 @@ import numpy as np
 from hvt_deploy.measure.statistics import bootstrap_median_interval, bootstrap_ratio_interval
 from hvt_deploy.results import Interval, Latency
 
-BUDGET_S = 60.0
+BUDGET_S = 40.0
 _WARMUP_MS = 300.0
 _WINDOW_MS = 60.0
 _FEWEST_CALLS, _MOST_CALLS = 3, 100

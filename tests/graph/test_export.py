@@ -129,7 +129,7 @@ def test_an_operator_without_an_equal_names_its_node():
         """<ir_version: 9, opset_import: ["" : 18]>
         g (float[N] x) => (float[N] y) { [there] y = Mish (x) }"""
     )
-    with pytest.raises(ToolFailure, match="there.*Mish"):
+    with pytest.raises(ToolFailure, match=r"there.*Mish"):
         convert_opset(model, 17)
 
 

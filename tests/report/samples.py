@@ -41,7 +41,7 @@ def trained() -> Results:
     )  # fmt: skip
     gates = (
         Gate("max-top1-drop", "int8 engine numerics", 1.0, "passed", "The drop is at most +0.9 points."),
-        Gate("max-top1-drop", "ort int8 cpu-twin", 1.0, "not proven", "The drop may be +1.5 points; 1900 images needed."),
+        Gate("max-top1-drop", "ort int8 cpu-twin", 1.0, "not proven", "It may be +1.5 points; 1900 images needed."),
         Gate("min-speedup", "ort int8 cpu-twin", 4.0, "failed", "At best 3.84 times as fast."),
         Gate("max-latency-ms", "trt int8", 5.0, "skipped", "The backend did not run."),
     )  # fmt: skip
