@@ -94,7 +94,7 @@ def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) 
 def main() -> None:
     """Train, measure once, write the checkpoint and the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--record", type=Path, default=HERE / f"{NAME}.json")
@@ -114,7 +114,7 @@ def main() -> None:
     accuracy = wilson_interval(correct, len(truth_N))
     record = {
         "model": NAME,
-        "top1_percent": round(accuracy.value, 2),
+        "top1_percent": round(accuracy.estimate, 2),
         "wilson_95_percent": [round(accuracy.low, 2), round(accuracy.high, 2)],
         "correct": correct,
         "validation_images": len(truth_N),

@@ -38,15 +38,16 @@ class _Place:
 
 
 # The nearer and the better first.
+_SIDES: tuple[tuple[float, float, Literal["left", "center", "right"], Literal["bottom", "center", "top"]], ...] = (
+    (1.0, 0.0, "left", "center"), (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
+    (-1.0, 0.0, "right", "center"), (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
+    (0.0, 1.0, "center", "bottom"), (0.0, -1.0, "center", "top"),
+)  # fmt: skip
 _LABEL_PLACES = tuple(
     _Place(distance * right, distance * up, align, stand, distance > 9)
     for distance in (9.0, 20.0, 34.0, 50.0, 68.0, 90.0)
-    for right, up, align, stand in (
-        (1.0, 0.0, "left", "center"), (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
-        (-1.0, 0.0, "right", "center"), (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
-        (0.0, 1.0, "center", "bottom"), (0.0, -1.0, "center", "top"),
-    )
-)  # fmt: skip
+    for right, up, align, stand in _SIDES
+)
 
 
 def render_html(results: Results) -> str:

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
 
 from hvt_deploy.errors import BadInput, ToolFailure
 from hvt_deploy.graph.calibrate import collect_ranges, read_ranges
@@ -110,7 +111,13 @@ def test_a_planted_residual_sum_stays_fp32(tmp_path):
     assert {"a", "b", "c"} <= {kept.node for kept in audited.kept_fp32}
     assert "d" not in {kept.node for kept in audited.kept_fp32}
     np.testing.assert_allclose(run(audited.model, x), run(model, x), rtol=1e-2)
-    assert not np.isfinite(run(to_fp16(model, None).model, x, optimize=False)).all()
+
+    # ONNX Runtime's CPU kernels compute FP16 in FP32; onnx's reference evaluator rounds every tensor as an engine does.
+    def in_half(graph):
+        return ReferenceEvaluator(graph).run(None, {"images": x})[0]
+
+    assert np.isfinite(in_half(audited.model)).all()
+    assert not np.isfinite(in_half(to_fp16(model, None).model)).all()
 
 
 def test_quantized_nodes_are_signed_symmetric_and_per_channel(fp32, ranges):
