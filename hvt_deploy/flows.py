@@ -33,7 +33,7 @@ def run_demo(output: Path, ui: Ui) -> Validated:
 
     digits = write_digits(output / "digits")
     ui.say(f"Images: {digits.validation.parent}")
-    flags = {"calibration.folder": str(digits.calibration), "validation.batch_size": 32}
+    flags = {"calibration.folder": str(digits.calibration), "validation.batch_size": 32, "validation.margin": 1.0}
     config = with_flags(packaged_config(DEMO_MODEL), flags)
     folder = open_folder(output / "artifacts", DEMO_MODEL)
     exported = export(folder, config, None, ui)

@@ -113,6 +113,7 @@ def _session_options(request: BackendRequest) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = request.threads
     options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors: what it cannot fold or fuse is no warning to a user
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin between two calls take the cores from the other backends of this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -159,9 +160,9 @@ def _check_images(images_NCHW: ImagesNCHW, request: BackendRequest) -> None:
 
 def _no_provider(provider: str, why: str) -> HvtDeployError:
     return MissingEnvironment(
-        f"ONNX Runtime cannot use its {provider}: {why}.",
-        "Install it: pip uninstall onnxruntime, then pip install 'hvt-deploy[gpu]' "
-        "(on a Jetson: the onnxruntime-gpu of its JetPack). `hvt-deploy doctor` shows what works.",
+        f"ONNX Runtime cannot use its {provider}: {why.rstrip('.')}.",
+        "It needs an NVIDIA GPU, the CUDA and cuDNN of its version and its GPU build: pip uninstall onnxruntime, then "
+        "pip install 'hvt-deploy[gpu]' 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: the build of its JetPack).",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator
-from itertools import count, groupby
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -60,16 +60,19 @@ def test_two_identical_backends_are_not_called_different() -> None:
     assert speedup.low < 1 < speedup.high
 
 
-def test_windows_of_all_backends_alternate_and_turn_round() -> None:
+def test_every_round_has_one_window_of_each_backend_and_no_fixed_neighbours() -> None:
     machine = FakeMachine()
-    bound = {
-        name: machine.backend(name, iter(lambda ms=ms: ms, None)) for name, ms in zip("abc", (1, 2, 3), strict=True)
-    }
-    measure_latency(bound, 1, clock_ns=machine.clock_ns)
-    # What runs twice in a row, at a turn, is two windows of one backend.
-    blocks = [name for name, _ in groupby(machine.calls)]
-    assert blocks[:3] == ["a", "b", "c"]  # warm-up
-    assert "".join(blocks[3:]).startswith("abcbabcbabc")
+    names = "abcd"
+    # 20 ms a call: three calls and the one before them make every window of four.
+    bound = {name: machine.backend(name, iter(lambda: 20.0, None)) for name in names}
+    result = measure_latency(bound, 1, clock_ns=machine.clock_ns)
+    warm_up = machine.calls.index("b")
+    windows = machine.calls[len(names) * warm_up :: 4]
+    assert machine.calls[len(names) * warm_up :] == [name for name in windows for _ in range(4)]
+    rounds = [windows[i : i + len(names)] for i in range(0, len(windows), len(names))]
+    assert len(rounds) == len(result["a"].windows_ms)
+    assert all(sorted(one) == list(names) for one in rounds)
+    assert {before for before, after in pairwise(windows) if after == "a"} >= {"b", "c", "d"}
 
 
 def test_a_drift_of_the_machine_cancels_in_the_ratio() -> None:
