@@ -93,6 +93,7 @@ def save_reference(model: nn.Module, path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({key: tensor.contiguous().cpu() for key, tensor in _needed_at_inference(model).items()}, path)
+    path.chmod(0o644)  # safetensors gives its file to the owner alone; artifacts are there to be served
 
 
 def seed_random_weights(model: nn.Module, seed: int) -> None:
