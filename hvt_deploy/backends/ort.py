@@ -19,8 +19,10 @@ from hvt_deploy.tensors import ImagesNCHW, LogitsNK
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+_EXPORT_AGAIN = "Run `hvt-deploy export` again."
+
 # The names of the exceptions (their module has no stable home) that mean: this file is no valid model.
-_BROKEN_FILE = {"InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NoModel"}
+_BROKEN_FILE = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
 
 # Turns the float bias of a Q/DQ layer into an int32 one. Where the scales are tiny (FP16 Q/DQ graphs) that overflows
 # to wrong logits, and an engine has the float bias. A graph made for the CPU has int32 biases of its own.
@@ -81,7 +83,9 @@ class OrtBackend:
 
 def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
     if not request.path.is_file():
-        raise BadInput(f"There is no ONNX file {request.path}.", "Run `hvt-deploy export` again.")
+        raise BadInput(f"There is no ONNX file {request.path}.", _EXPORT_AGAIN)
+    if request.path.stat().st_size == 0:
+        raise BadInput(f"{request.path} is not a valid ONNX file: it is empty.", _EXPORT_AGAIN)
     provider = _PROVIDERS[request.device]
     if provider not in onnxruntime.get_available_providers():
         raise _no_provider(provider, f"this ONNX Runtime has only {', '.join(onnxruntime.get_available_providers())}")
@@ -98,8 +102,7 @@ def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
         )
     except Exception as error:
         if type(error).__name__ in _BROKEN_FILE:
-            hint = "Run `hvt-deploy export` again."
-            raise BadInput(f"{request.path} is not a valid ONNX file: {_first_line(error)}", hint) from error
+            raise BadInput(f"{request.path} is not a valid ONNX file: {_first_line(error)}", _EXPORT_AGAIN) from error
         if request.device == "cuda":
             raise _no_provider(provider, _first_line(error)) from error
         raise _cannot_run(request, error) from error
@@ -137,7 +140,7 @@ def _check_signature(session: onnxruntime.InferenceSession, request: BackendRequ
             raise BadInput(
                 f"{request.path}: expected '{name}' of shape {_shown(expected)}, it has "
                 f"{', '.join(f'{n!r} of shape {_shown(s)}' for n, s in found.items())}.",
-                "Run `hvt-deploy export` again.",
+                _EXPORT_AGAIN,
             )
 
 
