@@ -72,25 +72,27 @@ def write_verdict(reference: Judged, candidates: Sequence[Judged], margin: float
     chosen = _lowest_precision(measured)
     if not chosen:
         return f"Nothing was compared with {reference.row.backend}."
-    return " ".join(_compared(c.row, c.accuracy, margin) for c in chosen if c.accuracy is not None)
+    return " ".join(
+        _compared(c.row, c.accuracy, margin, reference.row.backend) for c in chosen if c.accuracy is not None
+    )
 
 
-def _compared(row: Row, accuracy: Accuracy, margin: float) -> str:
+def _compared(row: Row, accuracy: Accuracy, margin: float, reference: str) -> str:
     against = accuracy.against_reference
     if against is None:
         return ""
     drop, images = against.top1_drop, accuracy.images
     if -margin <= drop.low and drop.high <= margin:
-        text = f"equal to PyTorch within ±{margin:g} points of top-1 on {images} images"
+        text = f"equal to {reference} within ±{margin:g} points of top-1 on {images} images"
     elif drop.low > 0:
-        text = f"worse than PyTorch by {drop.low:.2f} to {drop.high:.2f} points of top-1 on {images} images"
+        text = f"worse than {reference} by {drop.low:.2f} to {drop.high:.2f} points of top-1 on {images} images"
     elif drop.high < 0:
-        text = f"better than PyTorch by {-drop.high:.2f} to {-drop.low:.2f} points of top-1 on {images} images"
+        text = f"better than {reference} by {-drop.high:.2f} to {-drop.low:.2f} points of top-1 on {images} images"
     else:
         needed = images_needed(against.reference_only, against.candidate_only, images, margin)
         more = f"{needed:,} images needed" if needed else "more images alone would not prove it"
         text = (
-            f"not proven equal within ±{margin:g} points on {images} images "
+            f"not proven equal to {reference} within ±{margin:g} points on {images} images "
             f"(drop {drop.estimate:+.2f}, interval {drop.low:+.2f} to {drop.high:+.2f}): {more}"
         )
     return f"{row.backend}: {text}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -178,3 +179,15 @@ def test_machine_readable_answers(place):
     assert {a["verb"]: a["works"] for a in doctor["abilities"]} == {
         "export": True, "quantize": True, "build-trt": True, "validate": True,
     }  # fmt: skip
+
+
+def test_an_interrupt_exits_130_and_leaves_what_was_there(place):
+    before = manifest(place)
+    command = [sys.executable, "-m", "hvt_deploy", "export", "fdvit_demo", "--weights", "random", "--seed", "4"]
+    with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as process:
+        assert "UNTRAINED" in process.stderr.readline()  # the weights are there, the export has begun
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert manifest(place) == before
