@@ -133,6 +133,11 @@ def _normalize(images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing
     return images_NCHW
 
 
+def repeat_to(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
+    """`size` images: the given ones, cut or repeated from the start, for a graph that takes one batch size only."""
+    return np.ascontiguousarray(np.resize(images_NCHW, (size, *images_NCHW.shape[1:])))
+
+
 def load_batches(samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int) -> BatchLoader:
     """Decode and preprocess `samples` with `threads` threads, in their order, `batch_size` at a time.
 

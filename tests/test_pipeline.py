@@ -191,3 +191,15 @@ def test_an_interrupt_exits_130_and_leaves_what_was_there(place):
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert manifest(place) == before
+
+
+def test_a_fixed_batch_goes_all_the_way(place, tmp_path):
+    root = ("--workspace", tmp_path / "artifacts")
+    done = run("export", "fdvit_demo", "--weights", "random", "--batch", "5", *root, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert run("quantize", "--int8", *root, cwd=place).returncode == 0
+    done = run("validate", "--data", "imagenet/val", "--backends", "ort", "--json", *root, cwd=place)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["images"] for row in rows} == {24}
+    assert {row["latency_ms"]["batch"] for row in rows if row["latency_ms"]} == {5}

@@ -26,7 +26,7 @@ from hvt_deploy.graph.fp16 import QDQ_OPSET, KeptNode, to_fp16
 from hvt_deploy.graph.int8 import quantize_cpu_twin, quantize_int8
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.storage import load_onnx, save_onnx
-from hvt_deploy.images import BatchLoader, load_batches
+from hvt_deploy.images import BatchLoader, load_batches, repeat_to
 from hvt_deploy.measure.parity import compare_logits, seeded_noise
 from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
@@ -101,11 +101,12 @@ def _calibrated(
     key = _calibration_key(manifest, chosen)
     batch_size = manifest.signature.batch or config.calibration.batch_size
     batches = load_batches(chosen.samples(), manifest.preprocessing, batch_size, cpu_count())
-    first = next(iter(batches)).images_NCHW
+    first = _of_size(next(iter(batches)).images_NCHW, manifest.signature.batch)
     if is_fresh(manifest, CALIBRATION) and manifest.artifacts[CALIBRATION].facts["key"] == key:
         return manifest, _Measured(read_ranges(folder.open_artifact(manifest, CALIBRATION)), first)
     with ui.progress(f"Calibrating on {len(chosen.files)} images of {source}") as progress:
-        ranges = collect_ranges(fp32, _counted(batches, len(chosen.files), progress), cpu_count())
+        counted = _counted(batches, len(chosen.files), progress)
+        ranges = collect_ranges(fp32, (_of_size(images, manifest.signature.batch) for images in counted), cpu_count())
     with folder.staging() as staged:
         ranges.write(staged / "ranges.json")
         chosen.write(staged / "calibration.json")
@@ -122,6 +123,10 @@ def _calibration_key(manifest: Manifest, chosen: CalibrationSet) -> str:
     preprocessing = json.dumps(to_plain(manifest.preprocessing), sort_keys=True)
     parts = (chosen.content_key, manifest.artifacts["fp32"].sha256, preprocessing)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _of_size(images_NCHW: ImagesNCHW, fixed: int | None) -> ImagesNCHW:
+    return images_NCHW if fixed is None else repeat_to(images_NCHW, fixed)
 
 
 def _counted(batches: BatchLoader, total: int, progress: Progress) -> Iterator[ImagesNCHW]:

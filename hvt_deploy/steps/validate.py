@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from hvt_deploy.backends.base import Backend
 from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
@@ -18,7 +16,7 @@ from hvt_deploy.config import RunConfig
 from hvt_deploy.datasets import ImageFolder, Sample, open_image_folder, stratified_sample
 from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
-from hvt_deploy.images import Batch, load_batches
+from hvt_deploy.images import Batch, load_batches, repeat_to
 from hvt_deploy.measure.accuracy import Accuracy, AccuracyMeter
 from hvt_deploy.measure.latency import measure_latency, speedup_interval
 from hvt_deploy.measure.statistics import wilson_interval
@@ -140,7 +138,7 @@ def _measure(
     first = next(batches, None)
     if first is None:
         raise BadInput("None of the images can be read.", "Give a folder with readable images.")
-    _announce(first.images_NCHW, len(samples), backends, settings.limit, ui)
+    _announce(_full(first, signature.batch), len(samples), backends, settings.limit, ui)
     with ui.progress(f"Validating {len(samples)} images") as progress:
         done = 0
         for batch in chain([first], batches):
@@ -151,7 +149,7 @@ def _measure(
             progress(done, len(samples))
     timed = [p.row.backend for p in rows if p.timed and p.row.backend in backends]
     size = signature.batch or settings.latency_batch
-    images = _repeated(first.images_NCHW, size)
+    images = repeat_to(first.images_NCHW, size)
     with ui.progress(f"Measuring latency at batch {size}") as progress:
         bound = {name: backends[name].bind(images) for name in timed}
         latency = measure_latency(bound, size, progress=progress)
@@ -161,11 +159,7 @@ def _measure(
 
 def _full(batch: Batch, fixed: int | None) -> ImagesNCHW:
     """The batch, filled up by repeating where the graph takes one size only."""
-    return batch.images_NCHW if fixed is None else _repeated(batch.images_NCHW, fixed)
-
-
-def _repeated(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
-    return np.ascontiguousarray(np.resize(images_NCHW, (size, *images_NCHW.shape[1:])))
+    return batch.images_NCHW if fixed is None else repeat_to(batch.images_NCHW, fixed)
 
 
 def _announce(images_NCHW: ImagesNCHW, images: int, backends: Mapping[str, Backend], limit: int | None, ui: Ui) -> None:
