@@ -9,9 +9,13 @@ from golden.weight_rule import facts, fill, goldens, images
 from torch.utils.flop_counter import FlopCounterMode
 
 from hvt_deploy.errors import BadInput
+from hvt_deploy.graph.contract import check_contract
+from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.roles import role_of
 from hvt_deploy.models import create_model, get_spec, to_deployed
 from hvt_deploy.models.fdvit import DeployedFDViT
 from hvt_deploy.models.layers import align_corners_matrix
+from hvt_deploy.tensors import Signature
 
 OFFICIAL = ("fdvit_ti", "fdvit_s", "fdvit_b")
 
@@ -89,6 +93,24 @@ def test_deployed_form_has_no_decoders_and_follows_the_dtype() -> None:
     with torch.no_grad():
         assert deployed.double()(torch.rand(1, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
         assert deployed.half()(torch.rand(1, 3, 32, 32).half()).dtype == torch.float16
+
+
+def test_exported_graph_keeps_the_contract_and_every_product_has_a_role() -> None:
+    torch.manual_seed(6)
+    deployed = to_deployed(create_model("fdvit_ti"))
+    signature = Signature(deployed.image_size, deployed.num_classes)
+    graph = export_onnx(deployed, signature, 18)
+    norms = sum(isinstance(module, torch.nn.LayerNorm) for module in deployed.modules())
+    report = check_contract(graph, opset=18, signature=signature, layer_norms=norms)
+    assert norms == 29
+    assert not {"Shape", "Expand", "Resize", "Attention", "Pad"} & set(report.ops)
+    # Conv, MatMul and Gemm: 12 blocks of 7, 4 pools of 2, the stem and the head.
+    roles = [
+        role_of(node.name, node.op_type) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
+    ]
+    counts = {role: roles.count(role) for role in set(roles)}
+    in_blocks = ("qkv", "attention score", "attention value", "local position", "proj", "fc1", "fc2")
+    assert counts == dict.fromkeys(in_blocks, 12) | {"resample": 4, "downsample": 4, "stem": 1, "head": 1}
 
 
 def test_images_of_a_batch_do_not_influence_each_other() -> None:
