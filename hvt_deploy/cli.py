@@ -144,26 +144,56 @@ def export(
     class_names: Annotated[Path | None, typer.Option(metavar="FILE", help="Class names, one a line or JSON.")] = None,
     slug: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name in the workspace.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of random weights.")] = None,
+    image_size: Annotated[str | None, typer.Option(metavar="HxW", help="Of faster_vit_*_any_res: 576x960.")] = None,
+    window_size: Annotated[str | None, typer.Option(metavar="N,N,N,N", help="Windows of its four levels.")] = None,
+    carrier_token_size: Annotated[int | None, typer.Option(min=1, help="Carrier tokens of a window, a side.")] = None,
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Export a model to ONNX, proven equal to PyTorch."""
-    from hvt_deploy.config import load_config, packaged_config, with_flags
+    from hvt_deploy.config import load_config, with_flags
     from hvt_deploy.environment import require
+    from hvt_deploy.model_options import ModelOptions
+    from hvt_deploy.models.registry import get_spec
+    from hvt_deploy.steps.config import config_of
     from hvt_deploy.workspace import open_folder
 
-    config = load_config(config_file) if config_file else packaged_config(model)
+    options = ModelOptions(_parse_windows(window_size), carrier_token_size)
+    config = load_config(config_file) if config_file else config_of(model, _parse_size(image_size), options)
     flags = {"export.opset": opset, "export.weights": weights, "export.batch": batch, "export.simplifier": simplifier,
-             "export.seed": seed, "model": model}  # fmt: skip
+             "export.seed": seed}  # fmt: skip
     require("torch", extra="export")
     from hvt_deploy.steps.export import export as run_export
 
-    done = run_export(open_folder(root, slug or model), with_flags(config, flags), class_names, _ui(as_json))
+    config = with_flags(config, flags)
+    if slug is None:
+        slug = get_spec(config.model, config.preprocessing.image_size, config.options).slug
+    done = run_export(open_folder(root, slug), config, class_names, _ui(as_json))
     if as_json:
         _print_json({"slug": done.slug, "path": str(done.path), "opset": done.opset, "parity": done.parity,
                      "nodes": done.contract.nodes, "untrained": done.untrained})  # fmt: skip
     else:
         typer.echo(f"{done.path}  opset {done.opset}, {done.contract.nodes} nodes, "
                    f"within {done.parity.relative_to_largest:.1e} of PyTorch")  # fmt: skip
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise BadInput(f"--image-size {text} is not a height and a width.", "Write HxW in pixels: --image-size 576x960")
+    return int(parts[0]), int(parts[1])
+
+
+def _parse_windows(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise BadInput(
+            f"--window-size {text} is not a list of sides.", "Write one for each level: --window-size 7,7,12,6"
+        )
+    return tuple(map(int, parts))
 
 
 @app.command(epilog="Example: **hvt-deploy quantize --int8 --calib imagenet/train**")
@@ -281,6 +311,7 @@ def report(
 @app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")] = Path("demo"),
+    family: Annotated[str, typer.Option(help="fdvit, faster_vit, dfvt or hvt.")] = "fdvit",
     as_json: AsJson = False,
 ) -> None:
     """Run everything on real data without a network: export, INT8, engine, validate on handwritten digits."""
@@ -290,28 +321,38 @@ def demo(
         require(module, extra)
     from hvt_deploy.flows import run_demo
 
-    done = run_demo(output, _ui(as_json))
+    done = run_demo(output, family, _ui(as_json))
     _show_results(done.results, done.folder, as_json)
     raise typer.Exit(done.exit_code)
 
 
-@app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the models: parameters, MACs, published accuracy, licences."""
-    from hvt_deploy.models.registry import list_specs
+@app.command(epilog="Example: **hvt-deploy models --verify faster_vit_0_224**")
+def models(
+    verify: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Compare a model with the official code's logits, here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models: published accuracy, measured parameters and MACs, licences."""
     from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.steps.models import list_models, verify_model
 
-    specs = list_specs()
-    if as_json:
-        _print_json(specs)
+    if verify is None:
+        listed = list_models()
+        if as_json:
+            _print_json(listed)
+        else:
+            print_table("Models", tuple(listed[0].cells()), [tuple(m.cells().values()) for m in listed], open_console())
         return
-    columns = ("model", "input", "params M", "MACs G", "published top-1", "code licence", "weights licence")
-    rows = [
-        (s.name, "x".join(map(str, s.image_size)), f"{s.measured.params / 1e6:.2f}", f"{s.measured.macs / 1e9:.2f}",
-         f"{s.published.top1:.2f}" if s.published and s.published.top1 else "", s.code_licence, s.weights_licence)
-        for s in specs
-    ]  # fmt: skip
-    print_table("Models", columns, rows, open_console())
+    checks = verify_model(verify, _ui(as_json))
+    if as_json:
+        _print_json(checks)
+    else:
+        columns = ("official result", "form", "in", "error", "allowed", "")
+        rows = [(c.golden, c.form, c.dtype, f"{c.error:.1e}", f"{c.allowed:.0e}", "ok" if c.passed else "DIFFERENT")
+                for c in checks]  # fmt: skip
+        print_table(f"{verify} against the official code", columns, rows, open_console())
+    raise typer.Exit(0 if all(c.passed for c in checks) else 1)
 
 
 @app.command()

@@ -1,17 +1,17 @@
-"""Everything a run can set: its schema, the packaged file of each model, and what flags change in it."""
+"""Everything a run can set: its schema, its file, and what flags change in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
 
-from hvt_deploy.errors import BadInput, unknown_name
+from hvt_deploy.errors import BadInput
 from hvt_deploy.images import Preprocessing
+from hvt_deploy.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.records import from_plain, to_plain
 
 Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
@@ -81,6 +81,7 @@ class RunConfig:
     num_classes: int
     preprocessing: Preprocessing
     quantization: QuantizationConfig
+    options: ModelOptions = DEFAULT_OPTIONS
     export: ExportConfig = field(default_factory=ExportConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -96,16 +97,6 @@ def load_config(path: Path) -> RunConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid YAML: {error}") from None
     return from_plain(RunConfig, data, str(path))
-
-
-def packaged_config(model: str) -> RunConfig:
-    """The configuration packaged for a model. Raises BadInput with the nearest names if there is none."""
-    folder = files("hvt_deploy") / "export_configs"
-    file = folder / f"{model}.yaml"
-    if not file.is_file():
-        names = [entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml")]
-        raise unknown_name("model", model, names)
-    return from_plain(RunConfig, yaml.safe_load(file.read_text(encoding="utf-8")), f"{model}.yaml")
 
 
 def dump_config(config: RunConfig) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hvt_deploy.config import Precision, RunConfig, packaged_config, with_flags
-from hvt_deploy.errors import MissingEnvironment
+from hvt_deploy.config import Precision, RunConfig, with_flags
+from hvt_deploy.errors import MissingEnvironment, unknown_name
 from hvt_deploy.steps import build_trt as build_step
+from hvt_deploy.steps.config import config_of
 from hvt_deploy.steps.validate import Validated, validate
 from hvt_deploy.ui import Ui
 from hvt_deploy.workspace import ModelFolder, open_folder
 
-DEMO_MODEL = "fdvit_demo"
+DEMO_FAMILIES = ("fdvit", "faster_vit", "dfvt", "hvt")
 
 
 def build_trt(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> build_step.Built:
@@ -23,19 +24,21 @@ def build_trt(folder: ModelFolder, config: RunConfig, precision: Precision, ui: 
     return build_step.build_trt(folder, config, precision, ui)
 
 
-def run_demo(output: Path, ui: Ui) -> Validated:
-    """Export, quantize, build and validate a small trained FDViT on handwritten digits, all under `output`.
+def run_demo(output: Path, family: str, ui: Ui) -> Validated:
+    """Export, quantize, build and validate a family's small trained model on handwritten digits, under `output`.
 
     An engine that cannot be built here is said and skipped, as in `validate`.
     """
     from hvt_deploy.digits import write_digits
     from hvt_deploy.steps.export import export
 
+    if family not in DEMO_FAMILIES:
+        raise unknown_name("family", family, DEMO_FAMILIES)
     digits = write_digits(output / "digits")
     ui.say(f"Images: {digits.validation.parent}")
     flags = {"calibration.folder": str(digits.calibration), "validation.batch_size": 32, "validation.margin": 1.0}
-    config = with_flags(packaged_config(DEMO_MODEL), flags)
-    folder = open_folder(output / "artifacts", DEMO_MODEL)
+    config = with_flags(config_of(f"{family}_demo"), flags)
+    folder = open_folder(output / "artifacts", config.model)
     exported = export(folder, config, None, ui)
     ui.say(f"Exported {exported.path}, {exported.contract.nodes} nodes")
     try:

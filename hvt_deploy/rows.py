@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hvt_deploy.backends.base import Backend, BackendRequest, Device, Runtime
 from hvt_deploy.backends.registry import open_backend
@@ -69,7 +70,7 @@ def _row(
         signature=manifest.signature, threads=settings.threads or cpu_count(),
     )  # fmt: skip
     row = Row(manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note)
-    return Planned(runtime, row, lambda: open_backend(request, _open_reference))
+    return Planned(runtime, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path)))
 
 
 def _engine_row(
@@ -89,11 +90,13 @@ def _engine_row(
     return planned
 
 
-def _open_reference(request: BackendRequest):  # noqa: ANN202 - torch may not be installed here
-    from hvt_deploy.models import create_model, load_checkpoint
+def _open_reference(manifest: Manifest, path: Path):  # noqa: ANN202 - torch may not be installed here
+    from hvt_deploy.models.registry import create_from, get_spec
+    from hvt_deploy.models.weights import load_checkpoint
 
-    model = create_model(request.model, num_classes=request.signature.num_classes)
-    load_checkpoint(model, request.path)
+    spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
+    model = create_from(spec, manifest.signature.num_classes)
+    load_checkpoint(model, path)
     return model
 
 

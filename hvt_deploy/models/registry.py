@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput, unknown_name
+from hvt_deploy.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.models.spec import Family, ModelSpec
-from hvt_deploy.models.specs import fdvit
+from hvt_deploy.models.specs import dfvt, faster_vit, fdvit, hvt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,34 +22,110 @@ def _open_fdvit() -> Family:
     return FDVIT
 
 
-_SPECS: dict[str, ModelSpec] = {**fdvit.SPECS}
-_FAMILIES: dict[str, Callable[[], Family]] = {"fdvit": _open_fdvit}
+def _open_faster_vit() -> Family:
+    from hvt_deploy.models.faster_vit import FASTER_VIT
+
+    return FASTER_VIT
+
+
+def _open_dfvt() -> Family:
+    from hvt_deploy.models.dfvt import DFVT
+
+    return DFVT
+
+
+def _open_hvt() -> Family:
+    from hvt_deploy.models.hvt import HVT
+
+    return HVT
+
+
+def _open_timm() -> Family:
+    from hvt_deploy.models.timm_models import TIMM
+
+    return TIMM
+
+
+_SPECS: dict[str, ModelSpec] = {**fdvit.SPECS, **faster_vit.SPECS, **dfvt.SPECS, **hvt.SPECS}
+_FAMILIES: dict[str, Callable[[], Family]] = {
+    "fdvit": _open_fdvit,
+    "faster_vit": _open_faster_vit,
+    "dfvt": _open_dfvt,
+    "hvt": _open_hvt,
+    "timm": _open_timm,
+}
+
+
+class _Specified(Protocol):
+    """What every model that is made here has."""
+
+    spec: ModelSpec
 
 
 def list_specs() -> list[ModelSpec]:
-    """Every known model, families together, in the order of their papers' tables."""
+    """Every model with a name of its own, families together, in the order of their papers' tables."""
     return list(_SPECS.values())
 
 
-def get_spec(name: str) -> ModelSpec:
-    """What is known of the model `name`. Raises BadInput with the nearest names when there is none."""
-    if name not in _SPECS:
-        raise unknown_name("model", name, _SPECS)
-    return _SPECS[name]
+def get_spec(
+    name: str, image_size: tuple[int, int] | None = None, options: ModelOptions = DEFAULT_OPTIONS
+) -> ModelSpec:
+    """What is known of the model `name`: one of `list_specs`, `timm:NAME`, or the path of an HVT's own
+    configuration file (JSON; `hvt` when `options.hvt` holds what the file says).
+
+    Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model does not take.
+    """
+    if name.startswith("timm:"):
+        from hvt_deploy.models.specs import timm
+
+        spec = timm.spec_of(name, image_size)
+    elif name.endswith(".json"):
+        spec = hvt.spec_of(hvt.read_configuration(Path(name)))
+    elif name == "hvt" and options.hvt is not None:
+        spec = hvt.spec_of(options.hvt)
+    elif name in _SPECS:
+        spec = _SPECS[name]
+    else:
+        raise unknown_name("model", name, [*_SPECS, "timm:NAME"])
+    if spec.family == "faster_vit":
+        return faster_vit.configure(spec, image_size, options)
+    _refuse_options(spec, image_size, options)
+    return spec
 
 
-def create_model(name: str, *, num_classes: int | None = None) -> nn.Module:
+def _refuse_options(spec: ModelSpec, image_size: tuple[int, int] | None, options: ModelOptions) -> None:
+    if image_size not in (None, spec.image_size):
+        size = "x".join(map(str, spec.image_size))
+        raise BadInput(f"{spec.name} takes {size} images only.", "Any size: faster_vit_0_any_res and its family.")
+    if options.window_size is not None or options.carrier_token_size is not None:
+        raise BadInput(f"{spec.name} has no window or carrier-token size to set.", "Only faster_vit_*_any_res have.")
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    window_size: tuple[int, ...] | None = None,
+    carrier_token_size: int | None = None,
+) -> nn.Module:
     """The reference form of a model in eval mode with PyTorch's random weights.
 
     It maps images (B, 3, H, W) to logits (B, num_classes); with `num_classes=0` the head is left out and the
-    result is the pooled features. Raises BadInput for an unknown name or a negative number of classes,
-    MissingEnvironment without PyTorch.
+    result is the pooled features. The last three are for any-resolution FasterViT. Raises BadInput for an unknown
+    name, options it does not take or a negative number of classes, MissingEnvironment without PyTorch.
     """
-    spec = get_spec(name)
+    return create_from(get_spec(name, image_size, ModelOptions(window_size, carrier_token_size)), num_classes)
+
+
+def create_from(spec: ModelSpec, num_classes: int | None = None) -> nn.Module:
+    """`create_model` for a spec that is at hand."""
     classes = spec.num_classes if num_classes is None else num_classes
     if classes < 0:
         raise BadInput(f"num_classes is {classes}, it must be 0 or more.")
-    return _open(spec.family).build(spec, classes).eval()
+    model = _open(spec.family).build(spec, classes).eval()
+    cast("_Specified", model).spec = spec
+    return model
 
 
 def to_deployed(model: nn.Module) -> nn.Module:
@@ -55,15 +133,22 @@ def to_deployed(model: nn.Module) -> nn.Module:
 
     The argument is left as it was. Raises BadInput for any other module.
     """
-    return family_of(model).deploy(model)
+    deployed = family_of(model).deploy(model)
+    cast("_Specified", deployed).spec = spec_of(model)
+    return deployed
 
 
 def family_of(model: nn.Module) -> Family:
     """The family whose code made `model`. Raises BadInput for a module from elsewhere."""
-    name = getattr(model, "name", None)
-    if not isinstance(name, str) or name not in _SPECS:
+    return _open(spec_of(model).family)
+
+
+def spec_of(model: nn.Module) -> ModelSpec:
+    """The spec that `model` was made from. Raises BadInput for a module from elsewhere."""
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, ModelSpec):
         raise BadInput(f"{type(model).__name__} is not a model of this package.", "Make it with create_model(NAME).")
-    return _open(_SPECS[name].family)
+    return spec
 
 
 def _open(family: str) -> Family:

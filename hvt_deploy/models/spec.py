@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hvt_deploy.images import Preprocessing
+from hvt_deploy.model_options import DEFAULT_OPTIONS, ModelOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +46,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One named model. `architecture` is the family's own frozen dataclass of hyper-parameters."""
+    """One model. `architecture` is the family's own frozen dataclass of hyper-parameters.
+
+    `measured` is None where nobody has measured it: timm's models, other sizes, a user's own configuration.
+    A `resizable` model takes other image sizes; `options` are those it was made with.
+    """
 
     name: str
     family: str
@@ -53,15 +58,23 @@ class ModelSpec:
     num_classes: int
     preprocessing: Preprocessing
     published: Published | None
-    measured: Measured
+    measured: Measured | None
     checkpoint: Checkpoint
     code_licence: str
     weights_licence: str
+    resizable: bool = False
+    options: ModelOptions = DEFAULT_OPTIONS
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Input (height, width) in pixels."""
         return self.preprocessing.image_size
+
+    @property
+    def slug(self) -> str:
+        """The name of its folder in a workspace."""
+        plain = self.name.replace(":", "-").replace("/", "-")
+        return f"{plain}-{self.image_size[0]}x{self.image_size[1]}" if self.resizable else plain
 
 
 @dataclass(frozen=True)
@@ -71,9 +84,11 @@ class Family:
 
     Checkpoint keys with one of `train_only_prefixes` have no use at inference; buffers with one of
     `recomputed_suffixes` are computed by the model even where a file holds them. Both are dropped on loading.
+    `aliases` are pairs of key endings (alias, canonical): a file that holds both means the alias.
     """
 
     build: Callable[[ModelSpec, int], nn.Module]
     deploy: Callable[[nn.Module], nn.Module]
     train_only_prefixes: tuple[str, ...] = ()
     recomputed_suffixes: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput
 from hvt_deploy.models.download import ObtainedWeights, looks_like_html, obtain_weights, sha256_of
-from hvt_deploy.models.registry import create_model, family_of, list_specs
+from hvt_deploy.models.registry import create_from, family_of, list_specs, spec_of
 
 __all__ = [
     "LoadReport",
@@ -261,14 +261,16 @@ def _check_keys(
 ) -> None:
     differences = _differences(wanted, given, ignore)
     if differences:
-        raise BadInput(f"{path} is not a checkpoint of {model.name}: {'; '.join(differences)}.", _owner_hint(given))
+        raise BadInput(
+            f"{path} is not a checkpoint of {spec_of(model).name}: {'; '.join(differences)}.", _owner_hint(given)
+        )
 
 
 def _owner_hint(given: Mapping[str, Tensor]) -> str:
     """Names the model that the checkpoint does fit."""
     for spec in list_specs():
         with torch.device("meta"):
-            other = create_model(spec.name)
+            other = create_from(spec)
         wanted = _needed_at_inference(other)
         head = _head_of_another_size(wanted, given)
         if not _differences(wanted, given, frozenset(head)):

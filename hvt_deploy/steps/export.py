@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import onnx
+import torch
 from torch import nn
 
 from hvt_deploy.backends.base import Backend, BackendRequest
@@ -27,7 +28,8 @@ from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.images import load_batches
 from hvt_deploy.measure.parity import Parity, compare_logits, seeded_noise
 from hvt_deploy.models.download import obtain_weights
-from hvt_deploy.models.registry import create_model, get_spec, to_deployed
+from hvt_deploy.models.registry import create_from, get_spec, to_deployed
+from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights import load_checkpoint, save_reference, seed_random_weights
 from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW, Signature
@@ -60,10 +62,10 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     require("torch", extra="export")
     require("onnxruntime", extra="cpu")
     check_opset(config.export.opset)
-    spec = get_spec(config.model)
-    check_free_disk(folder.path, 12 * spec.measured.params)
+    spec = get_spec(config.model, config.preprocessing.image_size, config.options)
+    check_free_disk(folder.path, 12 * _parameters(spec))
     with folder.lock():
-        model, num_classes, weights = _weighted_model(config, ui)
+        model, num_classes, weights = _weighted_model(spec, config, ui)
         names = class_names_for(num_classes, class_names, Path(weights.path) if weights.path else None)
         signature = Signature(spec.image_size, num_classes, config.export.batch)
         manifest = Manifest(
@@ -94,14 +96,18 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     return Exported(folder.slug, onnx_path, config.export.opset, parity, contract, weights.untrained)
 
 
-def _weighted_model(config: RunConfig, ui: Ui) -> tuple[nn.Module, int, WeightsRecord]:
+def _parameters(spec: ModelSpec) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create_from(spec).parameters())
+
+
+def _weighted_model(spec: ModelSpec, config: RunConfig, ui: Ui) -> tuple[nn.Module, int, WeightsRecord]:
     """The reference form with the weights that were asked for, and the number of classes they are for."""
-    spec = get_spec(config.model)
     with ui.progress("Fetching weights") as progress:
         obtained = obtain_weights(spec, config.export.weights, _cache_folder(), progress)
     if obtained.warning:
         ui.warn(obtained.warning)
-    model = create_model(spec.name, num_classes=config.num_classes)
+    model = create_from(spec, config.num_classes)
     if obtained.path is None:
         seed_random_weights(model, config.export.seed)
         return model, config.num_classes, WeightsRecord(obtained.source, "", obtained.untrained)

@@ -8,7 +8,6 @@ from golden.weight_rule import facts
 
 from hvt_deploy.errors import BadInput
 from hvt_deploy.models import create_model, get_spec, list_specs
-from hvt_deploy.models.specs.fdvit import FDViTArchitecture
 
 
 def test_specs_are_listed_and_found() -> None:
@@ -17,24 +16,25 @@ def test_specs_are_listed_and_found() -> None:
     assert [get_spec(name).name for name in names] == names
 
 
-@pytest.mark.parametrize("name", ["fdvit_ti", "fdvit_s", "fdvit_b"])
+@pytest.mark.parametrize("name", [s.name for s in list_specs() if not s.name.endswith("_demo")])
 def test_spec_agrees_with_the_recorded_facts(name: str) -> None:
     spec, recorded = get_spec(name), facts(name)
-    a, h = spec.architecture, recorded["hparams"]
-    assert isinstance(a, FDViTArchitecture)
-    assert (a.image_size, a.patch_size, a.stride, a.mlp_ratio) == tuple(
-        h[key] for key in ("image_size", "patch_size", "stride", "mlp_ratio")
-    )
-    lists = [a.head_dims, a.depths, a.heads, a.channels, a.map_sizes]
-    assert [list(values) for values in lists] == [h[k] for k in ("base_dims", "depth", "heads", "channels", "out_size")]
     assert spec.published is not None
-    for key, value in recorded["published"].items():
-        assert getattr(spec.published, key) == value
-    p = spec.preprocessing
+    assert spec.measured is not None
+    for key in ("params_m", "flops_g", "top1", "top5"):
+        assert getattr(spec.published, key) == recorded["published"][key]
+    measured = recorded["measured"]
+    assert spec.measured.params == measured.get("params_used_at_inference", measured["params"])
+    assert spec.measured.macs / 1e9 == pytest.approx(measured["macs_g"], abs=5e-5)
+    assert spec.num_classes == recorded["num_classes"]
+    assert [3, *spec.image_size] == recorded["input_size"]
+    p, evaluation = spec.preprocessing, recorded["preprocessing"]
     assert {"mean": list(p.mean), "std": list(p.std), "interpolation": p.interpolation} == {
-        key: recorded["preprocessing"][key] for key in ("mean", "std", "interpolation")
+        key: evaluation[key] for key in ("mean", "std", "interpolation")
     }
-    assert (p.crop_pct, p.crop_mode) == tuple(recorded["preprocessing"][key] for key in ("crop_pct", "crop_mode"))
+    assert (p.crop_pct, p.crop_mode) == tuple(evaluation[key] for key in ("crop_pct", "crop_mode"))
+    urls = recorded["checkpoint"]["urls"]
+    assert spec.checkpoint.url == (urls[0].removesuffix("?usp=sharing") if urls else None)
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
