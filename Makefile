@@ -20,9 +20,10 @@ types: $(READY)
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --durations 15
 
-# Long checks that CI does not run.
+# Long checks that CI does not run: hours. check_all.py goes on where it was interrupted.
 check-all: test
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow
+	$(BIN)/python benchmarks/check_all.py
 
 configs: $(READY)
 	$(BIN)/hvt-deploy config --all export_configs

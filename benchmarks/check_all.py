@@ -1,0 +1,163 @@
+"""Every model through the whole product: python benchmarks/check_all.py [--models 'hvt_*'] [--output FILE].
+
+For each name: the official code's recorded logits in both forms (`models --verify`), export at opsets 17 and 20 with
+random weights (contract and parity are errors), FP16 and INT8 engines for TensorRT-RTX on compute capability 8.6 with
+their layer lists. Engines are calibrated on noise: they prove the graph, not an accuracy. Rows are kept after every
+model and those of this commit are not measured again, so an interrupted run goes on where it was. FILE.md is the table.
+Ends with 1 if a model failed. Hours for all; minutes for a small one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from hvt_deploy.environment import cpu_name, tool_versions
+from hvt_deploy.models.registry import list_specs
+
+Record: TypeAlias = dict[str, Any]
+ROOT = Path(__file__).resolve().parent.parent
+OFFICIAL: Record = json.loads((ROOT / "benchmarks" / "official_exports.json").read_text(encoding="utf-8"))
+OPSETS = (17, 20)
+COLUMNS = (
+    "model", "official logits", "parity 17", "parity 20", "nodes", "official nodes", "attention fused FP16", "INT8",
+    "kernels FP16", "official FP16", "kernels INT8", "INT8 layers", "minutes",
+)  # fmt: skip
+
+
+def check_model(name: str, verify: bool) -> Record:
+    """One row: what every command printed, or the first one that failed."""
+    row: Record = {"model": name}
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        try:
+            if verify:
+                row["golden"] = hvt_deploy(folder, "models", "--verify", name)
+            for opset in OPSETS:
+                export = ("export", name, "--weights", "random", "--opset", str(opset), "--as", f"opset{opset}")
+                row[f"opset{opset}"] = hvt_deploy(folder, *export)
+            manifest = json.loads((folder / "artifacts" / "opset17" / "manifest.json").read_text(encoding="utf-8"))
+            row["attention_blocks"] = manifest["artifacts"]["fp32"]["facts"]["ops"].get("Softmax", 0)
+            write_noise(folder / "noise", manifest["preprocessing"]["image_size"])
+            for precision in ("fp16", "int8"):
+                build = ("build-trt", "opset17", "--precision", precision, "--calib", "noise", "--calib-images", "8")
+                row[precision] = audit_of(hvt_deploy(folder, *build, "--flavour", "rtx"))
+        except subprocess.CalledProcessError as error:
+            row["failed"] = {"command": " ".join(error.cmd[3:]), "exit_code": error.returncode, "said": error.stderr}
+    row["seconds"] = round(time.monotonic() - started)
+    return row
+
+
+def hvt_deploy(folder: Path, *arguments: str) -> Any:  # noqa: ANN401 - the JSON that a command prints
+    """What `hvt-deploy ARGUMENTS --json` prints, run in `folder`."""
+    command = [sys.executable, "-m", "hvt_deploy", *arguments, "--json"]
+    environment = {**os.environ, "CI": ""}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, command, stderr=done.stderr[-2000:])
+    return json.loads(done.stdout)
+
+
+def write_noise(folder: Path, image_size: Sequence[int]) -> None:
+    """Eight images of seeded noise in two class folders."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        (folder / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*image_size, 3), dtype=np.uint8)).save(folder / str(i % 2) / f"{i}.png")
+
+
+def audit_of(built: Mapping[str, Any]) -> Record:
+    """The numbers of an engine's audit, without its layers."""
+    return {key: value for key, value in built["audit"].items() if isinstance(value, (int, float))}
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """One line of the table."""
+    if "failed" in row:
+        return [row["model"], f"FAILED: {row['failed']['command']}", *[""] * (len(COLUMNS) - 2)]
+    official = OFFICIAL.get(row["model"], {})
+    golden = [check["error"] for check in row.get("golden", [])]
+    blocks = row["attention_blocks"]
+    return [
+        row["model"], f"{max(golden):.0e}" if golden else "not run",
+        *(f"{row[f'opset{opset}']['parity']['relative_to_largest']:.0e}" for opset in OPSETS),
+        str(row["opset17"]["nodes"]), str(official.get("nodes", "")),
+        *(f"{row[p]['fused_attention']}/{blocks}" for p in ("fp16", "int8")),
+        str(row["fp16"]["kernels"]), str(official.get("kernels", "")), str(row["int8"]["kernels"]),
+        str(row["int8"]["int8_layers"]), f"{row['seconds'] / 60:.1f}",
+    ]  # fmt: skip
+
+
+def write(output: Path, rows: Mapping[str, Record]) -> None:
+    """The record and its table."""
+    record = {
+        "command": "python benchmarks/check_all.py", "cpu": cpu_name(), "versions": tool_versions(),
+        "rows": list(rows.values()),
+    }  # fmt: skip
+    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows.values())]
+    note = (
+        "Every name through `python benchmarks/check_all.py`: random weights; the JSON has commit and date of each row.\n"
+        "Official logits: error relative to max(1, |logit|), float64. Parity: relative to the largest logit, FP32.\n"
+        "Official nodes: the official code by torch's dynamo exporter; official kernels: of that, in FP16 for SM86.\n"
+    )
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    output.with_suffix(".md").write_text(f"# Every model\n\n{note}\n{table}\n", encoding="utf-8")
+
+
+def read_rows(output: Path) -> dict[str, Record]:
+    """The rows that are there, by model."""
+    if not output.is_file():
+        return {}
+    rows: list[Record] = json.loads(output.read_text(encoding="utf-8"))["rows"]
+    return {row["model"]: row for row in rows}
+
+
+def commit() -> str:
+    """The commit that is checked out, marked where files differ from it."""
+    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> int:
+    """Check the models that are asked for and not done at this commit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="*", help="names or patterns, separated by commas")
+    parser.add_argument("--no-verify", action="store_true", help="leave out the official logits (tests have them)")
+    parser.add_argument("--again", action="store_true", help="measure again what is there from this commit")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "check_all.json")
+    options = parser.parse_args()
+    patterns = options.models.split(",")
+    known = [spec.name for spec in list_specs()]
+    names = [name for name in known if any(fnmatch(name, pattern) for pattern in patterns)]
+    rows = read_rows(options.output)
+    here, failed = commit(), 0
+    for i, name in enumerate(names, start=1):
+        if rows.get(name, {}).get("commit") == here and "failed" not in rows[name] and not options.again:
+            continue
+        print(f"{i}/{len(names)} {name}", file=sys.stderr, flush=True)
+        row = check_model(name, verify=not options.no_verify and not name.endswith("_demo"))
+        row |= {"commit": here, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        rows[name] = row
+        failed += "failed" in row
+        write(options.output, {n: rows[n] for n in known if n in rows})
+        print(" | ".join(cells(row)), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
