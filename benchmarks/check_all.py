@@ -111,7 +111,7 @@ def write(output: Path, rows: Mapping[str, Record]) -> None:
     output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows.values())]
     note = (
-        "Every name through `python benchmarks/check_all.py`: random weights; the JSON has commit and date of each row.\n"
+        "Every name through `python benchmarks/check_all.py`: random weights; commits and dates are in the JSON.\n"
         "Official logits: error relative to max(1, |logit|), float64. Parity: relative to the largest logit, FP32.\n"
         "Official nodes: the official code by torch's dynamo exporter; official kernels: of that, in FP16 for SM86.\n"
     )
