@@ -308,6 +308,27 @@ def report(
         typer.echo(str(output))
 
 
+@app.command(epilog="Example: **hvt-deploy predict cat.jpg holiday/ --top 3**")
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    model: Annotated[str | None, typer.Option(help="Exported model; without it the newest export.")] = None,
+    backend: Annotated[str, typer.Option(help="auto, ort, trt, pytorch, or a row of `validate`.")] = "auto",
+    top: Annotated[int, typer.Option(min=1, help="Classes to show of each image.")] = 5,
+    root: Root = DEFAULT_ROOT, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Classify images with an exported model."""
+    from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.steps.predict import predict as run_predict
+
+    done = run_predict(images, model, root, backend, top, _ui(as_json))
+    if as_json:
+        _print_json(done)
+    else:
+        rows = [(i.path, ", ".join(f"{k.name} {k.probability:.1%}" for k in i.labels) or i.error) for i in done.images]
+        print_table(f"{done.model}, {done.backend}", ("image", "classes"), rows, open_console())
+    raise typer.Exit(2 if any(image.error for image in done.images) else 0)
+
+
 @app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")] = Path("demo"),
