@@ -85,6 +85,8 @@ class Family:
     Checkpoint keys with one of `train_only_prefixes` have no use at inference; buffers with one of
     `recomputed_suffixes` are computed by the model even where a file holds them. Both are dropped on loading.
     `aliases` are pairs of key endings (alias, canonical): a file that holds both means the alias.
+    `size_dependent` are parts of keys that a resizable model has at some image sizes only: a file may hold more of
+    them than the model has.
     """
 
     build: Callable[[ModelSpec, int], nn.Module]
@@ -92,3 +94,4 @@ class Family:
     train_only_prefixes: tuple[str, ...] = ()
     recomputed_suffixes: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    size_dependent: tuple[str, ...] = ()

@@ -1,60 +1,82 @@
-"""Filling a model: official and fine-tuned checkpoints, safetensors, and seeded random weights.
-
-A checkpoint is untrusted: nothing in it is executed (DESIGN, "Weights").
-"""
+"""Filling a model: official and fine-tuned checkpoints, safetensors, and seeded random weights."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
 import math
-import pickle
-import re
 import zlib
-from collections import OrderedDict
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput
-from hvt_deploy.models.download import ObtainedWeights, looks_like_html, obtain_weights, sha256_of
-from hvt_deploy.models.registry import create_from, family_of, list_specs, spec_of
+from hvt_deploy.models.container import Container, read_container
+from hvt_deploy.models.download import ObtainedWeights, obtain_weights, sha256_of
+from hvt_deploy.models.fates import Fate, KeyFate, decide_fates, summarize_fates
+from hvt_deploy.models.nearest import describe_nearest, needed_at_inference
+from hvt_deploy.models.registry import create_from, family_of, spec_of
+from hvt_deploy.models.spec import ModelSpec
 
 __all__ = [
     "LoadReport",
     "ObtainedWeights",
     "load_checkpoint",
+    "load_model",
     "obtain_weights",
     "save_reference",
     "seed_random_weights",
 ]
 
-# Where training programs keep the weights, in the order in which the official evaluations look.
-_CONTAINERS = ("state_dict", "model", "model_ema")
-
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_checkpoint` found. `container` is `bare` or the key that held the weights.
-
-    `loaded` counts tensors. `dropped_train_only` are keys without use at inference; `recomputed` are stored buffers
-    that the model computes itself; `num_classes` is the head's size, which the model now has.
+    """What loading found. `container` is `bare` or the key that held the weights, `fates` has every key of the file
+    in its order, `num_classes` is the head's size, which the model now has. Nothing is ever resized.
     """
 
     path: Path
-    sha256: str
     container: str
-    loaded: int
-    dropped_train_only: tuple[str, ...]
-    recomputed: tuple[str, ...]
+    fates: tuple[KeyFate, ...]
     num_classes: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the file, read when it is asked for."""
+        return sha256_of(self.path)
+
+    @property
+    def loaded(self) -> int:
+        """How many tensors the model took."""
+        return len(self.keys("loaded"))
+
+    @property
+    def dropped_train_only(self) -> tuple[str, ...]:
+        """Keys without use at inference."""
+        return self.keys("train-only")
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """Stored buffers that the model computes itself."""
+        return self.keys("recomputed")
+
+    @property
+    def summary(self) -> Mapping[str, int]:
+        """How many keys met each fate: {"loaded": 386, "recomputed": 88, ...}."""
+        return summarize_fates(self.fates)
+
+    def keys(self, fate: Fate) -> tuple[str, ...]:
+        """The keys with this fate."""
+        return tuple(key.key for key in self.fates if key.fate == fate)
 
 
 class _Headed(Protocol):
@@ -67,24 +89,62 @@ class _Headed(Protocol):
 def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
     """Fill the reference form `model` from a checkpoint with official key names, in place.
 
-    Takes safetensors and torch files: a bare state dict, or one under `state_dict`, `model` or `model_ema`, with or
-    without the prefix `module.`. A head of another size replaces `model.head` and sets `model.num_classes`. Raises
-    BadInput, with the model as it was, for a file that is damaged, unsafe or made for another model.
+    Takes safetensors and torch files: a bare state dict, or one under `state_dict`, `model`, `state_dict_ema` or
+    `model_ema`, with or without the prefixes `module.` and `encoder.`. A head of another size replaces `model.head`
+    and sets `model.num_classes`. Raises BadInput, with the model as it was, for a file that is damaged, unsafe or
+    made for another model.
     """
-    path = Path(path)
-    container, state = _read_state(path)
-    family = family_of(model)
-    dropped = tuple(key for key in state if key.startswith(family.train_only_prefixes))
-    recomputed = tuple(key for key in state if key.endswith(family.recomputed_suffixes))
-    wanted = _needed_at_inference(model)
-    given = {key: tensor for key, tensor in state.items() if key not in (*dropped, *recomputed)}
+    return _fill(model, read_container(Path(path)), assign=False)
+
+
+def load_model(spec: ModelSpec, path: str | Path, num_classes: int | None = None) -> tuple[nn.Module, LoadReport]:
+    """`create_from` and `load_checkpoint` in one, without a second copy of the weights: the float32 model's
+    parameters are the file's own pages where it holds float32, so they cost memory only once they are used.
+
+    The file must stay as it is while the model lives (replacing it by another is fine). What a file lacks because it
+    is of use in training only is zero. Raises BadInput as both do.
+    """
+    container = read_container(Path(path))
+    with _parameters_without_memory():
+        model = create_from(spec, num_classes)
+    report = _fill(model, container, assign=True)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                setattr(module, name, nn.Parameter(torch.zeros_like(parameter, device="cpu")))
+    return model, report
+
+
+@contextmanager
+def _parameters_without_memory() -> Generator[None]:
+    """Models made inside have their parameters on the meta device. Buffers are real: nobody else computes them."""
+
+    def forget(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    # Its signature says that the hook returns nothing; its documentation, that it may return a new parameter.
+    handle = register_module_parameter_registration_hook(cast("Callable[..., None]", forget))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
+    wanted = needed_at_inference(model)
+    headless = not any(key.startswith("head.") for key in wanted)
+    fates = decide_fates(
+        container.state, wanted, family_of(model), resizable=spec_of(model).resizable, headless=headless
+    )
+    given = {fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"}
     head = _head_of_another_size(wanted, given)
-    _check_keys(path, model, wanted, given, ignore=frozenset(head))
+    _check_keys(container, model, wanted, given, ignore=frozenset(head))
     if head:
         _replace_head(model, head)
-    model.load_state_dict(given, strict=False)
-    classes = cast("_Headed", model).num_classes
-    return LoadReport(path, sha256_of(path), container, len(given), dropped, recomputed, classes)
+    if assign:
+        given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in given.items()}
+    model.load_state_dict(given, strict=False, assign=assign)
+    return LoadReport(container.path, container.name, fates, cast("_Headed", model).num_classes)
 
 
 def save_reference(model: nn.Module, path: Path) -> None:
@@ -92,7 +152,7 @@ def save_reference(model: nn.Module, path: Path) -> None:
     require("safetensors", extra="export")
     from safetensors.torch import save_file
 
-    save_file({key: tensor.contiguous().cpu() for key, tensor in _needed_at_inference(model).items()}, path)
+    save_file({key: tensor.contiguous().cpu() for key, tensor in needed_at_inference(model).items()}, path)
     path.chmod(0o644)  # safetensors gives its file to the owner alone; artifacts are there to be served
 
 
@@ -114,117 +174,6 @@ def seed_random_weights(model: nn.Module, seed: int) -> None:
         parameter.data.copy_(values)
 
 
-def _needed_at_inference(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict without train-only keys and without buffers that the model computes itself."""
-    family = family_of(model)
-    return {
-        key: tensor
-        for key, tensor in model.state_dict().items()
-        if not key.startswith(family.train_only_prefixes) and not key.endswith(family.recomputed_suffixes)
-    }
-
-
-def _read_state(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """(container, key -> tensor) of a checkpoint file, on the CPU, with the prefix `module.` taken off."""
-    if not path.is_file():
-        raise BadInput(f"There is no checkpoint file {path}.", "Give --weights auto, official, random or a file.")
-    with path.open("rb") as file:
-        start = file.read(512)
-    if looks_like_html(start):
-        raise BadInput(
-            f"{path} is a web page, not a checkpoint.",
-            "The host answered with a page instead of the file: open the link in a browser and save the file itself.",
-        )
-    content = _read_safetensors(path) if start[8:9] == b"{" else _read_torch(path)
-    container, state = _find_state(path, content)
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    return container, state
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    require("safetensors", extra="export")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        with _only_inert_globals():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        if unsafe is None:
-            raise _damaged(path, str(error).partition("\n")[0]) from None
-        raise BadInput(
-            f"{path} was not loaded: it asks for the Python name {unsafe[1]}, which could execute code.",
-            "Nothing was executed. Save only the state dict, torch.save(model.state_dict(), PATH), or safetensors.",
-        ) from None
-    except Exception as error:
-        raise _damaged(path, str(error).partition("\n")[0] or type(error).__name__) from None
-
-
-def _damaged(path: Path, reason: str) -> BadInput:
-    size = path.stat().st_size
-    return BadInput(
-        f"{path} ({size} bytes) is not a complete checkpoint: {reason}",
-        "It is truncated, damaged or no checkpoint at all: delete it and fetch or save it again.",
-    )
-
-
-class _Inert:
-    """Stands for training options inside a checkpoint: any object of the class becomes an ordered dict."""
-
-    def __new__(cls, *_: object) -> OrderedDict[str, object]:  # type: ignore[misc]
-        return OrderedDict()
-
-
-@contextmanager
-def _only_inert_globals() -> Generator[None]:
-    """Two names beyond torch's own safe ones load, as stubs, whatever other packages have allowed."""
-    serialization = torch.serialization
-    before = serialization.get_safe_globals()
-    serialization.clear_safe_globals()
-    serialization.add_safe_globals([(_Inert, "argparse.Namespace"), (_Inert, "yacs.config.CfgNode")])
-    try:
-        yield
-    finally:
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals(before)
-
-
-def _find_state(path: Path, content: object) -> tuple[str, dict[str, Tensor]]:
-    if isinstance(content, Mapping):
-        entries = cast("Mapping[object, object]", content)
-        for container in _CONTAINERS:
-            state = _as_state(entries.get(container))
-            if state:
-                return container, state
-        state = _as_state(entries)
-        if state:
-            return "bare", state
-        found = ", ".join(repr(key) for key in list(entries)[:8]) or "nothing"
-    else:
-        found = f"a {type(content).__name__}"
-    raise BadInput(
-        f"{path} holds no weights: expected tensors by name, bare or under {', '.join(_CONTAINERS)}; found {found}."
-    )
-
-
-def _as_state(value: object) -> dict[str, Tensor]:
-    """`value` as key -> tensor, or an empty dict when it is anything else."""
-    if not isinstance(value, Mapping):
-        return {}
-    entries = cast("Mapping[object, object]", value)
-    state = {key: tensor for key, tensor in entries.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
-    return state if len(state) == len(entries) else {}
-
-
 def _head_of_another_size(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The given head, when it is a whole Linear over the same features with another number of classes."""
     head = {key: given[key] for key in ("head.weight", "head.bias") if key in given and key in wanted}
@@ -241,38 +190,34 @@ def _replace_head(model: nn.Module, head: Mapping[str, Tensor]) -> None:
     headed.num_classes = int(classes)
 
 
-def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], ignore: frozenset[str]) -> list[str]:
-    """What keeps `given` from filling `wanted`, in words; empty when it fits."""
-    shapes = [k for k in wanted if k in given and k not in ignore and wanted[k].shape != given[k].shape]
-    lists = {
-        "missing": [k for k in wanted if k not in given],
-        "unexpected": [k for k in given if k not in wanted],
-        "of another shape": [f"{k} {tuple(given[k].shape)} for {tuple(wanted[k].shape)}" for k in shapes],
-    }
-    return [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in lists.items()
-        if keys
-    ]
-
-
 def _check_keys(
-    path: Path, model: nn.Module, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], ignore: frozenset[str]
+    container: Container,
+    model: nn.Module,
+    wanted: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    ignore: frozenset[str],
 ) -> None:
-    differences = _differences(wanted, given, ignore)
-    if differences:
+    """Raise BadInput unless `given` fills `wanted`. A BatchNorm's count of batches may lack: nothing reads it."""
+    spec, parts = spec_of(model), family_of(model).size_dependent
+    missing = [key for key in wanted if key not in given and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [k for k in wanted if k in given and k not in ignore and wanted[k].shape != given[k].shape]
+    if not (missing or unexpected or shapes):
+        return
+    if not (unexpected or shapes) and all(any(part in key for part in parts) for key in missing):
         raise BadInput(
-            f"{path} is not a checkpoint of {spec_of(model).name}: {'; '.join(differences)}.", _owner_hint(given)
+            f"{container.path} was saved at an image size at which the model has no {_listed(missing)}; "
+            f"{spec.name} at {'x'.join(map(str, spec.image_size))} needs {'it' if len(missing) == 1 else 'them'}.",
+            "Nothing can stand in for trained weights: take the --image-size of the file, or a file of square images.",
         )
+    reshaped = [f"{k} {tuple(given[k].shape)} for {tuple(wanted[k].shape)}" for k in shapes]
+    lists = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    differences = [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in lists.items() if keys]
+    raise BadInput(
+        f"{container.path} is not a checkpoint of {spec.name}: {'; '.join(differences)}.",
+        describe_nearest(model, container.state),
+    )
 
 
-def _owner_hint(given: Mapping[str, Tensor]) -> str:
-    """Names the model that the checkpoint does fit."""
-    for spec in list_specs():
-        with torch.device("meta"):
-            other = create_from(spec)
-        wanted = _needed_at_inference(other)
-        head = _head_of_another_size(wanted, given)
-        if not _differences(wanted, given, frozenset(head)):
-            return f"It is a checkpoint of {spec.name}."
-    return "Check the model name and that the file is this model's."
+def _listed(keys: list[str]) -> str:
+    return f"{', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
