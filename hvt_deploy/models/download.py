@@ -7,11 +7,12 @@ import json
 import re
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 
 import hvt_deploy.data
@@ -23,6 +24,7 @@ from hvt_deploy.models.spec import Checkpoint, ModelSpec
 RECORD_NAME = "sha256.json"
 _CONNECT_TIMEOUT_S = 10
 _CHUNK_BYTES = 1 << 20
+_HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,16 @@ def _untrained(reason: str) -> ObtainedWeights:
     return ObtainedWeights(None, "random", untrained=True, warning=warning)
 
 
+def _cache_name(spec: ModelSpec) -> str:
+    """Models that were published in one file share it. Drive's links name no file, hubs call all of them alike."""
+    published = PurePosixPath(urllib.parse.urlsplit(spec.checkpoint.url or "").path).name
+    if spec.checkpoint.how == "direct" and published not in _HUB_NAMES:
+        return published
+    return re.sub(r"[:/]", "-", spec.name) + (PurePosixPath(published).suffix or ".pth")
+
+
 def _official_file(spec: ModelSpec, cache_dir: Path, progress: Callable[[int, int], None] | None) -> Path:
-    path = cache_dir / f"{spec.name}.pth"
+    path = cache_dir / _cache_name(spec)
     if not path.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
         _download(spec.checkpoint, path, progress)

@@ -27,6 +27,7 @@ class Host:
     status: int = 200
     body: bytes = CONTENT
     declared: int = len(CONTENT)
+    moved_to: str = ""
     requests: list[str] = field(default_factory=list)
 
 
@@ -37,6 +38,12 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.requests.append(self.path)
+            if state.moved_to and self.path != state.moved_to:
+                self.send_response(302)
+                self.send_header("Location", state.moved_to)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             self.send_response(state.status)
             self.send_header("Content-Length", str(state.declared))
             self.end_headers()
@@ -60,6 +67,10 @@ def published_at(url: str | None) -> ModelSpec:
 
 def spec_on(host: Host) -> ModelSpec:
     return published_at(f"http://127.0.0.1:{host.port}/fdvit_ti.pth")
+
+
+def named(name: str, url: str) -> ModelSpec:
+    return dataclasses.replace(published_at(url), name=name)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -156,6 +167,32 @@ def test_random_and_file(tmp_path: Path) -> None:
     given.write_bytes(b"x")
     obtained = obtain_weights(spec, str(given), tmp_path)
     assert (obtained.path, obtained.source, obtained.untrained) == (given, "file", False)
+
+
+def test_hubs_answer_with_another_address(host: Host, tmp_path: Path) -> None:
+    host.moved_to = "/signed/4f5e?expires=3600"
+    path = obtain_weights(spec_on(host), "official", tmp_path).path
+    assert path == tmp_path / "fdvit_ti.pth"
+    assert path.read_bytes() == CONTENT
+    assert host.requests == ["/fdvit_ti.pth", "/signed/4f5e?expires=3600"]
+
+
+def test_models_published_in_one_file_share_it(host: Host, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{host.port}/FasterViT/resolve/main/fastervit_0_224_1k.pth.tar"
+    paths = {
+        obtain_weights(named(name, url), "official", tmp_path).path
+        for name in ("faster_vit_0_224", "faster_vit_0_any_res")
+    }
+    assert paths == {tmp_path / "fastervit_0_224_1k.pth.tar"}
+    assert len(host.requests) == 1
+
+
+def test_models_whose_files_have_one_name_do_not_share(host: Host, tmp_path: Path) -> None:
+    for name in ("timm:one", "timm:other"):
+        url = f"http://127.0.0.1:{host.port}/{name[5:]}/resolve/main/model.safetensors"
+        obtain_weights(named(name, url), "official", tmp_path)
+    assert leftovers(tmp_path) == ["sha256.json", "timm-one.safetensors", "timm-other.safetensors"]
+    assert len(host.requests) == 2
 
 
 def test_google_drive_links_become_direct_ones() -> None:
