@@ -91,12 +91,11 @@ def _engine_row(
 
 
 def _open_reference(manifest: Manifest, path: Path):  # noqa: ANN202 - torch may not be installed here
-    from hvt_deploy.models.registry import create_from, get_spec
-    from hvt_deploy.models.weights import load_checkpoint
+    from hvt_deploy.models.registry import get_spec
+    from hvt_deploy.models.weights import load_model
 
     spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
-    model = create_from(spec, manifest.signature.num_classes)
-    load_checkpoint(model, path)
+    model, _ = load_model(spec, path, manifest.signature.num_classes)
     return model
 
 

@@ -56,13 +56,16 @@ class Artifact:
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """Where the weights came from: official, packaged, file or random."""
+    """Where the weights came from: official, packaged, file or random. `keys` counts the file's keys by their fate:
+    loaded, train-only, recomputed and so on (models/fates.py).
+    """
 
     source: str
     sha256: str
     untrained: bool
     path: str = ""
     dropped_train_only: tuple[str, ...] = ()
+    keys: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ from hvt_deploy.measure.parity import Parity, compare_logits, seeded_noise
 from hvt_deploy.models.download import obtain_weights
 from hvt_deploy.models.registry import create_from, get_spec, to_deployed
 from hvt_deploy.models.spec import ModelSpec
-from hvt_deploy.models.weights import load_checkpoint, save_reference, seed_random_weights
+from hvt_deploy.models.weights import load_model, save_reference, seed_random_weights
 from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW, Signature
 from hvt_deploy.ui import Progress, Ui
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, WeightsRecord, hash_file, now
+from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, WeightsRecord, now
 
 # Largest logit difference an FP32 graph may show, relative to the largest logit of the reference form.
 FP32_PARITY = 2e-5
@@ -107,15 +107,20 @@ def _weighted_model(spec: ModelSpec, config: RunConfig, ui: Ui) -> tuple[nn.Modu
         obtained = obtain_weights(spec, config.export.weights, _cache_folder(), progress)
     if obtained.warning:
         ui.warn(obtained.warning)
-    model = create_from(spec, config.num_classes)
     if obtained.path is None:
+        model = create_from(spec, config.num_classes)
         seed_random_weights(model, config.export.seed)
         return model, config.num_classes, WeightsRecord(obtained.source, "", obtained.untrained)
-    report = load_checkpoint(model, obtained.path)
-    dropped = len(report.dropped_train_only)
-    ui.say(f"Loaded {report.loaded} tensors from {obtained.path}; {dropped} train-only ones were left out")
+    model, report = load_model(spec, obtained.path, config.num_classes)
+    fates = ", ".join(f"{count} {fate}" for fate, count in report.summary.items())
+    ui.say(f"Keys of {obtained.path}: {fates}")
     record = WeightsRecord(
-        obtained.source, hash_file(obtained.path), obtained.untrained, str(obtained.path), report.dropped_train_only
+        obtained.source,
+        report.sha256,
+        obtained.untrained,
+        str(obtained.path),
+        report.dropped_train_only,
+        report.summary,
     )
     return model, report.num_classes, record
 
