@@ -329,6 +329,26 @@ def predict(
     raise typer.Exit(2 if any(image.error for image in done.images) else 0)
 
 
+@app.command(epilog="Example: **hvt-deploy package fdvit_b --triton model_repository**")
+def package(
+    model: Model = None,
+    triton: Annotated[Path, typer.Option(metavar="DIR", help="Write a Triton model repository here.")] = Path("triton"),
+    onnx_backend: Annotated[Literal["onnxruntime", "python"], typer.Option(help="Triton's backend for ONNX files.")]
+        = "onnxruntime",
+    allow_untrained: Annotated[bool, typer.Option(help="Package random weights, to try a server.")] = False,
+    root: Root = DEFAULT_ROOT, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Write an exported model as a folder that Triton Inference Server takes: image files in, class names out."""
+    from hvt_deploy.steps.package import package_triton
+
+    folder, _ = _exported(root, model, None, {}, ui := _ui(as_json))
+    done = package_triton(folder, triton, onnx_backend, allow_untrained, ui)
+    if as_json:
+        _print_json(done)
+    else:
+        typer.echo(f"{done.folder}: {', '.join(done.models)}\nSend image files to the model {done.ensemble}.")
+
+
 @app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")] = Path("demo"),

@@ -15,15 +15,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from hvt_deploy.datasets import Sample
 from hvt_deploy.errors import BadInput
 from hvt_deploy.tensors import ImagesNCHW, LabelsN
+
+if TYPE_CHECKING:
+    from hvt_deploy.datasets import Sample
 
 # More unreadable files than this share of a set means that the set is not what the user takes it for.
 UNREADABLE_SHARE = 0.01
@@ -77,14 +79,16 @@ class Batch:
     indices_N: NDArray[np.int64]  # noqa: N815
 
 
-def decode(path: Path) -> Image.Image:
-    """Open an image file as RGB, as timm and torchvision do: Pillow, EXIF orientation not applied.
+def decode(source: Path | IO[bytes]) -> Image.Image:
+    """An image file, or what was read of one, as RGB, as timm and torchvision do: Pillow, EXIF orientation ignored.
 
     Raises UnreadableImage if the file cannot be opened, is no image, is damaged, truncated or a
     decompression bomb.
     """
     try:
-        with path.open("rb") as file:
+        if not isinstance(source, Path):
+            return Image.open(source).convert("RGB")
+        with source.open("rb") as file:
             return Image.open(file).convert("RGB")
     except UnidentifiedImageError:
         raise UnreadableImage("not an image") from None

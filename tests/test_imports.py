@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "hvt_deploy"
-SHELVES = {"models", "graph", "engine", "backends", "measure", "report"}
+SHELVES = {"models", "graph", "engine", "backends", "measure", "report", "serving"}
 STEERING = {"steps", "flows", "cli", "workspace", "rows", "verdict", "classifier", "__init__", "__main__"}
 DOORS = {("measure", "hvt_deploy.backends.base"), ("backends", "hvt_deploy.engine.flavour")}
 HOMES = {
     "torch": ("models/", "graph/export.py", "backends/pytorch.py", "backends/registry.py", "steps/export.py"),
-    "onnxruntime": ("backends/ort.py", "graph/calibrate.py", "graph/int8.py", "graph/fp16.py"),
+    "onnxruntime": ("backends/ort.py", "graph/", "serving/triton_models/network.py"),
     "typer": ("cli.py",),
     "rich": ("cli.py", "report/terminal.py"),
     "matplotlib": ("report/html.py",),

@@ -1,0 +1,1 @@
+"""Artifacts -> folders that another program serves."""

@@ -1,0 +1,84 @@
+"""`package`: an exported model as a folder that a server takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hvt_deploy.engine.plan import Profile
+from hvt_deploy.environment import find_gpus
+from hvt_deploy.errors import BadInput
+from hvt_deploy.models.registry import get_spec
+from hvt_deploy.serving.triton import Network, Platform, write_repository
+from hvt_deploy.ui import Ui
+from hvt_deploy.workspace import Manifest, ModelFolder
+
+OnnxPlatform = Literal["onnxruntime", "python"]
+GPU_GRAPHS = ("int8", "fp16", "fp32")
+CPU_GRAPHS = ("int8-cpu-twin", "fp32")
+DEFAULT_MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What was written. `ensemble` is the model that takes image files."""
+
+    folder: Path
+    ensemble: str
+    models: tuple[str, ...]
+
+
+def package_triton(
+    folder: ModelFolder, target: Path, onnx_platform: OnnxPlatform, allow_untrained: bool, ui: Ui
+) -> Packaged:
+    """Write a Triton model repository into `target`, which must be empty or not there.
+
+    Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32 where there is a
+    GPU, else the INT8 twin for CPUs and FP32. Raises BadInput for untrained weights that are not allowed, and for a
+    `target` that holds something.
+    """
+    manifest = folder.read()
+    if manifest.weights.untrained and not allow_untrained:
+        raise BadInput(
+            f"{folder.slug} has random weights: its predictions mean nothing.",
+            "Export it with a checkpoint, --weights FILE, or give --allow-untrained to try a server.",
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BadInput(f"{target} is not an empty folder.", "Give a new one: package --triton DIR")
+    ui.say(_licences(manifest))
+    on_gpu = bool(find_gpus())
+    networks = [*_engines(folder, manifest), *_graphs(folder, manifest, onnx_platform, on_gpu)]
+    target.mkdir(parents=True, exist_ok=True)
+    models = write_repository(
+        target, folder.slug, networks, manifest.signature, manifest.preprocessing, manifest.class_names
+    )
+    return Packaged(target, folder.slug, models)
+
+
+def _licences(manifest: Manifest) -> str:
+    spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
+    return f"Licences: code of {manifest.model} {spec.code_licence}, its weights {spec.weights_licence}"
+
+
+def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
+    """Engines of the full TensorRT; Triton has no backend for TensorRT-RTX."""
+    for key, artifact in manifest.artifacts.items():
+        if key.startswith("engine-") and artifact.facts.get("flavour") == "tensorrt":
+            file = folder.open_artifact(manifest, key)
+            fixed = manifest.signature.batch
+            profile = Profile(fixed, fixed, fixed) if fixed else Profile(*manifest.config.engine.profiles[0])
+            name = f"{folder.slug}_{key.removeprefix('engine-').replace('.', '_')}"
+            yield Network(name, "tensorrt", file, profile.max, profile.opt, on_gpu=True)
+
+
+def _graphs(folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool) -> Iterator[Network]:
+    fixed = manifest.signature.batch
+    for key in GPU_GRAPHS if on_gpu else CPU_GRAPHS:
+        if key in manifest.artifacts:
+            file = folder.open_artifact(manifest, key)
+            yield Network(
+                f"{folder.slug}_{key}", platform, file, fixed or DEFAULT_MAX_BATCH, fixed or 1,
+                on_gpu=on_gpu and platform != "python",
+            )  # fmt: skip
