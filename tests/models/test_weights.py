@@ -3,17 +3,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch
+from golden.official_file import yacs_node
 from golden.weight_rule import facts, state
 
 from hvt_deploy.errors import BadInput
-from hvt_deploy.models import create_model, load_checkpoint
-from hvt_deploy.models.weights import save_reference, seed_random_weights
+from hvt_deploy.models import create_model, get_spec, load_checkpoint
+from hvt_deploy.models.weights import load_model, save_reference, seed_random_weights
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_official_container_loads_and_drops_decoders(official: dict[str, torch.T
     assert all(torch.equal(loaded[key], tensor) for key, tensor in official.items() if key not in decoders)
 
 
-@pytest.mark.parametrize("container", ["bare", "state_dict", "model", "model_ema"])
+@pytest.mark.parametrize("container", ["bare", "state_dict", "model", "state_dict_ema", "model_ema"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_every_container_gives_the_same_model(
     small: dict[str, torch.Tensor], tmp_path: Path, container: str, prefix: str
@@ -75,11 +77,114 @@ def test_every_container_gives_the_same_model(
     assert torch.equal(logits(model), logits(reference))
 
 
-def test_model_wins_over_model_ema(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("trained", "averaged"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+def test_trained_weights_win_over_averaged_ones(
+    small: dict[str, torch.Tensor], tmp_path: Path, trained: str, averaged: str
+) -> None:
     ema = {key: torch.zeros_like(tensor) for key, tensor in small.items()}
     model = create_model("fdvit_demo")
-    assert load_checkpoint(model, stored(tmp_path, {"model_ema": ema, "model": small})).container == "model"
+    assert load_checkpoint(model, stored(tmp_path, {averaged: ema, trained: small})).container == trained
     assert logits(model).abs().max() > 0
+
+
+def test_a_program_without_averaged_weights_writes_none(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    content = {"model": small, "model_ema": None, "best_score": 0.9}
+    assert load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, content)).container == "model"
+
+
+def test_file_format_before_torch_1_6(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"model": small}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    model, reference = create_model("fdvit_demo"), create_model("fdvit_demo")
+    reference.load_state_dict(small)
+    load_checkpoint(model, tmp_path / "old.pth")
+    assert torch.equal(logits(model), logits(reference))
+
+
+def test_only_the_encoder_of_a_larger_model_is_taken(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    wrapped = {f"module.encoder.{key}": tensor for key, tensor in small.items()}
+    wrapped["module.target.weight"] = torch.zeros(3)
+    model, reference = create_model("fdvit_demo"), create_model("fdvit_demo")
+    reference.load_state_dict(small)
+    report = load_checkpoint(model, stored(tmp_path, {"state_dict": wrapped}))
+    assert torch.equal(logits(model), logits(reference))
+    assert report.keys("not encoder") == ("target.weight",)
+    taken = next(fate for fate in report.fates if fate.key == "encoder.pos_embed")
+    assert taken.meaning == "loaded as pos_embed"
+
+
+def test_every_key_has_its_fate(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    report = load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, small))
+    assert [fate.key for fate in report.fates] == list(small)
+    meanings = {fate.key: fate.meaning for fate in report.fates}
+    assert meanings["pos_embed"] == "loaded"
+    assert meanings["decoders.0.conv.weight"] == "dropped: of use in training only"
+    assert report.summary == {"loaded": len(small) - 6, "train-only": 6}
+
+
+def test_features_need_no_head(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path, reference = stored(tmp_path, small), create_model("fdvit_demo")
+    reference.load_state_dict(small)
+    reference.head = torch.nn.Identity()
+    features, report = load_model(get_spec("fdvit_demo"), path, num_classes=0)
+    assert report.num_classes == features.num_classes == 0
+    assert report.keys("head not wanted") == ("head.weight", "head.bias")
+    assert torch.equal(logits(features), logits(reference))
+
+
+def test_half_precision_weights_become_float32(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    half = {key: tensor.bfloat16() for key, tensor in small.items()}
+    model, _ = load_model(get_spec("fdvit_demo"), stored(tmp_path, half))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.pos_embed, half["pos_embed"].float())
+
+
+def test_changing_a_loaded_model_leaves_the_file(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = stored(tmp_path, small)
+    before = path.read_bytes()
+    model, _ = load_model(get_spec("fdvit_demo"), path)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7)
+    assert path.read_bytes() == before
+
+
+def test_models_made_after_a_load_have_weights_again(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    del small["norm.weight"]
+    with pytest.raises(BadInput):
+        load_model(get_spec("fdvit_demo"), stored(tmp_path, small))
+    assert not any(parameter.is_meta for parameter in create_model("fdvit_demo").parameters())
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_what_is_not_used_is_not_read(tmp_path: Path, kind: str) -> None:
+    # 320 MB of weights in a file cost a model no memory until it runs, and the 320 MB beside them never any.
+    script = f"""
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from hvt_deploy.models import create_model, get_spec
+from hvt_deploy.models.weights import load_model
+
+def resident():
+    return sum(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines()
+               if line.startswith(("RssAnon", "RssFile"))) / 1024
+
+state = {{k: torch.zeros(t.shape) for k, t in create_model("fdvit_b").state_dict().items()}}
+path = Path({str(tmp_path)!r}) / "large"
+if {kind == "safetensors"}:
+    save_file(state, path)
+else:
+    torch.save({{"model": state, "optimizer": {{k: torch.zeros(t.shape) for k, t in state.items()}}}}, path)
+del state
+import gc; gc.collect()
+before = resident()
+model, report = load_model(get_spec("fdvit_b"), path)
+print(resident() - before, report.loaded)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    grown_mb, loaded = done.stdout.split()
+    assert int(loaded) > 150
+    assert float(grown_mb) < 90, "the zeros of the decoders' weights (48 MB) and some pages"
 
 
 def test_saved_reference_loads_again(tmp_path: Path) -> None:
@@ -92,20 +197,13 @@ def test_saved_reference_loads_again(tmp_path: Path) -> None:
     assert torch.equal(logits(other), logits(model))
 
 
-def test_yacs_options_load_without_yacs(
-    small: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_yacs_options_load_without_yacs(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
     assert "yacs" not in sys.modules
-    node = type("CfgNode", (dict,), {"__module__": "yacs.config"})
-    module = types.ModuleType("yacs.config")
-    module.CfgNode = node  # type: ignore[attr-defined]
-    options = node(lr=1e-3)
-    options["model"] = node(depth=(2, 2))
-    options.__dict__["__immutable__"] = True
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
-        patch.setitem(sys.modules, "yacs.config", module)
+    with yacs_node() as node:
+        options = node(lr=1e-3, model=node(depth=(2, 2)))
+        options.__dict__["__immutable__"] = True
         path = stored(tmp_path, {"model": small, "config": options})
+    assert "yacs" not in sys.modules
     assert load_checkpoint(create_model("fdvit_demo"), path).container == "model"
 
 
@@ -163,6 +261,32 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_file_without_weights(tmp_path: Path, content: object) -> None:
     with pytest.raises(BadInput, match="holds no weights"):
         load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, content))
+
+
+def test_nearest_model_is_named_where_none_fits(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    pruned = {key: tensor for key, tensor in official.items() if "transformers.4.blocks.1." not in key}
+    with pytest.raises(BadInput) as caught:
+        load_checkpoint(create_model("fdvit_s"), stored(tmp_path, pruned))
+    assert caught.value.hint == "It is nearest to fdvit_ti: 177 of 191 tensors agree."
+    with pytest.raises(BadInput) as caught:
+        load_checkpoint(create_model("fdvit_ti"), stored(tmp_path, pruned))
+    assert caught.value.hint == "It is nearest to fdvit_ti itself: 177 of 191 tensors agree."
+
+
+def test_fine_tuned_checkpoint_of_another_model_is_recognised(
+    official: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    tuned = {**official, "head.weight": torch.zeros(5, 260), "head.bias": torch.zeros(5)}
+    with pytest.raises(BadInput) as caught:
+        load_checkpoint(create_model("fdvit_s"), stored(tmp_path, tuned))
+    assert caught.value.hint == "It is a checkpoint of fdvit_ti."
+
+
+def test_file_of_no_model_is_called_nobodys(tmp_path: Path) -> None:
+    other = {f"backbone.layer{i}.weight": torch.zeros(8, 8) for i in range(50)}
+    with pytest.raises(BadInput) as caught:
+        load_checkpoint(create_model("fdvit_ti"), stored(tmp_path, other))
+    assert "like no model" in caught.value.hint
 
 
 def test_checkpoint_of_another_model_names_both(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
