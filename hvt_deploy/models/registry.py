@@ -123,7 +123,7 @@ def create_from(spec: ModelSpec, num_classes: int | None = None) -> nn.Module:
     classes = spec.num_classes if num_classes is None else num_classes
     if classes < 0:
         raise BadInput(f"num_classes is {classes}, it must be 0 or more.")
-    model = _open(spec.family).build(spec, classes).eval()
+    model = open_family(spec.family).build(spec, classes).eval()
     cast("_Specified", model).spec = spec
     return model
 
@@ -140,7 +140,7 @@ def to_deployed(model: nn.Module) -> nn.Module:
 
 def family_of(model: nn.Module) -> Family:
     """The family whose code made `model`. Raises BadInput for a module from elsewhere."""
-    return _open(spec_of(model).family)
+    return open_family(spec_of(model).family)
 
 
 def spec_of(model: nn.Module) -> ModelSpec:
@@ -151,6 +151,7 @@ def spec_of(model: nn.Module) -> ModelSpec:
     return spec
 
 
-def _open(family: str) -> Family:
+def open_family(family: str) -> Family:
+    """The code of a family, by its name in a spec. Raises MissingEnvironment without PyTorch."""
     require("torch", extra="export")
     return _FAMILIES[family]()

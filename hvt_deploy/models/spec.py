@@ -86,7 +86,7 @@ class Family:
     `recomputed_suffixes` are computed by the model even where a file holds them. Both are dropped on loading.
     `aliases` are pairs of key endings (alias, canonical): a file that holds both means the alias.
     `size_dependent` are parts of keys that a resizable model has at some image sizes only: a file may hold more of
-    them than the model has.
+    them than the model has. `builds_light` says that `build` works where parameters have no memory.
     """
 
     build: Callable[[ModelSpec, int], nn.Module]
@@ -95,3 +95,4 @@ class Family:
     recomputed_suffixes: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     size_dependent: tuple[str, ...] = ()
+    builds_light: bool = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from hvt_deploy.models.container import Container, read_container
 from hvt_deploy.models.download import ObtainedWeights, obtain_weights, sha256_of
 from hvt_deploy.models.fates import Fate, KeyFate, decide_fates, summarize_fates
 from hvt_deploy.models.nearest import describe_nearest, needed_at_inference
-from hvt_deploy.models.registry import create_from, family_of, spec_of
+from hvt_deploy.models.registry import create_from, family_of, open_family, spec_of
 from hvt_deploy.models.spec import ModelSpec
 
 __all__ = [
@@ -105,7 +105,7 @@ def load_model(spec: ModelSpec, path: str | Path, num_classes: int | None = None
     is of use in training only is zero. Raises BadInput as both do.
     """
     container = read_container(Path(path))
-    with _parameters_without_memory():
+    with _parameters_without_memory() if open_family(spec.family).builds_light else nullcontext():
         model = create_from(spec, num_classes)
     report = _fill(model, container, assign=True)
     for module in model.modules():
