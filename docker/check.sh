@@ -52,9 +52,8 @@ cpu() {
   "${build[@]}" commit --quiet "$base" localhost/debian:bookworm >>"$WORK/copy.log"
   "${build[@]}" rm "$base" >>"$WORK/copy.log"
   rm -rf "$WORK/base"
-  # The builder's certificates, for a network that has its own: read-only, not part of the image.
   "${build[@]}" build --isolation chroot --network host --pull-never --build-arg BASE=localhost/debian:bookworm \
-    --volume "$certificates:/run/certificates.crt:ro" --env PIP_CERT=/run/certificates.crt \
+    --secret "id=certificates,src=$certificates" \
     --tag localhost/hvt-deploy:cpu --file docker/Dockerfile.cpu .
   local image
   image=$("${build[@]}" from --pull-never localhost/hvt-deploy:cpu)
