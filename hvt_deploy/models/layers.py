@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,90 @@ class Mlp(nn.Module):
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         return self.fc2(self.act(self.fc1(tokens_BNC)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention over tokens (B, N, C): one Linear for q, k and v, scale head_dim^-0.5.
+
+    `bias` (E, N, N), where it is given, is added to the scaled scores of every image.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, channels // heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        qkv = self.qkv(tokens_BNC).unflatten(2, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        q_BEND, k_BEND, v_BEND = qkv.unbind(0)
+        scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
+        if bias is not None:
+            scores_BENN = scores_BENN + bias
+        return self.proj((scores_BENN.softmax(dim=3) @ v_BEND).transpose(1, 2).flatten(2))
+
+
+class DeployedSelfAttention(nn.Module):
+    """`SelfAttention` for inference, with exact rewrites.
+
+    The scale is folded into the query weights. The key bias is zero: it adds the same number to all scores of a
+    query, which softmax ignores. Zero channels widen each head to a multiple of 8, which tensor cores want.
+    `bias` (E, N, N) is a constant; `gamma` (C), a layer scale of the result, is folded into `proj`.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, reference: SelfAttention, bias: Tensor | None = None, gamma: Tensor | None = None) -> None:
+        super().__init__()
+        heads, head_dim = reference.heads, reference.head_dim
+        self.heads, self.head_dim = heads, -(-head_dim // 8) * 8
+        weights = list(reference.qkv.weight.detach().chunk(3))
+        biases = list(reference.qkv.bias.detach().chunk(3))
+        weights[0], biases[0], biases[1] = weights[0] * head_dim**-0.5, biases[0] * head_dim**-0.5, biases[1] * 0
+        self.qkv = linear_from(*(torch.cat([self._widen(t) for t in parts]) for parts in (weights, biases)))
+        self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=3), MatrixProduct()
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        scale = torch.ones_like(reference.proj.bias) if gamma is None else gamma.detach()
+        weight_CE = self._widen(reference.proj.weight.detach().T).T * scale[:, None]
+        self.proj = linear_from(weight_CE.contiguous(), reference.proj.bias.detach() * scale)
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C)."""
+        q, k, v = self.qkv(tokens_BNC).chunk(3, dim=2)
+        tokens, channels = v.shape[1:]
+        scores_BENN = self.score(self._split(q), self._split(k).transpose(2, 3))
+        if self.bias is not None:
+            scores_BENN = scores_BENN + self.bias
+        mixed_BEND = self.value(self.softmax(scores_BENN), self._split(v))
+        return self.proj(mixed_BEND.transpose(1, 2).reshape(-1, tokens, channels))
+
+    def _split(self, tokens_BNC: Tensor) -> Tensor:
+        """(B, N, C) to (B, E, N, D)."""
+        return tokens_BNC.reshape(-1, tokens_BNC.shape[1], self.heads, self.head_dim).transpose(1, 2)
+
+    def _widen(self, rows: Tensor) -> Tensor:
+        return pad_heads(rows, self.heads, self.head_dim)
+
+
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution that does what `conv` followed by `norm` does at inference."""
+    scale, shift = batch_norm_affine(norm)
+    bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.detach()
+    folded = nn.Conv2d(
+        conv.in_channels, conv.out_channels, cast("tuple[int, int]", conv.kernel_size),
+        cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.padding), groups=conv.groups, device="meta",
+    )  # fmt: skip
+    folded.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
+    folded.bias = nn.Parameter(bias * scale + shift)
+    return folded
+
+
+def batch_norm_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(scale, shift) per channel of a BatchNorm at inference: y = x * scale + shift."""
+    mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+    scale = norm.weight.detach() * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias.detach() - mean * scale
 
 
 class MatrixProduct(nn.Module):

@@ -35,9 +35,9 @@ def _open_dfvt() -> Family:
 
 
 def _open_hvt() -> Family:
-    from hvt_deploy.models.hvt import HVT
+    from hvt_deploy.models.hvt import HVT_FAMILY
 
-    return HVT
+    return HVT_FAMILY
 
 
 def _open_timm() -> Family:
