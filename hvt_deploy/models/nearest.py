@@ -13,7 +13,7 @@ from hvt_deploy.models.fates import decide_fates
 from hvt_deploy.models.registry import create_from, family_of, list_specs, spec_of
 from hvt_deploy.models.spec import Family, ModelSpec
 
-__all__ = ["describe_nearest", "needed_at_inference"]
+__all__ = ["describe_nearest", "needed_at_inference", "tables_of_another"]
 
 # Below this share of agreeing tensors a file is not called anybody's: norms and biases agree by chance.
 _LIKENESS = 0.3
@@ -29,6 +29,14 @@ def needed_at_inference(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def tables_of_another(spec: ModelSpec, family: Family, state: Mapping[str, Tensor]) -> list[str]:
+    """Computed buffers of a file that have other shapes than in the official file of `spec`."""
+    if family.stored_shapes is None:
+        return []
+    shapes = family.stored_shapes(spec)
+    return [key for key in shapes if key in state and tuple(state[key].shape) != shapes[key]]
+
+
 @dataclass(frozen=True)
 class _Known:
     """A model with a name: what it needs, without its weights."""
@@ -38,11 +46,12 @@ class _Known:
     shapes: Mapping[str, torch.Size]
 
     def agreement(self, state: Mapping[str, Tensor]) -> tuple[int, int]:
-        """(tensors of the file that fit, tensors that would have to), heads of any size."""
+        """(tensors of the file that fit, tensors that would have to), heads of any size, tables counted where wrong."""
         fates = decide_fates(state, self.shapes, self.family, resizable=self.spec.resizable, headless=False)
         given = {fate.target: state[fate.key].shape for fate in fates if fate.fate == "loaded"}
         fitting = sum(self._fits(key, given[key]) for key in given.keys() & self.shapes.keys())
-        return fitting, len(given.keys() | self.shapes.keys())
+        wrong = len(tables_of_another(self.spec, self.family, state))
+        return fitting, len(given.keys() | self.shapes.keys()) + wrong
 
     def _fits(self, key: str, shape: torch.Size) -> bool:
         return shape[key.startswith("head.") :] == self.shapes[key][key.startswith("head.") :]

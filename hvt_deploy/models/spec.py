@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -87,6 +87,8 @@ class Family:
     `aliases` are pairs of key endings (alias, canonical): a file that holds both means the alias.
     `size_dependent` are parts of keys that a resizable model has at some image sizes only: a file may hold more of
     them than the model has. `builds_light` says that `build` works where parameters have no memory.
+    `stored_shapes` gives the shapes that some of the computed buffers have in the official file: they tell models
+    apart whose parameters are alike.
     """
 
     build: Callable[[ModelSpec, int], nn.Module]
@@ -96,3 +98,4 @@ class Family:
     aliases: tuple[tuple[str, str], ...] = ()
     size_dependent: tuple[str, ...] = ()
     builds_light: bool = True
+    stored_shapes: Callable[[ModelSpec], Mapping[str, tuple[int, ...]]] | None = None

@@ -23,7 +23,7 @@ from hvt_deploy.errors import BadInput
 from hvt_deploy.models.container import Container, read_container
 from hvt_deploy.models.download import ObtainedWeights, obtain_weights, sha256_of
 from hvt_deploy.models.fates import Fate, KeyFate, decide_fates, summarize_fates
-from hvt_deploy.models.nearest import describe_nearest, needed_at_inference
+from hvt_deploy.models.nearest import describe_nearest, needed_at_inference, tables_of_another
 from hvt_deploy.models.registry import create_from, family_of, open_family, spec_of
 from hvt_deploy.models.spec import ModelSpec
 
@@ -139,6 +139,7 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
     given = {fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"}
     head = _head_of_another_size(wanted, given)
     _check_keys(container, model, wanted, given, ignore=frozenset(head))
+    _check_tables(container, model)
     if head:
         _replace_head(model, head)
     if assign:
@@ -217,6 +218,19 @@ def _check_keys(
         f"{container.path} is not a checkpoint of {spec.name}: {'; '.join(differences)}.",
         describe_nearest(model, container.state),
     )
+
+
+def _check_tables(container: Container, model: nn.Module) -> None:
+    """Raise BadInput for weights of a model that differs only in sizes that no weight has. Any-resolution models
+    take such weights: they are made for other sizes.
+    """
+    spec, state = spec_of(model), container.state
+    for key in () if spec.resizable else tables_of_another(spec, family_of(model), state):
+        raise BadInput(
+            f"{container.path} is not a checkpoint of {spec.name}: its weights have the right shapes, but were trained "
+            f"with other windows ({key} is {tuple(state[key].shape)}).",
+            describe_nearest(model, state),
+        )
 
 
 def _listed(keys: list[str]) -> str:

@@ -28,6 +28,11 @@ def official_state(model: str, salt: str) -> dict[str, torch.Tensor]:
     return state
 
 
+def official_shapes(model: str) -> dict[str, torch.Tensor]:
+    """An official state dict of zeros that takes no room, in memory or in a file."""
+    return {key: torch.zeros(()).expand(shape) for key, shape in facts(model)["state_dict"].items()}
+
+
 def save_official(path: Path, family: str, state: dict[str, torch.Tensor]) -> None:
     """Write `state` in the family's official container."""
     first = next(key for key, tensor in state.items() if tensor.ndim > 1)
