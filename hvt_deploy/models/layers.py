@@ -70,17 +70,16 @@ class DeployedSelfAttention(nn.Module):
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        q, k, v = self.qkv(tokens_BNC).chunk(3, dim=2)
-        tokens, channels = v.shape[1:]
-        scores_BENN = self.score(self._split(q), self._split(k).transpose(2, 3))
+        # Transposed as one and then cut: TensorRT-RTX needs one copy for q, k and v. Cut first, it needs three; a 5-D
+        # reshape crashes its compiler.
+        tokens = tokens_BNC.shape[1]
+        heads_BEND = self.qkv(tokens_BNC).reshape(-1, tokens, 3 * self.heads, self.head_dim).transpose(1, 2)
+        q_BEND, k_BEND, v_BEND = heads_BEND.chunk(3, dim=1)
+        scores_BENN = self.score(q_BEND, k_BEND.transpose(2, 3))
         if self.bias is not None:
             scores_BENN = scores_BENN + self.bias
-        mixed_BEND = self.value(self.softmax(scores_BENN), self._split(v))
-        return self.proj(mixed_BEND.transpose(1, 2).reshape(-1, tokens, channels))
-
-    def _split(self, tokens_BNC: Tensor) -> Tensor:
-        """(B, N, C) to (B, E, N, D)."""
-        return tokens_BNC.reshape(-1, tokens_BNC.shape[1], self.heads, self.head_dim).transpose(1, 2)
+        mixed_BEND = self.value(self.softmax(scores_BENN), v_BEND)
+        return self.proj(mixed_BEND.transpose(1, 2).reshape(-1, tokens, self.heads * self.head_dim))
 
     def _widen(self, rows: Tensor) -> Tensor:
         return pad_heads(rows, self.heads, self.head_dim)

@@ -87,7 +87,7 @@ def get_spec(
         spec = _SPECS[name]
     else:
         raise unknown_name("model", name, [*_SPECS, "timm:NAME"])
-    if spec.family == "faster_vit":
+    if spec.resizable and spec.family == "faster_vit":
         return faster_vit.configure(spec, image_size, options)
     _refuse_options(spec, image_size, options)
     return spec
