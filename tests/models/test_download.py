@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from hvt_deploy.errors import BadInput, MissingEnvironment
 from hvt_deploy.models.download import direct_url, obtain_weights
-from hvt_deploy.models.registry import get_spec
+from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: several chunks
@@ -185,6 +186,20 @@ def test_models_published_in_one_file_share_it(host: Host, tmp_path: Path) -> No
     }
     assert paths == {tmp_path / "fastervit_0_224_1k.pth.tar"}
     assert len(host.requests) == 1
+
+
+def test_every_published_file_is_fetched_once_and_has_its_own_place(host: Host, tmp_path: Path) -> None:
+    published = [s for s in list_specs() if s.checkpoint.url and s.checkpoint.how == "direct"]
+    assert {urlsplit(s.checkpoint.url).netloc for s in published} == {"github.com", "huggingface.co"}
+    host.body, host.declared = b"weights", 7
+    places: dict[str, set[Path]] = {}
+    for spec in published:
+        path = urlsplit(spec.checkpoint.url).path
+        here = dataclasses.replace(spec, checkpoint=Checkpoint(url=f"http://127.0.0.1:{host.port}{path}"))
+        places.setdefault(path, set()).add(obtain_weights(here, "official", tmp_path).path)
+    assert sorted(host.requests) == sorted(places)
+    assert {len(found) for found in places.values()} == {1}
+    assert len(leftovers(tmp_path)) == len(places) + 1
 
 
 def test_models_whose_files_have_one_name_do_not_share(host: Host, tmp_path: Path) -> None:
