@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hvt_deploy.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.datasets import NO_LABEL, Sample, content_hashes, draw_stratified, find_images, top_folder
 from hvt_deploy.errors import BadInput
 from hvt_deploy.records import from_plain, to_plain
@@ -61,7 +62,8 @@ def choose_calibration(
 ) -> CalibrationSet:
     """Draw `images` files by `seed`, the same number from each class folder as far as it goes, and hash them.
 
-    A folder with fewer images gives all it has; a flat folder is one class.
+    A folder with fewer images gives all it has; a flat folder is one class. A folder in the `cifar-100-python` form
+    gives its training images.
     Raises BadInput for a missing or empty folder, a file that cannot be read or fewer than 1 image.
     """
     if images < 1:
@@ -69,6 +71,8 @@ def choose_calibration(
     advice = "Give a folder of images like those the model will see, but not the validation images: --calib DIR"
     if not folder.is_dir():
         raise BadInput(f"There is no calibration folder {folder}, and INT8 ranges are measured on real images.", advice)
+    if is_cifar100(folder):
+        folder = unpack_cifar100(folder, "train").folder
     files = find_images(folder)
     if not files:
         raise BadInput(f"The calibration folder {folder} holds no images.", advice)

@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from hvt_deploy.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.class_names import ClassNames, numbered
 from hvt_deploy.errors import BadInput
+from hvt_deploy.subsets import SubsetName, label_folders
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -45,14 +47,16 @@ class ImageFolder:
 
 
 def open_image_folder(
-    path: Path, class_names: ClassNames | None, num_classes: int, labels_file: Path | None = None
-) -> ImageFolder:
+    path: Path, class_names: ClassNames | None, num_classes: int, labels_file: Path | None = None,
+    subset: SubsetName | None = None,
+) -> ImageFolder:  # fmt: skip
     """Find the labelled images in a folder of class folders, or by a file of labels.
 
     A class folder is matched by wnid, class name or class number. Sorted order is used only when there are
     exactly `num_classes` folders and none of their names is known. With `labels_file` (CSV, tabs or spaces;
     `file label`; files relative to `path`) the folders mean nothing. Hidden files and files that are not
-    images are ignored, links are followed.
+    images are ignored, links are followed. A folder in the `cifar-100-python` form gives its test images. The class
+    folders of a `subset` are named as it is published.
     Raises BadInput for a missing or empty folder, for folders or labels that fit no class or several, for a
     flat folder without labels and for labelled files that are not there.
     """
@@ -62,11 +66,15 @@ def open_image_folder(
             f"The model has {num_classes} classes, but {len(names)} class names were given.",
             "Give the names of this model's classes with --class-names FILE.",
         )
+    if is_cifar100(path) and labels_file is None and subset is None:
+        return _open_cifar100(path, names)
     files = find_images(path)
     if not files:
         raise BadInput(f"No images in {path}.{expected_tree(path)}", WHAT_WORKS_NOW)
     if labels_file is not None:
         labels, mapping = _labels_from_file(labels_file, path, files, names)
+    elif subset is not None:
+        labels, mapping = _labels_of_subset(files, names, subset)
     else:
         labels, mapping = _labels_from_folders(path, files, names)
     samples = tuple(Sample(path / file, label) for file, label in sorted(labels.items()))
@@ -144,6 +152,35 @@ def _labels_from_folders(path: Path, files: Sequence[str], names: ClassNames) ->
     outside = len(files) - len(labels)
     ignored = f"; {_count(outside, 'image')} outside class folders ignored" if outside else ""
     return labels, f"{mapping}{ignored}."
+
+
+def _labels_of_subset(files: Sequence[str], names: ClassNames, subset: SubsetName) -> tuple[dict[str, int], str]:
+    classes = label_folders(subset, sorted({top_folder(file) for file in files}), names)
+    labels = {file: classes[top_folder(file)] for file in files}
+    return labels, f"{_count(len(classes), 'class folder')} of {subset}, named as it is published."
+
+
+def _open_cifar100(path: Path, names: ClassNames) -> ImageFolder:
+    """The test images of CIFAR-100: by fine label names, by coarse ones where the model has these, by number."""
+    cifar = unpack_cifar100(path, "test")
+    for labels, numbers in ((cifar.fine, range(len(cifar.fine))), (cifar.coarse, cifar.coarse_of)):
+        found, _ = names.find_all(labels)
+        if len(names) == len(labels) and all(len(classes) == 1 for classes in found.values()):
+            class_of = {fine: found[labels[n]][0] for fine, n in zip(cifar.fine, numbers, strict=True) if n >= 0}
+            mapping = f"{len(labels)} {'fine' if labels is cifar.fine else 'coarse'} labels of CIFAR-100 by class name."
+            break
+    else:
+        if names != numbered(len(cifar.fine)):
+            raise BadInput(
+                f"{path} is CIFAR-100, and the {len(names)} classes of the model are neither its {len(cifar.fine)} "
+                f"fine nor its {len(cifar.coarse)} coarse labels.",
+                "Give the names of this model's classes with --class-names FILE when exporting.",
+            )
+        class_of = {fine: n for n, fine in enumerate(cifar.fine)}
+        mapping = f"{len(cifar.fine)} fine labels of CIFAR-100 by class number."
+    files = find_images(cifar.folder)
+    samples = tuple(Sample(cifar.folder / file, class_of[top_folder(file)]) for file in files)
+    return ImageFolder(path, samples, tuple(sorted({s.label for s in samples})), mapping)
 
 
 def _refuse_misfits(path: Path, folders: Sequence[str], matched: dict[str, tuple[int, ...]], names: ClassNames) -> None:
