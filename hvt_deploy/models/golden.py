@@ -4,6 +4,8 @@ The rule: a standard normal tensor seeded by crc32("<salt>:<name>"), scaled by w
 every parameter and every BatchNorm statistic. `data/golden/<model>.json` holds what the official code makes of it.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import gc
@@ -13,6 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +160,11 @@ def normal(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def draw(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The value of the parameter or BatchNorm statistic with this official name, float32 throughout."""
-    v, f32 = normal(salt, name, shape), np.float32
+    return np.asarray(_scaled(normal(salt, name, shape), name, shape), np.float32)
+
+
+def _scaled(v: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.floating[Any]]:
+    f32 = np.float32
     if name.endswith("running_var"):
         return f32(0.75) + f32(0.25) * np.abs(v)
     if name.endswith("running_mean"):

@@ -49,7 +49,8 @@ class ModelSpec:
     """One model. `architecture` is the family's own frozen dataclass of hyper-parameters.
 
     `measured` is None where nobody has measured it: timm's models, other sizes, a user's own configuration.
-    A `resizable` model takes other image sizes; `options` are those it was made with.
+    A `resizable` model takes other image sizes; `options` are those it was made with. `head` is the path of its
+    classifier.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ModelSpec:
     weights_licence: str
     resizable: bool = False
     options: ModelOptions = DEFAULT_OPTIONS
+    head: str = "head"
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -79,11 +79,10 @@ class LoadReport:
         return tuple(key.key for key in self.fates if key.fate == fate)
 
 
-class _Headed(Protocol):
-    """What every reference form with a classifier has."""
+class _Classifying(Protocol):
+    """What every reference form has."""
 
     num_classes: int
-    head: nn.Linear
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
@@ -132,20 +131,21 @@ def _parameters_without_memory() -> Generator[None]:
 
 def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
     wanted = needed_at_inference(model)
-    headless = not any(key.startswith("head.") for key in wanted)
+    path = spec_of(model).head
+    headless = not any(key.startswith(f"{path}.") for key in wanted)
     fates = decide_fates(
         container.state, wanted, family_of(model), resizable=spec_of(model).resizable, headless=headless
     )
     given = {fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"}
-    head = _head_of_another_size(wanted, given)
+    head = _head_of_another_size(wanted, given, path)
     _check_keys(container, model, wanted, given, ignore=frozenset(head))
     _check_tables(container, model)
     if head:
-        _replace_head(model, head)
+        _replace_head(model, path, head)
     if assign:
         given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in given.items()}
     model.load_state_dict(given, strict=False, assign=assign)
-    return LoadReport(container.path, container.name, fates, cast("_Headed", model).num_classes)
+    return LoadReport(container.path, container.name, fates, cast("_Classifying", model).num_classes)
 
 
 def save_reference(model: nn.Module, path: Path) -> None:
@@ -175,20 +175,23 @@ def seed_random_weights(model: nn.Module, seed: int) -> None:
         parameter.data.copy_(values)
 
 
-def _head_of_another_size(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _head_of_another_size(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
     """The given head, when it is a whole Linear over the same features with another number of classes."""
-    head = {key: given[key] for key in ("head.weight", "head.bias") if key in given and key in wanted}
-    if len(head) < 2 or head["head.weight"].shape == wanted["head.weight"].shape:
+    weight, bias = f"{path}.weight", f"{path}.bias"
+    head = {key: given[key] for key in (weight, bias) if key in given and key in wanted}
+    if len(head) < 2 or head[weight].shape == wanted[weight].shape:
         return {}
-    weight, features = head["head.weight"], wanted["head.weight"].shape[1:]
-    return head if weight.shape[1:] == features and head["head.bias"].shape == weight.shape[:1] else {}
+    same_features = head[weight].shape[1:] == wanted[weight].shape[1:] and head[weight].ndim == 2
+    return head if same_features and head[bias].shape == head[weight].shape[:1] else {}
 
 
-def _replace_head(model: nn.Module, head: Mapping[str, Tensor]) -> None:
-    headed = cast("_Headed", model)
-    classes, features = head["head.weight"].shape
-    headed.head = nn.Linear(features, classes, device=headed.head.weight.device, dtype=headed.head.weight.dtype)
-    headed.num_classes = int(classes)
+def _replace_head(model: nn.Module, path: str, head: Mapping[str, Tensor]) -> None:
+    parent, _, name = path.rpartition(".")
+    old = cast("nn.Linear", model.get_submodule(path))
+    classes, features = head[f"{path}.weight"].shape
+    new = nn.Linear(features, classes, device=old.weight.device, dtype=old.weight.dtype)
+    setattr(model.get_submodule(parent), name, new)
+    cast("_Classifying", model).num_classes = int(classes)
 
 
 def _check_keys(
