@@ -1,9 +1,9 @@
-"""Train fdvit_demo on scikit-learn's handwritten digits: the checkpoint that `hvt-deploy demo` deploys.
+"""Train a demo model on scikit-learn's handwritten digits: the checkpoint that `hvt-deploy demo` deploys.
 
-    python training/train_digits.py
+    python training/train_digits.py --model fdvit_demo
 
 Seeded, a few minutes on two cores. Trains on the `train` split alone and looks at `validation` once, at the end.
-Writes hvt_deploy/data/fdvit_demo.safetensors and, beside this script, what was measured.
+Writes hvt_deploy/data/<model>.safetensors and, beside this script, what was measured.
 """
 
 # ruff: noqa: T201 - a script that tells how far it is
@@ -24,25 +24,25 @@ from torch import Tensor, nn
 
 from hvt_deploy.datasets import open_image_folder
 from hvt_deploy.digits import write_digits
-from hvt_deploy.images import load_batches
+from hvt_deploy.images import Preprocessing, load_batches
 from hvt_deploy.measure.statistics import wilson_interval
 from hvt_deploy.models import create_model, get_spec
 from hvt_deploy.models.weights import save_reference, sha256_of
 
-NAME = "fdvit_demo"
+MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo")
 HERE = Path(__file__).parent
-CHECKPOINT = HERE.parent / "hvt_deploy" / "data" / f"{NAME}.safetensors"
+DATA = HERE.parent / "hvt_deploy" / "data"
 BATCH = 50
 PEAK_RATE = 1.5e-3
 WARM_UP = 0.1
-# Weight of the auto-encoder loss in the published recipe.
+# Weight of FDViT's auto-encoder loss in the published recipe.
 RECONSTRUCTION_RATIO = 0.03
 
 
-def load_split(folder: Path) -> tuple[Tensor, Tensor]:
-    """All images (N, 3, 32, 32) of a split, preprocessed as at inference, and their labels (N)."""
+def load_split(folder: Path, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    """All images (N, 3, H, W) of a split, preprocessed as at inference, and their labels (N)."""
     samples = open_image_folder(folder, None, 10).samples
-    (batch,) = load_batches(samples, get_spec(NAME).preprocessing, len(samples), threads=2)
+    (batch,) = load_batches(samples, preprocessing, len(samples), threads=2)
     return torch.from_numpy(batch.images_NCHW), torch.from_numpy(batch.labels_N)
 
 
@@ -66,8 +66,17 @@ def learning_rate(progress: float) -> float:
     return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
+def loss_of(result: Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]], labels_N: Tensor) -> Tensor:
+    """Cross-entropy with label smoothing of logits (N, K), plus FDViT's auto-encoder loss where there are pairs."""
+    if isinstance(result, Tensor):
+        return F.cross_entropy(result, labels_N, label_smoothing=0.1)
+    logits_NK, pairs = result
+    rebuilt = torch.stack([F.mse_loss(rebuilt, target.detach()) for target, rebuilt in pairs]).mean()
+    return F.cross_entropy(logits_NK, labels_N, label_smoothing=0.1) + RECONSTRUCTION_RATIO * rebuilt
+
+
 def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) -> None:
-    """Cross-entropy with label smoothing plus the auto-encoder loss of the train-mode branch, by AdamW."""
+    """Minimise `loss_of` over the images (N, 3, H, W) by AdamW."""
     model.train()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -79,9 +88,7 @@ def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) 
         for step, chosen in enumerate(torch.randperm(len(labels_N))[: batches * BATCH].split(BATCH)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate((epoch + step / batches) / epochs)
-            logits_NK, pairs = model(augment(images_NCHW[chosen]))
-            rebuilt = torch.stack([F.mse_loss(rebuilt, target.detach()) for target, rebuilt in pairs]).mean()
-            loss = F.cross_entropy(logits_NK, labels_N[chosen], label_smoothing=0.1) + RECONSTRUCTION_RATIO * rebuilt
+            loss = loss_of(model(augment(images_NCHW[chosen])), labels_N[chosen])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -94,26 +101,29 @@ def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) 
 def main() -> None:
     """Train, measure once, write the checkpoint and the record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument("--record", type=Path, default=HERE / f"{NAME}.json")
+    parser.add_argument("--checkpoint", type=Path, help="where to write it, if not into the package")
+    parser.add_argument("--record", type=Path, help="where to write it, if not beside this script")
     options = parser.parse_args()
+    checkpoint = options.checkpoint or DATA / f"{options.model}.safetensors"
     torch.set_num_threads(2)
     torch.manual_seed(options.seed)
     started = time.monotonic()
+    preprocessing = get_spec(options.model).preprocessing
     with tempfile.TemporaryDirectory() as folder:
         digits = write_digits(Path(folder) / "digits")
-        images_NCHW, labels_N = load_split(digits.train)
-        validation_NCHW, truth_N = load_split(digits.validation)
-    model = create_model(NAME)
+        images_NCHW, labels_N = load_split(digits.train, preprocessing)
+        validation_NCHW, truth_N = load_split(digits.validation, preprocessing)
+    model = create_model(options.model)
     train(model, images_NCHW, labels_N, options.epochs)
     with torch.inference_mode():
         correct = int((model(validation_NCHW).argmax(1) == truth_N).sum())
-    save_reference(model, options.checkpoint)
+    save_reference(model, checkpoint)
     accuracy = wilson_interval(correct, len(truth_N))
     record = {
-        "model": NAME,
+        "model": options.model,
         "top1_percent": round(accuracy.estimate, 2),
         "wilson_95_percent": [round(accuracy.low, 2), round(accuracy.high, 2)],
         "correct": correct,
@@ -124,10 +134,11 @@ def main() -> None:
         "seconds": round(time.monotonic() - started),
         "threads": 2,
         "torch": torch.__version__,
-        "sha256": sha256_of(options.checkpoint),
+        "sha256": sha256_of(checkpoint),
     }
-    options.record.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    text = json.dumps(record, indent=1)
+    (options.record or HERE / f"{options.model}.json").write_text(text + "\n")
+    print(text)
 
 
 if __name__ == "__main__":

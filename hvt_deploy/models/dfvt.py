@@ -28,7 +28,8 @@ def as_map(tokens_BNC: Tensor, side: int) -> Tensor:
 
 def as_tokens(map_BCHW: Tensor) -> Tensor:
     """A map (B, C, n, n) as tokens (B, n*n, C)."""
-    return map_BCHW.flatten(2).transpose(1, 2)
+    channels, height, width = map_BCHW.shape[1:]
+    return map_BCHW.reshape(-1, channels, height * width).transpose(1, 2)
 
 
 def window_order(side: int, window: int, shift: int) -> Tensor:
@@ -120,7 +121,7 @@ class WindowAttention(nn.Module):
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         order = window_order(self.side, self.window, self.shift)
-        windows_BGWC = tokens_BNC[:, order].reshape(len(tokens_BNC), -1, self.window**2, tokens_BNC.shape[2])
+        windows_BGWC = tokens_BNC[:, order].reshape(tokens_BNC.shape[0], -1, self.window**2, tokens_BNC.shape[2])
         q, k, v = (
             t.unflatten(3, (self.heads, self.head_dim)).transpose(2, 3) for t in self.qkv(windows_BGWC).chunk(3, dim=3)
         )
@@ -155,9 +156,9 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, heads: int, mlp_ratio: int, side: int, window: int, shift: int) -> None:
         super().__init__()
-        self.select = Select(channels)
+        self.select: nn.Module = Select(channels)
         self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, heads, side, window, shift)
+        self.attn: nn.Module = WindowAttention(channels, heads, side, window, shift)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, mlp_ratio)
 
@@ -188,10 +189,10 @@ class Stage(nn.Module):
         a = architecture
         self.is_last = index == len(a.depths) - 1
         channels, self.side = a.channels[index], a.sides[min(index + 1, len(a.depths) - 1)]
-        window = min(a.window_size, self.side)
-        shift = window // 2 if self.side > window else 0
+        self.window = min(a.window_size, self.side)
+        shift = self.window // 2 if self.window < self.side else 0
         self.blocks = nn.ModuleList(
-            Block(channels, a.heads[index], a.mlp_ratio, self.side, window, shift * (j % 2))
+            Block(channels, a.heads[index], a.mlp_ratio, self.side, self.window, shift * (j % 2))
             for j in range(a.depths[index])
         )
         self.downsample = nn.Identity() if self.is_last else Widening(channels)

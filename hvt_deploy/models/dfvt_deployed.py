@@ -9,10 +9,19 @@ from __future__ import annotations
 import copy
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from hvt_deploy.models.dfvt import Block, ConvBranch, DFvT, Select, Stage, WindowAttention, window_order
+from hvt_deploy.models.dfvt import (
+    Block,
+    ConvBranch,
+    DFvT,
+    Select,
+    Stage,
+    WindowAttention,
+    as_map,
+    as_tokens,
+    window_order,
+)
 from hvt_deploy.models.layers import MatrixProduct, fold_batch_norm, linear_from
 
 
@@ -31,10 +40,11 @@ class Reorder(nn.Module):
 
 
 class DeployedWindowAttention(nn.Module):
-    """`WindowAttention` on tokens in the order of the windows.
+    """`WindowAttention` on tokens in the order of the windows, with exact rewrites.
 
-    The scale is folded into the query weights; the key bias is zero, since it adds the same number to all scores of a
-    query; position bias and mask are one constant. Shifted windows are a constant reordering before and after.
+    The scale is folded into the query weights. The key bias is zero: it adds the same number to all scores of a
+    query, which softmax ignores. Position bias and mask are one constant, (G, E, W, W) for shifted windows and
+    (E, W, W) for others; the shift is a constant reordering of the tokens before and after.
     """
 
     bias: Tensor
@@ -48,11 +58,10 @@ class DeployedWindowAttention(nn.Module):
         bias[:channels] *= self.head_dim**-0.5
         bias[channels : 2 * channels] = 0
         self.qkv, self.proj = linear_from(weight, bias), copy.deepcopy(reference.proj)
-        self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=3), MatrixProduct()
+        self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=-1), MatrixProduct()
         bias_GEWW = reference.bias().detach()
-        self.windows = bias_GEWW.shape[0]
-        self.register_buffer("bias", bias_GEWW.flatten(0, 1)[None])
-        self.shift, self.unshift = nn.Identity(), nn.Identity()
+        self.register_buffer("bias", bias_GEWW if reference.shift else bias_GEWW[0])
+        self.shift = self.unshift = nn.Identity()
         if reference.shift:
             plain = window_order(reference.side, reference.window, 0)
             order = plain.argsort()[window_order(reference.side, reference.window, reference.shift)]
@@ -60,103 +69,59 @@ class DeployedWindowAttention(nn.Module):
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        q, k, v = self.qkv(self.shift(tokens_BNC)).chunk(3, dim=2)
-        scores = self.score(self._split(q), self._split(k).transpose(2, 3)) + self.bias
-        mixed = self.value(self.softmax(scores), self._split(v))
-        return self.unshift(self.proj(self._merge(mixed, *tokens_BNC.shape[1:])))
-
-    def _split(self, tokens_BNC: Tensor) -> Tensor:
-        """(B, N, C) to (B*G, E, W, D), or to (B, G*E, W, D) where each window has its own bias."""
-        if self.windows == 1:
-            return tokens_BNC.reshape(-1, self.tokens, self.heads, self.head_dim).transpose(1, 2)
-        split = tokens_BNC.reshape(-1, self.windows, self.tokens, self.heads, self.head_dim).transpose(2, 3)
-        return split.reshape(-1, self.windows * self.heads, self.tokens, self.head_dim)
-
-    def _merge(self, mixed: Tensor, tokens: int, channels: int) -> Tensor:
-        """The way back of `_split`."""
-        if self.windows > 1:
-            mixed = mixed.reshape(-1, self.heads, self.tokens, self.head_dim)
-        return mixed.transpose(1, 2).reshape(-1, tokens, channels)
+        # One transposition of q, k and v together, split by heads after it: two kernels less than one for each.
+        windows = (*self.bias.shape[:-3], self.tokens, 3 * self.heads, self.head_dim)
+        qkv = self.qkv(self.shift(tokens_BNC)).reshape(-1, *windows).transpose(-3, -2)
+        q, k, v = qkv.chunk(3, dim=-3)
+        mixed = self.value(self.softmax(self.score(q, k.transpose(-2, -1)) + self.bias), v)
+        return self.unshift(self.proj(mixed.transpose(-3, -2).reshape(-1, *tokens_BNC.shape[1:])))
 
 
 class DeployedSelect(nn.Module):
-    """`Select` with its gate per token given: the stage computes those of all its blocks at once."""
+    """`Select` with its gate per token as one LayerNorm and a sum.
+
+    The weights of the Linear C -> 1 are folded into the norm's: an engine then computes the gate, the blend and the
+    norm of the MLP in one kernel.
+    """
 
     def __init__(self, reference: Select) -> None:
         super().__init__()
-        reduce, act, norm, expand = copy.deepcopy(reference.fc_channel)
-        self.fc_channel = nn.Sequential(reduce, act, *_without_affine(norm, expand))
+        norm, linear = (cast("nn.LayerNorm | nn.Linear", layer) for layer in reference.fc_spatial)
+        weight_C = linear.weight.detach()[0]
+        self.spatial = copy.deepcopy(norm)
+        self.spatial.weight = nn.Parameter(norm.weight.detach() * weight_C)
+        self.spatial.bias = nn.Parameter(norm.bias.detach() * weight_C)
+        self.fc_channel = copy.deepcopy(reference.fc_channel)
 
-    def forward(self, tokens_BNC: Tensor, local_BNC: Tensor, gate_BN1: Tensor) -> Tensor:
-        """Tokens (B, N, C), local features (B, N, C) and gates (B, N, 1) to tokens (B, N, C)."""
+    def forward(self, tokens_BNC: Tensor, local_BNC: Tensor) -> Tensor:
+        """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, C)."""
         gate_B1C = self.fc_channel(tokens_BNC.mean(dim=1, keepdim=True))
+        gate_BN1 = self.spatial(local_BNC).sum(dim=2, keepdim=True)
         return tokens_BNC + (gate_BN1 + gate_B1C).sigmoid() * (local_BNC - tokens_BNC)
 
 
-def _without_affine(norm: nn.Module, linear: nn.Module) -> tuple[nn.LayerNorm, nn.Linear]:
-    """A LayerNorm and the Linear behind it, with the norm's weight and bias moved into the Linear."""
-    norm, linear = cast("nn.LayerNorm", norm), cast("nn.Linear", linear)
-    plain = nn.LayerNorm(linear.in_features, norm.eps, elementwise_affine=False)
-    return plain, linear_from(linear.weight.detach() * norm.weight.detach(), (linear.weight @ norm.bias).detach())
-
-
-class DeployedBlock(nn.Module):
-    """`Block` with its gates per token given."""
-
-    def __init__(self, reference: Block) -> None:
-        super().__init__()
-        self.norm1, self.attn = copy.deepcopy(reference.norm1), DeployedWindowAttention(reference.attn)
-        self.select = DeployedSelect(reference.select)
-        self.norm2, self.mlp = copy.deepcopy(reference.norm2), copy.deepcopy(reference.mlp)
-
-    def forward(self, tokens_BNC: Tensor, local_BNC: Tensor, gate_BN1: Tensor) -> Tensor:
-        """Tokens (B, N, C), local features (B, N, C) and gates (B, N, 1) to tokens (B, N, C)."""
-        tokens_BNC = self.select(tokens_BNC + self.attn(self.norm1(tokens_BNC)), local_BNC, gate_BN1)
-        return tokens_BNC + self.mlp(self.norm2(tokens_BNC))
-
-
 class DeployedStage(nn.Module):
-    """`Stage` on tokens in the order of the windows. The gates per token of all blocks come from one Linear."""
+    """`Stage` between maps: inside, the tokens are in the order of the windows."""
 
     def __init__(self, reference: Stage) -> None:
         super().__init__()
-        blocks = [cast("Block", block) for block in reference.blocks]
-        self.side, self.window = reference.side, blocks[0].attn.window
-        self.blocks = nn.ModuleList(DeployedBlock(block) for block in blocks)
-        gates = [_without_affine(*block.select.fc_spatial) for block in blocks]
-        weight, bias = (torch.cat([gate[1].get_parameter(p).detach() for gate in gates]) for p in ("weight", "bias"))
-        self.spatial_norm, self.fc_spatial = gates[0][0], linear_from(weight, bias)
+        self.blocks = copy.deepcopy(reference.blocks)
+        for block in self.blocks:
+            block = cast("Block", block)
+            block.attn = DeployedWindowAttention(cast("WindowAttention", block.attn))
+            block.select = DeployedSelect(cast("Select", block.select))
         self.downsample = copy.deepcopy(reference.downsample)
+        self.arrange = self.restore = nn.Identity()
+        if reference.window < reference.side:
+            order = window_order(reference.side, reference.window, 0)
+            self.arrange, self.restore = Reorder(order), Reorder(order.argsort())
 
     def forward(self, tokens_BNC: Tensor, local_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, 2C), or (B, N, C) of the last stage."""
-        gates = self.fc_spatial(self.spatial_norm(local_BNC)).split(1, dim=2)
-        for block, gate_BN1 in zip(self.blocks, gates, strict=True):
-            tokens_BNC = block(tokens_BNC, local_BNC, gate_BN1)
-        return self.downsample(tokens_BNC)
-
-    def enter(self, map_BCHW: Tensor) -> Tensor:
-        """A map (B, C, n, n) as tokens (B, N, C) in the order of the windows."""
-        channels, side, window = map_BCHW.shape[1], self.side, self.window
-        grid = side // window
-        if grid == 1:
-            return map_BCHW.reshape(-1, channels, side * side).transpose(1, 2)
-        cells = map_BCHW.reshape(-1, channels, grid, window, grid, window)
-        return cells.permute(0, 2, 4, 3, 5, 1).reshape(-1, side * side, channels)
-
-    def leave(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) in the order of the windows as a map (B, C, n, n)."""
-        channels, side, window = tokens_BNC.shape[2], self.side, self.window
-        grid = side // window
-        if grid == 1:
-            return tokens_BNC.transpose(1, 2).reshape(-1, channels, side, side)
-        cells = tokens_BNC.reshape(-1, grid, grid, window, window, channels)
-        return cells.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side, side)
-
-
-def _channel_first(rows: Tensor, channels: int) -> Tensor:
-    """Rows (4 * C, ...), parity by parity, as rows (C * 4, ...), channel by channel."""
-    return rows.detach().reshape(4, channels, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
+        tokens_BNC, local_BNC = self.arrange(tokens_BNC), self.arrange(local_BNC)
+        for block in self.blocks:
+            tokens_BNC = block(tokens_BNC, local_BNC)
+        return self.restore(self.downsample(tokens_BNC))
 
 
 def _fold(layers: nn.Sequential) -> nn.Sequential:
@@ -170,31 +135,18 @@ def _fold(layers: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*folded)
 
 
-class SpaceToDepthConv(nn.Module):
-    """Space to depth and the convolution per channel behind it in one: a strided convolution with a sparse kernel.
-
-    Tap (y, x) of parity (row, column) reads pixel (2y + row, 2x + column) of the large map, so that each of the four
-    3x3 kernels of a channel is every second tap of a 6x6 kernel. The 1x1 convolution follows.
-    """
+class DeployedLocalConv(nn.Module):
+    """A stage's `multiresolution_conv` with the space to depth before it: one transposition and two convolutions."""
 
     def __init__(self, reference: nn.Sequential) -> None:
         super().__init__()
-        depthwise, pointwise = (cast("nn.Conv2d", layer) for layer in _fold(reference))
-        channels = pointwise.out_channels
-        kernel_4C133 = depthwise.weight.detach()
-        kernel_C466 = kernel_4C133.new_zeros(channels, 4, 6, 6)
-        for parity, kernel_C33 in enumerate(kernel_4C133.reshape(4, channels, 3, 3)):
-            kernel_C466[:, parity, parity % 2 :: 2, parity // 2 :: 2] = kernel_C33
-        self.strided = nn.Conv2d(channels, 4 * channels, 6, 2, 2, groups=channels, device="meta")
-        self.strided.weight = nn.Parameter(kernel_C466.reshape(4 * channels, 1, 6, 6))
-        self.strided.bias = nn.Parameter(_channel_first(depthwise.get_parameter("bias"), channels))
-        self.pointwise = pointwise
-        weight_4CC = _channel_first(pointwise.weight.detach()[:, :, 0, 0].T, channels)
-        self.pointwise.weight = nn.Parameter(weight_4CC.T.contiguous()[:, :, None, None])
+        self.depthwise, self.pointwise = _fold(reference)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """A map (B, C, n, n) to local features (B, C, n/2, n/2)."""
-        return self.pointwise(self.strided(map_BCHW))
+        channels, side = map_BCHW.shape[1], map_BCHW.shape[2] // 2
+        cells = map_BCHW.reshape(-1, channels, side, 2, side, 2).permute(0, 5, 3, 1, 2, 4)
+        return self.pointwise(self.depthwise(cells.reshape(-1, 4 * channels, side, side)))
 
 
 class DeployedDFvT(nn.Module):
@@ -212,7 +164,7 @@ class DeployedDFvT(nn.Module):
             branch.conv1x1_1, branch.conv1 = _fold(branch.conv1x1_1), _fold(branch.conv1)
             branch.conv1x1_2 = _fold(branch.conv1x1_2)
         self.multiresolution_conv = nn.ModuleList(
-            SpaceToDepthConv(cast("nn.Sequential", layers)) for layers in reference.multiresolution_conv
+            DeployedLocalConv(cast("nn.Sequential", layers)) for layers in reference.multiresolution_conv
         )
         self.pool = copy.deepcopy(reference.pool)
         self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)
@@ -221,13 +173,12 @@ class DeployedDFvT(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images (B, 3, H, W) to logits (B, K)."""
         map_BCHW = self.patch_embed(images_NCHW)
-        for i in range(len(self.layers) - 1):
+        for i, stage in enumerate(list(self.layers)[:-1]):
             detailed_BCHW, share_BCHW = self.convlayers[i](map_BCHW)
             local_BCHW = self.multiresolution_conv[i](detailed_BCHW)
-            stage = cast("DeployedStage", self.layers[i])
-            tokens_BNC = stage(stage.enter(self.pool(map_BCHW) + share_BCHW), stage.enter(local_BCHW))
-            map_BCHW = stage.leave(tokens_BNC)
+            local_BNC = stage(as_tokens(self.pool(map_BCHW) + share_BCHW), as_tokens(local_BCHW))
+            map_BCHW = as_map(local_BNC, local_BCHW.shape[2])
         _, share_BCHW = self.convlayers[-1](map_BCHW)
-        stage = cast("DeployedStage", self.layers[-1])
-        tokens_BNC = stage(stage.enter(map_BCHW + share_BCHW), stage.enter(map_BCHW))
+        local_BNC = as_tokens(map_BCHW)
+        tokens_BNC = self.layers[-1](local_BNC + as_tokens(share_BCHW), local_BNC)
         return self.head(self.norm(tokens_BNC).mean(dim=1))

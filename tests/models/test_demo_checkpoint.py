@@ -6,42 +6,56 @@ from pathlib import Path
 import pytest
 import torch
 
-from hvt_deploy.datasets import open_image_folder
+from hvt_deploy.datasets import Sample, open_image_folder
 from hvt_deploy.digits import write_digits
 from hvt_deploy.images import load_batches
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
 from hvt_deploy.models.weights import obtain_weights
 
-RECORD = Path(__file__).parents[2] / "training" / "fdvit_demo.json"
+RECORDS = Path(__file__).parents[2] / "training"
+DEMOS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo")
 
 
-def test_packaged_checkpoint_is_as_accurate_as_recorded(tmp_path: Path) -> None:
-    spec = get_spec("fdvit_demo")
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """The digits that no demo model was trained on."""
+    folder = tmp_path_factory.mktemp("digits") / "digits"
+    return list(open_image_folder(write_digits(folder).validation, None, 10).samples)
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_packaged_checkpoint_is_as_accurate_as_recorded(name: str, validation: list[Sample], tmp_path) -> None:
+    spec = get_spec(name)
     obtained = obtain_weights(spec, "auto", tmp_path / "cache")
     assert (obtained.source, obtained.untrained) == ("packaged", False)
     assert obtained.path is not None
-    model = create_model("fdvit_demo")
+    model = create_model(name)
     report = load_checkpoint(model, obtained.path)
-    record = json.loads(RECORD.read_text())
+    record = json.loads((RECORDS / f"{name}.json").read_text())
     assert report.sha256 == record["sha256"], "run training/train_digits.py: checkpoint and record belong together"
 
-    samples = open_image_folder(write_digits(tmp_path / "digits").validation, None, 10).samples
     deployed = to_deployed(model)
     correct, same = 0, 0
-    for batch in load_batches(samples, spec.preprocessing, 100, threads=1):
+    for batch in load_batches(validation, spec.preprocessing, 100, threads=1):
         images = torch.from_numpy(batch.images_NCHW)
         with torch.inference_mode():
             answers = model(images).argmax(dim=1)
             same += int((deployed(images).argmax(dim=1) == answers).sum())
         correct += int((answers == torch.from_numpy(batch.labels_N)).sum())
-    assert len(samples) == record["validation_images"]
+    assert len(validation) == record["validation_images"]
     assert correct == pytest.approx(record["correct"], abs=1)
-    assert correct / len(samples) >= 0.96
-    assert same == len(samples)
+    assert correct / len(validation) >= 0.96
+    assert same == len(validation)
 
 
-def test_packaged_checkpoint_is_small() -> None:
-    path = obtain_weights(get_spec("fdvit_demo"), "official", Path("unused")).path
+@pytest.mark.parametrize("name", DEMOS)
+def test_packaged_checkpoint_is_small(name: str) -> None:
+    path = obtain_weights(get_spec(name), "official", Path("unused")).path
     assert path is not None
     assert path.stat().st_size <= 3 * 2**20
-    assert get_spec("fdvit_demo").measured.params <= 700_000
+    assert get_spec(name).measured.params <= 700_000
