@@ -250,6 +250,9 @@ def validate(
     model: Model = None,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Images in class folders.")] = Path("imagenet/val"),
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="`file label` lines for a flat folder.")] = None,
+    subset: Annotated[
+        Literal["imagenet-a", "imagenet-r", "imagenet-v2"] | None, typer.Option(help="Which benchmark set DIR is.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="A class-stratified sample of this size.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sample.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.")] = None,
@@ -265,7 +268,7 @@ def validate(
     """Compare PyTorch, ONNX Runtime and TensorRT on the same images: accuracy, latency, gates."""
     from hvt_deploy.steps.validate import validate as run_validate
 
-    settings = {"limit": limit, "seed": seed, "batch_size": batch_size, "threads": threads,
+    settings = {"subset": subset, "limit": limit, "seed": seed, "batch_size": batch_size, "threads": threads,
                 "latency_batch": latency_batch, "margin": margin, "max_top1_drop": max_top1_drop,
                 "min_speedup": min_speedup, "max_latency_ms": max_latency_ms,
                 "backends": [b.strip() for b in backends.split(",")] if backends else None}  # fmt: skip

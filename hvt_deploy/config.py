@@ -13,6 +13,7 @@ from hvt_deploy.errors import BadInput
 from hvt_deploy.images import Preprocessing
 from hvt_deploy.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.records import from_plain, to_plain
+from hvt_deploy.subsets import SubsetName
 
 Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp32")
@@ -59,8 +60,11 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """`limit` null means every image; `threads` null means every processor. Gates that are null are not set."""
+    """`subset`: imagenet-a, imagenet-r or imagenet-v2. `limit` null means every image;
+    `threads` null means every processor. Gates that are null are not set.
+    """
 
+    subset: SubsetName | None = None
     limit: int | None = None
     seed: int = 0
     batch_size: int = 8

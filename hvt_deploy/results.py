@@ -96,7 +96,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The images a validation saw. `unreadable` are files that could not be decoded, and were left out."""
+    """The images a validation saw. `unreadable` are files that could not be decoded, and were left out.
+
+    `subset` names a benchmark set whose classes are fewer than the model's: only their logits were compared.
+    """
 
     path: str
     images: int
@@ -105,6 +108,7 @@ class DataSummary:
     seed: int
     limit: int | None = None
     unreadable: tuple[str, ...] = ()
+    subset: str | None = None
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ def data_facts(results: Results) -> tuple[Fact, ...]:
         Fact("images", f"{count(data.images, 'image')} ({sample}, seed {data.seed})"),
         Fact("classes", f"{data.classes:,}"),
         Fact("class mapping", data.class_mapping),
+        *((Fact("subset", f"{data.subset}: logits of its classes only"),) if data.subset else ()),
         Fact("unreadable files", f"{len(data.unreadable):,}{', left out' if data.unreadable else ''}"),
     )
 

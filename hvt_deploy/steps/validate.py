@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hvt_deploy.backends.base import Backend
 from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
@@ -24,6 +27,7 @@ from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
 from hvt_deploy.results import DataSummary, Latency, Results, Row
 from hvt_deploy.rows import Planned, plan_rows
+from hvt_deploy.subsets import SubsetName, subset_classes
 from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Ui
 from hvt_deploy.verdict import Judged, judge, write_verdict
@@ -58,9 +62,8 @@ def validate(folder: ModelFolder, config: RunConfig, data: Path, labels_file: Pa
     """
     with folder.lock():
         manifest = folder.read()
-        images = open_image_folder(
-            data, ClassNames(manifest.class_names, manifest.wnids), manifest.signature.num_classes, labels_file
-        )
+        names, subset = ClassNames(manifest.class_names, manifest.wnids), config.validation.subset
+        images = open_image_folder(data, names, manifest.signature.num_classes, labels_file, subset)
         samples = stratified_sample(images.samples, config.validation.limit, config.validation.seed)
         _refuse_overlap(folder, manifest, samples, ui)
         rows = plan_rows(folder, manifest, config.validation)
@@ -133,7 +136,8 @@ def _measure(
         samples, manifest.preprocessing, signature.batch or settings.batch_size, settings.threads or cpu_count()
     )
     reference, *candidates = backends
-    meter = AccuracyMeter(reference, candidates, signature.num_classes)
+    classes = _compared_classes(manifest, settings.subset)
+    meter = AccuracyMeter(reference, candidates, len(classes))
     batches = iter(loader)
     first = next(batches, None)
     if first is None:
@@ -142,9 +146,9 @@ def _measure(
     with ui.progress(f"Validating {len(samples)} images") as progress:
         done = 0
         for batch in chain([first], batches):
-            logits = {name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N)]
+            logits = {name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N), classes]
                       for name, backend in backends.items()}  # fmt: skip
-            meter.update(logits, batch.labels_N)
+            meter.update(logits, np.searchsorted(classes, batch.labels_N))
             done += len(batch.labels_N)
             progress(done, len(samples))
     timed = [p.row.backend for p in rows if p.timed and p.row.backend in backends]
@@ -155,6 +159,13 @@ def _measure(
         latency = measure_latency(bound, size, progress=progress)
     unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
     return _Measured(rows, meter.summarize(), latency, unreadable)
+
+
+def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[np.int64]:
+    """The classes whose logits are compared, ascending: a benchmark set may have fewer than the model."""
+    if subset is None:
+        return np.arange(manifest.signature.num_classes)
+    return np.array(subset_classes(subset, ClassNames(manifest.class_names, manifest.wnids)), np.int64)
 
 
 def _full(batch: Batch, fixed: int | None) -> ImagesNCHW:
@@ -193,7 +204,7 @@ def _conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, seen: 
     untrained, settings = manifest.weights.untrained, config.validation
     data = DataSummary(
         str(images.path), seen - len(measured.unreadable), len(images.classes), images.mapping, settings.seed,
-        settings.limit, measured.unreadable,
+        settings.limit, measured.unreadable, settings.subset,
     )  # fmt: skip
     unstable = [name for name, latency in measured.latency.items() if not latency.stable]
     warnings = [f"The latency of {name} was not stable: other work on this machine?" for name in unstable]
