@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hvt_deploy.models.spec import Family
+from hvt_deploy.models.spec import Family, ModelSpec
 
 __all__ = ["Fate", "KeyFate", "decide_fates", "summarize_fates"]
 
@@ -41,17 +41,15 @@ class KeyFate:
         return f"loaded as {self.target}" if self.fate == "loaded" and self.target != self.key else _MEANINGS[self.fate]
 
 
-def decide_fates(
-    keys: Iterable[str], wanted: Iterable[str], family: Family, *, resizable: bool, headless: bool
-) -> tuple[KeyFate, ...]:
-    """The fate of every key of a file in a model of `family` that needs the keys `wanted` at inference.
+def decide_fates(keys: Iterable[str], wanted: Iterable[str], spec: ModelSpec, family: Family) -> tuple[KeyFate, ...]:
+    """The fate of every key of a file in a model that needs the keys `wanted` at inference.
 
-    A key that nothing explains counts as `loaded`: whether the model has it is for the caller to check. `headless`
-    models have no classifier, `resizable` ones may lack the family's size-dependent parts.
+    A key that nothing explains counts as `loaded`: whether the model has it is for the caller to check.
     """
     keys, wanted = tuple(keys), frozenset(wanted)
     encoder_only = min(keys, default="").startswith("encoder") and not any(key.startswith(_ENCODER) for key in wanted)
     targets = {key: _canonical(key.removeprefix(_ENCODER) if encoder_only else key, family) for key in keys}
+    headless = not any(key.startswith(f"{spec.head}.") for key in wanted)
     by_alias = {target for key, target in targets.items() if not key.endswith(target)}
 
     def fate_of(key: str) -> Fate:
@@ -67,9 +65,9 @@ def decide_fates(
         if target not in wanted:
             if target.endswith(_COUNTER):
                 return "train-only"
-            if resizable and any(part in target for part in family.size_dependent):
+            if spec.resizable and any(part in target for part in family.size_dependent):
                 return "unused at this size"
-            if headless and target.startswith("head."):
+            if headless and target.startswith(f"{spec.head}."):
                 return "head not wanted"
         return "loaded"
 

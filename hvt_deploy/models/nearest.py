@@ -47,36 +47,38 @@ class _Known:
 
     def agreement(self, state: Mapping[str, Tensor]) -> tuple[int, int]:
         """(tensors of the file that fit, tensors that would have to), heads of any size, tables counted where wrong."""
-        fates = decide_fates(state, self.shapes, self.family, resizable=self.spec.resizable, headless=False)
+        fates = decide_fates(state, self.shapes, self.spec, self.family)
         given = {fate.target: state[fate.key].shape for fate in fates if fate.fate == "loaded"}
         fitting = sum(self._fits(key, given[key]) for key in given.keys() & self.shapes.keys())
         wrong = len(tables_of_another(self.spec, self.family, state))
         return fitting, len(given.keys() | self.shapes.keys()) + wrong
 
     def _fits(self, key: str, shape: torch.Size) -> bool:
-        return shape[key.startswith("head.") :] == self.shapes[key][key.startswith("head.") :]
+        classes = int(key.startswith(f"{self.spec.head}."))  # their number is the first size of a head's tensors
+        return shape[classes:] == self.shapes[key][classes:]
 
 
 @lru_cache(maxsize=1)
 def _known_models() -> tuple[_Known, ...]:
-    known: list[_Known] = []
-    for spec in list_specs():
-        with torch.device("meta"):
-            model = create_from(spec)
-        shapes = {key: tensor.shape for key, tensor in needed_at_inference(model).items()}
-        known.append(_Known(spec, family_of(model), shapes))
-    return tuple(known)
+    with torch.device("meta"):
+        return tuple(_known(create_from(spec)) for spec in list_specs())
+
+
+def _known(model: nn.Module) -> _Known:
+    shapes = {key: tensor.shape for key, tensor in needed_at_inference(model).items()}
+    return _Known(spec_of(model), family_of(model), shapes)
 
 
 def describe_nearest(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     """A hint that names the models which `state` fits; where it fits none, the one with the most in common."""
     asked = spec_of(model)
-    scores = [(known.spec, *known.agreement(state)) for known in _known_models()]
+    others = [known for known in _known_models() if known.spec.name != asked.name]
+    scores = [(known.spec, *known.agreement(state)) for known in (_known(model), *others)]
     fitting = [spec for spec, agreeing, total in scores if agreeing == total and spec.name != asked.name]
     if fitting:
         alike = [spec for spec in fitting if spec.resizable == asked.resizable] or fitting
         return f"It is a checkpoint of {' or '.join(spec.name for spec in alike)}."
-    nearest, agreeing, total = max(scores, key=lambda score: (score[1] / score[2], score[0].name == asked.name))
+    nearest, agreeing, total = max(scores, key=lambda score: score[1] / score[2])
     if agreeing < _LIKENESS * total:
         return "It is like no model that is known here: check the model name and the file."
     itself = " itself" if nearest.name == asked.name else ""

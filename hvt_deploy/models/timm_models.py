@@ -59,4 +59,8 @@ def _deploy(model: nn.Module) -> nn.Module:
         torch.set_default_dtype(before)
 
 
-TIMM = Family(_build, _deploy, builds_light=False)
+# Files of older versions of timm hold the tables that windowed attention now computes.
+TIMM = Family(
+    _build, _deploy, recomputed_suffixes=(".relative_position_index", ".attn_mask", ".relative_coords_table"),
+    builds_light=False,
+)  # fmt: skip

@@ -132,10 +132,7 @@ def _parameters_without_memory() -> Generator[None]:
 def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
     wanted = needed_at_inference(model)
     path = spec_of(model).head
-    headless = not any(key.startswith(f"{path}.") for key in wanted)
-    fates = decide_fates(
-        container.state, wanted, family_of(model), resizable=spec_of(model).resizable, headless=headless
-    )
+    fates = decide_fates(container.state, wanted, spec_of(model), family_of(model))
     given = {fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"}
     head = _head_of_another_size(wanted, given, path)
     _check_keys(container, model, wanted, given, ignore=frozenset(head))

@@ -131,6 +131,35 @@ def test_features_need_no_head(small: dict[str, torch.Tensor], tmp_path: Path) -
     assert torch.equal(logits(features), logits(reference))
 
 
+@pytest.mark.parametrize("name", ["timm:swin_tiny_patch4_window7_224", "timm:fastvit_t8"])
+def test_timm_models_load_in_one_step_too(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    reference = create_model(name)
+    content = reference.state_dict()
+    if "swin" in name:  # what timm stored before version 0.9
+        content["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+        content["layers.0.blocks.1.attn_mask"] = torch.full((64, 49, 49), torch.nan)
+    path = stored(tmp_path, {"state_dict": content})
+    model, report = load_model(get_spec(name), path)
+    assert len(report.recomputed) == (2 if "swin" in name else 0)
+    images = torch.randn(1, 3, *get_spec(name).image_size)
+    with torch.no_grad():
+        assert torch.equal(model(images), reference(images))
+    _, report = load_model(get_spec(name), path, num_classes=0)
+    assert report.keys("head not wanted") == ("head.fc.weight", "head.fc.bias")
+
+
+def test_another_file_of_timm_is_described(tmp_path: Path) -> None:
+    state = create_model("timm:resnet18").state_dict()
+    del state["layer1.0.bn1.weight"]
+    with pytest.raises(BadInput) as caught:
+        load_model(get_spec("timm:resnet18"), stored(tmp_path, state))
+    assert caught.value.hint == "It is nearest to timm:resnet18 itself: 121 of 122 tensors agree."
+    with pytest.raises(BadInput, match="unexpected") as caught:
+        load_model(get_spec("timm:fastvit_t8"), stored(tmp_path, state))
+    assert "like no model that is known here" in caught.value.hint
+
+
 def test_half_precision_weights_become_float32(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
     half = {key: tensor.bfloat16() for key, tensor in small.items()}
     model, _ = load_model(get_spec("fdvit_demo"), stored(tmp_path, half))
