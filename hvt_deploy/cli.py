@@ -20,6 +20,7 @@ from hvt_deploy.errors import BadInput, HvtDeployError
 
 if TYPE_CHECKING:
     from hvt_deploy.config import RunConfig
+    from hvt_deploy.needs import ExportNeeds
     from hvt_deploy.results import Results
     from hvt_deploy.ui import Ui
     from hvt_deploy.workspace import ModelFolder
@@ -147,6 +148,7 @@ def export(
     image_size: Annotated[str | None, typer.Option(metavar="HxW", help="Of faster_vit_*_any_res: 576x960.")] = None,
     window_size: Annotated[str | None, typer.Option(metavar="N,N,N,N", help="Windows of its four levels.")] = None,
     carrier_token_size: Annotated[int | None, typer.Option(min=1, help="Carrier tokens of a window, a side.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what memory and disk it needs.")] = False,
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Export a model to ONNX, proven equal to PyTorch."""
@@ -163,17 +165,33 @@ def export(
              "export.seed": seed}  # fmt: skip
     require("torch", extra="export")
     from hvt_deploy.steps.export import export as run_export
+    from hvt_deploy.steps.export import plan_export
 
     config = with_flags(config, flags)
     if slug is None:
         slug = get_spec(config.model, config.preprocessing.image_size, config.options).slug
-    done = run_export(open_folder(root, slug), config, class_names, _ui(as_json))
+    folder = open_folder(root, slug)
+    if dry_run:
+        _show_needs(plan_export(folder, config), as_json)
+        return
+    done = run_export(folder, config, class_names, _ui(as_json))
     if as_json:
         _print_json({"slug": done.slug, "path": str(done.path), "opset": done.opset, "parity": done.parity,
                      "nodes": done.contract.nodes, "untrained": done.untrained})  # fmt: skip
     else:
         typer.echo(f"{done.path}  opset {done.opset}, {done.contract.nodes} nodes, "
                    f"within {done.parity.relative_to_largest:.1e} of PyTorch")  # fmt: skip
+
+
+def _show_needs(needs: ExportNeeds, as_json: bool) -> None:
+    if as_json:
+        _print_json({**vars(needs), "fits": needs.fits})
+        return
+    typer.echo(f"{needs.parameters / 1e6:.1f} M parameters")
+    for what, needed, there in (("memory", needs.memory_bytes, needs.available_memory_bytes),
+                                ("disk", needs.disk_bytes, needs.free_disk_bytes)):  # fmt: skip
+        enough = "enough" if needed <= there else "NOT enough"
+        typer.echo(f"{what:7}needs about {needed / 1e9:5.1f} GB, {there / 1e9:5.1f} GB there: {enough}")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,27 @@ def free_disk_bytes(path: Path) -> int:
     """Free bytes on the disk that holds `path` or its nearest existing parent."""
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be taken now without swapping: the system's, or what a container's limit leaves of it."""
+    meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+    fields = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.splitlines())}
+    return min(1024 * fields["MemAvailable"], _left_of_cgroup_limit())
+
+
+def _left_of_cgroup_limit() -> int:
+    """Of the version 2 control group of this process; cached files do not count, for the kernel drops them."""
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
+        folder = Path("/sys/fs/cgroup") / group
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        pairs = (line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        cached = next(int(value) for name, value in pairs if name == "inactive_file")
+    except (OSError, ValueError, StopIteration):  # no version 2, or the limit is "max"
+        return sys.maxsize
+    return max(0, limit - used + cached)
 
 
 def check_free_disk(path: Path, needed_bytes: int) -> None:

@@ -8,12 +8,15 @@ import contextlib
 import io
 import logging
 import warnings
+from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from hvt_deploy.errors import ToolFailure
+from hvt_deploy.graph.large import LARGE_BYTES, fold_large
 from hvt_deploy.graph.names import name_nodes
 from hvt_deploy.graph.opset import NATIVE_OPSET, read_opset
 from hvt_deploy.tensors import Signature
@@ -22,10 +25,12 @@ from hvt_deploy.tensors import Signature
 _EXAMPLE_BATCH = 2
 
 
-def export_onnx(model: nn.Module, signature: Signature, opset: int) -> onnx.ModelProto:
+def export_onnx(model: nn.Module, signature: Signature, opset: int, weights: Path | None = None) -> onnx.ModelProto:
     """Export `model` at the larger of `opset` and the exporter's own floor, 18; `convert_opset` does the rest.
 
-    Nodes are named `<module path>/<op>`. Raises ToolFailure if the exporter fails or writes another opset.
+    Nodes are named `<module path>/<op>`. Large weights are written to the file `weights`, where one is given, one
+    after the other, and the graph refers to it by its name; then they are never in memory a second time.
+    Raises ToolFailure if the exporter fails or writes another opset.
     """
     native = max(NATIVE_OPSET, opset)
     example = torch.zeros(signature.images_shape(signature.batch or _EXAMPLE_BATCH))
@@ -44,7 +49,12 @@ def export_onnx(model: nn.Module, signature: Signature, opset: int) -> onnx.Mode
                 output_names=[signature.output_name],
                 dynamic_shapes=dynamic,
                 verbose=False,
+                optimize=False,
             )
+            if program is not None:
+                fold_large(program.model)  # before the exporter's own folding, which keeps every result in memory
+                program.optimize()
+                fold_large(program.model)  # what depends on a small result of it, such as the shape of a Reshape
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ToolFailure(
@@ -53,6 +63,10 @@ def export_onnx(model: nn.Module, signature: Signature, opset: int) -> onnx.Mode
     if program is None:
         raise ToolFailure(
             "PyTorch's ONNX exporter returned nothing.", "Report this with the versions of torch and onnx."
+        )
+    if weights is not None:
+        ir.external_data.unload_from_model(
+            program.model, weights.parent, weights.name, size_threshold_bytes=LARGE_BYTES - 1
         )
     proto = program.model_proto
     if read_opset(proto) != native:

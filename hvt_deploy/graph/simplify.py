@@ -13,27 +13,30 @@ import onnx
 
 from hvt_deploy.environment import require
 from hvt_deploy.errors import MissingEnvironment, ToolFailure
+from hvt_deploy.graph.large import with_large, without_large
 from hvt_deploy.graph.names import restore_names
 
 Simplifier = Literal["onnxsim", "onnxslim", "none"]
 
 
 def simplify(model: onnx.ModelProto, tool: Simplifier) -> onnx.ModelProto:
-    """The simplified graph with `<module path>/<op>` names. Raises ToolFailure if the tool does."""
+    """The simplified graph with `<module path>/<op>` names. Large weights are as they were, in memory or in a file.
+
+    Raises ToolFailure if the tool does.
+    """
     if tool == "none":
         return model
     if tool == "onnxsim" and sys.version_info < (3, 11):
         raise MissingEnvironment("onnxsim needs Python 3.11 or newer.", "Use --simplifier onnxslim.")
     require(tool, extra="export")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    skeleton = without_large(model)
     try:
-        simplified = _slim(copy) if tool == "onnxslim" else _sim(copy)
+        simplified = _slim(skeleton) if tool == "onnxslim" else _sim(skeleton)
     except Exception as error:
         raise ToolFailure(
             f"{tool} failed: {error}", "Try the other one: --simplifier onnxslim, onnxsim or none."
         ) from error
-    return restore_names(simplified, model)
+    return restore_names(with_large(simplified, model), model)
 
 
 def _slim(model: onnx.ModelProto) -> onnx.ModelProto:

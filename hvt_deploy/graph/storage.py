@@ -15,10 +15,16 @@ from hvt_deploy.errors import BadInput, ToolFailure
 EXTERNAL_ABOVE_BYTES = 2**31 - 2**24
 
 
+def external_weights(path: Path, weight_bytes: int) -> Path | None:
+    """The file for the weights of the ONNX file `path`, where there are too many of them for one file."""
+    return path.with_name(f"{path.name}.data") if weight_bytes > EXTERNAL_ABOVE_BYTES else None
+
+
 def save_onnx(model: onnx.ModelProto, path: Path, external_above_bytes: int = EXTERNAL_ABOVE_BYTES) -> None:
     """Write `model` with inferred shapes and run onnx.checker's full check on the file.
 
-    Weights go to `<path>.data` where the model is larger than `external_above_bytes`.
+    Weights in memory go to `<path>.data` where they are larger than `external_above_bytes`; those that are in a file
+    stay there, and it must be beside `path`.
     Raises ToolFailure if the checker refuses the file, OSError if it cannot be written.
     """
     external = sum(len(t.raw_data) for t in model.graph.initializer) > external_above_bytes
@@ -35,10 +41,13 @@ def save_onnx(model: onnx.ModelProto, path: Path, external_above_bytes: int = EX
         raise ToolFailure(f"onnx.checker refuses the graph: {error}", "Report this with the model's name.") from error
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its weights. Raises BadInput if it is missing or not ONNX."""
+def load_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
+    """Read an ONNX file. Without `weights`, those that are in a file beside it stay there, and the graph refers to it.
+
+    Raises BadInput if it is missing or not ONNX.
+    """
     try:
-        return onnx.load_model(path)
+        return onnx.load_model(path, load_external_data=weights)
     except FileNotFoundError as error:
         raise BadInput(f"{error.filename or path} is missing.", "Export the model again.") from None
     except DecodeError:

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import onnx
+import numpy as np
 import torch
 from torch import nn
 
-from hvt_deploy.backends.base import Backend, BackendRequest
-from hvt_deploy.backends.registry import open_backend
+from hvt_deploy.backends.base import BackendRequest
+from hvt_deploy.backends.job import InferenceJob, infer_in_child
 from hvt_deploy.calibration import choose_calibration
 from hvt_deploy.class_names import class_names_for
 from hvt_deploy.config import RunConfig
-from hvt_deploy.environment import check_free_disk, cpu_count, require, tool_versions
+from hvt_deploy.environment import cpu_count, require, tool_versions
 from hvt_deploy.errors import CheckFailed
-from hvt_deploy.graph.contract import ContractReport, check_contract
+from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import check_opset, convert_opset
 from hvt_deploy.graph.simplify import simplify
-from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.storage import external_weights, save_onnx
 from hvt_deploy.images import load_batches
 from hvt_deploy.measure.parity import Parity, compare_logits, seeded_noise
 from hvt_deploy.models.download import obtain_weights
 from hvt_deploy.models.registry import create_from, get_spec, to_deployed
 from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights import load_model, save_reference, seed_random_weights
+from hvt_deploy.needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
 from hvt_deploy.records import to_plain
-from hvt_deploy.tensors import ImagesNCHW, Signature
+from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.ui import Progress, Ui
 from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, WeightsRecord, now
 
 # Largest logit difference an FP32 graph may show, relative to the largest logit of the reference form.
 FP32_PARITY = 2e-5
 PROVED_BATCHES = (1, 2, 3, 5)
+INFERENCE_MODULE = "hvt_deploy.steps.infer"
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,17 @@ class Exported:
 def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui) -> Exported:
     """Export `config.model` into `folder`. The manifest that was there stays until everything is proven.
 
-    Raises BadInput for weights or options that do not fit, CheckFailed for a broken contract or parity, ToolFailure
-    where the exporter or a simplifier fails.
+    Raises BadInput for weights or options that do not fit, MissingEnvironment where memory or disk are too small,
+    CheckFailed for a broken contract or parity, ToolFailure where the exporter or a simplifier fails.
     """
     require("torch", extra="export")
     require("onnxruntime", extra="cpu")
     check_opset(config.export.opset)
+    refuse_what_does_not_fit(plan_export(folder, config), folder.path)
     spec = get_spec(config.model, config.preprocessing.image_size, config.options)
-    check_free_disk(folder.path, 12 * _parameters(spec))
-    with folder.lock():
-        model, num_classes, weights = _weighted_model(spec, config, ui)
+    with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
+        reference_path = staged_weights / f"{folder.slug}.safetensors"
+        num_classes, weights = _store_reference(spec, config, reference_path, ui)
         names = class_names_for(num_classes, class_names, Path(weights.path) if weights.path else None)
         signature = Signature(spec.image_size, num_classes, config.export.batch)
         manifest = Manifest(
@@ -73,36 +76,39 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
             class_names=names.names, wnids=names.wnids, weights=weights, config=config,
             artifacts=folder.read().artifacts if folder.exists() else {},
         )  # fmt: skip
-        graph, contract = _graph(model, signature, config, ui)
-        with folder.staging() as staged, folder.staging() as staged_weights:
-            path = staged / f"{folder.slug}.fp32.onnx"
-            save_onnx(graph, path)
-            with ui.progress("Comparing with PyTorch") as progress:
-                parity = _prove_parity(model, path, manifest, config, progress)
-            save_reference(model, staged_weights / f"{folder.slug}.safetensors")
-            remake = f"hvt-deploy export {spec.name} --as {folder.slug} --opset {config.export.opset}"
-            fp32 = Artifact(
-                folder="fp32", main=path.name, files={}, remake=remake, precision="fp32", opset=config.export.opset,
-                facts={"parity": to_plain(parity), "nodes": contract.nodes, "ops": dict(contract.ops)},
-                tool_versions=tool_versions(),
-            )  # fmt: skip
-            reference = Artifact(
-                folder="pytorch", main=f"{folder.slug}.safetensors", files={}, remake=remake, precision="fp32",
-                tool_versions=tool_versions(),
-            )  # fmt: skip
-            stored = {"pytorch": folder.store(staged_weights, reference), "fp32": folder.store(staged, fp32)}
-            folder.commit(replace(manifest, artifacts={**manifest.artifacts, **stored}))
+        path = staged / f"{folder.slug}.fp32.onnx"
+        contract = _write_graph(spec, reference_path, path, signature, config, ui)
+        with ui.progress("Comparing with PyTorch") as progress:
+            parity = _prove_parity(reference_path, path, manifest, config, progress)
+        remake = f"hvt-deploy export {spec.name} --as {folder.slug} --opset {config.export.opset}"
+        fp32 = Artifact(
+            folder="fp32", main=path.name, files={}, remake=remake, precision="fp32", opset=config.export.opset,
+            facts={"parity": to_plain(parity), "nodes": contract.nodes, "ops": dict(contract.ops)},
+            tool_versions=tool_versions(),
+        )  # fmt: skip
+        reference = Artifact(
+            folder="pytorch", main=f"{folder.slug}.safetensors", files={}, remake=remake, precision="fp32",
+            tool_versions=tool_versions(),
+        )  # fmt: skip
+        stored = {"pytorch": folder.store(staged_weights, reference), "fp32": folder.store(staged, fp32)}
+        folder.commit(replace(manifest, artifacts={**manifest.artifacts, **stored}))
     onnx_path = folder.file(stored["fp32"])
     return Exported(folder.slug, onnx_path, config.export.opset, parity, contract, weights.untrained)
 
 
-def _parameters(spec: ModelSpec) -> int:
+def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
+    """What `export` will need of memory and disk. Raises as it does for a model or options that are unknown."""
+    spec = get_spec(config.model, config.preprocessing.image_size, config.options)
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in create_from(spec).parameters())
+        parameters = sum(parameter.numel() for parameter in create_from(spec).parameters())
+    return estimate_export(parameters, folder.path)
 
 
-def _weighted_model(spec: ModelSpec, config: RunConfig, ui: Ui) -> tuple[nn.Module, int, WeightsRecord]:
-    """The reference form with the weights that were asked for, and the number of classes they are for."""
+def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> tuple[int, WeightsRecord]:
+    """Write the reference form with the weights that were asked for to `path`, and say for how many classes it is.
+
+    From then on everybody reads that file: mapped into memory it is no second copy beside the deployed form.
+    """
     with ui.progress("Fetching weights") as progress:
         obtained = obtain_weights(spec, config.export.weights, _cache_folder(), progress)
     if obtained.warning:
@@ -110,8 +116,10 @@ def _weighted_model(spec: ModelSpec, config: RunConfig, ui: Ui) -> tuple[nn.Modu
     if obtained.path is None:
         model = create_from(spec, config.num_classes)
         seed_random_weights(model, config.export.seed)
-        return model, config.num_classes, WeightsRecord(obtained.source, "", obtained.untrained)
+        save_reference(model, path)
+        return config.num_classes, WeightsRecord(obtained.source, "", obtained.untrained)
     model, report = load_model(spec, obtained.path, config.num_classes)
+    save_reference(model, path)
     fates = ", ".join(f"{count} {fate}" for fate, count in report.summary.items())
     ui.say(f"Keys of {obtained.path}: {fates}")
     record = WeightsRecord(
@@ -122,7 +130,7 @@ def _weighted_model(spec: ModelSpec, config: RunConfig, ui: Ui) -> tuple[nn.Modu
         report.dropped_train_only,
         report.summary,
     )
-    return model, report.num_classes, record
+    return report.num_classes, record
 
 
 def _cache_folder() -> Path:
@@ -130,38 +138,64 @@ def _cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"
 
 
-def _graph(model: nn.Module, signature: Signature, config: RunConfig, ui: Ui) -> tuple[onnx.ModelProto, ContractReport]:
+def _write_graph(
+    spec: ModelSpec, reference_path: Path, path: Path, signature: Signature, config: RunConfig, ui: Ui
+) -> ContractReport:
+    """The deployed form of the stored reference form as a checked ONNX file. Afterwards no weight is in memory."""
     with ui.progress(f"Exporting {config.model}") as progress:
-        deployed = to_deployed(model)
-        progress(1, 4)
-        graph = export_onnx(deployed, signature, config.export.opset)
-        progress(2, 4)
-        graph = simplify(graph, config.export.simplifier)
-        progress(3, 4)
-        graph = convert_opset(graph, config.export.opset)
+        reference, _ = load_model(spec, reference_path, signature.num_classes)
+        deployed = to_deployed(reference)
+        del reference
+        progress(1, 5)
+        weight_bytes = sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
+        graph = export_onnx(deployed, signature, config.export.opset, external_weights(path, weight_bytes))
         layer_norms = sum(isinstance(module, nn.LayerNorm) for module in deployed.modules())
-        contract = check_contract(graph, opset=config.export.opset, signature=signature, layer_norms=layer_norms)
-        progress(4, 4)
-    return graph, contract
+        _release(deployed)
+        progress(2, 5)
+        graph = simplify(graph, config.export.simplifier)
+        progress(3, 5)
+        graph = convert_opset(graph, config.export.opset)
+        # timm's models are as they are: what they break is told, not refused. Parity finds a false dynamic batch.
+        look = inspect_contract if spec.family == "timm" else check_contract
+        contract = look(graph, opset=config.export.opset, signature=signature, layer_norms=layer_norms)
+        progress(4, 5)
+        save_onnx(graph, path)
+        progress(5, 5)
+    for breach in contract.breaches:
+        ui.warn(breach)
+    return contract
 
 
-def _prove_parity(model: nn.Module, path: Path, manifest: Manifest, config: RunConfig, progress: Progress) -> Parity:
-    """Compare the graph with the reference form at every batch size; returns the worst."""
-    threads = cpu_count()
-    ort_request = BackendRequest("ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, threads)
-    torch_request = replace(ort_request, name="pytorch", runtime="pytorch")
-    worst: Parity | None = None
-    with (
-        closing(open_backend(torch_request, lambda _: model)) as reference,
-        closing(open_backend(ort_request)) as candidate,
-    ):
-        for done, (images_NCHW, what) in enumerate(_parity_batches(manifest, config), start=1):
-            parity = _compare(reference, candidate, images_NCHW, what)
-            worst = parity if worst is None or parity.relative_to_largest > worst.relative_to_largest else worst
-            progress(done, 0)
-    if worst is None:
-        raise CheckFailed("No batch was compared with PyTorch.")
-    return worst
+def _release(module: nn.Module) -> None:
+    """Free the weights of a module, whoever holds on to it: the exporter's rewriter keeps the last graph it saw."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.new_empty(0)
+
+
+def _prove_parity(
+    reference_path: Path, path: Path, manifest: Manifest, config: RunConfig, progress: Progress
+) -> Parity:
+    """Compare the graph with the reference form at every batch size; returns the worst.
+
+    Each runs in a process of its own, one after the other: the weights are never in memory twice.
+    """
+    ort_request = BackendRequest("ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, cpu_count())
+    torch_request = replace(ort_request, name="pytorch", runtime="pytorch", path=reference_path)
+    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as temporary:
+        batches: dict[Path, str] = {}
+        for images_NCHW, what in _parity_batches(manifest, config):
+            batches[Path(temporary) / f"{len(batches)}.npy"] = what
+            np.save(list(batches)[-1], images_NCHW)
+        jobs = (InferenceJob(request, config, tuple(batches)) for request in (torch_request, ort_request))
+        logits: list[list[LogitsNK]] = []
+        for done, job in enumerate(jobs, start=1):
+            logits.append(infer_in_child(INFERENCE_MODULE, job))
+            progress(done, 2)
+        parities = [
+            _compare(expected, found, what)
+            for expected, found, what in zip(logits[0], logits[1], batches.values(), strict=True)
+        ]
+    return max(parities, key=lambda parity: parity.relative_to_largest)
 
 
 def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[ImagesNCHW, str]]:
@@ -179,8 +213,8 @@ def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Ima
                     yield real.images_NCHW, f"real images, batch {len(real.images_NCHW)}"
 
 
-def _compare(reference: Backend, candidate: Backend, images_NCHW: ImagesNCHW, what: str) -> Parity:
-    parity = compare_logits(reference.infer(images_NCHW), candidate.infer(images_NCHW))
+def _compare(reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str) -> Parity:
+    parity = compare_logits(reference_NK, candidate_NK)
     if parity.relative_to_largest > FP32_PARITY or not parity.same_argmax:
         raise CheckFailed(
             f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest "

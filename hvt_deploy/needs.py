@@ -1,0 +1,60 @@
+"""What an export needs of memory and disk, and what there is: known before the work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.environment import available_memory_bytes, free_disk_bytes
+from hvt_deploy.errors import MissingEnvironment
+
+# Measured by benchmarks/large_export.py: the largest of the processes holds the weights _MEMORY_COPIES times, beside
+# what its libraries take. On disk are the reference form and the graph, and room for the graph's structure.
+_MEMORY_COPIES = 1.1
+_LIBRARIES_BYTES = 1.0e9
+_DISK_COPIES = 2
+_STRUCTURE_BYTES = 5.0e7
+
+
+@dataclass(frozen=True)
+class ExportNeeds:
+    """Bytes that an export of `parameters` float32 weights needs beside those that there are."""
+
+    parameters: int
+    memory_bytes: int
+    available_memory_bytes: int
+    disk_bytes: int
+    free_disk_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough of both."""
+        return self.memory_bytes <= self.available_memory_bytes and self.disk_bytes <= self.free_disk_bytes
+
+
+def estimate_export(parameters: int, target: Path) -> ExportNeeds:
+    """What exporting a model of this size into the folder `target` needs now. A fine-tuned head changes little."""
+    weights_bytes = 4 * parameters
+    return ExportNeeds(
+        parameters=parameters,
+        memory_bytes=int(_MEMORY_COPIES * weights_bytes + _LIBRARIES_BYTES),
+        available_memory_bytes=available_memory_bytes(),
+        disk_bytes=int(_DISK_COPIES * weights_bytes + _STRUCTURE_BYTES),
+        free_disk_bytes=free_disk_bytes(target),
+    )
+
+
+def refuse_what_does_not_fit(needs: ExportNeeds, target: Path) -> None:
+    """Raise MissingEnvironment that says what lacks."""
+    if needs.disk_bytes > needs.free_disk_bytes:
+        raise MissingEnvironment(
+            f"Writing to {target} needs {needs.disk_bytes / 1e9:.2f} GB, only {needs.free_disk_bytes / 1e9:.2f} GB are "
+            "free.",
+            "Free some space or choose another folder with --workspace DIR.",
+        )
+    if needs.memory_bytes > needs.available_memory_bytes:
+        raise MissingEnvironment(
+            f"Exporting {needs.parameters / 1e6:.0f} M parameters needs {needs.memory_bytes / 1e9:.1f} GB of memory, "
+            f"only {needs.available_memory_bytes / 1e9:.1f} GB are available.",
+            "End other programs, or export on a machine with more memory and copy the workspace folder here.",
+        )
