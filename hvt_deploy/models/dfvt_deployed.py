@@ -1,7 +1,7 @@
 """DFvT's deployed form: equal to the reference form in eval mode, made of what an inference engine runs well.
 
-Shapes as in `dfvt`. Between entering and leaving a stage the tokens are in the order of the windows, one window
-after the other: every step but attention works on each token alone or on all of them.
+Shapes as in `dfvt`. Within a stage the tokens are in the order of the windows, one window after the other: every
+step but attention works on each token alone or on all of them.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class DeployedWindowAttention(nn.Module):
 class DeployedSelect(nn.Module):
     """`Select` with its gate per token as one LayerNorm and a sum.
 
-    The weights of the Linear C -> 1 are folded into the norm's: an engine then computes the gate, the blend and the
-    norm of the MLP in one kernel.
+    The weights of the Linear C -> 1 are folded into the norm's: an engine then computes the gate within a neighbouring
+    kernel, where a product with one column took two or three of its own.
     """
 
     def __init__(self, reference: Select) -> None:
