@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,8 @@ from hvt_deploy.errors import BadInput, ToolFailure
 
 # A protobuf message cannot be larger than 2 GiB; some room for the graph itself.
 EXTERNAL_ABOVE_BYTES = 2**31 - 2**24
+# Where a graph says which weights belong to it: without this its own hash would be the same for others.
+_WEIGHTS_SHA256 = "hvt_deploy.weights_sha256"
 
 
 def external_weights(path: Path, weight_bytes: int) -> Path | None:
@@ -30,15 +33,41 @@ def save_onnx(model: onnx.ModelProto, path: Path, external_above_bytes: int = EX
     external = sum(len(t.raw_data) for t in model.graph.initializer) > external_above_bytes
     if external:
         onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
-        onnx.shape_inference.infer_shapes_path(str(path), str(path))
+        graph = onnx.load_model(path, load_external_data=False)
+        graph = onnx.shape_inference.infer_shapes(graph)
+        _name_weights(graph, path.parent)
+        onnx.save_model(graph, path)
         # onnx moves the weights out of the model it is given; the caller's stays as it was.
         onnx.load_external_data_for_model(model, str(path.parent))
     else:
-        onnx.save_model(onnx.shape_inference.infer_shapes(model), path)
+        inferred = onnx.shape_inference.infer_shapes(model)
+        _name_weights(inferred, path.parent)
+        onnx.save_model(inferred, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ToolFailure(f"onnx.checker refuses the graph: {error}", "Report this with the model's name.") from error
+
+
+def _name_weights(model: onnx.ModelProto, folder: Path) -> None:
+    """Write the hash of the files that hold weights, if there are any, into the graph."""
+    locations = {
+        entry.value
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    if not locations:
+        return
+    digest = hashlib.sha256()
+    for location in sorted(locations):
+        with (folder / location).open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    kept = [entry for entry in model.metadata_props if entry.key != _WEIGHTS_SHA256]
+    del model.metadata_props[:]
+    model.metadata_props.extend([*kept, onnx.StringStringEntryProto(key=_WEIGHTS_SHA256, value=digest.hexdigest())])
 
 
 def load_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
