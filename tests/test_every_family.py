@@ -1,0 +1,69 @@
+"""One small trained model of every family: all opsets, and engines whose attention is fused and whose INT8 is INT8."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from hvt_deploy.config import with_flags
+from hvt_deploy.digits import write_digits
+from hvt_deploy.flows import build_trt
+from hvt_deploy.graph.contract import check_contract
+from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.opset import SUPPORTED_OPSETS, convert_opset, read_opset
+from hvt_deploy.graph.simplify import simplify
+from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.models import create_model, to_deployed
+from hvt_deploy.models.weights import seed_random_weights
+from hvt_deploy.steps.config import config_of
+from hvt_deploy.steps.export import export
+from hvt_deploy.tensors import Signature
+from hvt_deploy.ui import SilentUi
+from hvt_deploy.workspace import open_folder
+
+DEMOS = ["fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo"]
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits") / "digits").calibration
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_engines_fuse_all_attention_and_compute_in_int8(name, calibration, tmp_path) -> None:
+    folder = open_folder(tmp_path, name)
+    flags = {"calibration.folder": str(calibration), "calibration.images": 16, "engine.flavour": "rtx"}
+    config = with_flags(config_of(name), flags)
+    exported = export(folder, config, None, SilentUi())
+    blocks = exported.contract.ops["Softmax"]
+    assert blocks >= 5
+    fp16 = build_trt(folder, config, "fp16", SilentUi()).audit
+    int8 = build_trt(folder, config, "int8", SilentUi()).audit
+    assert fp16.fused_attention == int8.fused_attention == blocks
+    assert fp16.int8_layers == 0
+    # qkv, proj, fc1 and fc2 of every block at least.
+    assert int8.int8_layers >= 4 * blocks
+    assert fp16.kernels < exported.contract.nodes / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("opset", SUPPORTED_OPSETS)
+def test_every_opset_gives_pytorchs_logits(name, opset, tmp_path) -> None:
+    model = create_model(name)
+    seed_random_weights(model, 0)
+    deployed, size = to_deployed(model), model.spec.image_size
+    signature = Signature(size, 10)
+    graph = convert_opset(simplify(export_onnx(deployed, signature, opset), "onnxslim"), opset)
+    norms = sum(isinstance(module, torch.nn.LayerNorm) for module in deployed.modules())
+    check_contract(graph, opset=opset, signature=signature, layer_norms=norms)
+    assert read_opset(graph) == opset
+    save_onnx(graph, tmp_path / "model.onnx")
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).standard_normal((3, 3, *size), np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    found = session.run(None, {"images": images})[0]
+    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
