@@ -47,7 +47,7 @@ def run_in_child(module: str, job: object) -> None:
         )  # fmt: skip
         if done.returncode == _REFUSED and refusal_file.is_file():
             refusal = from_plain(Refusal, json.loads(refusal_file.read_text(encoding="utf-8")))
-            raise _ERRORS[refusal.error](refusal.message, refusal.hint)
+            raise _ERRORS.get(refusal.error, ToolFailure)(refusal.message, refusal.hint)
     if done.returncode != 0:
         killed = done.returncode == -signal.SIGKILL
         said = "".join(f"\n  {line}" for line in done.stdout.strip().splitlines()[-5:])
