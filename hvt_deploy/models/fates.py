@@ -49,7 +49,8 @@ def decide_fates(keys: Iterable[str], wanted: Iterable[str], spec: ModelSpec, fa
     keys, wanted = tuple(keys), frozenset(wanted)
     encoder_only = min(keys, default="").startswith("encoder") and not any(key.startswith(_ENCODER) for key in wanted)
     targets = {key: _canonical(key.removeprefix(_ENCODER) if encoder_only else key, family) for key in keys}
-    headless = not any(key.startswith(f"{spec.head}.") for key in wanted)
+    heads = tuple(f"{path}." for path in spec.heads)
+    headless = not any(key.startswith(heads) for key in wanted)
     by_alias = {target for key, target in targets.items() if not key.endswith(target)}
 
     def fate_of(key: str) -> Fate:
@@ -67,7 +68,7 @@ def decide_fates(keys: Iterable[str], wanted: Iterable[str], spec: ModelSpec, fa
                 return "train-only"
             if spec.resizable and any(part in target for part in family.size_dependent):
                 return "unused at this size"
-            if headless and target.startswith(f"{spec.head}."):
+            if headless and target.startswith(heads):
                 return "head not wanted"
         return "loaded"
 

@@ -49,8 +49,8 @@ class ModelSpec:
     """One model. `architecture` is the family's own frozen dataclass of hyper-parameters.
 
     `measured` is None where nobody has measured it: timm's models, other sizes, a user's own configuration.
-    A `resizable` model takes other image sizes; `options` are those it was made with. `head` is the path of its
-    classifier.
+    A `resizable` model takes other image sizes; `options` are those it was made with. `heads` are the
+    paths of its classifiers: distilled models have two.
     """
 
     name: str
@@ -65,7 +65,12 @@ class ModelSpec:
     weights_licence: str
     resizable: bool = False
     options: ModelOptions = DEFAULT_OPTIONS
-    head: str = "head"
+    heads: tuple[str, ...] = ("head",)
+
+    @property
+    def head(self) -> str:
+        """The path of the classifier that labels taught."""
+        return self.heads[0]
 
     @property
     def image_size(self) -> tuple[int, int]:

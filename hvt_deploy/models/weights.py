@@ -89,7 +89,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
     """Fill the reference form `model` from a checkpoint with official key names, in place.
 
     Takes safetensors and torch files: a bare state dict, or one under `state_dict`, `model`, `state_dict_ema` or
-    `model_ema`, with or without the prefixes `module.` and `encoder.`. A head of another size replaces `model.head`
+    `model_ema`, with or without the prefixes `module.` and `encoder.`. A head of another size replaces the model's
     and sets `model.num_classes`. Raises BadInput, with the model as it was, for a file that is damaged, unsafe or
     made for another model.
     """
@@ -131,14 +131,13 @@ def _parameters_without_memory() -> Generator[None]:
 
 def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
     wanted = needed_at_inference(model)
-    path = spec_of(model).head
     fates = decide_fates(container.state, wanted, spec_of(model), family_of(model))
     given = {fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"}
-    head = _head_of_another_size(wanted, given, path)
-    _check_keys(container, model, wanted, given, ignore=frozenset(head))
+    heads = _heads_of_another_size(wanted, given, spec_of(model).heads)
+    _check_keys(container, model, wanted, given, ignore=frozenset(heads))
     _check_tables(container, model)
-    if head:
-        _replace_head(model, path, head)
+    for path in spec_of(model).heads if heads else ():
+        _replace_head(model, path, *heads[f"{path}.weight"].shape)
     if assign:
         given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in given.items()}
     model.load_state_dict(given, strict=False, assign=assign)
@@ -172,23 +171,27 @@ def seed_random_weights(model: nn.Module, seed: int) -> None:
         parameter.data.copy_(values)
 
 
-def _head_of_another_size(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """The given head, when it is a whole Linear over the same features with another number of classes."""
-    weight, bias = f"{path}.weight", f"{path}.bias"
-    head = {key: given[key] for key in (weight, bias) if key in given and key in wanted}
-    if len(head) < 2 or head[weight].shape == wanted[weight].shape:
+def _heads_of_another_size(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], paths: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The given heads, when each is a whole Linear over the same features, for one other number of classes."""
+    weights, biases = ([f"{path}.{part}" for path in paths] for part in ("weight", "bias"))
+    if any(key not in given or key not in wanted for key in (*weights, *biases)):
         return {}
-    same_features = head[weight].shape[1:] == wanted[weight].shape[1:] and head[weight].ndim == 2
-    return head if same_features and head[bias].shape == head[weight].shape[:1] else {}
+    classes = {given[key].shape[:1] for key in (*weights, *biases)}
+    if len(classes) > 1 or classes == {wanted[weights[0]].shape[:1]}:
+        return {}
+    if any(given[key].ndim != 2 or given[key].shape[1:] != wanted[key].shape[1:] for key in weights):
+        return {}
+    return {key: given[key] for key in (*weights, *biases)}
 
 
-def _replace_head(model: nn.Module, path: str, head: Mapping[str, Tensor]) -> None:
+def _replace_head(model: nn.Module, path: str, classes: int, features: int) -> None:
     parent, _, name = path.rpartition(".")
     old = cast("nn.Linear", model.get_submodule(path))
-    classes, features = head[f"{path}.weight"].shape
     new = nn.Linear(features, classes, device=old.weight.device, dtype=old.weight.dtype)
     setattr(model.get_submodule(parent), name, new)
-    cast("_Classifying", model).num_classes = int(classes)
+    cast("_Classifying", model).num_classes = classes
 
 
 def _check_keys(

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
 from timm.data import create_transform, resolve_data_config
 
-from hvt_deploy.errors import BadInput
+from hvt_deploy.engine.audit import EngineAudit, audit_layers
+from hvt_deploy.engine.build import build_engine
+from hvt_deploy.engine.plan import BuildPlan, Profile
+from hvt_deploy.errors import BadInput, MissingEnvironment
+from hvt_deploy.graph.calibrate import collect_ranges
+from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.fp16 import to_fp16
+from hvt_deploy.graph.int8 import quantize_int8
+from hvt_deploy.graph.opset import convert_opset, read_opset
+from hvt_deploy.graph.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.simplify import simplify
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.images import preprocess
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
 from hvt_deploy.models.registry import spec_of
+from hvt_deploy.models.weights import seed_random_weights
+from hvt_deploy.tensors import Signature
 
 SMALL = "timm:pvt_v2_b0"
+# Of each way to build a classifier one; all but the first are too long for the fast tests.
+OTHERS = (
+    "fastvit_t8", "efficientvit_b0", "swin_tiny_patch4_window7_224", "convnext_atto", "deit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224", "levit_128s", "mobilevit_xxs", "tiny_vit_5m_224", "poolformer_s12",
+    "swinv2_cr_tiny_ns_224", "coatnet_nano_rw_224", "maxvit_tiny_rw_224", "twins_pcpvt_small", "hiera_tiny_224",
+    "nextvit_small",
+)  # fmt: skip
+EVERY_KIND = [SMALL, *(pytest.param(f"timm:{name}", marks=pytest.mark.slow) for name in OTHERS)]
 
 
 @pytest.mark.parametrize("name", ["pvt_v2_b0", "fastvit_t8", "efficientvit_b0", "swin_tiny_patch4_window7_224"])
@@ -51,13 +77,21 @@ def test_attention_is_written_out_and_the_switch_is_put_back() -> None:
     assert use_fused_attn() == before
 
 
-@pytest.mark.parametrize(("name", "head"), [(SMALL, "head"), ("timm:fastvit_t8", "head.fc")])
-def test_a_fine_tuned_checkpoint_brings_its_classes(tmp_path, name, head) -> None:
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        (SMALL, ("head",)),
+        ("timm:fastvit_t8", ("head.fc",)),
+        ("timm:levit_128s", ("head.linear", "head_dist.linear")),
+        ("timm:deit_tiny_distilled_patch16_224", ("head", "head_dist")),
+    ],
+)
+def test_a_fine_tuned_checkpoint_brings_its_classes(tmp_path, name, heads) -> None:
     torch.manual_seed(1)
     tuned = timm.create_model(name.removeprefix("timm:"), num_classes=5)
     torch.save({"state_dict": tuned.state_dict()}, tmp_path / "tuned.pth")
     model = create_model(name)
-    assert spec_of(model).head == head
+    assert spec_of(model).heads == heads
     assert load_checkpoint(model, tmp_path / "tuned.pth").num_classes == 5
     images = torch.randn(1, 3, *spec_of(model).image_size)
     with torch.no_grad():
@@ -79,3 +113,52 @@ def test_an_unknown_name_suggests_the_nearest_and_a_model_without_classes_is_ref
     assert "timm:efficientvit_b0" in caught.value.hint
     with pytest.raises(BadInput, match="no classifier"):
         get_spec("timm:vit_base_patch14_dinov2.lvd142m")
+
+
+def test_without_timm_the_pip_line_is_given(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(MissingEnvironment, match="'timm'") as caught:
+        get_spec(SMALL)
+    assert "pip install" in caught.value.hint
+
+
+def export_at(name: str, opset: int, path: Path) -> torch.nn.Module:
+    """Writes the simplified graph of a model with seeded random weights; returns the reference form."""
+    model = create_model(name)
+    seed_random_weights(model, 0)
+    spec = get_spec(name)
+    graph = export_onnx(to_deployed(model), Signature(spec.image_size, spec.num_classes), opset)
+    save_onnx(convert_opset(simplify(graph, "onnxslim"), opset), path)
+    return model
+
+
+@pytest.mark.parametrize("opset", [17, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_the_graph_is_the_model_at_every_batch(tmp_path, name, opset) -> None:
+    model = export_at(name, opset, tmp_path / "model.onnx")
+    assert read_opset(load_onnx(tmp_path / "model.onnx")) == opset
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, *get_spec(name).image_size, generator=torch.Generator().manual_seed(batch))
+        with torch.no_grad():
+            expected = model(images).numpy()
+        (logits,) = session.run(None, {"images": images.numpy()})
+        assert np.abs(logits - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_engines_of_both_precisions_are_built(tmp_path, name) -> None:
+    export_at(name, 20, tmp_path / "model.onnx")
+    graph, rng = load_onnx(tmp_path / "model.onnx"), np.random.default_rng(0)
+    noise = rng.standard_normal((2, 3, *get_spec(name).image_size), dtype=np.float32)
+    ranges = collect_ranges(tmp_path / "model.onnx", [noise], threads=1)
+    half = build(to_fp16(graph, ranges).model, tmp_path / "fp16.onnx")
+    assert half.fp16_layers > half.fp32_layers
+    quantized = to_fp16(quantize_int8(graph, ranges, DEFAULT_INT8_ROLES), ranges).model
+    assert build(quantized, tmp_path / "int8.onnx").int8_layers > 0
+
+
+def build(graph, path: Path) -> EngineAudit:
+    save_onnx(graph, path)
+    plan = BuildPlan(path, path.with_suffix(".engine"), "tensorrt_rtx", ("8.6",), (Profile(1, 1, 4),), 1024)
+    return audit_layers(build_engine(plan).layers)

@@ -51,7 +51,7 @@ def spec_of(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
         preprocessing=_preprocessing(name, data, other or size), published=None, measured=None,
         checkpoint=Checkpoint(url=_address(configuration.url, configuration.hf_hub_id)),
         code_licence="Apache-2.0", weights_licence=configuration.license or "not stated",
-        resizable=other is not None, head=_head(configuration.classifier),
+        resizable=other is not None, heads=_heads(configuration.classifier),
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def _address(url: object, hub_name: str | None) -> str | None:
     return url if isinstance(url, str) and url else None
 
 
-def _head(classifier: object) -> str:
-    """The classifier's path. Distilled models have two; the first is the one that labels taught."""
-    first = classifier[0] if isinstance(classifier, (tuple, list)) else classifier
-    return str(first or "head")
+def _heads(classifier: object) -> tuple[str, ...]:
+    """The paths of the classifiers; the first is the one that labels taught."""
+    paths = cast("tuple[str, ...]", classifier) if isinstance(classifier, (tuple, list)) else (str(classifier),)
+    return tuple(paths) if classifier else ("head",)
