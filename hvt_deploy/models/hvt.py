@@ -7,6 +7,7 @@ C channels, E heads.
 from __future__ import annotations
 
 import copy
+from functools import reduce
 from typing import cast
 
 import torch
@@ -85,7 +86,9 @@ class HVT(nn.Module):
 
 
 class DeployedBlock(nn.Module):
-    """`Block` for inference. Pooling is 2-D over a map of width 1: not every TensorRT pools sequences."""
+    """`Block` for inference. Pooling is the larger of strided slices: TensorRT-RTX fuses them with what follows, and
+    not every TensorRT pools sequences.
+    """
 
     def __init__(self, reference: Block) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ class DeployedBlock(nn.Module):
         self.attn = DeployedSelfAttention(cast("SelfAttention", reference.attn))
         self.mlp = copy.deepcopy(reference.mlp)
         self.pos_embed = None if reference.pos_embed is None else copy.deepcopy(reference.pos_embed)
-        self.pool = nn.MaxPool2d((reference.pool_kernel, 1), (POOL_STRIDE, 1))
+        self.pool_kernel = reference.pool_kernel
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N', C)."""
@@ -101,7 +104,9 @@ class DeployedBlock(nn.Module):
         tokens_BNC = tokens_BNC + self.mlp(self.norm2(tokens_BNC))
         if self.pos_embed is None:
             return tokens_BNC
-        return self.pool(tokens_BNC.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2) + self.pos_embed
+        last = tokens_BNC.shape[1] - self.pool_kernel
+        slices = (tokens_BNC[:, first : first + last + 1 : POOL_STRIDE] for first in range(self.pool_kernel))
+        return reduce(torch.maximum, slices) + self.pos_embed
 
 
 class DeployedHVT(nn.Module):

@@ -2,14 +2,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
+from hvt_deploy.engine.audit import EngineAudit, audit_layers
+from hvt_deploy.engine.build import build_engine
+from hvt_deploy.engine.plan import BuildPlan, Profile
 from hvt_deploy.errors import BadInput
 from hvt_deploy.graph.contract import check_contract
 from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.fp16 import to_fp16
+from hvt_deploy.graph.opset import convert_opset
+from hvt_deploy.graph.roles import role_of
+from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.models import create_model, get_spec, to_deployed
+from hvt_deploy.models.golden import fill
+from hvt_deploy.models.hvt import Block, DeployedBlock, DeployedHVT
 from hvt_deploy.models.specs.hvt import HVTArchitecture
 from hvt_deploy.steps.config import config_of
 from hvt_deploy.tensors import Signature
@@ -30,18 +43,68 @@ def test_token_counts_are_the_papers(name: str, counts: set[int]) -> None:
     assert set(architecture.token_counts) == counts
 
 
-def test_the_exported_graph_keeps_the_contract_and_pools_in_two_dimensions() -> None:
-    deployed = to_deployed(create_model("hvt_demo"))
-    signature = Signature((32, 32), 10)
-    graph = export_onnx(deployed, signature, 18)
+@pytest.fixture(scope="module")
+def small() -> tuple[DeployedHVT, onnx.ModelProto]:
+    """hvt_s_4 with the rule's weights, and its simplified graph at opset 17."""
+    model = create_model("hvt_s_4")
+    fill(model, "public-1")
+    deployed = to_deployed(model)
+    graph = simplify(export_onnx(deployed, Signature((224, 224), 1000), 18), "onnxslim")
+    return deployed, convert_opset(graph, 17)
+
+
+def test_the_exported_graph_keeps_the_contract_and_every_product_has_a_role(small) -> None:
+    deployed, graph = small
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in deployed.modules())
-    report = check_contract(graph, opset=18, signature=signature, layer_norms=norms)
-    assert report.ops["MaxPool"] == 2
-    assert all(
-        len(a.ints) == 2
-        for node in graph.graph.node if node.op_type == "MaxPool"
-        for a in node.attribute if a.name == "kernel_shape"
-    )  # fmt: skip
+    report = check_contract(graph, opset=17, signature=Signature((224, 224), 1000), layer_norms=norms)
+    assert norms == 25
+    assert not {"MaxPool", "Expand", "Pad", "Concat"} & set(report.ops)
+    assert report.ops["Max"] == 4 * 2, "four poolings of three neighbours"
+    roles = [
+        role_of(node.name, node.op_type) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
+    ]
+    in_blocks = ("qkv", "attention score", "attention value", "proj", "fc1", "fc2")
+    assert {role: roles.count(role) for role in set(roles)} == dict.fromkeys(in_blocks, 12) | {"stem": 1, "head": 1}
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_the_graph_is_right_for_batches_it_was_not_made_with(opset: int) -> None:
+    torch.manual_seed(4)
+    model = create_model("hvt_demo")
+    graph = convert_opset(simplify(export_onnx(to_deployed(model), Signature((32, 32), 10), opset), "onnxslim"), opset)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    for batch in (1, 2, 3, 5):
+        inputs = torch.randn(batch, 3, 32, 32)
+        with torch.no_grad():
+            expected = model(inputs).numpy()
+        (logits,) = session.run(None, {"images": inputs.numpy()})
+        assert np.abs(logits - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_an_engine_fuses_every_attention_block_and_needs_a_fifth_fewer_kernels_than_the_plain_export(
+    small, tmp_path: Path
+) -> None:
+    _, graph = small
+    plain = simplify(export_onnx(create_model("hvt_s_4"), Signature((224, 224), 1000), 18), "onnxslim")
+    deployed, reference = (build_fp16(g, tmp_path) for g in (graph, convert_opset(plain, 17)))
+    assert deployed.fused_attention == 12
+    assert deployed.kernels <= 0.8 * reference.kernels
+
+
+def build_fp16(graph: onnx.ModelProto, folder: Path) -> EngineAudit:
+    onnx.save(to_fp16(graph, None).model, folder / "small.onnx")
+    plan = BuildPlan(
+        folder / "small.onnx", folder / "small.engine", "tensorrt_rtx", ("8.6",), (Profile(1, 8, 32),), 512
+    )
+    return audit_layers(build_engine(plan).layers)
+
+
+@pytest.mark.parametrize(("kernel", "tokens"), [(1, 6), (2, 7), (3, 196), (3, 97), (4, 4), (5, 12)])
+def test_pooling_by_slices_is_max_pooling(kernel: int, tokens: int) -> None:
+    block = Block(64, 1, 1, kernel, (tokens - kernel) // 2 + 1).double()
+    inputs = torch.randn(2, tokens, 64, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(DeployedBlock(block)(inputs), block(inputs), rtol=0, atol=1e-12)
 
 
 def test_an_own_configuration_makes_a_model(tmp_path) -> None:
