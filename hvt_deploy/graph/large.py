@@ -27,15 +27,24 @@ def is_large(tensor: onnx.TensorProto) -> bool:
     return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize >= LARGE_BYTES
 
 
+def _large(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Large initializers by name, but for the weights of convolutions: simplifiers fold norms and scales into them,
+    and fail where they are inputs. They are a small part of any large transformer.
+    """
+    convolved = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")}
+    taken = (t for t in model.graph.initializer if is_large(t))
+    return {t.name: t for t in taken if t.name not in convolved or t.data_location == onnx.TensorProto.EXTERNAL}
+
+
 def without_large(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which large initializers are inputs of the same name, type and shape."""
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(model)
-    graph = skeleton.graph
+    graph, large = skeleton.graph, _large(model)
     tensors = list(graph.initializer)
     del graph.initializer[:]
     for tensor in tensors:
-        if is_large(tensor):
+        if tensor.name in large:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         else:
             graph.initializer.append(tensor)
@@ -44,8 +53,7 @@ def without_large(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def with_large(skeleton: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """`skeleton`, changed in place, with those large initializers of `original` that it still uses."""
-    large = {tensor.name: tensor for tensor in original.graph.initializer if is_large(tensor)}
-    graph = skeleton.graph
+    large, graph = _large(original), skeleton.graph
     for value in [value for value in graph.input if value.name in large]:
         graph.input.remove(value)
     used = {name for node in graph.node for name in node.input}
