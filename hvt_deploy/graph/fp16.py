@@ -8,8 +8,12 @@ import contextlib
 import io
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from hvt_deploy.environment import require
 from hvt_deploy.errors import ToolFailure
@@ -22,6 +26,7 @@ FP16_MAX = 65504.0
 SAFE_LIMIT = FP16_MAX / 4
 # Below this opset onnx.checker refuses FP16 scales of QuantizeLinear.
 QDQ_OPSET = 19
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
 # Engines compute a LayerNormalization as squares and their mean, so that its input is squared before it is summed.
 _SQUARING_OPS = frozenset({"LayerNormalization", "ReduceSumSquare", "ReduceL2"})
 
@@ -64,13 +69,33 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
 
 def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]:
     """The nodes with an input or output beyond a quarter of FP16's largest value, and what squares such inputs."""
+    measured = _before_quantization(model)
+    scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if not tensor.dims[1:]}
     kept: list[KeptNode] = []
     for node in model.graph.node:
-        largest, name = max(((ranges.largest(t), t) for t in (*node.input, *node.output)), default=(0.0, ""))
+        tensors = {measured.get(name, name) for name in (*node.input, *node.output)}
+        largest, name = max(((ranges.largest(t), t) for t in tensors), default=(0.0, ""))
         limit = math.sqrt(SAFE_LIMIT) if node.op_type in _SQUARING_OPS else SAFE_LIMIT
         if largest > limit:
             kept.append(KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}"))
+        elif node.op_type in _QDQ and _is_lost(scales.get(node.input[1])):
+            kept.append(KeptNode(node.name, f"its scale {node.input[1]} is too small for FP16"))
     return tuple(kept)
+
+
+def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:
+    """Quantized and dequantized tensors with the tensor they were made from, whose range was measured."""
+    source: dict[str, str] = {}
+    for op in _QDQ:  # every Quantize before any Dequantize
+        for node in model.graph.node:
+            if node.op_type == op:
+                source[node.output[0]] = source.get(node.input[0], node.input[0])
+    return source
+
+
+def _is_lost(scale: NDArray[Any] | None) -> bool:
+    """Whether rounding to FP16 changes a scale by more than a percent."""
+    return scale is not None and bool((np.abs(scale.astype(np.float16) - scale) > 0.01 * np.abs(scale)).any())
 
 
 def _drop_round_trips(graph: onnx.GraphProto) -> None:

@@ -120,6 +120,42 @@ def test_a_planted_residual_sum_stays_fp32(tmp_path):
     assert not np.isfinite(in_half(to_fp16(model, None).model)).all()
 
 
+def planted_linear(value, tmp_path):
+    """A quantized Linear whose input reaches `value`, its ranges and an input."""
+    weight = ", ".join(str(w) for w in np.linspace(-1, 1, 16).round(3))
+    model = parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 19]> g (float[N, 4] images) => (float[N, 4] logits)
+        <float[1] big = {{{value}}}, float[1] small = {{{1 / value}}}, float[4, 4] weight = {{{weight}}}> {{
+        [scale] large = Mul (images, big) [linear] sum = MatMul (large, weight)
+        [down] logits = Mul (sum, small) }}"""
+    )
+    model.graph.node[1].name = "blocks.0.mlp.fc1/MatMul"
+    save_onnx(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(1).uniform(-1, 1, (8, 4)).astype(np.float32)
+    return model, collect_ranges(tmp_path / "m.onnx", [x], threads=1), x
+
+
+def test_a_planted_large_input_of_a_quantized_linear_stays_fp32_with_its_qdq(tmp_path):
+    model, ranges, x = planted_linear(100_000.0, tmp_path)
+    audited = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), ranges)
+    kinds = {node.op_type for node in audited.model.graph.node if node.name in {k.node for k in audited.kept_fp32}}
+    assert {"QuantizeLinear", "DequantizeLinear", "MatMul"} <= kinds
+    expected = run(model, x)
+    half = ReferenceEvaluator(audited.model).run(None, {"images": x})[0]
+    assert np.isfinite(half).all()
+    assert np.abs(half - expected).max() <= 0.03 * np.abs(expected).max()
+    without = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), None)
+    assert not np.isfinite(ReferenceEvaluator(without.model).run(None, {"images": x})[0]).all()
+
+
+def test_scales_too_small_for_fp16_stay_fp32(tmp_path):
+    model, ranges, x = planted_linear(0.00001, tmp_path)
+    audited = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), ranges)
+    assert any("too small for FP16" in kept.reason for kept in audited.kept_fp32)
+    scales = [t for t in audited.model.graph.initializer if t.name.endswith("_scale")]
+    assert all((numpy_helper.to_array(t) > 0).all() for t in scales)
+
+
 def test_quantized_nodes_are_signed_symmetric_and_per_channel(fp32, ranges):
     quantized = quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES)
     chosen = set(nodes_to_quantize(fp32, DEFAULT_INT8_ROLES))
