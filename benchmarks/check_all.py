@@ -108,6 +108,7 @@ def write(output: Path, rows: Mapping[str, Record]) -> None:
         "command": "python benchmarks/check_all.py", "cpu": cpu_name(), "versions": tool_versions(),
         "rows": list(rows.values()),
     }  # fmt: skip
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows.values())]
     note = (
