@@ -33,8 +33,12 @@ def nodes_to_quantize(model: onnx.ModelProto, roles: Collection[str]) -> list[st
     return [
         node.name
         for node in model.graph.node
-        if node.op_type in QUANTIZED_OPS and node.input[1] in weights and role_of(node.name, node.op_type) in roles
+        if node.op_type in QUANTIZED_OPS and node.input[1] in weights and _role(node) in roles
     ]
+
+
+def _role(node: onnx.NodeProto) -> str:
+    return role_of(node.name, node.op_type, grouped=any(a.name == "group" and a.i > 1 for a in node.attribute))
 
 
 def quantize_int8(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str]) -> onnx.ModelProto:

@@ -229,9 +229,19 @@ def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):
         ("transformers.1.blocks.0.mlp.fc1/Add", "Add", "other"),
         ("pools.0.resample/MatMul", "MatMul", "resample"),
         ("pools.0.conv/Conv", "Conv", "downsample"),
+        ("levels.0.blocks.1.conv2/Conv", "Conv", "conv"),
+        ("levels.0.downsample.reduction.0/Conv", "Conv", "downsample"),
+        ("levels.2.global_tokenizer.pos_embed/Conv", "Conv", "carrier token"),
+        ("levels.2.blocks.0.hat_attn.qkv/MatMul", "MatMul", "qkv"),
+        ("convlayers.0.conv1x1_1.0/Conv", "Conv", "conv"),
         ("head/Gemm", "Gemm", "head"),
         ("norm/LayerNormalization", "LayerNormalization", "norm"),
     ],
 )
 def test_roles_come_from_module_paths(name, op, role):
     assert role_of(name, op) == role
+
+
+def test_depthwise_convolutions_have_their_own_role():
+    assert role_of("convlayers.0.conv1.0/Conv", "Conv", grouped=True) == "depthwise"
+    assert role_of("blocks.0.attn.get_v/Conv", "Conv", grouped=True) == "local position"
