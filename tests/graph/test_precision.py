@@ -149,7 +149,7 @@ def test_a_planted_large_input_of_a_quantized_linear_stays_fp32_with_its_qdq(tmp
 
 
 def test_scales_too_small_for_fp16_stay_fp32(tmp_path):
-    model, ranges, x = planted_linear(0.00001, tmp_path)
+    model, ranges, _ = planted_linear(0.00001, tmp_path)
     audited = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), ranges)
     assert any("too small for FP16" in kept.reason for kept in audited.kept_fp32)
     scales = [t for t in audited.model.graph.initializer if t.name.endswith("_scale")]
