@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from onnx import TensorProto, helper
 
 from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput, ToolFailure
-from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.tensors import ImagesNCHW
 
 
@@ -53,14 +52,14 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
     require("onnxruntime", extra="cpu")
     import onnxruntime as ort
 
-    model = load_onnx(onnx_path)
+    model = load_onnx(onnx_path, weights=False)
     names = _float_tensors(model)
-    with tempfile.TemporaryDirectory() as folder:
-        augmented = Path(folder) / "ranges.onnx"
-        save_onnx(_with_extremes(model, names), augmented)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        session = ort.InferenceSession(str(augmented), options, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    # Weights in a file beside the graph are read from there: the graph itself is small enough to hand over.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(onnx_path.parent))
+    augmented = _with_extremes(model, names).SerializeToString()
+    session = ort.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
     wanted = [f"{name}/{end}" for name in names for end in ("min", "max")]
     input_name = model.graph.input[0].name
     low, high = np.full(len(names), math.inf), np.full(len(names), -math.inf)

@@ -60,8 +60,14 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
     kept = kept_in_fp32(model, ranges) if ranges else ()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    # The first input is the images; others stand for weights and become FP16 like any weight.
+    interface = [model.graph.input[0].name, *(value.name for value in model.graph.output)]
     with contextlib.redirect_stdout(io.StringIO()):
-        converted = convert_float_to_float16(copy, keep_io_types=True, node_block_list=[k.node for k in kept])
+        converted = convert_float_to_float16(
+            copy,
+            keep_io_types=interface,  # pyright: ignore[reportArgumentType] - its documentation takes names, too
+            node_block_list=[k.node for k in kept],
+        )
     _drop_round_trips(converted.graph)
     sort_nodes(converted.graph)
     return Fp16Result(converted, kept)

@@ -23,8 +23,9 @@ from hvt_deploy.environment import cpu_count, require, tool_versions
 from hvt_deploy.errors import BadInput, CheckFailed
 from hvt_deploy.graph.calibrate import Ranges, collect_ranges, read_ranges
 from hvt_deploy.graph.fp16 import QDQ_OPSET, KeptNode, to_fp16
-from hvt_deploy.graph.int8 import quantize_cpu_twin, quantize_int8
+from hvt_deploy.graph.int8 import nodes_to_quantize, quantize_cpu_twin, quantize_int8
 from hvt_deploy.graph.opset import convert_opset, read_opset
+from hvt_deploy.graph.outline import outline
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.images import BatchLoader, load_batches, repeat_to
 from hvt_deploy.measure.parity import compare_logits, seeded_noise
@@ -142,8 +143,7 @@ def _add_graph(
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
     fp32 = folder.open_artifact(manifest, "fp32")
-    model = load_onnx(fp32)
-    graph, kept_fp32 = _make_graph(model, key, config.quantization.int8_roles, measured.ranges)
+    graph, kept_fp32 = make_graph(fp32, key, config.quantization.int8_roles, measured.ranges)
     opset = read_opset(graph)
     if opset != manifest.artifacts["fp32"].opset:
         ui.say(f"{key}: opset {opset} instead of {manifest.artifacts['fp32'].opset}; FP16 Q/DQ exists from opset 19.")
@@ -172,22 +172,31 @@ def _add_graph(
         return folder.add(manifest, key, staged, artifact)
 
 
-def _make_graph(
-    model: ModelProto, key: str, roles: tuple[str, ...], ranges: Ranges | None
+def make_graph(
+    fp32: Path, key: str, roles: tuple[str, ...], ranges: Ranges | None
 ) -> tuple[ModelProto, tuple[KeptNode, ...]]:
-    """The graph of artifact `key` from the FP32 model, and the nodes that FP16 left in FP32."""
+    """The graph of artifact `key` from the FP32 file, and the nodes that FP16 left in FP32."""
+    model = load_onnx(fp32, weights=False)
+    chosen = () if key == "fp16" else nodes_to_quantize(model, roles)
+    outlined = outline(model, fp32.parent, chosen)
     if key == "fp16":
-        made = to_fp16(model, ranges)
-        return made.model, made.kept_fp32
+        half = to_fp16(outlined.model, ranges)
+        return outlined.fill(half.model, outlined.model), half.kept_fp32
+    quantized = _quantized(outlined.model, key, roles, ranges)
+    if key != "int8":
+        return outlined.fill(quantized, quantized), ()
+    half = to_fp16(quantized, ranges)
+    return outlined.fill(half.model, quantized), half.kept_fp32
+
+
+def _quantized(model: ModelProto, key: str, roles: tuple[str, ...], ranges: Ranges | None) -> ModelProto:
+    """The Q/DQ graph of `key`, with FP32 in the rest."""
     if ranges is None:
         raise BadInput("INT8 needs ranges measured on real images.", "Give training images with --calib DIR.")
-    if key == "int8-fp32":
-        return quantize_int8(model, ranges, roles), ()
     if key == "int8-cpu-twin":
-        return quantize_cpu_twin(model, ranges, roles), ()
-    raised = convert_opset(model, max(QDQ_OPSET, read_opset(model)))
-    made = to_fp16(quantize_int8(raised, ranges, roles), ranges)
-    return made.model, made.kept_fp32
+        return quantize_cpu_twin(model, ranges, roles)
+    opset = read_opset(model) if key == "int8-fp32" else max(QDQ_OPSET, read_opset(model))
+    return quantize_int8(convert_opset(model, opset), ranges, roles)
 
 
 def _logits(path: Path, key: str, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
