@@ -6,9 +6,11 @@ Logs and progress go to stderr, results to stdout. Nothing heavy is imported bef
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[str | None, typer.Argument(help="Exported model; without it the newest export.")]
 DEFAULT_ROOT = Path("artifacts")
+SECONDS_TO_INSIST = 2.0
 Root = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="Folder of exported models.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
@@ -38,12 +41,30 @@ Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16."
 Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")]
 
 
+@contextmanager
+def _insisting_interrupts() -> Generator[None]:
+    """Ctrl-C interrupts again after a while: libraries that try this and that swallow it now and then."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_INSIST)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt), signal.signal(signal.SIGALRM, interrupt)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGALRM, before[1])
+
+
 class _Verbs(TyperGroup):
     """Runs a verb; what it raises becomes one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context class has no stable home
         try:
-            return super().invoke(ctx)
+            with _insisting_interrupts():
+                return super().invoke(ctx)
         except HvtDeployError as error:
             if ctx.params["debug"]:
                 traceback.print_exc()

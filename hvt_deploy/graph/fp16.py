@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,27 @@ def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]
             kept.append(KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}"))
         elif node.op_type in _QDQ and _is_lost(scales.get(node.input[1])):
             kept.append(KeptNode(node.name, f"its scale {node.input[1]} is too small for FP16"))
-    return tuple(kept)
+    return (*kept, *_with_their_operands(model, {k.node for k in kept}))
+
+
+def _with_their_operands(model: onnx.ModelProto, kept: Collection[str]) -> list[KeptNode]:
+    """What has to follow kept nodes: a product and all its Q/DQ have one type, or engines cannot be built."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    names, followers = set(kept), list[KeptNode]()
+    products: list[list[onnx.NodeProto]] = []
+    for node in model.graph.node:
+        dequantizers = [m for m in map(makers.get, node.input) if m is not None and m.op_type == "DequantizeLinear"]
+        quantizers = [makers[d.input[0]] for d in dequantizers if d.input[0] in makers]
+        if dequantizers:
+            products.append([node, *dequantizers, *quantizers])
+    while True:
+        mixed = [p for p in products if {n.name for n in p} & names and not {n.name for n in p} <= names]
+        if not mixed:
+            return followers
+        for member in mixed[0]:
+            if member.name not in names:
+                names.add(member.name)
+                followers.append(KeptNode(member.name, f"it belongs to {mixed[0][0].name}, which has FP32 Q/DQ"))
 
 
 def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:

@@ -152,6 +152,15 @@ def test_scales_too_small_for_fp16_stay_fp32(tmp_path):
     model, ranges, _ = planted_linear(0.00001, tmp_path)
     audited = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), ranges)
     assert any("too small for FP16" in kept.reason for kept in audited.kept_fp32)
+    # Engines refuse a product whose operands are dequantized to different types.
+    assert {"QuantizeLinear", "DequantizeLinear", "MatMul"} <= {
+        node.op_type for node in audited.model.graph.node if node.name in {k.node for k in audited.kept_fp32}
+    }
+    dequantized = [n.output[0] for n in audited.model.graph.node if n.op_type == "DequantizeLinear"]
+    types = {
+        v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(audited.model).graph.value_info
+    }
+    assert len({types[name] for name in dequantized}) == 1
     scales = [t for t in audited.model.graph.initializer if t.name.endswith("_scale")]
     assert all((numpy_helper.to_array(t) > 0).all() for t in scales)
 
