@@ -56,6 +56,8 @@ class Outline:
                 scale = numpy_helper.to_array(scales[f"{name}{SCALE_SUFFIX}"])
                 real = _quantized(self._read(tensor), scale, self.channel_axes[name])
                 stand_in.CopyFrom(numpy_helper.from_array(real, stand_in.name))
+        if self.external:
+            del graph.value_info[:]  # shapes that were inferred from stand-ins
         return made
 
     def _read(self, tensor: onnx.TensorProto) -> NDArray[Any]:

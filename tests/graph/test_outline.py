@@ -41,7 +41,7 @@ def test_ranges_do_not_depend_on_where_the_weights_are(files):
 
 
 @pytest.mark.parametrize("key", GRAPHS["int8"])
-def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch):
+def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
     monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
     inside, beside, ranges, _ = files
     expected, kept = make_graph(inside, key, DEFAULT_INT8_ROLES, ranges)
@@ -57,6 +57,7 @@ def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch):
     for name, values in wanted.items():
         assert tensors[name].dtype == values.dtype, name
         assert np.array_equal(tensors[name], values), name
+    save_onnx(found, tmp_path / "m.onnx", external_above_bytes=1)  # and onnx.checker takes it
 
 
 def test_an_outline_is_small_and_reads_weights_only_to_find_their_largest(files, monkeypatch):
