@@ -2,7 +2,8 @@
 
 For each name: the official code's recorded logits in both forms (`models --verify`), export at opsets 17 and 20 with
 random weights (contract and parity are errors), FP16 and INT8 engines for TensorRT-RTX on compute capability 8.6 with
-their layer lists. Engines are calibrated on noise: they prove the graph, not an accuracy. Rows are kept after every
+their layer lists. Engines are calibrated on noise: they prove the graph, not an accuracy. Any-resolution models run at
+224x448, a grid that is not square: their own 576x960 costs five times as much. Rows are kept after every
 model and those of this commit are not measured again, so an interrupted run goes on where it was. FILE.md is the table.
 Ends with 1 if a model failed. Hours for all; minutes for a small one.
 """
@@ -32,6 +33,7 @@ Record: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 OFFICIAL: Record = json.loads((ROOT / "benchmarks" / "official_exports.json").read_text(encoding="utf-8"))
 OPSETS = (17, 20)
+ANY_RES_SIZE = "224x448"
 COLUMNS = (
     "model", "official logits", "parity 17", "parity 20", "nodes", "official nodes", "attention fused FP16", "INT8",
     "kernels FP16", "official FP16", "kernels INT8", "INT8 layers", "minutes",
@@ -49,7 +51,8 @@ def check_model(name: str, verify: bool) -> Record:
                 row["golden"] = hvt_deploy(folder, "models", "--verify", name)
             for opset in OPSETS:
                 export = ("export", name, "--weights", "random", "--opset", str(opset), "--as", f"opset{opset}")
-                row[f"opset{opset}"] = hvt_deploy(folder, *export)
+                size = ("--image-size", ANY_RES_SIZE) if name.endswith("_any_res") else ()
+                row[f"opset{opset}"] = hvt_deploy(folder, *export, *size)
             manifest = json.loads((folder / "artifacts" / "opset17" / "manifest.json").read_text(encoding="utf-8"))
             row["attention_blocks"] = manifest["artifacts"]["fp32"]["facts"]["ops"].get("Softmax", 0)
             write_noise(folder / "noise", manifest["preprocessing"]["image_size"])
@@ -113,6 +116,7 @@ def write(output: Path, rows: Mapping[str, Record]) -> None:
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows.values())]
     note = (
         "Every name through `python benchmarks/check_all.py`: random weights; commits and dates are in the JSON.\n"
+        f"Any-resolution models at {ANY_RES_SIZE}.\n"
         "Official logits: error relative to max(1, |logit|), float64. Parity: relative to the largest logit, FP32.\n"
         "Official nodes: the official code by torch's dynamo exporter; official kernels: of that, in FP16 for SM86.\n"
     )
