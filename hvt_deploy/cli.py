@@ -190,7 +190,8 @@ def export(
 
     config = with_flags(config, flags)
     if slug is None:
-        slug = get_spec(config.model, config.preprocessing.image_size, config.options).slug
+        spec = get_spec(config.model, config.preprocessing.image_size, config.options)
+        slug = Path(model).stem if model.endswith(".json") else spec.slug
     folder = open_folder(root, slug)
     if dry_run:
         _show_needs(plan_export(folder, config), as_json)
