@@ -351,6 +351,27 @@ def report(
         typer.echo(str(output))
 
 
+@app.command(epilog="Example: **hvt-deploy diff yesterday.json today.json**")
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="results.json of a validation.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="results.json of a later one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what changed between two validations, beyond chance; exit 1 if something became worse."""
+    from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.steps.diff import diff as run_diff
+
+    found, ui = run_diff(before, after), _ui(as_json)
+    if as_json:
+        _print_json(found)
+    else:
+        for note in found.notes:
+            ui.warn(note)
+        rows = [(c.backend, c.what, c.before, c.after, c.outcome, c.note) for c in found.changes]
+        print_table("Changes", ("backend", "what", "before", "after", "outcome", "note"), rows, open_console())
+    raise typer.Exit(1 if found.regressed else 0)
+
+
 @app.command(epilog="Example: **hvt-deploy predict cat.jpg holiday/ --top 3**")
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],

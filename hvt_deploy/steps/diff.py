@@ -1,0 +1,113 @@
+"""`diff`: what changed between two validations, beyond what chance explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hvt_deploy.errors import BadInput
+from hvt_deploy.measure.statistics import newcombe_interval
+from hvt_deploy.results import Interval, Results, Row, read_results
+
+# Two sessions of one and the same ONNX file differed by up to 4 % in latency.
+LATENCY_MARGIN = 0.04
+
+Outcome = Literal["same", "better", "worse", "new", "not comparable"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number of one backend in both records. `change` is after minus before, or for speeds after over before."""
+
+    backend: str
+    what: str
+    before: str
+    after: str
+    outcome: Outcome
+    change: Interval | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Everything that was compared. `notes` say where the two validations were not alike."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def regressed(self) -> bool:
+        """Whether anything became worse."""
+        return any(change.outcome == "worse" for change in self.changes)
+
+
+def diff(before: Path, after: Path) -> Difference:
+    """Compare two `results.json`. Raises BadInput for a file that is none, or of another model."""
+    a, b = read_results(before), read_results(after)
+    if a.model != b.model:
+        raise BadInput(f"{before} is of {a.model}, {after} of {b.model}.", "Compare two validations of one model.")
+    rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
+    changes: list[Change] = []
+    for name in dict.fromkeys((*rows_a, *rows_b)):
+        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name))
+    return Difference((*changes, *_compare_gates(a, b)), tuple(_unlike(a, b)))
+
+
+def _compare_rows(name: str, before: Row | None, after: Row | None) -> Iterator[Change]:
+    ran_before, ran_after = (row is not None and row.skipped is None for row in (before, after))
+    if not (ran_before or ran_after):
+        return
+    if before is None or after is None or not (ran_before and ran_after):
+        why = (after.skipped or "") if after is not None and ran_before else ""
+        words = {True: "ran", False: "did not run"}
+        outcome: Outcome = "worse" if ran_before else "new"
+        yield Change(name, "row", words[ran_before], words[ran_after], outcome, note=why)
+        return
+    for what, x, y in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5)):
+        if x is not None and y is not None:
+            yield _accuracy_change(name, what, x, y)
+    if before.agreement is not None and after.agreement is not None:
+        yield _accuracy_change(name, "agreement", before.agreement, after.agreement)
+    if before.speedup is not None and after.speedup is not None:
+        yield _speed_change(name, before.speedup, after.speedup)
+
+
+def _accuracy_change(name: str, what: str, before: Interval, after: Interval) -> Change:
+    change = newcombe_interval(before, after)
+    outcome: Outcome = "better" if change.low > 0 else "worse" if change.high < 0 else "same"
+    return Change(name, what, f"{before.estimate:.2f} %", f"{after.estimate:.2f} %", outcome, change)
+
+
+def _speed_change(name: str, before: Interval, after: Interval) -> Change:
+    """Speed-ups over the reference of the same run: the machine's own speed of the day falls out."""
+    change = Interval(
+        after.estimate / before.estimate, after.low / before.high, after.high / before.low
+    )  # fmt: skip
+    outcome: Outcome = "same"
+    if change.low > 1 + LATENCY_MARGIN:
+        outcome = "better"
+    elif change.high < 1 - LATENCY_MARGIN:
+        outcome = "worse"
+    return Change(name, "speed-up", f"{before.estimate:.2f}x", f"{after.estimate:.2f}x", outcome, change)
+
+
+def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
+    """A gate that held and does not hold any more, whatever the intervals say."""
+    held = {(gate.name, gate.backend): gate for gate in before.gates if gate.status == "passed"}
+    for gate in after.gates:
+        if (gate.name, gate.backend) in held:
+            outcome: Outcome = "same" if gate.status == "passed" else "worse"
+            yield Change(gate.backend, f"gate {gate.name}", "passed", gate.status, outcome, note=gate.sentence)
+
+
+def _unlike(before: Results, after: Results) -> Iterator[str]:
+    a, b = before.data, after.data
+    if (a.path, a.images, a.seed, a.limit, a.subset) != (b.path, b.images, b.seed, b.limit, b.subset):
+        yield f"Other images: {a.images} of {a.path}, then {b.images} of {b.path}."
+    for key in ("cpu", "gpu", "threads"):
+        if before.environment.get(key) != after.environment.get(key):
+            yield f"Another {key}: {before.environment.get(key)}, then {after.environment.get(key)}."
+    if before.untrained or after.untrained:
+        yield "Random weights: accuracies mean nothing."
