@@ -303,6 +303,7 @@ def validate(
     min_speedup: Annotated[float | None, typer.Option(help="Gate: times as fast as PyTorch.")] = None,
     max_latency_ms: Annotated[float | None, typer.Option(help="Gate: median latency.")] = None,
     backends: Annotated[str | None, typer.Option(help="What must run, by runtime or row: ort,trt.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep PyTorch's logits for machines without it.")] = False,
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Compare PyTorch, ONNX Runtime and TensorRT on the same images: accuracy, latency, gates."""
@@ -314,7 +315,7 @@ def validate(
                 "backends": [b.strip() for b in backends.split(",")] if backends else None}  # fmt: skip
     flags = {f"validation.{name}": value for name, value in settings.items()}
     folder, config = _exported(root, model, config_file, flags, ui := _ui(as_json))
-    done = run_validate(folder, config, data, labels, ui)
+    done = run_validate(folder, config, data, labels, ui, record=record)
     _show_results(done.results, done.folder, as_json)
     raise typer.Exit(done.exit_code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,26 +13,34 @@ from hvt_deploy.config import ValidationConfig
 from hvt_deploy.engine.flavour import available_flavours
 from hvt_deploy.engine.passport import Machine, check_passport, read_passport
 from hvt_deploy.environment import Gpu, cpu_count, find_gpus
-from hvt_deploy.errors import MissingEnvironment, unknown_name
+from hvt_deploy.errors import BadInput, MissingEnvironment, unknown_name
+from hvt_deploy.recorded import RecordedLogits, read_recorded
+from hvt_deploy.records import to_plain
 from hvt_deploy.results import Row
 from hvt_deploy.workspace import Manifest, ModelFolder
 
-REFERENCE = "pytorch"
+REFERENCE: Runtime = "pytorch"
 EMULATED = "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing and is not measured."
 NUMERICS = "The engine's own Q/DQ graph with FP32 in the rest: accuracy only."
 TWIN = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
+RECORDED = "recorded-reference"
+RECORDED_NOTE = "Logits that PyTorch gave on another machine, in float16."
 NO_ENGINE = "No engine was built yet: hvt-deploy build-trt"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A row to fill. `open` is None where it is known beforehand that it cannot run; `row.skipped` then says why."""
+    """A row to fill. `open` is None where it is known beforehand that it cannot run; `row.skipped` then says why.
+
+    `recorded` stands for a reference that cannot run here: its logits of these images.
+    """
 
     runtime: Runtime
     row: Row
     open: Callable[[], Backend] | None = None
     timed: bool = True
     named: bool = False
+    recorded: RecordedLogits | None = None
 
 
 def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfig) -> tuple[Planned, ...]:
@@ -41,7 +50,7 @@ def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfi
     """
     gpus = find_gpus()
     device: Device = "cuda" if gpus else "cpu"
-    rows = [_row(folder, manifest, settings, "pytorch", device, "pytorch fp32", "pytorch", "")]
+    rows = [_reference(folder, manifest, settings, device)]
     keys = ("fp32", "fp16", "int8") if gpus else ("fp32", "fp16", "int8-cpu-twin", "int8-fp32")
     names = {"int8-cpu-twin": ("ort int8 cpu-twin", TWIN), "int8-fp32": ("int8 engine numerics", NUMERICS)}
     for key in keys:
@@ -71,6 +80,18 @@ def _row(
     )  # fmt: skip
     row = Row(manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note)
     return Planned(runtime, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path)))
+
+
+def _reference(folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, device: Device) -> Planned:
+    """PyTorch, or where it cannot run what was recorded of it."""
+    can_run = importlib.util.find_spec("torch") is not None and folder.file(manifest.artifacts["pytorch"]).is_file()
+    if can_run or RECORDED not in manifest.artifacts:
+        return _row(folder, manifest, settings, "pytorch", device, "pytorch fp32", "pytorch", "")
+    path, artifact = folder.open_artifact(manifest, RECORDED), manifest.artifacts[RECORDED]
+    if artifact.facts["preprocessing"] != to_plain(manifest.preprocessing):
+        raise BadInput("The reference was recorded with another preprocessing.", f"Run: {artifact.remake}")
+    row = Row(manifest.model, f"{REFERENCE} fp32 (recorded)", "cpu", "fp32", path.name, note=RECORDED_NOTE)
+    return Planned(REFERENCE, row, timed=False, recorded=read_recorded(path))
 
 
 def _engine_row(

@@ -17,7 +17,7 @@ _RULES: tuple[tuple[str, str, Role], ...] = (
     (r"(^|\.)(patch_embed|stem|conv_stem)(\.|$)", "Conv MatMul Gemm", "stem"),
     (r"(^|\.)score$", "MatMul", "attention score"),
     (r"(^|\.)value$", "MatMul", "attention value"),
-    (r"(^|\.)(qkv|q|k|v)$", "MatMul Gemm Conv", "qkv"),
+    (r"(^|\.)(qkv|kv|q|k|v)$", "MatMul Gemm Conv", "qkv"),
     (r"(^|\.)(get_v|lepe)$", "Conv", "local position"),
     (r"(^|\.)global_tokenizer(\.|$)", "Conv", "carrier token"),
     (r"(^|\.)(proj|out_proj)$", "MatMul Gemm Conv", "proj"),

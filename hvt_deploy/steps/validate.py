@@ -16,17 +16,19 @@ from hvt_deploy.backends.base import Backend
 from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import RunConfig
-from hvt_deploy.datasets import ImageFolder, Sample, open_image_folder, stratified_sample
+from hvt_deploy.datasets import ImageFolder, Sample, content_hashes, open_image_folder, stratified_sample
 from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
 from hvt_deploy.images import Batch, load_batches, repeat_to
 from hvt_deploy.measure.accuracy import Accuracy, AccuracyMeter
 from hvt_deploy.measure.latency import measure_latency, speedup_interval
 from hvt_deploy.measure.statistics import wilson_interval
+from hvt_deploy.recorded import RecordedLogits
+from hvt_deploy.records import to_plain
 from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
 from hvt_deploy.results import DataSummary, Latency, Results, Row
-from hvt_deploy.rows import Planned, plan_rows
+from hvt_deploy.rows import RECORDED, Planned, plan_rows
 from hvt_deploy.subsets import SubsetName, subset_classes
 from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Ui
@@ -54,9 +56,12 @@ class Validated:
         return 3 if "skipped" in statuses else 0
 
 
-def validate(folder: ModelFolder, config: RunConfig, data: Path, labels_file: Path | None, ui: Ui) -> Validated:
+def validate(
+    folder: ModelFolder, config: RunConfig, data: Path, labels_file: Path | None, ui: Ui, *, record: bool = False
+) -> Validated:
     """Validate every backend this machine can run on the images of `data`.
 
+    `record` keeps the reference's logits beside the model, for machines without PyTorch.
     Raises BadInput for images that cannot be mapped to classes or that were calibrated on, MissingEnvironment where
     no backend can run.
     """
@@ -68,7 +73,13 @@ def validate(folder: ModelFolder, config: RunConfig, data: Path, labels_file: Pa
         _refuse_overlap(folder, manifest, samples, ui)
         rows = plan_rows(folder, manifest, config.validation)
         with _opened(rows, ui) as (rows, backends):
+            if record and rows[0].row.backend not in backends:
+                raise MissingEnvironment(
+                    "PyTorch cannot run here, so there is nothing to record.", rows[0].row.skipped or ""
+                )
             measured = _measure(manifest, config, samples, rows, backends, ui)
+        if record:
+            manifest = _keep_reference(folder, manifest, data, measured.reference_logits)
         results = _conclude(manifest, config, images, len(samples), measured)
         return Validated(results, _record(folder, manifest, results))
 
@@ -79,6 +90,7 @@ class _Measured:
     accuracy: Mapping[str, Accuracy]
     latency: Mapping[str, Latency]
     unreadable: tuple[str, ...]
+    reference_logits: RecordedLogits
 
 
 def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui) -> None:
@@ -110,7 +122,7 @@ def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, .
             reasons = "; ".join(f"{p.row.backend}: {p.row.skipped}" for p in kept)
             raise MissingEnvironment(f"No backend can run here. {reasons}", "Ask `hvt-deploy doctor` what is missing.")
         # The reference stays first; where PyTorch cannot run, the first backend that can takes its place.
-        kept.sort(key=lambda p: p.row.backend not in opened)
+        kept.sort(key=lambda p: p.row.backend not in opened and p.recorded is None)
         if kept[0].runtime != "pytorch":
             ui.warn(f"PyTorch cannot run here: everything is compared with {kept[0].row.backend} instead.")
         yield tuple(kept), opened
@@ -135,7 +147,11 @@ def _measure(
     loader = load_batches(
         samples, manifest.preprocessing, signature.batch or settings.batch_size, settings.threads or cpu_count()
     )
-    reference, *candidates = backends
+    recorded = rows[0].recorded
+    reference = rows[0].row.backend
+    candidates = [name for name in backends if name != reference]
+    hashes = content_hashes([sample.path for sample in samples], cpu_count())
+    kept: dict[str, NDArray[np.float16]] = {}
     classes = _compared_classes(manifest, settings.subset)
     meter = AccuracyMeter(reference, candidates, len(classes))
     batches = iter(loader)
@@ -146,9 +162,14 @@ def _measure(
     with ui.progress(f"Validating {len(samples)} images") as progress:
         done = 0
         for batch in chain([first], batches):
-            logits = {name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N), classes]
+            logits = {name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N)]
                       for name, backend in backends.items()}  # fmt: skip
-            meter.update(logits, np.searchsorted(classes, batch.labels_N))
+            places = [int(i) for i in batch.indices_N]
+            seen = [hashes[i] for i in places]
+            if recorded is not None:
+                logits[reference] = recorded.of(seen, [samples[i].path for i in places])
+            kept.update(zip(seen, logits[reference].astype(np.float16), strict=True))
+            meter.update({k: v[:, classes] for k, v in logits.items()}, np.searchsorted(classes, batch.labels_N))
             done += len(batch.labels_N)
             progress(done, len(samples))
     timed = [p.row.backend for p in rows if p.timed and p.row.backend in backends]
@@ -158,7 +179,7 @@ def _measure(
         bound = {name: backends[name].bind(images) for name in timed}
         latency = measure_latency(bound, size, progress=progress)
     unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
-    return _Measured(rows, meter.summarize(), latency, unreadable)
+    return _Measured(rows, meter.summarize(), latency, unreadable, RecordedLogits(kept))
 
 
 def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[np.int64]:
@@ -245,6 +266,18 @@ def _row(planned: Planned, measured: _Measured) -> Row:
         throughput = 1000 * latency.batch / latency.median
         row = replace(row, latency_ms=latency, throughput_img_s=throughput, speedup=speedup)
     return row
+
+
+def _keep_reference(folder: ModelFolder, manifest: Manifest, data: Path, logits: RecordedLogits) -> Manifest:
+    with folder.staging() as staged:
+        logits.write(staged / "reference.npz")
+        artifact = Artifact(
+            folder=RECORDED, main="reference.npz", files={}, tool_versions=tool_versions(),
+            remake=f"hvt-deploy validate {folder.slug} --data {data} --record",
+            parents={"pytorch": manifest.artifacts["pytorch"].sha256},
+            facts={"images": len(logits.logits), "preprocessing": to_plain(manifest.preprocessing)},
+        )  # fmt: skip
+        return folder.add(manifest, RECORDED, staged, artifact)
 
 
 def _record(folder: ModelFolder, manifest: Manifest, results: Results) -> Path:
