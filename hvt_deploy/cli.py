@@ -414,6 +414,36 @@ def package(
         typer.echo(f"{done.folder}: {', '.join(done.models)}\nSend image files to the model {done.ensemble}.")
 
 
+@app.command(epilog="Example: **hvt-deploy bundle fdvit_b --output fdvit_b.tar**")
+def bundle(
+    model: Model = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: MODEL.tar.")] = None,
+    allow_untrained: Annotated[bool, typer.Option(help="Bundle random weights, to try a device.")] = False,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """Write everything a device needs into one file: graphs, calibration, recorded reference, configuration."""
+    from hvt_deploy.steps.bundle import bundle as run_bundle
+
+    folder, _ = _exported(root, model, None, {}, ui := _ui(False))
+    typer.echo(str(run_bundle(folder, output or Path(f"{folder.slug}.tar"), allow_untrained, ui)))
+
+
+@app.command(epilog="Example, on a Jetson: **hvt-deploy deploy fdvit_b.tar --int8 --data imagenet/val**")
+def deploy(
+    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `hvt-deploy bundle` wrote.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The images that were recorded.")] = Path("imagenet/val"),
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="`file label` lines for a flat folder.")] = None,
+    precision: Precision = None, fp16: Fp16 = False, int8: Int8 = False,
+    root: Root = DEFAULT_ROOT, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Unpack a bundle, build its engine for this device, validate it, write the report."""
+    from hvt_deploy.flows import deploy as run_deploy
+
+    done = run_deploy(file, root, _precision(precision, fp16, int8), data, labels, _ui(as_json))
+    _show_results(done.results, done.folder, as_json)
+    raise typer.Exit(done.exit_code)
+
+
 @app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")] = Path("demo"),

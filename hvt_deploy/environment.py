@@ -141,3 +141,20 @@ def check_free_disk(path: Path, needed_bytes: int) -> None:
             f"Writing to {path} needs {needed_bytes / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free.",
             "Free some space or choose another folder with --workspace DIR.",
         )
+
+
+def power_mode() -> str:
+    """A Jetson's power mode and the clocks of its GPU, as text; empty on other machines."""
+    tool = shutil.which("nvpmodel")
+    if tool is None:
+        return ""
+    try:
+        said = subprocess.run([tool, "-q"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "nvpmodel does not answer"
+    mode = " ".join(line.partition(":")[2].strip() for line in said.splitlines() if "Power Mode" in line)
+    clocks = [
+        f"{path.parent.name} {int(path.read_text()) // 1_000_000} MHz"
+        for path in sorted(Path("/sys/class/devfreq").glob("*gpu*/cur_freq"))
+    ]
+    return ", ".join([mode or "unknown", *clocks])

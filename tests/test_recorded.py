@@ -43,8 +43,8 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
     folder = open_folder(place / "artifacts", "hvt_demo")
+    export(folder, config_of("hvt_demo"), None, SilentUi())
     config = with_flags(config_of("hvt_demo"), {"validation.limit": 60, "validation.threads": 1})
-    export(folder, config, None, SilentUi())
     done = validate(folder, config, digits.validation, None, SilentUi(), record=True)
     elsewhere = place / "elsewhere"
     shutil.copytree(place / "artifacts", elsewhere)

@@ -17,7 +17,7 @@ from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import RunConfig
 from hvt_deploy.datasets import ImageFolder, Sample, content_hashes, open_image_folder, stratified_sample
-from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, tool_versions
+from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, power_mode, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
 from hvt_deploy.images import Batch, load_batches, repeat_to
 from hvt_deploy.measure.accuracy import Accuracy, AccuracyMeter
@@ -79,7 +79,7 @@ def validate(
                 )
             measured = _measure(manifest, config, samples, rows, backends, ui)
         if record:
-            manifest = _keep_reference(folder, manifest, data, measured.reference_logits)
+            manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
         results = _conclude(manifest, config, images, len(samples), measured)
         return Validated(results, _record(folder, manifest, results))
 
@@ -235,7 +235,8 @@ def _conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, seen: 
         gates=judge(judged[0], judged[1:], settings, untrained),
         verdict=write_verdict(judged[0], judged[1:], settings.margin, untrained), warnings=tuple(warnings),
         environment={
-            "cpu": cpu_name(), "threads": str(settings.threads or cpu_count()), "gpu": gpus or "none", **tool_versions()
+            "cpu": cpu_name(), "threads": str(settings.threads or cpu_count()), "gpu": gpus or "none",
+            **({"power mode": mode} if (mode := power_mode()) else {}), **tool_versions(),
         },
         provenance=_provenance(manifest),
     )  # fmt: skip
@@ -268,14 +269,19 @@ def _row(planned: Planned, measured: _Measured) -> Row:
     return row
 
 
-def _keep_reference(folder: ModelFolder, manifest: Manifest, data: Path, logits: RecordedLogits) -> Manifest:
+def _keep_reference(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, data: Path, logits: RecordedLogits
+) -> Manifest:
     with folder.staging() as staged:
         logits.write(staged / "reference.npz")
         artifact = Artifact(
             folder=RECORDED, main="reference.npz", files={}, tool_versions=tool_versions(),
             remake=f"hvt-deploy validate {folder.slug} --data {data} --record",
             parents={"pytorch": manifest.artifacts["pytorch"].sha256},
-            facts={"images": len(logits.logits), "preprocessing": to_plain(manifest.preprocessing)},
+            facts={
+                "images": len(logits.logits), "preprocessing": to_plain(manifest.preprocessing),
+                "sample": {key: getattr(config.validation, key) for key in ("limit", "seed", "subset")},
+            },
         )  # fmt: skip
         return folder.add(manifest, RECORDED, staged, artifact)
 
