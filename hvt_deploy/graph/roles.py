@@ -20,12 +20,12 @@ _RULES: tuple[tuple[str, str, Role], ...] = (
     (r"(^|\.)(qkv|kv|q|k|v)$", "MatMul Gemm Conv", "qkv"),
     (r"(^|\.)(get_v|lepe)$", "Conv", "local position"),
     (r"(^|\.)global_tokenizer(\.|$)", "Conv", "carrier token"),
+    (r"resample", "MatMul Gemm", "resample"),
+    (r"(^|\.)(pools?|downsample|decoders)(\.|$)", "Conv MatMul Gemm", "downsample"),
     (r"(^|\.)(proj|out_proj)$", "MatMul Gemm Conv", "proj"),
     (r"(^|\.)fc1$", "MatMul Gemm Conv", "fc1"),
     (r"(^|\.)fc2$", "MatMul Gemm Conv", "fc2"),
     (r"(^|\.)(head|classifier)(\.|$)", "MatMul Gemm Conv", "head"),
-    (r"resample", "MatMul Gemm", "resample"),
-    (r"(^|\.)(pools?|downsample|decoders)(\.|$)", "Conv MatMul Gemm", "downsample"),
     (r"(^|\.)(blocks|layers)\.\d+$", "Add", "residual add"),
 )
 # Depthwise convolutions stay out: few multiplications, and a kernel more for each Q/DQ around them.

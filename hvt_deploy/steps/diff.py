@@ -51,11 +51,11 @@ def diff(before: Path, after: Path) -> Difference:
     rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
     changes: list[Change] = []
     for name in dict.fromkeys((*rows_a, *rows_b)):
-        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name))
+        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name), same_images=_images(a) == _images(b))
     return Difference((*changes, *_compare_gates(a, b)), tuple(_unlike(a, b)))
 
 
-def _compare_rows(name: str, before: Row | None, after: Row | None) -> Iterator[Change]:
+def _compare_rows(name: str, before: Row | None, after: Row | None, *, same_images: bool) -> Iterator[Change]:
     ran_before, ran_after = (row is not None and row.skipped is None for row in (before, after))
     if not (ran_before or ran_after):
         return
@@ -67,16 +67,18 @@ def _compare_rows(name: str, before: Row | None, after: Row | None) -> Iterator[
         return
     for what, x, y in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5)):
         if x is not None and y is not None:
-            yield _accuracy_change(name, what, x, y)
+            yield _accuracy_change(name, what, x, y, same_images)
     if before.agreement is not None and after.agreement is not None:
-        yield _accuracy_change(name, "agreement", before.agreement, after.agreement)
+        yield _accuracy_change(name, "agreement", before.agreement, after.agreement, same_images)
     if before.speedup is not None and after.speedup is not None:
         yield _speed_change(name, before.speedup, after.speedup)
 
 
-def _accuracy_change(name: str, what: str, before: Interval, after: Interval) -> Change:
+def _accuracy_change(name: str, what: str, before: Interval, after: Interval, same_images: bool) -> Change:
     change = newcombe_interval(before, after)
     outcome: Outcome = "better" if change.low > 0 else "worse" if change.high < 0 else "same"
+    if not same_images:
+        outcome = "not comparable"
     return Change(name, what, f"{before.estimate:.2f} %", f"{after.estimate:.2f} %", outcome, change)
 
 
@@ -95,16 +97,23 @@ def _speed_change(name: str, before: Interval, after: Interval) -> Change:
 
 def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
     """A gate that held and does not hold any more, whatever the intervals say."""
-    held = {(gate.name, gate.backend): gate for gate in before.gates if gate.status == "passed"}
-    for gate in after.gates:
-        if (gate.name, gate.backend) in held:
-            outcome: Outcome = "same" if gate.status == "passed" else "worse"
-            yield Change(gate.backend, f"gate {gate.name}", "passed", gate.status, outcome, note=gate.sentence)
+    now = {(gate.name, gate.backend): gate for gate in after.gates}
+    for held in (gate for gate in before.gates if gate.status == "passed"):
+        gate = now.get((held.name, held.backend))
+        status, note = (gate.status, gate.sentence) if gate else ("not set", "The limit was not asked for any more.")
+        outcome: Outcome = "same" if status == "passed" else "worse"
+        yield Change(held.backend, f"gate {held.name}", "passed", status, outcome, note=note)
+
+
+def _images(results: Results) -> tuple[object, ...]:
+    """What tells one set of images from another; the same set may lie elsewhere."""
+    data = results.data
+    return Path(data.path).name, data.images, data.classes, data.seed, data.limit, data.subset
 
 
 def _unlike(before: Results, after: Results) -> Iterator[str]:
     a, b = before.data, after.data
-    if (a.path, a.images, a.seed, a.limit, a.subset) != (b.path, b.images, b.seed, b.limit, b.subset):
+    if _images(before) != _images(after):
         yield f"Other images: {a.images} of {a.path}, then {b.images} of {b.path}."
     for key in ("cpu", "gpu", "threads"):
         if before.environment.get(key) != after.environment.get(key):

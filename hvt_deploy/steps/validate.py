@@ -77,7 +77,7 @@ def validate(
                 raise MissingEnvironment(
                     "PyTorch cannot run here, so there is nothing to record.", rows[0].row.skipped or ""
                 )
-            measured = _measure(manifest, config, samples, rows, backends, ui)
+            measured = _measure(manifest, config, samples, rows, backends, ui, record=record)
         if record:
             manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
         results = _conclude(manifest, config, images, len(samples), measured)
@@ -140,7 +140,7 @@ def _open(planned: Planned, opened: dict[str, Backend], stack: ExitStack) -> Pla
 
 def _measure(
     manifest: Manifest, config: RunConfig, samples: Sequence[Sample], rows: tuple[Planned, ...],
-    backends: Mapping[str, Backend], ui: Ui,
+    backends: Mapping[str, Backend], ui: Ui, *, record: bool,
 ) -> _Measured:  # fmt: skip
     """Every image once through every backend, then the latency of those that are timed."""
     settings, signature = config.validation, manifest.signature
@@ -150,7 +150,8 @@ def _measure(
     recorded = rows[0].recorded
     reference = rows[0].row.backend
     candidates = [name for name in backends if name != reference]
-    hashes = content_hashes([sample.path for sample in samples], cpu_count())
+    named = record or recorded is not None
+    hashes = content_hashes([sample.path for sample in samples], cpu_count()) if named else [""] * len(samples)
     kept: dict[str, NDArray[np.float16]] = {}
     classes = _compared_classes(manifest, settings.subset)
     meter = AccuracyMeter(reference, candidates, len(classes))
@@ -168,7 +169,8 @@ def _measure(
             seen = [hashes[i] for i in places]
             if recorded is not None:
                 logits[reference] = recorded.of(seen, [samples[i].path for i in places])
-            kept.update(zip(seen, logits[reference].astype(np.float16), strict=True))
+            if record:
+                kept.update(zip(seen, logits[reference].astype(np.float16), strict=True))
             meter.update({k: v[:, classes] for k, v in logits.items()}, np.searchsorted(classes, batch.labels_N))
             done += len(batch.labels_N)
             progress(done, len(samples))

@@ -238,6 +238,7 @@ def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):
         ("transformers.1.blocks.0.mlp.fc1/Add", "Add", "other"),
         ("pools.0.resample/MatMul", "MatMul", "resample"),
         ("pools.0.conv/Conv", "Conv", "downsample"),
+        ("stages.1.downsample.proj/Conv", "Conv", "downsample"),
         ("stages.0.blocks.0.attn.kv/MatMul", "MatMul", "qkv"),
         ("levels.0.blocks.1.conv2/Conv", "Conv", "conv"),
         ("levels.0.downsample.reduction.0/Conv", "Conv", "downsample"),

@@ -66,6 +66,8 @@ def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regre
     row = next(change for change in gone.changes if change.backend == "ort int8")
     assert (row.what, row.outcome, row.note) == ("row", "worse", "No GPU.")
     assert not diff(*files(results(skipped="No GPU.", status="skipped"), results())).regressed
+    unasked = diff(*files(results(), results(gates=())))
+    assert [(c.what, c.after) for c in unasked.changes if c.outcome == "worse"] == [("gate max-top1-drop", "not set")]
     broken = diff(*files(results(), results(status="not proven")))
     assert [c.what for c in broken.changes if c.outcome == "worse"] == ["gate max-top1-drop"]
 
@@ -73,6 +75,12 @@ def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regre
 def test_what_was_not_alike_is_told_and_another_model_refused(files):
     other = replace(results(), data=DataSummary("test", 100, 10, "by name", 0), environment={"cpu": "d"})
     assert len(diff(*files(results(), other)).notes) == 2
+    elsewhere = replace(results(right=3000), data=replace(results().data, path="other/set"))
+    found = diff(*files(results(), elsewhere))
+    assert outcomes(found, "top-1") == ["not comparable"]
+    assert not found.regressed, "accuracies of different images are no regression"
+    moved = replace(results(right=3000), data=replace(results().data, path="/elsewhere/val"))
+    assert diff(*files(results(), moved)).regressed
     with pytest.raises(BadInput, match=r"of m, .* of other"):
         diff(*files(results(), results(model="other")))
 
