@@ -21,6 +21,14 @@ OFFICIAL = [spec.name for spec in NAMED if spec.published]
 DEMOS = [spec.name for spec in NAMED if not spec.published]
 # Above this many multiply-accumulates of one record a check takes longer than the fast tests may.
 FAST_MACS = 4e9
+# These few are always checked: the other fast ones of FasterViT have a single window and no carrier tokens.
+ALWAYS = {
+    ("faster_vit_0_224", "default"),
+    ("faster_vit_0_any_res", "rect_112x224"),
+    ("faster_vit_0_any_res", "rect_224x448"),
+    ("faster_vit_0_any_res", "square_padded_256x256"),
+    ("faster_vit_0_any_res", "ct1_rect_224x448"),
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,7 +49,8 @@ def records() -> list[object]:
     for spec in NAMED:
         if spec.published:
             for golden in goldens(spec.name):
-                marks = [pytest.mark.slow] if cost(spec, golden) > FAST_MACS else []
+                slow = cost(spec, golden) > FAST_MACS and (spec.name, golden.name) not in ALWAYS
+                marks = [pytest.mark.slow] if slow else []
                 found.append(pytest.param(spec.name, golden, id=f"{spec.name}-{golden.name}", marks=marks))
     return found
 
