@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, WeightsRecord,
 # Largest logit difference an FP32 graph may show, relative to the largest logit of the reference form.
 FP32_PARITY = 2e-5
 PROVED_BATCHES = (1, 2, 3, 5)
+# Beside the stored weights: each key of the checkpoint and what became of it.
+KEY_FATES = "keys.json"
 INFERENCE_MODULE = "hvt_deploy.steps.infer"
 
 
@@ -92,6 +95,8 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
         )  # fmt: skip
         stored = {"pytorch": folder.store(staged_weights, reference), "fp32": folder.store(staged, fp32)}
         folder.commit(replace(manifest, artifacts={**manifest.artifacts, **stored}))
+    if KEY_FATES in stored["pytorch"].files:
+        ui.say(f"What became of each key: {folder.file(stored['pytorch']).with_name(KEY_FATES)}")
     onnx_path = folder.file(stored["fp32"])
     return Exported(folder.slug, onnx_path, config.export.opset, parity, contract, weights.untrained)
 
@@ -122,6 +127,8 @@ def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> 
     save_reference(model, path)
     fates = ", ".join(f"{count} {fate}" for fate, count in report.summary.items())
     ui.say(f"Keys of {obtained.path}: {fates}")
+    meanings = {fate.key: fate.meaning for fate in report.fates}
+    path.with_name(KEY_FATES).write_text(json.dumps(meanings, indent=1) + "\n", encoding="utf-8")
     record = WeightsRecord(
         obtained.source,
         report.sha256,

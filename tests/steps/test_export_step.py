@@ -9,9 +9,11 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from hvt_deploy.errors import BadInput, CheckFailed, ToolFailure
 from hvt_deploy.graph import storage
+from hvt_deploy.models.registry import create_model
 from hvt_deploy.steps import export as step
 from hvt_deploy.steps.config import config_of
 from hvt_deploy.ui import SilentUi
@@ -50,6 +52,20 @@ def test_a_small_model_is_one_file(tmp_path):
     folder = ModelFolder(tmp_path / "m")
     step.export(folder, config("fdvit_demo"), None, SilentUi())
     assert set(folder.read().artifacts["fp32"].files) == {"m.fp32.onnx"}
+
+
+def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(tmp_path):
+    state = create_model("fdvit_demo").state_dict() | {"decoders.0.weight": torch.zeros(2)}
+    file = tmp_path / "trained.pth"
+    torch.save({"state_dict": state}, file)
+    config = config_of("fdvit_demo")
+    folder = ModelFolder(tmp_path / "m")
+    step.export(folder, replace(config, export=replace(config.export, weights=str(file))), None, SilentUi())
+    kept = folder.file(folder.read().artifacts["pytorch"]).with_name("keys.json")
+    meanings = json.loads(kept.read_text(encoding="utf-8"))
+    assert list(meanings) == list(state)
+    assert meanings["decoders.0.weight"] == "dropped: of use in training only"
+    assert meanings["head.weight"] == "loaded"
 
 
 def test_a_graph_that_differs_from_pytorch_is_refused_and_nothing_is_committed(tmp_path, monkeypatch):
