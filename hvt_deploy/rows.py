@@ -24,7 +24,7 @@ EMULATED = "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing 
 NUMERICS = "The engine's own Q/DQ graph with FP32 in the rest: accuracy only."
 TWIN = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
 RECORDED = "recorded-reference"
-RECORDED_NOTE = "Logits that PyTorch gave on another machine, in float16."
+RECORDED_NOTE = "Logits that PyTorch gave on another machine."
 NO_ENGINE = "No engine was built yet: hvt-deploy build-trt"
 
 

@@ -69,7 +69,7 @@ def test_without_pytorch_the_recorded_logits_are_the_reference(place):
     assert reference["latency_ms"] is None
     assert "another machine" in reference["note"]
     assert ort["agreement"]["estimate"] == 100
-    assert ort["sqnr_db"] > 50, "float16 keeps the logits to three digits"
+    assert ort["sqnr_db"] > 100, "what was recorded is not rounded"
 
 
 def test_images_that_were_not_recorded_are_named(place):
@@ -96,11 +96,12 @@ def test_other_weights_make_the_record_stale(place):
 
 
 def test_a_record_comes_back_and_a_damaged_one_is_refused(tmp_path):
-    logits = {f"{i:064x}": np.linspace(-i, i, 5).astype(np.float16) for i in range(3)}
+    # In float16 the last two are equal, and the first of them would win.
+    logits = {f"{i:064x}": np.array([-i, i, 10, 10.001], np.float32) for i in range(3)}
     RecordedLogits(logits).write(tmp_path / "r.npz")
     again = read_recorded(tmp_path / "r.npz")
     assert again.logits.keys() == logits.keys()
-    assert np.array_equal(again.of([f"{2:064x}"], [tmp_path]), logits[f"{2:064x}"][None].astype(np.float32))
+    assert np.array_equal(again.of([f"{2:064x}"], [tmp_path]), logits[f"{2:064x}"][None])
     (tmp_path / "r.npz").write_bytes((tmp_path / "r.npz").read_bytes()[:50])
     with pytest.raises(BadInput, match="does not hold recorded logits"):
         read_recorded(tmp_path / "r.npz")

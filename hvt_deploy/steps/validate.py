@@ -152,7 +152,7 @@ def _measure(
     candidates = [name for name in backends if name != reference]
     named = record or recorded is not None
     hashes = content_hashes([sample.path for sample in samples], cpu_count()) if named else [""] * len(samples)
-    kept: dict[str, NDArray[np.float16]] = {}
+    kept: dict[str, NDArray[np.float32]] = {}
     classes = _compared_classes(manifest, settings.subset)
     meter = AccuracyMeter(reference, candidates, len(classes))
     batches = iter(loader)
@@ -170,7 +170,7 @@ def _measure(
             if recorded is not None:
                 logits[reference] = recorded.of(seen, [samples[i].path for i in places])
             if record:
-                kept.update(zip(seen, logits[reference].astype(np.float16), strict=True))
+                kept.update(zip(seen, logits[reference], strict=True))
             meter.update({k: v[:, classes] for k, v in logits.items()}, np.searchsorted(classes, batch.labels_N))
             done += len(batch.labels_N)
             progress(done, len(samples))
