@@ -1,0 +1,65 @@
+"""Multiply-accumulates of each node of a graph, for one image."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import helper
+
+from hvt_deploy.errors import ToolFailure
+
+COUNTED_OPS = ("Conv", "MatMul", "Gemm")
+# Initializers up to here may be shapes or indices, whose values decide shapes; of larger ones the shape is enough.
+_SMALL = 1024
+
+
+def node_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """MACs of every Conv, MatMul and Gemm node by its name, at batch size 1; weights need not be loaded.
+
+    Conv: elements of the output × elements of one filter. MatMul and Gemm: elements of the output × the summed axis.
+    Raises ToolFailure naming a node whose shapes cannot be inferred.
+    """
+    shapes = infer_shapes_of_one(model)
+    return {node.name: _macs(node, shapes) for node in model.graph.node if node.op_type in COUNTED_OPS}
+
+
+def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shapes at batch size 1 of all tensors for which ONNX can infer one."""
+    graph = onnx.GraphProto(name="shapes", node=model.graph.node)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for tensor in tensors.values():
+        if math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for value in model.graph.input:
+        if value.name not in tensors:
+            dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+            graph.input.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims))
+    for value in model.graph.output:  # their recorded shapes name the batch
+        graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
+    skeleton = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    shapes = {name: tuple(tensor.dims) for name, tensor in tensors.items()}
+    for value in (*inferred.input, *inferred.output, *inferred.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    return shapes
+
+
+def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    needed = [node.output[0], node.input[1] if node.op_type == "Conv" else node.input[0]]
+    missing = [name for name in needed if name not in shapes]
+    if missing:
+        raise ToolFailure(
+            f"The shape of '{missing[0]}' at node {node.name} ({node.op_type}) cannot be inferred.",
+            "Simplify the graph: hvt-deploy export --simplifier onnxslim",
+        )
+    output, source = (shapes[name] for name in needed)
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(source[1:])  # a weight is (outputs, inputs / group, height, width)
+    transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
+    return math.prod(output) * source[0 if transposed else -1]
