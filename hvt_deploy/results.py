@@ -55,9 +55,82 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class ClassCounts:
+    """Images by class, in the order of `Results.class_names`.
+
+    Of a class's `images`, `correct` were answered right; `answered` counts how often the backend gave the class, so
+    recall is correct / images and precision correct / answered. `lost` are images that only the reference got right,
+    `gained` those that only this backend did.
+    """
+
+    images: tuple[int, ...]
+    correct: tuple[int, ...]
+    answered: tuple[int, ...]
+    lost: tuple[int, ...]
+    gained: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images of class `label` were taken for `answer`."""
+
+    label: int
+    answer: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How well the score of class `label` tells its images from the others; `label` None pools all classes.
+
+    The score is the log-odds of the class. Rates are fractions, from the strictest threshold to the loosest.
+    `average_precision` is the sum of precision times the step in recall.
+    """
+
+    label: int | None
+    roc_auc: float
+    average_precision: float
+    false_positive_rate: tuple[float, ...]
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A class and its softmax probability (0 to 1); both None where the logits are not finite."""
+
+    label: int | None
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image that this backend answers otherwise than the reference. `thumbnail` is a JPEG in base64."""
+
+    path: str
+    label: int
+    reference: Answer
+    candidate: Answer
+    thumbnail: str = ""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One batch size: its latency, the images per second at the median, and the speed-up over `Row.speedup_over`."""
+
+    latency_ms: Latency
+    throughput_img_s: float
+    speedup: Interval | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One backend. `top1_drop` is reference minus this backend, so positive is worse.
 
+    `sqnr_db`, `logit_cosine` and `logit_max_abs` compare all logits with the reference's. `speedup` is over the fastest
+    PyTorch row of the same precision, which `speedup_over` names. `latency_ms`, `throughput_img_s` and `speedup` are
+    those of the first batch size, `other_batches` holds the rest. `memory_mib` is what opening the backend and one
+    inference took. `flips` are the most telling of the images on which the answers differ.
     A None is a thing this row does not have; `skipped` says why the whole row is empty.
     """
 
@@ -78,6 +151,17 @@ class Row:
     speedup: Interval | None = None
     skipped: str | None = None
     note: str = ""
+    speedup_over: str = ""
+    logit_cosine: float | None = None
+    logit_max_abs: float | None = None
+    published_top1: float | None = None
+    published_top5: float | None = None
+    memory_mib: float | None = None
+    other_batches: tuple[Timing, ...] = ()
+    classes: ClassCounts | None = None
+    confusions: tuple[Confusion, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    flips: tuple[Flip, ...] = ()
 
 
 GateName = Literal["max-top1-drop", "min-speedup", "max-latency-ms"]
@@ -92,6 +176,34 @@ class Gate:
     limit: float
     status: GateStatus
     sentence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Whether a lower precision is worth it: how many times as fast as `than` the `backend` is, in a sentence."""
+
+    backend: str
+    than: str
+    batch: int
+    ratio: Interval | None
+    outcome: Literal["faster", "no difference", "slower", "not proven"]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What the GPU did while latencies were measured; each pair is the lowest and the highest that was read.
+
+    `throttling` are the reasons for lower clocks that were active at any time. `clock_movement` is the range of the
+    SM clock in percent of its highest value.
+    """
+
+    name: str
+    sm_mhz: tuple[int, int]
+    power_w: tuple[float, float]
+    temperature_c: tuple[int, int]
+    throttling: tuple[str, ...]
+    clock_movement: float
 
 
 @dataclass(frozen=True)
@@ -113,7 +225,11 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole validation. `verdict` is the sentence on top of every report; rows[0] is the reference."""
+    """A whole validation. `verdict` is the sentence on top of every report; rows[0] is the reference.
+
+    `errors` are measurements that failed: their numbers stand there and prove nothing. `class_names` are those of the
+    classes that were compared, in the order that `ClassCounts`, `Confusion`, `Curve` and `Answer` number them.
+    """
 
     model: str
     slug: str
@@ -126,6 +242,10 @@ class Results:
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
+    errors: tuple[str, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    gpu: GpuState | None = None
+    class_names: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def write(self, path: Path) -> None:

@@ -84,8 +84,8 @@ def test_counts_equal_those_of_all_images_at_once() -> None:
         assert result.top1.estimate == pytest.approx(100 * right.mean())
         assert result.top5 is not None
         assert result.top5.estimate == pytest.approx(100 * (five_best == labels[:, None]).any(axis=1).mean())
-        assert result.class_images == tuple(np.bincount(labels, minlength=K))
-        assert result.class_correct == tuple(np.bincount(labels[right], minlength=K))
+        assert result.classes.images == tuple(np.bincount(labels, minlength=K))
+        assert result.classes.correct == tuple(np.bincount(labels[right], minlength=K))
         assert result.against_reference is not None
         assert result.against_reference.sqnr_db == pytest.approx(compare_logits(reference, candidate).sqnr_db)
 
@@ -112,7 +112,7 @@ def test_logits_that_are_not_finite_are_wrong_answers() -> None:
     broken[1, 3], broken[2, 0] = np.nan, np.inf
     result = measured(reference, broken, labels)["ort"]
     assert result.not_finite == 2
-    assert result.class_correct[0] == 4
+    assert result.classes.correct[0] == 4
     assert result.top5 is not None
     assert result.top5.estimate == pytest.approx(400 / 6)
     assert result.against_reference is not None
