@@ -21,24 +21,23 @@ from hvt_deploy.errors import BadInput, ToolFailure
 from hvt_deploy.graph.calibrate import Ranges
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.order import sort_nodes
-from hvt_deploy.graph.roles import role_of
+from hvt_deploy.graph.roles import group_of, role_of
 
 QUANTIZED_OPS = ("Conv", "MatMul", "Gemm")
 _LEVELS = 127
 
 
-def nodes_to_quantize(model: onnx.ModelProto, roles: Collection[str]) -> list[str]:
-    """Conv, MatMul and Gemm nodes with a constant weight whose role is among `roles`."""
+def nodes_to_quantize(model: onnx.ModelProto, roles: Collection[str], excluded: Collection[str] = ()) -> list[str]:
+    """Conv, MatMul and Gemm nodes with a constant weight whose role is among `roles`, but not their group
+    (`stage/role`) among `excluded`.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
         node.name
         for node in model.graph.node
-        if node.op_type in QUANTIZED_OPS and node.input[1] in weights and _role(node) in roles
-    ]
-
-
-def _role(node: onnx.NodeProto) -> str:
-    return role_of(node.name, node.op_type, grouped=any(a.name == "group" and a.i > 1 for a in node.attribute))
+        if node.op_type in QUANTIZED_OPS and node.input[1] in weights
+        and role_of(node, weights) in roles and group_of(node, weights) not in excluded
+    ]  # fmt: skip
 
 
 def quantize_int8(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str]) -> onnx.ModelProto:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
 # Where torch's exporter writes the path of modules a node came from, as a Python list; the last entry is the call.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 ROOT = "model"
+_PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -24,11 +25,12 @@ def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """Name the nodes of a simplified graph by the modules of the graph it came from.
 
-    A node keeps its path if its name or its output was kept; a fused node gets that of its weight, else that of the
-    node before it.
+    A product that swallowed a scale or a normalization behind it keeps its own path. Other nodes keep theirs if their
+    name or output was kept; a fused node gets that of its weight, else that of the node before it.
     """
+    makers = {out: node for node in original.graph.node for out in node.output if out}
     by_name = {node.name: path_of(node.name) for node in original.graph.node}
-    by_output = {out: path_of(node.name) for node in original.graph.node for out in node.output if out}
+    by_output = {out: path_of(node.name) for out, node in makers.items()}
     weights = {tensor.name for tensor in original.graph.initializer}
     by_weight = {i: path_of(node.name) for node in original.graph.node for i in node.input if i in weights}
     restored = onnx.ModelProto()
@@ -37,7 +39,8 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
     by_new_output: dict[str, str] = {}
     for node in restored.graph.node:
         found = (
-            by_name.get(node.name)
+            _path_of_product(node, makers)
+            or by_name.get(node.name)
             or next((by_output[o] for o in node.output if o in by_output), None)
             or next((by_weight[i] for i in node.input if i in by_weight), None)
             or next((by_new_output[i] for i in node.input if i in by_new_output), None)
@@ -47,6 +50,14 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
         by_new_output.update(dict.fromkeys(node.output, found))
     _write(restored, paths)
     return restored
+
+
+def _path_of_product(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str | None:
+    """The path of the product in the original graph that ends in this product's output."""
+    maker = makers.get(node.output[0]) if node.op_type in _PRODUCTS else None
+    while maker is not None and maker.op_type not in _PRODUCTS:
+        maker = next((makers[name] for name in maker.input if name in makers), None)
+    return path_of(maker.name) if maker is not None else None
 
 
 def path_of(node_name: str) -> str:

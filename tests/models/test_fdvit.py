@@ -41,9 +41,7 @@ def test_exported_graph_keeps_the_contract_and_every_product_has_a_role() -> Non
     assert norms == 29
     assert not {"Shape", "Expand", "Resize", "Attention", "Pad"} & set(report.ops)
     # Conv, MatMul and Gemm: 12 blocks of 7, 4 pools of 2, the stem and the head.
-    roles = [
-        role_of(node.name, node.op_type) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
-    ]
+    roles = [role_of(node, ()) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
     counts = {role: roles.count(role) for role in set(roles)}
     in_blocks = ("qkv", "attention score", "attention value", "local position", "proj", "fc1", "fc2")
     assert counts == dict.fromkeys(in_blocks, 12) | {"resample": 4, "downsample": 4, "stem": 1, "head": 1}
