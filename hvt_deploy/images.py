@@ -8,6 +8,8 @@ orientation is not applied, as timm and torchvision do not.
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -97,6 +99,15 @@ def decode(source: Path | IO[bytes]) -> Image.Image:
     # Pillow's decoders answer damaged files with ValueError, SyntaxError, struct.error, EOFError and more.
     except Exception as error:
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+
+
+def make_thumbnail(path: Path, edge: int = 96) -> str:
+    """A readable image file as a JPEG of at most `edge` pixels a side, in base64."""
+    image = decode(path)
+    image.thumbnail((edge, edge))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -15,29 +15,28 @@ from numpy.typing import NDArray
 from hvt_deploy.backends.base import Backend
 from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
+from hvt_deploy.conclusion import RESULTS, Measured, conclude
 from hvt_deploy.config import RunConfig
-from hvt_deploy.datasets import ImageFolder, Sample, content_hashes, open_image_folder, stratified_sample
-from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, power_mode, tool_versions
+from hvt_deploy.datasets import Sample, content_hashes, open_image_folder, stratified_sample
+from hvt_deploy.environment import cpu_count, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
 from hvt_deploy.images import Batch, load_batches, repeat_to
-from hvt_deploy.measure.accuracy import Accuracy, AccuracyMeter
-from hvt_deploy.measure.latency import measure_latency, speedup_interval
+from hvt_deploy.measure.accuracy import AccuracyMeter
+from hvt_deploy.measure.latency import measure_latency
 from hvt_deploy.measure.statistics import wilson_interval
 from hvt_deploy.recorded import RecordedLogits
 from hvt_deploy.records import to_plain
 from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
-from hvt_deploy.results import DataSummary, Latency, Results, Row
+from hvt_deploy.results import Results
 from hvt_deploy.rows import RECORDED, Planned, plan_rows
 from hvt_deploy.subsets import SubsetName, subset_classes
 from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Ui
-from hvt_deploy.verdict import Judged, judge, write_verdict
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, now
+from hvt_deploy.workspace import Artifact, Manifest, ModelFolder
 
 # Above this a person is told how long it will take with fewer images.
 LONG_S = 600.0
-RESULTS = "results"
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,8 @@ def validate(
             measured = _measure(manifest, config, samples, rows, backends, ui, record=record)
         if record:
             manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
-        results = _conclude(manifest, config, images, len(samples), measured)
+        results = conclude(manifest, config, images, measured)
         return Validated(results, _record(folder, manifest, results))
-
-
-@dataclass(frozen=True)
-class _Measured:
-    rows: tuple[Planned, ...]
-    accuracy: Mapping[str, Accuracy]
-    latency: Mapping[str, Latency]
-    unreadable: tuple[str, ...]
-    reference_logits: RecordedLogits
 
 
 def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui) -> None:
@@ -141,7 +131,7 @@ def _open(planned: Planned, opened: dict[str, Backend], stack: ExitStack) -> Pla
 def _measure(
     manifest: Manifest, config: RunConfig, samples: Sequence[Sample], rows: tuple[Planned, ...],
     backends: Mapping[str, Backend], ui: Ui, *, record: bool,
-) -> _Measured:  # fmt: skip
+) -> Measured:  # fmt: skip
     """Every image once through every backend, then the latency of those that are timed."""
     settings, signature = config.validation, manifest.signature
     loader = load_batches(
@@ -171,7 +161,8 @@ def _measure(
                 logits[reference] = recorded.of(seen, [samples[i].path for i in places])
             if record:
                 kept.update(zip(seen, logits[reference], strict=True))
-            meter.update({k: v[:, classes] for k, v in logits.items()}, np.searchsorted(classes, batch.labels_N))
+            meter.update({k: v[:, classes] for k, v in logits.items()}, np.searchsorted(classes, batch.labels_N),
+                         batch.indices_N)  # fmt: skip
             done += len(batch.labels_N)
             progress(done, len(samples))
     timed = [p.row.backend for p in rows if p.timed and p.row.backend in backends]
@@ -181,7 +172,8 @@ def _measure(
         bound = {name: backends[name].bind(images) for name in timed}
         latency = measure_latency(bound, size, progress=progress)
     unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
-    return _Measured(rows, meter.summarize(), latency, unreadable, RecordedLogits(kept))
+    numbers = tuple(int(k) for k in classes)
+    return Measured(rows, samples, numbers, meter.summarize(), latency, unreadable, RecordedLogits(kept))
 
 
 def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[np.int64]:
@@ -215,60 +207,6 @@ def _announce(images_NCHW: ImagesNCHW, images: int, backends: Mapping[str, Backe
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, seen: int, measured: _Measured) -> Results:
-    """Rows, gates and the verdict, as they are recorded."""
-    rows = [_row(planned, measured) for planned in measured.rows]
-    judged = [
-        Judged(row, measured.accuracy.get(row.backend), planned.named)
-        for row, planned in zip(rows, measured.rows, strict=True)
-    ]
-    untrained, settings = manifest.weights.untrained, config.validation
-    data = DataSummary(
-        str(images.path), seen - len(measured.unreadable), len(images.classes), images.mapping, settings.seed,
-        settings.limit, measured.unreadable, settings.subset,
-    )  # fmt: skip
-    unstable = [name for name, latency in measured.latency.items() if not latency.stable]
-    warnings = [f"The latency of {name} was not stable: other work on this machine?" for name in unstable]
-    gpus = ", ".join(gpu.name for gpu in find_gpus())
-    return Results(
-        model=manifest.model, slug=manifest.slug, created=now(), untrained=untrained, data=data, rows=tuple(rows),
-        gates=judge(judged[0], judged[1:], settings, untrained),
-        verdict=write_verdict(judged[0], judged[1:], settings.margin, untrained), warnings=tuple(warnings),
-        environment={
-            "cpu": cpu_name(), "threads": str(settings.threads or cpu_count()), "gpu": gpus or "none",
-            **({"power mode": mode} if (mode := power_mode()) else {}), **tool_versions(),
-        },
-        provenance=_provenance(manifest),
-    )  # fmt: skip
-
-
-def _provenance(manifest: Manifest) -> dict[str, str]:
-    weights = manifest.weights
-    origin = f"{weights.source}{', sha256 ' + weights.sha256 if weights.sha256 else ''}"
-    artifacts = {f"{key} sha256": artifact.sha256 for key, artifact in manifest.artifacts.items() if key != RESULTS}
-    return {"weights": origin, "exported": manifest.exported, **artifacts}
-
-
-def _row(planned: Planned, measured: _Measured) -> Row:
-    row = planned.row
-    accuracy, latency = measured.accuracy.get(row.backend), measured.latency.get(row.backend)
-    if accuracy is not None:
-        against = accuracy.against_reference
-        row = replace(row, images=accuracy.images, top1=accuracy.top1, top5=accuracy.top5)
-        if against is not None:
-            row = replace(
-                row, agreement=against.agreement, top1_drop=against.top1_drop, mcnemar_p=against.mcnemar_p,
-                sqnr_db=against.sqnr_db,
-            )  # fmt: skip
-    if latency is not None:
-        reference = measured.latency.get(measured.rows[0].row.backend)
-        is_reference = planned is measured.rows[0]
-        speedup = None if reference is None or is_reference else speedup_interval(reference, latency)
-        throughput = 1000 * latency.batch / latency.median
-        row = replace(row, latency_ms=latency, throughput_img_s=throughput, speedup=speedup)
-    return row
 
 
 def _keep_reference(
