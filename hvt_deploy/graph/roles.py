@@ -42,8 +42,6 @@ _BLOCK = r"(^|\.)(blocks|layers)\.\d+$|_module$|(^|\.)stem\.res\d+$"
 _ATTENTION = r"(^|\.)((hat_)?attn|context_module\.main)$"
 _NUMBERED = "transformers|pools|levels|stages|layers|convlayers|multiresolution_conv"
 _STAGE = re.compile(rf"(?:^|\.)(?:{_NUMBERED})\.(\d+)(?:\.|$)")
-    r"(?:^|\.)(?:transformers|pools|levels|stages|layers|convlayers|multiresolution_conv)\.(\d+)(?:\.|$)"
-)
 _BLOCK_NUMBER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 # Depthwise convolutions stay out: few multiplications, and a kernel more for each Q/DQ around them.
 DEFAULT_INT8_ROLES: tuple[Role, ...] = (
