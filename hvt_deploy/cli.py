@@ -373,6 +373,51 @@ def diff(
     raise typer.Exit(1 if found.regressed else 0)
 
 
+@app.command(epilog="Example: **hvt-deploy diagnose --graph int8 --data imagenet/val**")
+def diagnose(
+    model: Model = None,
+    graph: Annotated[str | None, typer.Option(help="fp32, fp16, int8 ... or an ONNX file; without it all.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Images; default: the calibration's.")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where ONNX Runtime runs.")] = "cpu",
+    output: Annotated[Path, typer.Option(metavar="DIR", help="What shows a fault goes here.")] = Path("diagnosis"),
+    replay: Annotated[Path | None, typer.Option(metavar="DIR", help="Run what was written there again.")] = None,
+    root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Find the first module where ONNX parts from PyTorch, or FP16 and INT8 from FP32; exit 1 if there is one."""
+    from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.steps.diagnose import diagnose as run_diagnose
+
+    if replay is not None:
+        raise typer.Exit(_replay(replay, as_json))
+    folder, config = _exported(root, model, config_file, {}, ui := _ui(as_json))
+    found = run_diagnose(folder, config, graph, data, device, output, ui)
+    if as_json:
+        _print_json(found)
+    else:
+        rows = [(d.candidate, d.reference, str(len(d.modules)), d.worst.path, f"{d.worst.own_error:.1e}",
+                 f"{d.limit:g}", f"{d.logits_error:.1e}") for d in found]  # fmt: skip
+        columns = ("graph", "beside", "modules", "largest own error at", "own error", "allowed", "error of logits")
+        print_table(folder.slug, columns, rows, open_console())
+        for one in found:
+            typer.echo(one.sentence)
+            if one.folder:
+                typer.echo(f"  Reproduce: hvt-deploy diagnose --replay {one.folder}")
+    raise typer.Exit(1 if any(one.jump for one in found) else 0)
+
+
+def _replay(folder: Path, as_json: bool) -> int:
+    from hvt_deploy.steps.diagnose import replay
+
+    fault, error = replay(folder)
+    if as_json:
+        _print_json({"fault": fault, "own_error": error})
+    else:
+        was = fault.module.own_error
+        typer.echo(f"{fault.candidate}, {fault.module.path} ({len(fault.nodes)} nodes): off {fault.reference} by "
+                   f"{error:.1e}, {fault.limit:g} allowed; {was:.1e} when it was found.")  # fmt: skip
+    return 0 if error <= fault.limit else 1
+
+
 @app.command(epilog="Example: **hvt-deploy predict cat.jpg holiday/ --top 3**")
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
@@ -495,9 +540,9 @@ def models(
 def doctor(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """Tell what works on this machine, and what is missing for the rest."""
     from hvt_deploy.report.terminal import open_console, print_table
-    from hvt_deploy.steps.doctor import diagnose
+    from hvt_deploy.steps.doctor import diagnose as look
 
-    found = diagnose(root)
+    found = look(root)
     if as_json:
         _print_json(found)
         return

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
 
 Runtime = Literal["pytorch", "ort", "trt"]
 Device = Literal["cpu", "cuda"]
+# How many modules' outputs `taps` holds at a time.
+TAPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -46,4 +51,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the session, engine and device memory."""
+        ...
+
+
+class TappedBackend(Backend, Protocol):
+    """A backend that can be looked into."""
+
+    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs of the modules at `paths` for images (N, 3, H, W), in that order; `model` is the whole model.
+
+        A module without exactly one output tensor is left out. Not more than TAPS_AT_ONCE are held at a time.
+        """
         ...

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 
-from hvt_deploy.backends.base import BackendRequest
+from hvt_deploy.backends.base import TAPS_AT_ONCE, BackendRequest, Device
 from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
+from hvt_deploy.module_graph import ModuleGraph
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -76,9 +80,44 @@ class OrtBackend:
             raise _cannot_run(self._request, error) from error
         return run
 
+    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs of the modules at `paths`, as `TappedBackend.taps` says.
+
+        Every TAPS_AT_ONCE of them are outputs of a graph of their own. ONNX Runtime does not fuse across outputs.
+        """
+        graph, images = ModuleGraph(self._request.path), {self._request.signature.input_name: images_NCHW}
+        known = [path for path in paths if path in graph.outputs]
+        for start in range(0, len(known), TAPS_AT_ONCE):
+            chunk = known[start : start + TAPS_AT_ONCE]
+            tensors = list(dict.fromkeys(graph.outputs[path] for path in chunk))
+            part, folder = graph.cut((), tensors), self._request.path.parent
+            outputs = run_part(part, images, self._request.device, self._request.threads, folder)
+            for path in chunk:
+                yield path, outputs[graph.outputs[path]].astype(np.float32)
+
     def close(self) -> None:
         """Free the session."""
         del self._session
+
+
+def run_part(
+    part: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], device: Device, threads: int, folder: Path
+) -> dict[str, NDArray[Any]]:
+    """The outputs, by name, of a small graph such as `ModuleGraph.cut` makes; `folder` has its weights' file, if any.
+
+    Raises ToolFailure where ONNX Runtime cannot run it.
+    """
+    options = _session_options(device, threads)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
+    names = [value.name for value in part.graph.output]
+    try:
+        session = onnxruntime.InferenceSession(
+            part.SerializeToString(), options, providers=[_PROVIDERS[device]],
+            disabled_optimizers=_DISABLED_OPTIMIZERS, enable_fallback=0,
+        )  # fmt: skip
+        return dict(zip(names, map(np.asarray, session.run(names, dict(inputs))), strict=True))
+    except Exception as error:
+        raise ToolFailure(f"ONNX Runtime cannot compute {', '.join(names)}: {_first_line(error)}") from error
 
 
 def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
@@ -95,7 +134,7 @@ def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
     try:
         session = onnxruntime.InferenceSession(
             request.path,
-            _session_options(request),
+            _session_options(request.device, request.threads),
             providers=[provider],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
             enable_fallback=0,
@@ -112,15 +151,15 @@ def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
     return session
 
 
-def _session_options(request: BackendRequest) -> onnxruntime.SessionOptions:
+def _session_options(device: Device, threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = request.threads
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors: what it cannot fold or fuse is no warning to a user
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin between two calls take the cores from the other backends of this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if request.device != "cpu":
+    if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 

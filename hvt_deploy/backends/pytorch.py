@@ -1,17 +1,20 @@
 """A PyTorch module, eager and in float32: the reference that every other backend is judged against."""
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from hvt_deploy.backends.base import Device
+from hvt_deploy.backends.base import TAPS_AT_ONCE, Device
 from hvt_deploy.errors import MissingEnvironment
+from hvt_deploy.module_graph import ROOT
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
 
 
@@ -53,6 +56,38 @@ class PyTorchBackend:
                 torch.cuda.synchronize()
 
         return run
+
+    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs of the modules at `paths`, as `TappedBackend.taps` says; those called more than once are left
+        out. Every TAPS_AT_ONCE modules cost an inference.
+        """
+        modules: dict[str, nn.Module] = {name or ROOT: module for name, module in self._module.named_modules()}
+        known = [path for path in paths if path in modules]
+        for start in range(0, len(known), TAPS_AT_ONCE):
+            chunk = known[start : start + TAPS_AT_ONCE]
+            outputs = self._outputs_of({path: modules[path] for path in chunk}, images_NCHW)
+            for path in chunk:
+                output = outputs[path][0] if len(outputs[path]) == 1 else None
+                if isinstance(output, torch.Tensor):
+                    yield path, output.float().cpu().numpy()
+
+    def _outputs_of(self, modules: dict[str, nn.Module], images_NCHW: ImagesNCHW) -> dict[str, list[object]]:
+        """What each module gave, call by call, in one inference."""
+        given: dict[str, list[object]] = defaultdict(list)
+
+        def keep(path: str) -> Callable[[nn.Module, object, object], None]:
+            # A copy: what follows may work in place.
+            return lambda _module, _inputs, output: given[path].append(
+                output.clone() if isinstance(output, torch.Tensor) else output
+            )
+
+        hooks = [module.register_forward_hook(keep(path)) for path, module in modules.items()]
+        try:
+            self.infer(images_NCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return given
 
     def close(self) -> None:
         """Let go of the module and give cached GPU memory back."""

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from hvt_deploy.module_graph import ROOT, path_of
+
 # Where torch's exporter writes the path of modules a node came from, as a Python list; the last entry is the call.
 _SCOPES = "pkg.torch.onnx.name_scopes"
-ROOT = "model"
 _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 
 
@@ -58,11 +59,6 @@ def _path_of_product(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto])
     while maker is not None and maker.op_type not in _PRODUCTS:
         maker = next((makers[name] for name in maker.input if name in makers), None)
     return path_of(maker.name) if maker is not None else None
-
-
-def path_of(node_name: str) -> str:
-    """The module path in a node name: "blocks.0.attn.qkv" of "blocks.0.attn.qkv/MatMul"."""
-    return node_name.rpartition("/")[0] or ROOT
 
 
 def _module_path(node: onnx.NodeProto) -> str:

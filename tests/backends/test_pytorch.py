@@ -85,3 +85,17 @@ def test_cuda_that_is_not_there_is_missing_environment(monkeypatch: pytest.Monke
     with pytest.raises(MissingEnvironment, match="CUDA") as caught:
         PyTorchBackend("pytorch", tiny(), "cuda", threads=1)
     assert "doctor" in caught.value.hint
+
+
+def test_taps_give_each_modules_output_and_leave_out_what_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hvt_deploy.backends.pytorch.TAPS_AT_ONCE", 2)
+    module = tiny().eval()
+    backend = PyTorchBackend("pytorch", nn.Sequential(module, shared := nn.ReLU(inplace=True), shared), "cpu", 1)
+    taps = dict(backend.taps(images(2), ["0.0", "0.4", "nowhere", "0", "1", "model"]))
+    assert list(taps) == ["0.0", "0.4", "0", "model"], "a module that is called twice has no one output"
+    with torch.no_grad():
+        x = torch.from_numpy(images(2))
+        np.testing.assert_allclose(taps["0.0"], module[0](x).numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(taps["0"], module(x).numpy(), rtol=1e-5, atol=1e-6)
+    assert taps["0.4"].min() < 0, "what works in place afterwards changes nothing"
+    np.testing.assert_array_equal(taps["model"], backend.infer(images(2)))

@@ -1,0 +1,240 @@
+"""`diagnose`: the first module at which a graph parts from PyTorch, or an FP16 or INT8 graph from the FP32 one."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hvt_deploy.backends.base import BackendRequest, Device, TappedBackend
+from hvt_deploy.calibration import choose_calibration
+from hvt_deploy.config import RunConfig
+from hvt_deploy.environment import cpu_count, require, tool_versions
+from hvt_deploy.errors import BadInput, CheckFailed
+from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.images import load_batches, repeat_to
+from hvt_deploy.measure.divergence import LIMITS, Evidence, ModuleError, compare_modules, numbers_of, relative_error
+from hvt_deploy.measure.parity import seeded_noise
+from hvt_deploy.module_graph import ModuleGraph
+from hvt_deploy.records import from_plain, to_plain
+from hvt_deploy.tensors import ImagesNCHW
+from hvt_deploy.ui import Ui
+from hvt_deploy.workspace import Manifest, ModelFolder, write_failed
+
+if TYPE_CHECKING:
+    from hvt_deploy.backends.pytorch import PyTorchBackend
+
+GRAPHS = ("fp32", "fp16", "int8-fp32", "int8", "int8-cpu-twin")
+_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One graph beside its reference. `modules` are in the order of the graph; a module jumps above `limit`.
+
+    `logits_error` is that of the whole file, run as it is. `folder` holds what shows the first jump, if there is one.
+    """
+
+    reference: str
+    candidate: str
+    limit: float
+    logits_error: float
+    modules: tuple[ModuleError, ...]
+    folder: str = ""
+
+    @property
+    def jump(self) -> ModuleError | None:
+        """The first module that jumps."""
+        return next((module for module in self.modules if not module.own_error <= self.limit), None)
+
+    @property
+    def worst(self) -> ModuleError:
+        """The module with the largest own error."""
+        return max(self.modules, key=lambda module: module.own_error)
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in words."""
+        if self.jump is not None:
+            return (
+                f"{self.candidate} parts from {self.reference} at {self.jump.path}: given the same input, the output "
+                f"is off by {self.jump.own_error:.1e}, {self.limit:g} allowed."
+            )
+        if self.logits_error > self.limit:
+            return (
+                f"No module of {self.candidate} is off by more than {self.limit:g} for itself, the logits are by "
+                f"{self.logits_error:.1e}: it adds up, or comes only where ONNX Runtime fuses the whole graph."
+            )
+        return f"{self.candidate} follows {self.reference}: no module is off by more than {self.limit:g} for itself."
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What lies in a folder for `--replay`, beside `part.onnx`, `input.npz` and `expected.npz`."""
+
+    model: str
+    reference: str
+    candidate: str
+    module: ModuleError
+    limit: float
+    nodes: tuple[str, ...]
+    device: Device
+    tool_versions: Mapping[str, str]
+
+
+def diagnose(
+    folder: ModelFolder, config: RunConfig, graph: str | None, data: Path | None, device: Device, output: Path, ui: Ui
+) -> tuple[Divergence, ...]:
+    """Compare `graph` (an artifact's name or an ONNX file), or every graph that was made, with its reference.
+
+    FP32 is compared with PyTorch, other precisions with FP32, on images of `data`, else of the calibration folder.
+    What shows a jump is written to `output`/<model>.<graph>. Raises BadInput for unknown artifacts, CheckFailed where
+    PyTorch's own two forms differ, MissingEnvironment for a device that is not there.
+    """
+    require("onnxruntime", extra="cpu")
+    manifest = folder.read()
+    images = _images(manifest, config, data, ui)
+    found: list[Divergence] = []
+    for key in _graphs(manifest, graph, ui):
+        path = Path(key) if key.endswith(".onnx") else folder.open_artifact(manifest, key)
+        name = path.stem if key.endswith(".onnx") else key
+        parts = ModuleGraph(path)
+        against_pytorch = numbers_of(parts.model) == "fp32"
+        request = _request(manifest, config, "ort fp32", folder.open_artifact(manifest, "fp32"), device)
+        opened = _open_pytorch(folder, manifest, config, images) if against_pytorch else _open_ort(request)
+        with opened as reference, _open_ort(_request(manifest, config, f"ort {name}", path, device)) as candidate:
+            written = output / f"{manifest.slug}.{name}"
+            found.append(_compare(manifest, reference, candidate, parts, device, images, written, ui))
+    return tuple(found)
+
+
+def _graphs(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:
+    if asked is not None:
+        return [asked]
+    keys = [key for key in GRAPHS if key in manifest.artifacts]
+    if importlib.util.find_spec("torch") is None:
+        ui.warn("PyTorch is not installed here: the FP32 graph is not compared with it.")
+        keys.remove("fp32")
+    return keys
+
+
+def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) -> ImagesNCHW:
+    source, signature = data or Path(config.calibration.folder), manifest.signature
+    if data is None and not source.is_dir():
+        ui.warn(f"There is no {source}: noise is taken for images, which says little of INT8. Give some: --data DIR")
+        return seeded_noise(signature, signature.batch or _IMAGES, seed=0)
+    chosen = choose_calibration(source, _IMAGES, config.calibration.seed)
+    images = next(iter(load_batches(chosen.samples(), manifest.preprocessing, _IMAGES, cpu_count()))).images_NCHW
+    return images if signature.batch is None else repeat_to(images, signature.batch)
+
+
+def _request(manifest: Manifest, config: RunConfig, name: str, path: Path, device: Device) -> BackendRequest:
+    threads = config.validation.threads or cpu_count()
+    return BackendRequest(name, "ort", device, "", path, manifest.model, manifest.signature, threads)
+
+
+@contextmanager
+def _open_ort(request: BackendRequest) -> Generator[TappedBackend]:
+    from hvt_deploy.backends.ort import OrtBackend
+
+    with closing(OrtBackend(request)) as backend:
+        yield backend
+
+
+@contextmanager
+def _open_pytorch(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, images: ImagesNCHW
+) -> Generator[PyTorchBackend]:
+    """The deployed form in PyTorch, whose modules are those of the graph, once it gives the reference form's logits."""
+    require("torch", extra="export")
+    from hvt_deploy.backends.pytorch import PyTorchBackend
+    from hvt_deploy.models.registry import get_spec, to_deployed
+    from hvt_deploy.models.weights import load_model
+
+    spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
+    path, threads = folder.open_artifact(manifest, "pytorch"), config.validation.threads or cpu_count()
+    module, _ = load_model(spec, path, manifest.signature.num_classes)
+    deployed = to_deployed(module)
+    with closing(PyTorchBackend("pytorch", module, "cpu", threads)) as reference:
+        expected = reference.infer(images)
+    with closing(PyTorchBackend("pytorch", deployed, "cpu", threads)) as backend:
+        error = relative_error(expected, backend.infer(images))
+        if not error <= LIMITS["fp32"]:
+            raise CheckFailed(
+                f"In PyTorch, the deployed form of {manifest.model} is off its reference form by {error:.1e}: "
+                "the fault is older than the graph.",
+                f"Run: hvt-deploy models --verify {manifest.model}",
+            )
+        yield backend
+
+
+def _compare(
+    manifest: Manifest, reference: TappedBackend, candidate: TappedBackend, graph: ModuleGraph, device: Device,
+    images: ImagesNCHW, written: Path, ui: Ui,
+) -> Divergence:  # fmt: skip
+    """Every module; evidence of the first jump is written when it is found."""
+    limit, run = LIMITS[numbers_of(graph.model)], _runner(graph.folder, device)
+    modules: list[ModuleError] = []
+    folder = ""
+    with ui.progress(f"Comparing {candidate.name} with {reference.name}") as progress:
+        for module, evidence in compare_modules(reference, candidate, graph, run, images):
+            modules.append(module)
+            progress(list(graph.outputs).index(module.path) + 1, len(graph.outputs))
+            if not folder and not module.own_error <= limit:
+                nodes = tuple(node.name for node in evidence.part.graph.node)
+                fault = Fault(
+                    manifest.model, reference.name, candidate.name, module, limit, nodes, device, tool_versions()
+                )
+                _write(fault, evidence, graph.folder, written)
+                folder = str(written)
+    error = relative_error(reference.infer(images), candidate.infer(images))
+    return Divergence(reference.name, candidate.name, limit, error, tuple(modules), folder)
+
+
+def _runner(folder: Path, device: Device) -> Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], dict[str, Any]]:
+    from hvt_deploy.backends.ort import run_part
+
+    return lambda part, inputs: run_part(part, inputs, device, cpu_count(), folder)
+
+
+def _write(fault: Fault, evidence: Evidence, weights: Path, folder: Path) -> None:
+    """The part with its weights, its input and what was expected."""
+    inputs, expected = dict[str, Any](evidence.inputs), dict[str, Any]({fault.module.tensor: evidence.expected})
+    onnx.load_external_data_for_model(evidence.part, str(weights))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        onnx.save_model(evidence.part, folder / "part.onnx")
+        np.savez_compressed(folder / "input.npz", **inputs)
+        np.savez_compressed(folder / "expected.npz", **expected)
+        (folder / "fault.json").write_text(json.dumps(to_plain(fault), indent=2), encoding="utf-8")
+    except OSError as error:
+        raise write_failed(folder, error) from error
+
+
+def replay(folder: Path) -> tuple[Fault, float]:
+    """Run what `diagnose` wrote; what was recorded, and the error of the module's output now.
+
+    Raises BadInput for a folder that `diagnose` did not write.
+    """
+    require("onnxruntime", extra="cpu")
+    try:
+        fault = from_plain(Fault, json.loads((folder / "fault.json").read_text(encoding="utf-8")), "fault.json")
+        with np.load(folder / "input.npz", allow_pickle=False) as inputs:
+            values = {name: inputs[name] for name in inputs.files}
+        with np.load(folder / "expected.npz", allow_pickle=False) as outputs:
+            expected = outputs[fault.module.tensor]
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise BadInput(f"{folder} is not what `diagnose` wrote: {error}.", "Run: hvt-deploy diagnose") from None
+    found = _runner(folder, fault.device)(load_onnx(folder / "part.onnx"), values)
+    return fault, relative_error(expected, found[fault.module.tensor])
