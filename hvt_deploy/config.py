@@ -42,9 +42,16 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """`int8_roles`: the roles of Conv and Linear nodes that get Q/DQ."""
+    """`int8_roles`: the roles of Conv and Linear nodes that get Q/DQ, except in the groups (`stage/role`) `excluded`.
+
+    `calibrator` auto picks one for each tensor by measured error. `recovery` names passes that are tried, and kept
+    where they bring the logits closer to FP32. This section by itself is a recipe.
+    """
 
     int8_roles: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    calibrator: Literal["auto", "max", "percentile", "entropy", "mse"] = "auto"
+    recovery: tuple[Literal["smooth-quant", "bias-correction"], ...] = ("smooth-quant", "bias-correction")
 
 
 @dataclass(frozen=True)

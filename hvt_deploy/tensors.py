@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,6 +13,8 @@ ImagesNCHW: TypeAlias = NDArray[np.float32]
 LogitsNK: TypeAlias = NDArray[np.float32]
 LabelsN: TypeAlias = NDArray[np.int64]
 
+# A float32 has 24 bits, 144 dB: more cannot be seen, and JSON has no infinity.
+LARGEST_SQNR_DB = 150.0
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
@@ -32,3 +35,15 @@ class Signature:
     def images_shape(self, batch: int) -> tuple[int, int, int, int]:
         """The shape of an input of `batch` images."""
         return (batch, 3, *self.image_size)
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """Signal-to-quantization-noise ratio 10 · log10(signal / noise) of two sums of squares, within ±150 dB.
+
+    No noise is +150 dB; noise that is not finite is -150 dB.
+    """
+    if noise == 0:
+        return LARGEST_SQNR_DB
+    if signal == 0 or not math.isfinite(noise) or not math.isfinite(signal):
+        return -LARGEST_SQNR_DB
+    return max(-LARGEST_SQNR_DB, min(LARGEST_SQNR_DB, 10 * (math.log10(signal) - math.log10(noise))))

@@ -9,7 +9,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "hvt_deploy"
 SHELVES = {"models", "graph", "engine", "backends", "measure", "report", "serving"}
-STEERING = {"steps", "flows", "cli", "workspace", "rows", "verdict", "conclusion", "classifier", "__init__", "__main__"}
+STEERING = {
+    "steps", "flows", "cli", "workspace", "calibrated", "rows", "verdict", "conclusion", "classifier", "__init__",
+    "__main__",
+}  # fmt: skip
 DOORS = {("measure", "hvt_deploy.backends.base"), ("backends", "hvt_deploy.engine.flavour")}
 HOMES = {
     "torch": ("models/", "graph/export.py", "backends/pytorch.py", "backends/registry.py", "steps/export.py"),

@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput, ToolFailure
 from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.graph.thresholds import BINS, Histogram
 from hvt_deploy.tensors import ImagesNCHW
+
+RunGraph: TypeAlias = Callable[[Sequence[str], ImagesNCHW], list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Ranges:
     def largest(self, name: str) -> float:
         """The largest magnitude of a tensor; 0 for one that was not measured (a constant)."""
         return max(map(abs, self.tensors.get(name, (0.0, 0.0))))
+
+    def clipped(self, thresholds: Mapping[str, float]) -> Ranges:
+        """The ranges with those of the tensors in `thresholds` replaced by (-threshold, threshold)."""
+        return Ranges({**self.tensors, **{name: (-t, t) for name, t in thresholds.items()}})
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -44,27 +53,57 @@ def read_ranges(path: Path) -> Ranges:
         raise BadInput(f"{path} does not hold ranges: {error}.", "Calibrate again: hvt-deploy quantize") from None
 
 
+def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
+    """ONNX Runtime on the CPU for a graph in memory: a function (names of outputs, images (N, 3, H, W)) -> arrays.
+
+    Weights in a file beside the graph are read from `folder`: the graph itself is small enough to hand over.
+    """
+    require("onnxruntime", extra="cpu")
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    images = model.graph.input[0].name
+
+    def run(outputs: Sequence[str], images_NCHW: ImagesNCHW) -> list[NDArray[np.float32]]:
+        return cast("list[NDArray[np.float32]]", session.run(list(outputs), {images: images_NCHW}))
+
+    return run
+
+
+def collect_histograms(
+    onnx_path: Path, ranges: Ranges, tensors: Sequence[str], batches: Iterable[ImagesNCHW], threads: int
+) -> Mapping[str, Histogram]:
+    """How often each magnitude occurs in `tensors`, from 0 to the largest of `ranges`; one batch is in memory."""
+    model = load_onnx(onnx_path, weights=False)
+    inside = [name for name in tensors if name != model.graph.input[0].name]
+    for name in inside:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    run = open_graph(model, onnx_path.parent, threads)
+    histograms = {name: np.zeros(BINS, np.int64) for name in tensors}
+    for images_NCHW in batches:
+        values = {model.graph.input[0].name: images_NCHW, **dict(zip(inside, run(inside, images_NCHW), strict=True))}
+        for name in tensors:
+            scale = BINS / max(ranges.largest(name), 1e-30)
+            bins = np.minimum(np.abs(values[name]).ravel() * np.float32(scale), BINS - 1).astype(np.int32)
+            histograms[name] += np.bincount(bins, minlength=BINS)
+    return histograms
+
+
 def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int) -> Ranges:
     """Run every batch (N, 3, H, W) through ONNX Runtime on the CPU; memory does not grow with their number.
 
     Raises BadInput if there is no image, ToolFailure naming a tensor that is not finite.
     """
-    require("onnxruntime", extra="cpu")
-    import onnxruntime as ort
-
     model = load_onnx(onnx_path, weights=False)
     names = _float_tensors(model)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    # Weights in a file beside the graph are read from there: the graph itself is small enough to hand over.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(onnx_path.parent))
-    augmented = _with_extremes(model, names).SerializeToString()
-    session = ort.InferenceSession(augmented, options, providers=["CPUExecutionProvider"])
+    run = open_graph(_with_extremes(model, names), onnx_path.parent, threads)
     wanted = [f"{name}/{end}" for name in names for end in ("min", "max")]
-    input_name = model.graph.input[0].name
     low, high = np.full(len(names), math.inf), np.full(len(names), -math.inf)
     for images_NCHW in batches:
-        extremes = np.array(session.run(wanted, {input_name: images_NCHW}), np.float64).reshape(-1, 2)
+        extremes = np.array(run(wanted, images_NCHW), np.float64).reshape(-1, 2)
         low, high = np.minimum(low, extremes[:, 0]), np.maximum(high, extremes[:, 1])
         _refuse_not_finite(names, low, high)
     if not np.isfinite(low).all():

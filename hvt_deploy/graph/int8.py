@@ -40,28 +40,31 @@ def nodes_to_quantize(model: onnx.ModelProto, roles: Collection[str], excluded: 
     ]  # fmt: skip
 
 
-def quantize_int8(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str]) -> onnx.ModelProto:
+def quantize_int8(
+    model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], excluded: Collection[str] = ()
+) -> onnx.ModelProto:
     """The graph with Q/DQ for TensorRT, FP32 in the rest.
 
     Raises BadInput if no node has one of the roles, ToolFailure for a tensor that was not calibrated.
     """
-    return _quantize(model, ranges, roles, signed=True)
+    return _quantize(model, ranges, nodes_to_quantize(model, roles, excluded), signed=True)
 
 
-def quantize_cpu_twin(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str]) -> onnx.ModelProto:
+def quantize_cpu_twin(
+    model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], excluded: Collection[str] = ()
+) -> onnx.ModelProto:
     """The graph of the same recipe and ranges for ONNX Runtime's CPU kernels. Raises as `quantize_int8` does."""
-    return _quantize(model, ranges, roles, signed=False)
+    return _quantize(model, ranges, nodes_to_quantize(model, roles, excluded), signed=False)
 
 
-def _quantize(model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], *, signed: bool) -> onnx.ModelProto:
+def _quantize(model: onnx.ModelProto, ranges: Ranges, nodes: list[str], *, signed: bool) -> onnx.ModelProto:
     require("onnxruntime", extra="cpu")
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    nodes = nodes_to_quantize(model, roles)
     if not nodes:
-        raise BadInput(f"No node has one of the roles {', '.join(roles)}.", "Correct quantization.int8_roles.")
+        raise BadInput("No node is left to quantize.", "Correct quantization.int8_roles or excluded in the recipe.")
     extremes: dict[str, TensorData | tuple[Any, ...]] = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.tensors.items()

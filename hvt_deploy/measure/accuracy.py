@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from hvt_deploy.errors import BadInput, ToolFailure
 from hvt_deploy.measure.classes import MOST_CURVES, NO_CLASS, ClassTally, CurveTally
 from hvt_deploy.measure.flips import FlippedImage, FlipTally
-from hvt_deploy.measure.parity import sqnr_db
 from hvt_deploy.measure.statistics import mcnemar_exact, tango_interval, wilson_interval
 from hvt_deploy.results import ClassCounts, Confusion, Curve, Interval
-from hvt_deploy.tensors import LabelsN, LogitsNK
+from hvt_deploy.tensors import LabelsN, LogitsNK, sqnr_db
 
 _TOP = 5
 

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hvt_deploy.errors import ToolFailure
-from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
-
-# A float32 has 24 bits, 144 dB: more cannot be seen, and JSON has no infinity.
-LARGEST_SQNR_DB = 150.0
+from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature, sqnr_db
 
 
 @dataclass(frozen=True)
@@ -28,18 +25,6 @@ class Parity:
     sqnr_db: float
     same_argmax: bool
     rows_differ: bool
-
-
-def sqnr_db(signal: float, noise: float) -> float:
-    """Signal-to-quantization-noise ratio 10 · log10(signal / noise) of two sums of squares, within ±150 dB.
-
-    No noise is +150 dB; noise that is not finite is -150 dB.
-    """
-    if noise == 0:
-        return LARGEST_SQNR_DB
-    if signal == 0 or not math.isfinite(noise) or not math.isfinite(signal):
-        return -LARGEST_SQNR_DB
-    return max(-LARGEST_SQNR_DB, min(LARGEST_SQNR_DB, 10 * (math.log10(signal) - math.log10(noise))))
 
 
 def compare_logits(reference_NK: LogitsNK, candidate_NK: LogitsNK) -> Parity:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
+from hvt_deploy.config import QuantizationConfig
 from hvt_deploy.graph import large
 from hvt_deploy.graph.calibrate import collect_ranges
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.int8 import nodes_to_quantize
+from hvt_deploy.graph.int8_calibration import Int8Calibration
 from hvt_deploy.graph.outline import outline
 from hvt_deploy.graph.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.simplify import simplify
@@ -44,8 +46,9 @@ def test_ranges_do_not_depend_on_where_the_weights_are(files):
 def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
     monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
     inside, beside, ranges, _ = files
-    expected, kept = make_graph(inside, key, DEFAULT_INT8_ROLES, ranges)
-    found, also_kept = make_graph(beside, key, DEFAULT_INT8_ROLES, ranges)
+    quantization = QuantizationConfig(DEFAULT_INT8_ROLES)
+    expected, kept = make_graph(inside, key, quantization, ranges, Int8Calibration(ranges))
+    found, also_kept = make_graph(beside, key, quantization, ranges, Int8Calibration(ranges))
     assert [(n.name, n.op_type, *n.input) for n in found.graph.node] == [
         (n.name, n.op_type, *n.input) for n in expected.graph.node
     ]

@@ -7,7 +7,8 @@ import pytest
 
 from hvt_deploy.errors import BadInput, ToolFailure
 from hvt_deploy.measure.accuracy import Accuracy, AccuracyMeter
-from hvt_deploy.measure.parity import LARGEST_SQNR_DB, compare_logits
+from hvt_deploy.measure.parity import compare_logits
+from hvt_deploy.tensors import LARGEST_SQNR_DB
 
 K = 10
 

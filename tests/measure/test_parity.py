@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hvt_deploy.errors import ToolFailure
-from hvt_deploy.measure.parity import LARGEST_SQNR_DB, compare_logits, seeded_noise
-from hvt_deploy.tensors import Signature
+from hvt_deploy.measure.parity import compare_logits, seeded_noise
+from hvt_deploy.tensors import LARGEST_SQNR_DB, Signature
 
 REFERENCE = np.array([[1.0, -8.0, 3.0], [0.5, 2.0, 1.0]], np.float32)
 
