@@ -303,6 +303,8 @@ def validate(
     min_speedup: Annotated[float | None, typer.Option(help="Gate: times as fast as PyTorch.")] = None,
     max_latency_ms: Annotated[float | None, typer.Option(help="Gate: median latency.")] = None,
     backends: Annotated[str | None, typer.Option(help="What must run, by runtime or row: ort,trt.")] = None,
+    allow_cpu_nodes: Annotated[bool, typer.Option("--allow-cpu-nodes", help="ONNX Runtime on a GPU may use the CPU.")]
+        = False,
     record: Annotated[bool, typer.Option("--record", help="Keep PyTorch's logits for machines without it.")] = False,
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -312,6 +314,7 @@ def validate(
     settings = {"subset": subset, "limit": limit, "seed": seed, "batch_size": batch_size, "threads": threads,
                 "latency_batch": latency_batch, "margin": margin, "max_top1_drop": max_top1_drop,
                 "min_speedup": min_speedup, "max_latency_ms": max_latency_ms,
+                "allow_cpu_nodes": allow_cpu_nodes or None,
                 "backends": [b.strip() for b in backends.split(",")] if backends else None}  # fmt: skip
     flags = {f"validation.{name}": value for name, value in settings.items()}
     folder, config = _exported(root, model, config_file, flags, ui := _ui(as_json))

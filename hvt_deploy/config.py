@@ -67,7 +67,8 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """`subset`: imagenet-a, imagenet-r or imagenet-v2. `limit` null means every image;
+    """`subset`: imagenet-a, imagenet-r or imagenet-v2. `limit` null means every image; `allow_cpu_nodes`: ONNX Runtime
+    may leave nodes of a graph to the CPU where a GPU was asked for;
     `threads` null means every processor. Gates that are null are not set.
     """
 
@@ -82,6 +83,7 @@ class ValidationConfig:
     min_speedup: float | None = None
     max_latency_ms: float | None = None
     backends: tuple[str, ...] | None = None
+    allow_cpu_nodes: bool = False
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ class Row:
     `sqnr_db`, `logit_cosine` and `logit_max_abs` compare all logits with the reference's. `speedup` is over the fastest
     PyTorch row of the same precision, which `speedup_over` names. `latency_ms`, `throughput_img_s` and `speedup` are
     those of the first batch size, `other_batches` holds the rest. `memory_mib` is what opening the backend and one
-    inference took. `flips` are the most telling of the images on which the answers differ.
+    inference took. `flips` are the most telling of the images on which the answers differ. `placement` has the provider
+    of each node where ONNX Runtime ran on a GPU.
     A None is a thing this row does not have; `skipped` says why the whole row is empty.
     """
 
@@ -162,6 +163,7 @@ class Row:
     confusions: tuple[Confusion, ...] = ()
     curves: tuple[Curve, ...] = ()
     flips: tuple[Flip, ...] = ()
+    placement: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 GateName = Literal["max-top1-drop", "min-speedup", "max-latency-ms"]

@@ -77,6 +77,7 @@ def _row(
     request = BackendRequest(
         name=name, runtime=runtime, device=device, precision=precision, path=path, model=manifest.model,
         signature=manifest.signature, threads=settings.threads or cpu_count(),
+        allow_cpu_nodes=settings.allow_cpu_nodes,
     )  # fmt: skip
     row = Row(manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note)
     return Planned(runtime, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path)))

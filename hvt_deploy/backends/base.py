@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hvt_deploy.backends.placement import Placement
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
 
 Runtime = Literal["pytorch", "ort", "trt"]
@@ -23,7 +24,8 @@ class BackendRequest:
     """Which artifact to run where.
 
     `name` is the row's name in reports. `path` is the artifact: reference weights (safetensors) for pytorch, an
-    ONNX file for ort, an engine for trt. `threads` is the CPU thread count of one inference.
+    ONNX file for ort, an engine for trt. `threads` is the CPU thread count of one inference. `allow_cpu_nodes`: ort may
+    leave nodes to the CPU where a GPU was asked for.
     """
 
     name: str
@@ -34,6 +36,7 @@ class BackendRequest:
     model: str
     signature: Signature
     threads: int
+    allow_cpu_nodes: bool = False
 
 
 class Backend(Protocol):
@@ -52,6 +55,13 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free the session, engine and device memory."""
         ...
+
+
+@runtime_checkable
+class PlacedBackend(Protocol):
+    """A backend that leaves its nodes to several providers; `placement` is None where there is only one."""
+
+    placement: Placement | None
 
 
 class TappedBackend(Backend, Protocol):

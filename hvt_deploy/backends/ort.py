@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from hvt_deploy.backends.base import TAPS_AT_ONCE, BackendRequest, Device
+from hvt_deploy.backends.placement import Placement, read_placement, refuse_elsewhere
 from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
 from hvt_deploy.module_graph import ModuleGraph
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
@@ -37,13 +40,17 @@ class OrtBackend:
     """Runs the ONNX file of a request; precision is the file's.
 
     Raises BadInput for a file that is missing, broken or of another signature, MissingEnvironment where the device's
-    provider does not work here, ToolFailure where ONNX Runtime cannot run the graph.
+    provider does not work here or leaves nodes to the CPU (unless the request allows that), ToolFailure where ONNX
+    Runtime cannot run the graph.
     """
 
     def __init__(self, request: BackendRequest) -> None:
         self.name = request.name
         self._request = request
-        self._session = _open_session(request)
+        self.placement = None if request.device == "cpu" else prove_placement(request)
+        if self.placement is not None and not request.allow_cpu_nodes:
+            refuse_elsewhere(self.placement, _PROVIDERS[request.device], request.name)
+        self._session = _open_session(request, _session_options(request.threads))
         _check_signature(self._session, request)
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
@@ -107,7 +114,7 @@ def run_part(
 
     Raises ToolFailure where ONNX Runtime cannot run it.
     """
-    options = _session_options(device, threads)
+    options = _session_options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     names = [value.name for value in part.graph.output]
     try:
@@ -120,7 +127,25 @@ def run_part(
         raise ToolFailure(f"ONNX Runtime cannot compute {', '.join(names)}: {_first_line(error)}") from error
 
 
-def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
+def prove_placement(request: BackendRequest) -> Placement:
+    """Where each node runs: a session of its own is profiled for one inference of black images.
+
+    Raises as `OrtBackend` does, save that nodes may be on the CPU.
+    """
+    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
+        options = _session_options(request.threads)
+        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+        session = _open_session(replace(request, allow_cpu_nodes=True), options)
+        _check_signature(session, request)
+        images = np.zeros(request.signature.images_shape(request.signature.batch or 1), np.float32)
+        try:
+            session.run([request.signature.output_name], {request.signature.input_name: images})
+        except Exception as error:
+            raise _cannot_run(request, error) from error
+        return read_placement(Path(session.end_profiling()))
+
+
+def _open_session(request: BackendRequest, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     if not request.path.is_file():
         raise BadInput(f"There is no ONNX file {request.path}.", _EXPORT_AGAIN)
     if request.path.stat().st_size == 0:
@@ -131,10 +156,12 @@ def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
     if request.device == "cuda":
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
             onnxruntime.preload_dlls()
+    if request.device != "cpu" and not request.allow_cpu_nodes:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(
             request.path,
-            _session_options(request.device, request.threads),
+            options,
             providers=[provider],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
             enable_fallback=0,
@@ -151,7 +178,7 @@ def _open_session(request: BackendRequest) -> onnxruntime.InferenceSession:
     return session
 
 
-def _session_options(device: Device, threads: int) -> onnxruntime.SessionOptions:
+def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -159,8 +186,6 @@ def _session_options(device: Device, threads: int) -> onnxruntime.SessionOptions
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin between two calls take the cores from the other backends of this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if device != "cpu":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hvt_deploy.backends.base import Backend
+from hvt_deploy.backends.base import Backend, PlacedBackend
 from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.conclusion import RESULTS, Measured, conclude
@@ -122,9 +122,13 @@ def _open(planned: Planned, opened: dict[str, Backend], stack: ExitStack) -> Pla
     if planned.open is None:
         return planned
     try:
-        opened[planned.row.backend] = stack.enter_context(closing(planned.open()))
+        backend = stack.enter_context(closing(planned.open()))
     except MissingEnvironment as error:
         return replace(planned, row=replace(planned.row, skipped=f"{error.message} {error.hint}".strip()))
+    opened[planned.row.backend] = backend
+    if isinstance(backend, PlacedBackend) and backend.placement is not None:
+        note = f"{planned.row.note} {backend.placement.sentence}".strip()
+        return replace(planned, row=replace(planned.row, note=note, placement=backend.placement.providers))
     return planned
 
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.backends.base import BackendRequest, Device
 from hvt_deploy.backends.ort import OrtBackend
+from hvt_deploy.backends.placement import Placement
 from hvt_deploy.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
 
@@ -204,7 +205,11 @@ def test_cuda_that_is_only_said_to_be_available_is_missing_environment(
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
     with pytest.raises(MissingEnvironment, match="does not start"):
         OrtBackend(request(linear(tmp_path / "m.onnx"), device="cuda"))
-    assert options_seen[0].get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    everywhere = Placement({"a": "CUDAExecutionProvider"})
+    monkeypatch.setattr("hvt_deploy.backends.ort.prove_placement", lambda _: everywhere)
+    with pytest.raises(MissingEnvironment, match="does not start"):
+        OrtBackend(request(linear(tmp_path / "m.onnx"), device="cuda"))
+    assert options_seen[1].get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert capsys.readouterr().out == ""
 
 
