@@ -492,6 +492,41 @@ def deploy(
     raise typer.Exit(done.exit_code)
 
 
+@app.command(epilog="Example: **hvt-deploy sweep --models 'fdvit_*,faster_vit_0*' --data imagenet/val --limit 1000**")
+def sweep(
+    models: Annotated[str, typer.Option(metavar="PATTERNS", help="Names, wildcards, timm:NAME, with commas between.")],
+    precisions: Annotated[str, typer.Option(metavar="LIST", help="fp32, fp16, int8, int8-fp32.")] = "fp32,fp16,int8",
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Images in class folders.")] = Path("imagenet/val"),
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="`file label` lines for a flat folder.")] = None,
+    calib: Calib = None, calib_images: CalibImages = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="A class-stratified sample of this size.")] = None,
+    weights: Annotated[str | None, typer.Option(help="auto, official or random.")] = None,
+    max_top1_drop: Annotated[float | None, typer.Option(help="Gate: points of top-1 that may be lost.")] = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="The report of all goes here.")] = Path("sweep"),
+    root: Root = DEFAULT_ROOT, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Export, quantize, build and validate many models, on after failures; one report of all. Run again, it resumes."""
+    from hvt_deploy.flows import sweep as run_sweep
+
+    flags = {"calibration.folder": calib, "calibration.images": calib_images, "validation.limit": limit,
+             "export.weights": weights, "validation.max_top1_drop": max_top1_drop}  # fmt: skip
+    patterns = [pattern.strip() for pattern in models.split(",") if pattern.strip()]
+    done = run_sweep(patterns, _precisions(precisions), data, labels, flags, root, output, _ui(as_json))
+    _show_results(done.results, done.folder, as_json)
+    raise typer.Exit(done.exit_code)
+
+
+def _precisions(text: str) -> list[PrecisionName]:
+    from hvt_deploy.config import PRECISIONS
+    from hvt_deploy.errors import unknown_name
+
+    chosen = [name.strip() for name in text.split(",")]
+    for name in chosen:
+        if name not in PRECISIONS:
+            raise unknown_name("precision", name, PRECISIONS)
+    return [name for name in PRECISIONS if name in chosen]
+
+
 @app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")] = Path("demo"),

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from hvt_deploy.config import Precision, RunConfig, with_flags
-from hvt_deploy.errors import MissingEnvironment, unknown_name
+from hvt_deploy.errors import HvtDeployError, MissingEnvironment, ToolFailure, unknown_name
 from hvt_deploy.rows import RECORDED
 from hvt_deploy.steps import build_trt as build_step
 from hvt_deploy.steps.bundle import unpack
 from hvt_deploy.steps.config import config_of
+from hvt_deploy.steps.sweep import (
+    Failure,
+    Swept,
+    SweptModel,
+    conclude_sweep,
+    is_exported,
+    last_validation,
+    match_models,
+)
 from hvt_deploy.steps.validate import Validated, validate
 from hvt_deploy.ui import Ui
 from hvt_deploy.workspace import ModelFolder, is_fresh, open_folder
+
+T = TypeVar("T")
 
 DEMO_FAMILIES = ("fdvit", "faster_vit", "dfvt", "hvt")
 
@@ -73,3 +85,81 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
     except MissingEnvironment as error:
         ui.warn(f"No engine: {error.message} {error.hint}")
     return validate(folder, config, digits.validation, None, ui)
+
+
+def sweep(
+    patterns: Sequence[str], precisions: Sequence[Precision], data: Path, labels: Path | None,
+    flags: Mapping[str, object], root: Path, output: Path, ui: Ui,
+) -> Swept:  # fmt: skip
+    """Export, quantize, build and validate every model that `patterns` stand for; one record of all in `output`.
+
+    A step that fails is recorded and the rest goes on; what was done before and is still right is not done again.
+    `flags` are settings by dotted key, for every model. Raises BadInput for a pattern that stands for no model.
+    """
+    models = match_models(patterns)
+    swept: list[SweptModel] = []
+    for number, model in enumerate(models, start=1):
+        ui.say(f"[{number}/{len(models)}] {model}")
+        swept.append(_sweep_one(model, precisions, data, labels, flags, root, ui))
+    return conclude_sweep(patterns, data, swept, output)
+
+
+def _sweep_one(
+    model: str, precisions: Sequence[Precision], data: Path, labels: Path | None, flags: Mapping[str, object],
+    root: Path, ui: Ui,
+) -> SweptModel:  # fmt: skip
+    failures: list[Failure] = []
+
+    def attempt(what: str, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except HvtDeployError as error:
+            failed = error
+        except Exception as error:  # a fault in one model is no reason to lose the others
+            failed = ToolFailure(f"This is a fault in hvt-deploy: {type(error).__name__}: {error}")
+        ui.warn(f"{model}, {what}: {failed.message} {failed.hint}".strip())
+        failures.append(Failure(what, f"{failed.message} {failed.hint}".strip(), failed.exit_code))
+        return None
+
+    folder = attempt("export", lambda: _exported(model, flags, root, ui))
+    if folder is None:
+        return SweptModel(model, None, 0, tuple(failures))
+    config = with_flags(folder.read().config, flags)
+    for precision in precisions:
+        attempt(precision, lambda p=precision: _made(folder, config, p, ui))
+    if (results := last_validation(folder, config, data)) is not None:
+        ui.say("Validated before.")
+        return SweptModel(model, results, Validated(results, folder.path).exit_code, tuple(failures))
+    done = attempt("validate", lambda: validate(folder, config, data, labels, ui))
+    if done is None:
+        return SweptModel(model, None, 0, tuple(failures))
+    return SweptModel(model, done.results, done.exit_code, tuple(failures))
+
+
+def _exported(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> ModelFolder:
+    """The folder of a model, exported with these settings now or before."""
+    from hvt_deploy.models.registry import get_spec
+    from hvt_deploy.steps.export import export
+
+    config = with_flags(config_of(model), flags)
+    folder = open_folder(root, get_spec(config.model, config.preprocessing.image_size, config.options).slug)
+    if is_exported(folder, config):
+        ui.say(f"Exported before: {folder.path}")
+    else:
+        export(folder, config, None, ui)
+    return folder
+
+
+def _made(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
+    """The graphs and the engine of a precision. That no engine can be built here is told and is no failure."""
+    if precision != "fp32":
+        from hvt_deploy.steps.quantize import quantize
+
+        quantize(folder, config, precision, ui)
+    manifest = folder.read()
+    if any(key.startswith(f"engine-{precision}-") and is_fresh(manifest, key) for key in manifest.artifacts):
+        return
+    try:
+        build_step.build_trt(folder, config, precision, ui)
+    except MissingEnvironment as error:
+        ui.warn(f"No {precision} engine: {error.message} {error.hint}")
