@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -182,3 +185,26 @@ def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):
     scales = {n.input[1] for n in mixed.graph.node if n.op_type == "QuantizeLinear"}
     types = {t.data_type for t in mixed.graph.initializer if t.name in scales}
     assert types == {onnx.TensorProto.FLOAT16}
+
+
+def test_ranges_need_little_more_memory_than_an_inference(tmp_path):
+    # A chain of 60 layers of 4 MB each: kept until the end they would be 240 MB.
+    layers = "\n".join(f"x{i + 1} = Exp(x{i})" if i % 2 else f"x{i + 1} = Neg(x{i})" for i in range(60))
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> chain (float[N, 3, 32, 32] x0) => (float[N, 3, 32, 32] x60) {\n'
+        + layers
+        + "\n}"
+    )
+    save_onnx(parser.parse_model(text), tmp_path / "chain.onnx")
+    code = (
+        "import resource, sys, numpy as np; from pathlib import Path;"
+        "from hvt_deploy.graph.calibrate import collect_ranges;"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "images = np.zeros((340, 3, 32, 32), np.float32);"
+        "collect_ranges(Path(sys.argv[1]), [images], 1);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "chain.onnx")], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) / 1024 < 120, "MB"
