@@ -7,21 +7,28 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hvt_deploy.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.datasets import NO_LABEL, Sample, content_hashes, draw_stratified, find_images, top_folder
 from hvt_deploy.errors import BadInput
 from hvt_deploy.records import from_plain, to_plain
 
+Use = Literal["calibration", "search", "confirm"]
+
 
 @dataclass(frozen=True)
 class CalibrationFile:
-    """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat folder."""
+    """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat folder.
+
+    `use`: ranges come from `calibration`; a recipe was searched on `search` and its promise measured on `confirm`.
+    """
 
     file: str
     sha256: str
     size_bytes: int
     class_name: str
+    use: Use = "calibration"
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class CalibrationSet:
 
     def samples(self) -> tuple[Sample, ...]:
         """The files to load, without labels."""
-        return tuple(Sample(Path(self.folder) / f.file, NO_LABEL) for f in self.files)
+        return tuple(Sample(Path(self.folder) / f.file, NO_LABEL) for f in self.files if f.use == "calibration")
 
     @property
     def content_key(self) -> str:
@@ -86,6 +93,15 @@ def choose_calibration(
             CalibrationFile(file, sha256, path.stat().st_size, top_folder(file))
             for file, path, sha256 in zip(chosen, paths, hashes, strict=True)
         ),
+    )
+
+
+def hash_samples(samples: Sequence[Sample], use: Use, threads: int = 4) -> tuple[CalibrationFile, ...]:
+    """The entries of a calibration manifest for labelled images. Raises BadInput for a file that cannot be read."""
+    hashes = content_hashes([sample.path for sample in samples], threads)
+    return tuple(
+        CalibrationFile(str(s.path.absolute()), sha256, s.path.stat().st_size, s.path.parent.name, use)
+        for s, sha256 in zip(samples, hashes, strict=True)
     )
 
 

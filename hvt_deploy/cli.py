@@ -21,6 +21,7 @@ from hvt_deploy import __version__
 from hvt_deploy.errors import BadInput, HvtDeployError
 
 if TYPE_CHECKING:
+    from hvt_deploy.budget import BudgetRequest
     from hvt_deploy.config import RunConfig
     from hvt_deploy.needs import ExportNeeds
     from hvt_deploy.results import Results
@@ -236,16 +237,38 @@ def _parse_windows(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, parts))
 
 
-@app.command(epilog="Example: **hvt-deploy quantize --int8 --calib imagenet/train**")
+@app.command(epilog="Examples: **hvt-deploy quantize --int8 --calib imagenet/train**, "
+             "**hvt-deploy quantize --budget 0.5 --budget-data imagenet/train**")  # fmt: skip
 def quantize(
     model: Model = None, precision: Precision = None, fp16: Fp16 = False, int8: Int8 = False,
     calib: Calib = None, calib_images: CalibImages = None, seed: Annotated[int | None, typer.Option()] = None,
+    calibrator: Annotated[
+        Literal["auto", "max", "percentile", "entropy", "mse"] | None, typer.Option(help="Where INT8 clips.")
+    ] = None,
+    smooth_quant: Annotated[bool, typer.Option(help="Try to move outliers into weights.")] = True,
+    bias_correction: Annotated[bool, typer.Option(help="Try to correct biases.")] = True,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe that --budget wrote.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Points of top-1 that INT8 may lose: finds a recipe.")] = None,
+    budget_data: Annotated[Path | None, typer.Option(metavar="DIR", help="Its images; else of --calib.")] = None,
+    budget_images: Annotated[int | None, typer.Option(min=2, help="How many of them.")] = None,
+    label_free: Annotated[bool, typer.Option("--label-free", help="Count agreement with FP32 instead.")] = False,
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Make the FP16 and INT8 graphs of an exported model."""
+    from hvt_deploy.budget import BudgetRequest
+    from hvt_deploy.config import load_recipe
+
     chosen = _precision(precision, fp16, int8) or "int8"
-    flags = {"calibration.folder": calib, "calibration.images": calib_images, "calibration.seed": seed}
+    wanted = {"smooth-quant": smooth_quant, "bias-correction": bias_correction}
+    recovery = None if all(wanted.values()) else [name for name, on in wanted.items() if on]
+    flags = {"calibration.folder": calib, "calibration.images": calib_images, "calibration.seed": seed,
+             "quantization": load_recipe(recipe) if recipe else None, "quantization.calibrator": calibrator,
+             "quantization.recovery": recovery}  # fmt: skip
     folder, config = _exported(root, model, config_file, flags, ui := _ui(as_json))
+    if budget is not None:
+        request = BudgetRequest(budget, budget_data, budget_images, label_free)
+        _quantize_within(folder, config, request, ui, as_json)
+        return
     from hvt_deploy.steps.quantize import GRAPHS
     from hvt_deploy.steps.quantize import quantize as run_quantize
 
@@ -255,6 +278,21 @@ def quantize(
         _print_json(made)
     else:
         typer.echo("\n".join(made.values()))
+
+
+def _quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui, as_json: bool) -> None:
+    from hvt_deploy.flows import quantize_within
+    from hvt_deploy.report.budget import SENSITIVITY_COLUMNS, budget_sentence, sensitivity_rows
+    from hvt_deploy.report.terminal import open_console, print_table
+
+    found = quantize_within(folder, config, request, ui)
+    if as_json:
+        _print_json({"recipe": found.recipe, "folder": found.folder, "holds": found.record.holds, **vars(found.record)})
+    else:
+        print_table("Sensitivity", SENSITIVITY_COLUMNS, sensitivity_rows(found.record), open_console())
+        typer.echo(f"{budget_sentence(found.record)}\n{found.folder / 'recipe.yaml'}\n{found.folder / 'budget.md'}")
+    if not found.record.holds:
+        raise typer.Exit(1)
 
 
 @app.command("build-trt", epilog="Example: **hvt-deploy build-trt --int8 --calib imagenet/train --profile 1,8,32**")

@@ -103,13 +103,22 @@ class RunConfig:
 
 def load_config(path: Path) -> RunConfig:
     """Read a configuration file. Raises BadInput for bad YAML, an unknown key or a wrong type."""
+    data = _read_yaml(path, "Write one: hvt-deploy config MODEL > FILE")
+    return from_plain(RunConfig, data, str(path))
+
+
+def load_recipe(path: Path) -> QuantizationConfig:
+    """Read a recipe: the `quantization` section by itself. Raises BadInput as `load_config` does."""
+    return from_plain(QuantizationConfig, _read_yaml(path, "Find one: hvt-deploy quantize --budget 0.5"), str(path))
+
+
+def _read_yaml(path: Path, advice: str) -> object:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"No configuration file {path}.", "Write one: hvt-deploy config MODEL > FILE") from None
+        raise BadInput(f"There is no file {path}.", advice) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not valid YAML: {error}") from None
-    return from_plain(RunConfig, data, str(path))
 
 
 def dump_config(config: RunConfig) -> str:

@@ -158,3 +158,9 @@ def power_mode() -> str:
         for path in sorted(Path("/sys/class/devfreq").glob("*gpu*/cur_freq"))
     ]
     return ", ".join([mode or "unknown", *clocks])
+
+
+def cache_folder() -> Path:
+    """Where downloads and interrupted measurements are kept: `hvt-deploy` in $XDG_CACHE_HOME or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"

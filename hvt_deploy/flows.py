@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from hvt_deploy.budget import BudgetRequest
 from hvt_deploy.config import Precision, RunConfig, with_flags
 from hvt_deploy.errors import HvtDeployError, MissingEnvironment, ToolFailure, unknown_name
 from hvt_deploy.rows import RECORDED
@@ -25,6 +27,9 @@ from hvt_deploy.steps.validate import Validated, validate
 from hvt_deploy.ui import Ui
 from hvt_deploy.workspace import ModelFolder, is_fresh, open_folder
 
+if TYPE_CHECKING:
+    from hvt_deploy.steps.budget import Budgeted
+
 T = TypeVar("T")
 
 DEMO_FAMILIES = ("fdvit", "faster_vit", "dfvt", "hvt")
@@ -37,6 +42,16 @@ def build_trt(folder: ModelFolder, config: RunConfig, precision: Precision, ui: 
 
         quantize(folder, config, precision, ui)
     return build_step.build_trt(folder, config, precision, ui)
+
+
+def quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui) -> Budgeted:
+    """Find the recipe inside an accuracy budget, then make the INT8 graphs by it."""
+    from hvt_deploy.steps.budget import quantize_within as find_recipe
+    from hvt_deploy.steps.quantize import quantize
+
+    found = find_recipe(folder, config, request, ui)
+    quantize(folder, replace(config, quantization=found.recipe), "int8", ui)
+    return found
 
 
 def deploy(bundle: Path, root: Path, precision: Precision | None, data: Path, labels: Path | None, ui: Ui) -> Validated:

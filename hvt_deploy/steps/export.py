@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from hvt_deploy.backends.job import InferenceJob, infer_in_child
 from hvt_deploy.calibration import choose_calibration
 from hvt_deploy.class_names import class_names_for
 from hvt_deploy.config import RunConfig
-from hvt_deploy.environment import cpu_count, require, tool_versions
+from hvt_deploy.environment import cache_folder, cpu_count, require, tool_versions
 from hvt_deploy.errors import CheckFailed
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export import export_onnx
@@ -115,7 +114,7 @@ def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> 
     From then on everybody reads that file: mapped into memory it is no second copy beside the deployed form.
     """
     with ui.progress("Fetching weights") as progress:
-        obtained = obtain_weights(spec, config.export.weights, _cache_folder(), progress)
+        obtained = obtain_weights(spec, config.export.weights, cache_folder(), progress)
     if obtained.warning:
         ui.warn(obtained.warning)
     if obtained.path is None:
@@ -138,11 +137,6 @@ def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> 
         report.summary,
     )
     return report.num_classes, record
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"
 
 
 def _write_graph(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -54,6 +55,10 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
         manifest = folder.read()
         if precision == "fp32":
             return manifest
+        # Later verbs go on with the images and the recipe that were chosen here.
+        manifest = replace(manifest, config=replace(
+            manifest.config, calibration=config.calibration, quantization=config.quantization
+        ))  # fmt: skip
         manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
         for key in GRAPHS[precision]:
             recipe = _recipe(config, calibrated, key)

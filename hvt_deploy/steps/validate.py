@@ -84,18 +84,18 @@ def validate(
 
 
 def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui) -> None:
-    artifact = manifest.artifacts.get("calibration")
-    if artifact is None:
-        return
-    calibration = CalibrationSet.read(folder.path / artifact.folder / "calibration.json")
-    with ui.progress(f"Comparing {len(samples)} images with the calibration set") as progress:
-        shared = overlap(calibration, samples, cpu_count(), progress)
-    if shared:
-        raise BadInput(
-            f"{len(shared)} of the images to validate on were calibrated on, {shared[0]} among them: "
-            "accuracy on them says nothing.",
-            "Calibrate on other images (--calib DIR), or validate on others (--data DIR).",
-        )
+    for artifact in (manifest.artifacts.get("calibration"), manifest.artifacts.get("budget")):
+        if artifact is None:
+            continue
+        calibration = CalibrationSet.read(folder.path / artifact.folder / "calibration.json")
+        with ui.progress(f"Comparing {len(samples)} images with the calibration set") as progress:
+            shared = overlap(calibration, samples, cpu_count(), progress)
+        if shared:
+            raise BadInput(
+                f"{len(shared)} of the images to validate on were calibrated on, {shared[0]} among them: "
+                "accuracy on them says nothing.",
+                "Calibrate on other images (--calib DIR), or validate on others (--data DIR).",
+            )
 
 
 @contextmanager
