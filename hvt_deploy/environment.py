@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,23 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of the processor, as the kernel names them; empty where it says nothing."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="ignore").splitlines() if info.is_file() else []
+    return frozenset(
+        next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "").split()
+    )
+
+
+def int8_saturates(flags: Collection[str]) -> bool:
+    """Whether a CPU with these `cpu_flags` adds two products of unsigned and signed 8 bits in 16, which saturates.
+
+    AVX2's and AVX-512's vpmaddubsw does; VNNI sums in 32 bits, as ARM does.
+    """
+    return "avx2" in flags and not {"avx512_vnni", "avx_vnni"} & set(flags)
 
 
 def cpu_count() -> int:

@@ -100,6 +100,9 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
     assert rows["ort fp32"]["agreement"]["estimate"] == 100
     assert rows["ort fp32"]["latency_ms"]["median"] > 0
     assert rows["int8 engine numerics"]["latency_ms"] is None
+    assert rows["ort int8 cpu-twin"]["latency_ms"]["median"] > 0
+    files = {rows[name]["artifact"] for name in ("int8 engine numerics", "ort int8 cpu-twin")}
+    assert files == {"fdvit_demo.int8-fp32.onnx", "fdvit_demo.int8-cpu-twin.onnx"}
     assert "no NVIDIA GPU here" in rows["trt int8-rtx-sm86"]["skipped"]
     assert record["data"]["images"] == 24
     assert "ort int8 cpu-twin" in (folder / "report.html").read_text()

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.engine.flavour import FlavourInfo, available_flavours
-from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, free_disk_bytes, tool_versions
+from hvt_deploy.environment import (
+    cpu_count,
+    cpu_flags,
+    cpu_name,
+    find_gpus,
+    free_disk_bytes,
+    int8_saturates,
+    tool_versions,
+)  # fmt: skip
+
+SATURATES = (
+    "no VNNI: products of 8 bits are summed in 16 bits and saturate. hvt-deploy avoids that (session.x64quantprecision "
+    "of ONNX Runtime; set it in your own program too), at the cost of speed."
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ def diagnose(workspace: Path) -> Diagnosis:
     providers = _providers()
     facts = {
         "cpu": f"{cpu_name()}, {cpu_count()} threads",
+        "int8 on the cpu": SATURATES if int8_saturates(cpu_flags()) else "sums are exact",
         "gpu": ", ".join(f"{g.name} (compute capability {g.compute_capability})" for g in gpus) or "none",
         "driver": gpus[0].driver if gpus else "none",
         "free disk": f"{free_disk_bytes(workspace) / 1e9:.1f} GB",

@@ -21,11 +21,12 @@ from hvt_deploy.environment import cpu_count, require, tool_versions
 from hvt_deploy.errors import BadInput, CheckFailed
 from hvt_deploy.graph.calibrate import Ranges
 from hvt_deploy.graph.fp16 import QDQ_OPSET, KeptNode, to_fp16
-from hvt_deploy.graph.int8 import nodes_to_quantize, quantize_cpu_twin, quantize_int8
+from hvt_deploy.graph.int8 import nodes_to_quantize, quantize_int8
 from hvt_deploy.graph.int8_calibration import Int8Calibration
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.outline import outline
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.twin import make_cpu_twin
 from hvt_deploy.measure.parity import compare_logits
 from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
@@ -82,7 +83,7 @@ def _add_graph(
     fp32 = folder.open_artifact(manifest, "fp32")
     graph, kept_fp32 = make_graph(fp32, key, config.quantization, calibrated.ranges, calibrated.int8)
     opset = read_opset(graph)
-    if opset != manifest.artifacts["fp32"].opset:
+    if key == "int8" and opset != manifest.artifacts["fp32"].opset:
         ui.say(f"{key}: opset {opset} instead of {manifest.artifacts['fp32'].opset}; FP16 Q/DQ exists from opset 19.")
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
@@ -139,7 +140,7 @@ def _quantized(model: ModelProto, key: str, quantization: QuantizationConfig, ra
     """The Q/DQ graph of `key`, with FP32 in the rest."""
     roles, excluded = quantization.int8_roles, quantization.excluded
     if key == "int8-cpu-twin":
-        return quantize_cpu_twin(model, ranges, roles, excluded)
+        return make_cpu_twin(quantize_int8(model, ranges, roles, excluded), ranges)
     opset = read_opset(model) if key == "int8-fp32" else max(QDQ_OPSET, read_opset(model))
     return quantize_int8(convert_opset(model, opset), ranges, roles, excluded)
 

@@ -182,6 +182,28 @@ def test_float_bias_of_a_quantized_layer_survives(tmp_path: Path) -> None:
     np.testing.assert_allclose(backend.infer(images(2)), np.tile(weights["bias"], (2, 1)), atol=1 / 64)
 
 
+@pytest.mark.parametrize(("dtype", "zero"), [(np.int8, 0), (np.uint8, 128)], ids=["signed", "unsigned"])
+def test_products_of_the_largest_values_do_not_saturate(tmp_path: Path, dtype: type, zero: int) -> None:
+    """With 16-bit sums, which x86 CPUs without VNNI have otherwise, each logit would be a hundredth of its value."""
+    weights = {
+        "scale": np.array(1 / 127, np.float32),
+        "zero": np.array(zero, dtype),
+        "weight": np.full(WEIGHT.T.shape, 127, np.int8),
+        "weight_scale": np.full(K, 1 / 127, np.float32),
+        "weight_zero": np.zeros(K, np.int8),
+    }
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("QuantizeLinear", ["flat", "scale", "zero"], ["flat_q"]),
+        helper.make_node("DequantizeLinear", ["flat_q", "scale", "zero"], ["flat_dq"]),
+        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["weight_dq"], axis=1),
+        helper.make_node("MatMul", ["flat_dq", "weight_dq"], ["logits"]),
+    ]
+    backend = OrtBackend(request(save_graph(tmp_path / "m.onnx", nodes, weights)))
+    ones = np.ones_like(images(2))
+    np.testing.assert_allclose(backend.infer(ones), np.full((2, K), 3 * H * W), rtol=1e-5)
+
+
 def test_cuda_without_its_provider_is_missing_environment(tmp_path: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.fail("This test is for a CPU build of ONNX Runtime, which `make test` installs.")

@@ -1,0 +1,91 @@
+"""A copy of a graph that is being changed: who makes and who reads a tensor, constants, nodes put in between."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from hvt_deploy.graph.order import sort_nodes
+
+
+class GraphEdit:
+    """Changes to a copy of `model`; `done` gives it back. Nodes that `nodes` and `readers` return may be changed."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = onnx.ModelProto()
+        self._model.CopyFrom(model)
+        self._tensors = {tensor.name: tensor for tensor in self._model.graph.initializer}
+
+    def nodes(self, *op_types: str) -> list[onnx.NodeProto]:
+        """The nodes of these operators, in their order."""
+        return [node for node in self._model.graph.node if node.op_type in op_types]
+
+    def producers(self) -> dict[str, onnx.NodeProto]:
+        """The node that makes each tensor."""
+        return {name: node for node in self._model.graph.node for name in node.output}
+
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        """The nodes that read the tensor `name`."""
+        return [node for node in self._model.graph.node if name in node.input]
+
+    def is_output(self, name: str) -> bool:
+        """Whether the graph gives the tensor `name`."""
+        return any(value.name == name for value in self._model.graph.output)
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """The value of an initializer; None for what is computed and for weights that lie beside the graph."""
+        tensor = self._tensors.get(name)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return None
+        return numpy_helper.to_array(tensor)
+
+    def add_constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add an initializer, or give the one of this name another value; returns `name`."""
+        tensor = self._tensors.get(name) or self._model.graph.initializer.add()
+        tensor.CopyFrom(numpy_helper.from_array(value, name))
+        self._tensors[name] = tensor
+        return name
+
+    def add_node(self, op_type: str, inputs: Sequence[str], output: str, axis: int | None = None) -> str:
+        """Add a node called as its one output; returns `output`."""
+        node = helper.make_node(op_type, inputs, [output], output)
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self._model.graph.node.append(node)
+        return output
+
+    def forget_type(self, name: str) -> None:
+        """Drop what is recorded of a tensor's type and shape, where a change makes it another's."""
+        for value in [v for v in self._model.graph.value_info if v.name == name]:
+            self._model.graph.value_info.remove(value)
+
+    def done(self) -> onnx.ModelProto:
+        """The changed model: nodes sorted, without what nothing reads any more and without recorded shapes of it."""
+        graph = self._model.graph
+        used = {value.name for value in graph.output}
+        kept: list[onnx.NodeProto] = []
+        sort_nodes(graph)
+        for node in reversed(graph.node):
+            if not used.isdisjoint(node.output):
+                used.update(node.input)
+                kept.append(node)
+        del graph.node[:]
+        graph.node.extend(reversed(kept))
+        made = {name for node in kept for name in node.output}
+        for tensor in [t for t in graph.initializer if t.name not in used]:
+            graph.initializer.remove(tensor)
+        for value in [v for v in graph.value_info if v.name not in made]:
+            graph.value_info.remove(value)
+        return self._model
+
+
+def replace_input(node: onnx.NodeProto, old: str, new: str) -> None:
+    """Let `node` read `new` where it reads `old`."""
+    for i, name in enumerate(node.input):
+        if name == old:
+            node.input[i] = new
