@@ -11,6 +11,7 @@ from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import RunConfig
 from hvt_deploy.datasets import ImageFolder, Sample
 from hvt_deploy.environment import cpu_count, cpu_name, find_gpus, power_mode, tool_versions
+from hvt_deploy.image_answers import ImageAnswers
 from hvt_deploy.images import make_thumbnail
 from hvt_deploy.measure.accuracy import Accuracy
 from hvt_deploy.measure.flips import FlippedImage
@@ -39,6 +40,7 @@ class Measured:
     latency: Mapping[str, Latency]
     unreadable: tuple[str, ...]
     reference_logits: RecordedLogits
+    answers: ImageAnswers
 
 
 def conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, measured: Measured) -> Results:

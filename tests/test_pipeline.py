@@ -13,6 +13,8 @@ import onnx
 import pytest
 from PIL import Image
 
+from hvt_deploy.image_answers import read_answers
+
 
 def run(*arguments, cwd, **environment):
     """The finished command `hvt-deploy ...`."""
@@ -106,6 +108,10 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
     assert "no NVIDIA GPU here" in rows["trt int8-rtx-sm86"]["skipped"]
     assert record["data"]["images"] == 24
     assert "ort int8 cpu-twin" in (folder / "report.html").read_text()
+    answers = read_answers(folder / "answers.npz")
+    assert sorted(answers.files)[0] == "0/val0.png"
+    share = 100 * (answers.answers["ort fp32"] == answers.labels).mean()
+    assert share == pytest.approx(rows["ort fp32"]["top1"]["estimate"])
     assert "ort int8 cpu-twin" in (folder / "report.md").read_text()
 
 

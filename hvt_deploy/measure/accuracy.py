@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.errors import BadInput, ToolFailure
+from hvt_deploy.image_answers import ImageAnswers
 from hvt_deploy.measure.classes import MOST_CURVES, NO_CLASS, ClassTally, CurveTally
 from hvt_deploy.measure.flips import FlippedImage, FlipTally
 from hvt_deploy.measure.statistics import mcnemar_exact, tango_interval, wilson_interval
@@ -69,6 +70,7 @@ class _Tally:
         self.classes = ClassTally(num_classes)
         self.curves = CurveTally(num_classes) if num_classes <= MOST_CURVES else None
         self.flips = FlipTally()
+        self.answers: list[NDArray[np.int64]] = []
         self.top1 = 0
         self.top5 = 0
         self.not_finite = 0
@@ -100,6 +102,7 @@ class AccuracyMeter:
         self._tallies = {name: _Tally(num_classes) for name in (reference, *candidates)}
         self._class_images = np.zeros(num_classes, np.int64)
         self._signal = 0.0
+        self._seen: list[tuple[NDArray[np.int64], LabelsN]] = []
 
     def update(
         self, logits: Mapping[str, LogitsNK], labels_N: LabelsN, indices_N: NDArray[np.int64] | None = None
@@ -115,6 +118,7 @@ class AccuracyMeter:
         reference_N = _top1(reference_NK)
         reference_right_N = reference_N == labels_N
         numbers_N = np.arange(len(labels_N)) + self._class_images.sum() if indices_N is None else indices_N
+        self._seen.append((numbers_N, labels_N))
         self._class_images += np.bincount(labels_N, minlength=self._num_classes)
         self._signal += float(np.square(reference_NK).sum())
         for name, tally in self._tallies.items():
@@ -125,6 +129,7 @@ class AccuracyMeter:
             if tally.curves is not None:
                 tally.curves.add(logits_NK, labels_N)
             tally.flips.add(numbers_N, labels_N, reference_NK, logits_NK, reference_N, top1_N)
+            tally.answers.append(top1_N)
             tally.top1 += int(right_N.sum())
             tally.top5 += int(((_rank(logits_NK, labels_N) < _TOP) & (top1_N != NO_CLASS)).sum())
             tally.not_finite += int((top1_N == NO_CLASS).sum())
@@ -138,6 +143,12 @@ class AccuracyMeter:
         if self._class_images.sum() == 0:
             raise BadInput("No image was measured.", "Give a folder with readable, labelled images.")
         return {name: self._accuracy(name, tally) for name, tally in self._tallies.items()}
+
+    def answers(self, files: Sequence[str]) -> ImageAnswers:
+        """What every backend answered so far; `files` names the images by their numbers."""
+        numbers_N, labels_N = (np.concatenate(column) for column in zip(*self._seen, strict=True))
+        answers = {name: np.concatenate(tally.answers) for name, tally in self._tallies.items()}
+        return ImageAnswers(tuple(files[int(i)] for i in numbers_N), labels_N, answers)
 
     def _check(self, logits: Mapping[str, LogitsNK], labels_N: LabelsN) -> None:
         expected = (len(labels_N), self._num_classes)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from hvt_deploy.errors import BadInput
-from hvt_deploy.measure.statistics import newcombe_interval
+from hvt_deploy.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
+from hvt_deploy.measure.statistics import newcombe_interval, tango_interval
 from hvt_deploy.results import Interval, Results, Row, read_results
 
 # Two sessions of one and the same ONNX file differed by up to 4 % in latency.
@@ -44,18 +47,59 @@ class Difference:
 
 
 def diff(before: Path, after: Path) -> Difference:
-    """Compare two `results.json`. Raises BadInput for a file that is none, or of another model."""
+    """Compare two `results.json`. Raises BadInput for a file that is none, or of another model.
+
+    Where both have the answers to every image beside them, of the same images, top-1 and agreement are compared image
+    by image (Tango's interval); otherwise as of unrelated images (Newcombe's), which sees less.
+    """
     a, b = read_results(before), read_results(after)
     if a.model != b.model:
         raise BadInput(f"{before} is of {a.model}, {after} of {b.model}.", "Compare two validations of one model.")
+    kept = _Kept.beside(before, after, (a.rows[0].backend, b.rows[0].backend))
+    same_images = _images(a) == _images(b) if kept is None else kept.same_images
     rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
     changes: list[Change] = []
     for name in dict.fromkeys((*rows_a, *rows_b)):
-        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name), same_images=_images(a) == _images(b))
-    return Difference((*changes, *_compare_gates(a, b)), tuple(_unlike(a, b)))
+        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name), kept, same_images=same_images)
+    return Difference((*changes, *_compare_gates(a, b)), tuple(_unlike(a, b, kept, same_images=same_images)))
 
 
-def _compare_rows(name: str, before: Row | None, after: Row | None, *, same_images: bool) -> Iterator[Change]:
+@dataclass(frozen=True)
+class _Kept:
+    """The answers to every image of both validations, images in one order, and the names of their references."""
+
+    before: ImageAnswers
+    after: ImageAnswers
+    references: tuple[str, str]
+
+    @staticmethod
+    def beside(before: Path, after: Path, references: tuple[str, str]) -> _Kept | None:
+        """What lies beside both records; None where one has nothing."""
+        paths = [path.parent / ANSWERS_FILE for path in (before, after)]
+        if not all(path.is_file() for path in paths):
+            return None
+        a, b = (read_answers(path).sorted() for path in paths)
+        return _Kept(a, b, references)
+
+    @property
+    def same_images(self) -> bool:
+        """Whether both saw images of the same names and labels."""
+        return self.before.files == self.after.files and np.array_equal(self.before.labels, self.after.labels)
+
+    def change(self, name: str, what: str) -> Interval | None:
+        """The paired change of a backend's top-1 or agreement; None for anything else, or if it did not run in both."""
+        if what == "top-5" or not self.same_images or not all(name in one.answers for one in (self.before, self.after)):
+            return None
+        was, now = (
+            one.answers[name] == (one.labels if what == "top-1" else one.answers[reference])
+            for one, reference in zip((self.before, self.after), self.references, strict=True)
+        )
+        return tango_interval(int((now & ~was).sum()), int((was & ~now).sum()), len(was))
+
+
+def _compare_rows(
+    name: str, before: Row | None, after: Row | None, kept: _Kept | None, *, same_images: bool
+) -> Iterator[Change]:
     ran_before, ran_after = (row is not None and row.skipped is None for row in (before, after))
     if not (ran_before or ran_after):
         return
@@ -65,17 +109,19 @@ def _compare_rows(name: str, before: Row | None, after: Row | None, *, same_imag
         outcome: Outcome = "worse" if ran_before else "new"
         yield Change(name, "row", words[ran_before], words[ran_after], outcome, note=why)
         return
-    for what, x, y in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5)):
+    for what, x, y in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5),
+                       ("agreement", before.agreement, after.agreement)):  # fmt: skip
         if x is not None and y is not None:
-            yield _accuracy_change(name, what, x, y, same_images)
-    if before.agreement is not None and after.agreement is not None:
-        yield _accuracy_change(name, "agreement", before.agreement, after.agreement, same_images)
+            paired = kept.change(name, what) if kept is not None else None
+            yield _accuracy_change(name, what, x, y, paired, same_images=same_images)
     if before.speedup is not None and after.speedup is not None:
         yield _speed_change(name, before.speedup, after.speedup)
 
 
-def _accuracy_change(name: str, what: str, before: Interval, after: Interval, same_images: bool) -> Change:
-    change = newcombe_interval(before, after)
+def _accuracy_change(
+    name: str, what: str, before: Interval, after: Interval, paired: Interval | None, *, same_images: bool
+) -> Change:
+    change = paired or newcombe_interval(before, after)
     outcome: Outcome = "better" if change.low > 0 else "worse" if change.high < 0 else "same"
     if not same_images:
         outcome = "not comparable"
@@ -111,10 +157,12 @@ def _images(results: Results) -> tuple[object, ...]:
     return Path(data.path).name, data.images, data.classes, data.seed, data.limit, data.subset
 
 
-def _unlike(before: Results, after: Results) -> Iterator[str]:
+def _unlike(before: Results, after: Results, kept: _Kept | None, *, same_images: bool) -> Iterator[str]:
     a, b = before.data, after.data
-    if _images(before) != _images(after):
+    if not same_images:
         yield f"Other images: {a.images} of {a.path}, then {b.images} of {b.path}."
+    elif kept is None:
+        yield f"Without {ANSWERS_FILE} beside both records, accuracies are compared as if of unrelated images."
     for key in ("cpu", "gpu", "threads"):
         if before.environment.get(key) != after.environment.get(key):
             yield f"Another {key}: {before.environment.get(key)}, then {after.environment.get(key)}."

@@ -20,6 +20,7 @@ from hvt_deploy.config import RunConfig
 from hvt_deploy.datasets import Sample, content_hashes, open_image_folder, stratified_sample
 from hvt_deploy.environment import cpu_count, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
+from hvt_deploy.image_answers import ANSWERS_FILE, ImageAnswers
 from hvt_deploy.images import Batch, load_batches, repeat_to
 from hvt_deploy.measure.accuracy import AccuracyMeter
 from hvt_deploy.measure.latency import measure_latency
@@ -80,7 +81,7 @@ def validate(
         if record:
             manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
         results = conclude(manifest, config, images, measured)
-        return Validated(results, _record(folder, manifest, results))
+        return Validated(results, _record(folder, manifest, results, measured.answers.below(images.path)))
 
 
 def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui) -> None:
@@ -177,7 +178,8 @@ def _measure(
         latency = measure_latency(bound, size, progress=progress)
     unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
     numbers = tuple(int(k) for k in classes)
-    return Measured(rows, samples, numbers, meter.summarize(), latency, unreadable, RecordedLogits(kept))
+    answers = meter.answers([sample.path.as_posix() for sample in samples])
+    return Measured(rows, samples, numbers, meter.summarize(), latency, unreadable, RecordedLogits(kept), answers)
 
 
 def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[np.int64]:
@@ -230,9 +232,10 @@ def _keep_reference(
         return folder.add(manifest, RECORDED, staged, artifact)
 
 
-def _record(folder: ModelFolder, manifest: Manifest, results: Results) -> Path:
+def _record(folder: ModelFolder, manifest: Manifest, results: Results, answers: ImageAnswers) -> Path:
     with folder.staging() as staged:
         results.write(staged / "results.json")
+        answers.write(staged / ANSWERS_FILE)
         (staged / "report.md").write_text(render_markdown(results), encoding="utf-8")
         (staged / "report.html").write_text(render_html(results), encoding="utf-8")
         remake = f"hvt-deploy validate {folder.slug} --data {results.data.path}"

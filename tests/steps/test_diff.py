@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_pipeline import run
 
 from hvt_deploy.errors import BadInput
+from hvt_deploy.image_answers import ImageAnswers, read_answers
 from hvt_deploy.measure.statistics import newcombe_interval, wilson_interval
 from hvt_deploy.results import DataSummary, Gate, Interval, Results, Row
 from hvt_deploy.steps.diff import diff
@@ -19,7 +21,17 @@ N = 5000
 def results(right=4000, speedup=(2.0, 1.98, 2.02), skipped=None, status="passed", **changes) -> Results:
     rows = (
         Row("m", "pytorch fp32", "cpu", "fp32", None, N, wilson_interval(4010, N)),
-        Row("m", "ort int8", "cpu", "int8", None, N, wilson_interval(right, N), speedup=Interval(*speedup))
+        Row(
+            "m",
+            "ort int8",
+            "cpu",
+            "int8",
+            None,
+            N,
+            wilson_interval(right, N),
+            agreement=wilson_interval(right, N),
+            speedup=Interval(*speedup),
+        )
         if skipped is None
         else Row("m", "ort int8", "cpu", "int8", None, skipped=skipped),
     )
@@ -75,6 +87,7 @@ def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regre
 def test_what_was_not_alike_is_told_and_another_model_refused(files):
     other = replace(results(), data=DataSummary("test", 100, 10, "by name", 0), environment={"cpu": "d"})
     assert len(diff(*files(results(), other)).notes) == 2
+    assert "answers.npz" in diff(*files(results(), results())).notes[0]
     elsewhere = replace(results(right=3000), data=replace(results().data, path="other/set"))
     found = diff(*files(results(), elsewhere))
     assert outcomes(found, "top-1") == ["not comparable"]
@@ -83,6 +96,46 @@ def test_what_was_not_alike_is_told_and_another_model_refused(files):
     assert diff(*files(results(), moved)).regressed
     with pytest.raises(BadInput, match=r"of m, .* of other"):
         diff(*files(results(), results(model="other")))
+
+
+def keep_answers(path, wrong, order=1):
+    """Answers of 5000 images: the reference is always right, `wrong` images of the backend are not."""
+    labels = np.arange(N) % 10
+    found = labels.copy()
+    found[list(wrong)] = (labels[list(wrong)] + 1) % 10
+    answers = {"pytorch fp32": labels[::order], "ort int8": found[::order]}
+    ImageAnswers(tuple(f"{i:05}.png" for i in range(N))[::order], labels[::order], answers).write(path)
+
+
+def test_the_same_images_are_compared_one_by_one(files, tmp_path):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "after").mkdir()
+
+    def compare(wrong_before, wrong_after):
+        results(right=N - len(wrong_before)).write(tmp_path / "before/results.json")
+        results(right=N - len(wrong_after)).write(tmp_path / "after/results.json")
+        keep_answers(tmp_path / "before/answers.npz", wrong_before)
+        keep_answers(tmp_path / "after/answers.npz", wrong_after, order=-1)
+        return diff(tmp_path / "before/results.json", tmp_path / "after/results.json")
+
+    # 1 % of the answers lost: unrelated images would not show it at a top-1 of 80 % (see right=3960 above).
+    lost = compare(range(1000), range(1050))
+    assert outcomes(lost, "top-1") == outcomes(lost, "agreement") == ["worse"]
+    assert lost.notes == ()
+    assert outcomes(compare(range(1050), range(1000)), "top-1") == ["better"]
+    # As many lost as gained is no change; identical answers leave +-0.08 points at 5000 images.
+    assert outcomes(compare(range(1000), range(20, 1020)), "top-1") == ["same"]
+    same = next(c for c in compare(range(1000), range(1000)).changes if c.what == "top-1" and c.backend == "ort int8")
+    assert (same.change.low, same.change.high) == pytest.approx((-0.077, 0.077), abs=0.001)
+
+    keep_answers(tmp_path / "after/answers.npz", range(1000))
+    shorter = read_answers(tmp_path / "after/answers.npz")
+    replace(shorter, files=("another.png", *shorter.files[1:])).write(tmp_path / "after/answers.npz")
+    other = diff(tmp_path / "before/results.json", tmp_path / "after/results.json")
+    assert outcomes(other, "top-1") == ["not comparable"]
+    (tmp_path / "after/answers.npz").write_bytes(b"PK")
+    with pytest.raises(BadInput, match=r"answers\.npz"):
+        diff(tmp_path / "before/results.json", tmp_path / "after/results.json")
 
 
 def test_newcombes_interval_is_the_published_one():
