@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ import onnx
 from numpy.typing import NDArray
 
 from hvt_deploy.backends.base import BackendRequest, Device, TappedBackend
+from hvt_deploy.calibrated import INT8_CALIBRATION
 from hvt_deploy.calibration import choose_calibration
 from hvt_deploy.config import RunConfig
 from hvt_deploy.environment import cpu_count, require, tool_versions
 from hvt_deploy.errors import BadInput, CheckFailed
-from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.graph.int8_calibration import read_int8_calibration
+from hvt_deploy.graph.smooth_quant import smooth
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.images import load_batches, repeat_to
 from hvt_deploy.measure.divergence import LIMITS, Evidence, ModuleError, compare_modules, numbers_of, relative_error
 from hvt_deploy.measure.parity import seeded_noise
@@ -111,8 +115,10 @@ def diagnose(
         name = path.stem if key.endswith(".onnx") else key
         parts = ModuleGraph(path)
         against_pytorch = numbers_of(parts.model) == "fp32"
-        request = _request(manifest, config, "ort fp32", folder.open_artifact(manifest, "fp32"), device)
-        opened = _open_pytorch(folder, manifest, config, images) if against_pytorch else _open_ort(request)
+        if against_pytorch:
+            opened = _open_pytorch(folder, manifest, config, images)
+        else:
+            opened = _open_fp32(folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8")
         with opened as reference, _open_ort(_request(manifest, config, f"ort {name}", path, device)) as candidate:
             written = output / f"{manifest.slug}.{name}"
             found.append(_compare(manifest, reference, candidate, parts, device, images, written, ui))
@@ -150,6 +156,21 @@ def _open_ort(request: BackendRequest) -> Generator[TappedBackend]:
 
     with closing(OrtBackend(request)) as backend:
         yield backend
+
+
+@contextmanager
+def _open_fp32(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, device: Device, *, smoothed: bool
+) -> Generator[TappedBackend]:
+    """The FP32 graph. INT8 is made from a smoothed one, whose normalizations give other numbers for the same logits."""
+    path = folder.open_artifact(manifest, "fp32")
+    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as scratch:
+        if smoothed and INT8_CALIBRATION in manifest.artifacts:
+            calibration = read_int8_calibration(folder.open_artifact(manifest, INT8_CALIBRATION).parent)
+            if calibration.smoothing:
+                save_onnx(smooth(load_onnx(path), calibration.smoothing), path := Path(scratch) / "smoothed.onnx")
+        with _open_ort(_request(manifest, config, "ort fp32", path, device)) as backend:
+            yield backend
 
 
 @contextmanager

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 from test_pipeline import run
+
+from hvt_deploy.config import with_flags
+from hvt_deploy.graph import int8_calibration
+from hvt_deploy.steps.diagnose import diagnose
+from hvt_deploy.steps.quantize import quantize
+from hvt_deploy.ui import SilentUi
+from hvt_deploy.workspace import ModelFolder
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +76,25 @@ def test_bad_input_is_one_message(place, arguments):
     assert done.returncode == 2, done.stderr
     assert arguments[1] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(8):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
+    shutil.copytree(place / "artifacts", tmp_path / "artifacts")
+    folder = ModelFolder(tmp_path / "artifacts/hvt_demo")
+    config = with_flags(folder.read().config, {"calibration.folder": str(tmp_path / "images")})
+    tried = int8_calibration._tried
+    monkeypatch.setattr(int8_calibration, "_tried", lambda *effect: replace(tried(*effect), kept=True))
+    manifest = quantize(folder, config, "int8-fp32", SilentUi())
+    calibration = int8_calibration.read_int8_calibration(folder.open_artifact(manifest, "int8-calibration").parent)
+    assert len(calibration.smoothing) > 5
+
+    (found,) = diagnose(folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi())
+    assert found.jump is None
+    assert len(found.modules) > 60
+    monkeypatch.setattr("hvt_deploy.steps.diagnose.smooth", lambda model, _: model)
+    (unsmoothed,) = diagnose(folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi())
+    assert "norm" in unsmoothed.jump.path, "this is what it would look like"
