@@ -22,6 +22,7 @@ from hvt_deploy.graph.int8_calibration import (
     Int8Calibration,
     Int8Settings,
     calibrate_int8,
+    describe,
     read_int8_calibration,
 )
 from hvt_deploy.images import load_batches, repeat_to
@@ -132,15 +133,14 @@ def _int8(
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as scratch:
         found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), Path(scratch), ui)
     for effect in found.effects:
-        outcome = "kept" if effect.kept else "left out"
-        ui.say(f"{effect.name}: {effect.before_db:.1f} -> {effect.after_db:.1f} dB, {outcome}")
+        ui.say(f"{effect.name}: {describe(effect)}")
     with folder.staging() as staged:
         found.write(staged)
         artifact = Artifact(
             folder=INT8_CALIBRATION, main="int8.json", files={}, remake=f"hvt-deploy quantize {manifest.slug} --int8",
             parents={k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION)}, tool_versions=tool_versions(),
-            facts={"key": key, "effects": to_plain(found.effects), "sqnr_by_role": to_plain(found.sqnr_by_role),
-                   "clipping": dict(Counter(found.clipping.values()))},
+            facts={"key": key, "effects": {e.name: describe(e) for e in found.effects},
+                   "sqnr_by_role": to_plain(found.sqnr_by_role), "clipping": dict(Counter(found.clipping.values()))},
         )  # fmt: skip
         return folder.add(manifest, INT8_CALIBRATION, staged, artifact), found
 

@@ -276,8 +276,22 @@ def quantize(
     made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS[chosen]}
     if as_json:
         _print_json(made)
-    else:
-        typer.echo("\n".join(made.values()))
+        return
+    if chosen != "fp16":
+        _show_calibrators(manifest.artifacts["int8-calibration"].facts)
+    typer.echo("\n".join(made.values()))
+
+
+def _show_calibrators(facts: Mapping[str, Any]) -> None:
+    from hvt_deploy.graph.thresholds import CALIBRATORS
+    from hvt_deploy.report.figures import decibels
+    from hvt_deploy.report.terminal import open_console, print_table
+
+    by_role = facts["sqnr_by_role"]
+    columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]
+    rows = [(role, *(decibels(found[c]) for c in columns)) for role, found in by_role.items()]
+    if rows:
+        print_table("SQNR of INT8 products by role and calibrator", ("role", *columns), rows, open_console())
 
 
 def _quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import RunConfig
@@ -24,7 +25,7 @@ from hvt_deploy.rows import Planned
 from hvt_deploy.verdict import Judged, judge, write_verdict
 from hvt_deploy.workspace import Manifest, now
 
-RESULTS = "results"
+RESULTS, INT8_CALIBRATION = "results", "int8-calibration"
 # ImageNet's validation set, which papers' tables are of: images, classes.
 IMAGENET_VAL = (50_000, 1000)
 
@@ -90,7 +91,16 @@ def _provenance(manifest: Manifest) -> dict[str, str]:
     weights = manifest.weights
     origin = f"{weights.source}{', sha256 ' + weights.sha256 if weights.sha256 else ''}"
     artifacts = {f"{key} sha256": artifact.sha256 for key, artifact in manifest.artifacts.items() if key != RESULTS}
-    return {"weights": origin, "exported": manifest.exported, **artifacts}
+    return {"weights": origin, "exported": manifest.exported, **_int8_recovery(manifest), **artifacts}
+
+
+def _int8_recovery(manifest: Manifest) -> dict[str, str]:
+    """What each pass of INT8 calibration did to the logits."""
+    artifact = manifest.artifacts.get(INT8_CALIBRATION)
+    if artifact is None:
+        return {}
+    effects = cast("Mapping[str, str]", artifact.facts["effects"])
+    return {f"INT8 {name}": effect for name, effect in effects.items()}
 
 
 def _published(manifest: Manifest, data: DataSummary) -> Published | None:

@@ -69,7 +69,7 @@ def test_the_manifest_is_json_that_reads_back(tmp_path: Path) -> None:
     assert CalibrationSet.read(path) == chosen
     plain = json.loads(path.read_text(encoding="utf-8"))
     assert plain["seed"] == 7
-    assert set(plain["files"][0]) == {"file", "sha256", "size_bytes", "class_name"}
+    assert set(plain["files"][0]) == {"file", "sha256", "size_bytes", "class_name", "use"}
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"folder": "x", "seed": 0}', "\x00"])

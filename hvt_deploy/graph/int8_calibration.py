@@ -56,6 +56,11 @@ class Effect:
     kept: bool
 
 
+def describe(effect: Effect) -> str:
+    """`46.5 -> 47.0 dB, kept`."""
+    return f"{effect.before_db:.1f} -> {effect.after_db:.1f} dB, {'kept' if effect.kept else 'left out'}"
+
+
 @dataclass(frozen=True)
 class Int8Calibration:
     """`ranges` are those of the prepared graph, clipped at the thresholds; `clipping` says which calibrator gave each.
