@@ -85,7 +85,9 @@ def write_noise(folder: Path, image_size: Sequence[int]) -> None:
 
 def audit_of(built: Mapping[str, Any]) -> Record:
     """The numbers of an engine's audit, without its layers."""
-    return {key: value for key, value in built["audit"].items() if isinstance(value, (int, float))}
+    audit = built["audit"]
+    numbers = {key: value for key, value in audit.items() if isinstance(value, (int, float))}
+    return {**numbers, "int8_layers": audit["layers"]["int8"]}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

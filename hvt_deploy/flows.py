@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from hvt_deploy.budget import BudgetRequest
 from hvt_deploy.config import Precision, RunConfig, with_flags
-from hvt_deploy.errors import HvtDeployError, MissingEnvironment, ToolFailure, unknown_name
+from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure, unknown_name
 from hvt_deploy.rows import RECORDED
 from hvt_deploy.steps import build_trt as build_step
 from hvt_deploy.steps.bundle import unpack
@@ -31,17 +31,70 @@ if TYPE_CHECKING:
     from hvt_deploy.steps.budget import Budgeted
 
 T = TypeVar("T")
+# Finds the exported model of a name, and its configuration with the flags of the command line.
+OpenModel: TypeAlias = Callable[["str | None"], "tuple[ModelFolder, RunConfig]"]
 
 DEMO_FAMILIES = ("fdvit", "faster_vit", "dfvt", "hvt")
 
 
-def build_trt(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> build_step.Built:
+@dataclass(frozen=True)
+class Attempt:
+    """One build of several: what was built or would be, or why not. `precision` is "" if there is no such model."""
+
+    model: str
+    precision: str
+    built: build_step.Built | None = None
+    explained: build_step.Explained | None = None
+    error: HvtDeployError | None = None
+
+
+def build_trt(
+    folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui, min_int8: float | None = None
+) -> build_step.Built:
     """Make the graphs of `precision` where they are not there yet, then build the engine."""
     if precision != "fp32":
         from hvt_deploy.steps.quantize import quantize
 
         quantize(folder, config, precision, ui)
-    return build_step.build_trt(folder, config, precision, ui)
+    return build_step.build_trt(folder, config, precision, ui, min_int8)
+
+
+def build_matrix(
+    models: Sequence[str | None], precisions: Sequence[Precision], open_model: OpenModel, ui: Ui,
+    min_int8: float | None = None, *, explain: bool = False,
+) -> tuple[Attempt, ...]:  # fmt: skip
+    """Build every model (None: the newest export) in every precision, by default that of its configuration.
+
+    A build that fails is noted, and the next one starts. With `explain` nothing is built.
+    """
+    attempts: list[Attempt] = []
+    for model in models:
+        try:
+            folder, config = open_model(model)
+        except HvtDeployError as error:
+            attempts.append(Attempt(model or "", "", error=error))
+            continue
+        wanted: tuple[Precision, ...] = tuple(dict.fromkeys(precisions or [config.engine.precision]))
+        for precision in wanted:
+            try:
+                _check_gate(min_int8, wanted)
+                if explain:
+                    explained = build_step.explain_build(folder, config, precision)
+                    attempts.append(Attempt(folder.slug, precision, explained=explained))
+                else:
+                    built = build_trt(folder, config, precision, ui, min_int8)
+                    attempts.append(Attempt(folder.slug, precision, built=built))
+            except HvtDeployError as error:
+                attempts.append(Attempt(folder.slug, precision, error=error))
+    return tuple(attempts)
+
+
+def _check_gate(min_int8: float | None, precisions: Sequence[Precision]) -> None:
+    if min_int8 is not None and not any(precision.startswith("int8") for precision in precisions):
+        raise BadInput(
+            f"--min-int8 says what an INT8 engine must be, and only {', '.join(precisions)} is asked for.",
+            "Add --int8.",
+        )
 
 
 def quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui) -> Budgeted:
@@ -68,7 +121,7 @@ def deploy(bundle: Path, root: Path, precision: Precision | None, data: Path, la
             ui.say(f"Built before: {', '.join(built)}")
         else:
             engine = build_step.build_trt(folder, manifest.config, wanted, ui)
-            ui.say(f"Built {engine.path}: {engine.audit.kernels} kernels, {engine.audit.int8_layers} INT8 layers")
+            ui.say(f"Built {engine.path}: {engine.audit.kernels} kernels, {engine.audit.layers.int8} INT8 layers")
     except MissingEnvironment as error:
         ui.warn(f"No engine: {error.message} {error.hint}")
     recorded = manifest.artifacts.get(RECORDED)
@@ -96,7 +149,7 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
     ui.say(f"Exported {exported.path}, {exported.contract.nodes} nodes")
     try:
         built = build_trt(folder, config, "int8", ui)
-        ui.say(f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.int8_layers} INT8 layers")
+        ui.say(f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.layers.int8} INT8 layers")
     except MissingEnvironment as error:
         ui.warn(f"No engine: {error.message} {error.hint}")
     return validate(folder, config, digits.validation, None, ui)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hvt_deploy.audit import EngineAudit
 from hvt_deploy.errors import BadInput
 from hvt_deploy.records import from_plain, to_plain
 
@@ -125,7 +126,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One backend. `top1_drop` is reference minus this backend, so positive is worse.
+    """One backend. `top1_drop` is reference minus this backend, so positive is worse. `audit` is that of an engine.
 
     `sqnr_db`, `logit_cosine` and `logit_max_abs` compare all logits with the reference's. `speedup` is over the fastest
     PyTorch row of the same precision, which `speedup_over` names. `latency_ms`, `throughput_img_s` and `speedup` are
@@ -152,6 +153,7 @@ class Row:
     speedup: Interval | None = None
     skipped: str | None = None
     note: str = ""
+    audit: EngineAudit | None = None
     speedup_over: str = ""
     logit_cosine: float | None = None
     logit_max_abs: float | None = None

@@ -99,14 +99,15 @@ def _engine_row(
     folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, key: str, gpus: Sequence[Gpu]
 ) -> Planned:
     """An engine is only opened after its passport was checked: it is code that the library would execute."""
-    planned = _row(folder, manifest, settings, "trt", "cuda", f"trt {key.removeprefix('engine-')}", key, "")
-    if not gpus:
-        return replace(planned, open=None, row=replace(planned.row, skipped="There is no NVIDIA GPU here to run it."))
     artifact = manifest.artifacts[key]
     engine = folder.file(artifact)
+    passport = read_passport(engine, artifact.remake)
+    planned = _row(folder, manifest, settings, "trt", "cuda", f"trt {key.removeprefix('engine-')}", key, "")
+    planned = replace(planned, row=replace(planned.row, audit=passport.audit))
+    if not gpus:
+        return replace(planned, open=None, row=replace(planned.row, skipped="There is no NVIDIA GPU here to run it."))
     try:
-        machine = Machine(available_flavours(), tuple(gpus))
-        check_passport(engine, read_passport(engine), machine, artifact.remake)
+        check_passport(engine, passport, Machine(available_flavours(), tuple(gpus)), artifact.remake)
     except MissingEnvironment as error:
         return replace(planned, open=None, row=replace(planned.row, skipped=f"{error.message} {error.hint}"))
     return planned

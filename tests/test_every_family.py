@@ -40,11 +40,11 @@ def test_engines_fuse_all_attention_and_compute_in_int8(name, calibration, tmp_p
     blocks = exported.contract.ops["Softmax"]
     assert blocks >= 5
     fp16 = build_trt(folder, config, "fp16", SilentUi()).audit
-    int8 = build_trt(folder, config, "int8", SilentUi()).audit
-    assert fp16.fused_attention == int8.fused_attention == blocks
-    assert fp16.int8_layers == 0
+    int8 = build_trt(folder, config, "int8", SilentUi(), min_int8=1.0).audit
+    assert fp16.fused_attention == int8.fused_attention == fp16.attention_blocks == blocks
+    assert (fp16.layers.int8, fp16.macs.int8, fp16.macs.fp32) == (0, 0, 0)
     # qkv, proj, fc1 and fc2 of every block at least.
-    assert int8.int8_layers >= 4 * blocks
+    assert int8.layers.int8 >= 4 * blocks
     assert fp16.kernels < exported.contract.nodes / 2
 
 

@@ -70,7 +70,7 @@ def test_the_export_has_its_opset_and_the_manifest_its_facts(place):
 def test_the_engine_really_is_int8(place, built):
     assert built["path"].endswith("fdvit_demo.int8.rtx-sm86.engine")
     assert (place / built["path"]).stat().st_size > 100_000
-    assert built["audit"]["int8_layers"] > 10
+    assert built["audit"]["layers"]["int8"] > 10
     assert built["audit"]["fused_attention"] > 0
     passport = json.loads((place / f"{built['path']}.json").read_text())
     assert passport["flavour"] == "tensorrt_rtx"
@@ -168,7 +168,8 @@ def test_a_re_export_with_other_weights_makes_children_stale(place, validated, t
         (("validate", "--data", "nothing-here"), 2, "hvt-deploy demo"),
         (("validate", "--backends", "ortt"), 2, "ort"),
         (("build-trt", "--profile", "8,1"), 2, "MIN,OPT,MAX"),
-        (("build-trt", "--fp16", "--int8"), 2, "Several precisions"),
+        (("quantize", "--fp16", "--int8"), 2, "Several precisions"),
+        (("build-trt", "--precision", "int4"), 2, "int8-fp32"),
         (("build-trt", "--precision", "fp32", "--compute-capability", "1.1"), 2, "compute capabilit"),
         (("frobnicate",), 2, "frobnicate"),
     ],

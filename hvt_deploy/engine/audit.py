@@ -1,183 +1,123 @@
-"""What an engine really is, read from its own list of layers.
-
-TensorRT-RTX writes the list into its verbose log during a build (which needs no GPU); TensorRT gives it as JSON from
-an engine's inspector (which needs one).
-"""
+"""What an engine really is: its layers, held against the nodes of the graph it was built from."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from hvt_deploy.errors import ToolFailure
+from hvt_deploy.audit import ByPrecision, EngineAudit, GroupAudit, NodeFacts, NotInt8
+from hvt_deploy.engine.layers import EngineLayer
 
-_LINE = re.compile(
-    r"Name: (?P<name>.*), LayerType: (?P<type>\S*), Inputs: (?P<inputs>.*?)(?:, Constants: (?P<constants>.*))?"
-    r", Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*), StreamId: .*, Metadata: ?(?P<metadata>.*)"
-)
-_PROFILE = re.compile(r"\[profile (\d+)\]")
-_REGION = re.compile(r"_myl(\d+)_\d+$")
-# TensorRT up to 10 writes formats in prose ("Row major linear FP16 format"), later ones type names.
-_DTYPES = (
-    ("Int8", ("int8",)),
-    ("FP8", ("fp8",)),
-    ("Half", ("fp16", "half")),
-    ("BFloat16", ("bf16", "bfloat16")),
-    ("Float", ("fp32", "float")),
-)
-# Layers that only compute shapes on the host or mark a place; none of them is a kernel on the GPU.
-_NOT_KERNELS = {"shape_call", "constant", "noop", "signal", "wait", "shape", "shapehosttodevice", "devicetoshapehost"}
-# The steps in a generated kernel's name that move data and compute nothing.
-_MOVES = {"Move", "Copy", "Resh", "Tran", "Conc", "Slic", "Repl", "Cast"}
+FUSED_ATTENTION = "_gemm_mha_v2"
+_NAMES = {"Int8": "int8", "Half": "fp16", "Float": "fp32"}
+_NARROWEST_FIRST = ("Int8", "Half", "Float")
 
 
 @dataclass(frozen=True)
-class EngineLayer:
-    """One layer of one profile. `inputs` and `outputs` are data types: Int8, Half, Float, Int64 …
+class _Product:
+    """A Conv, MatMul or Gemm of the graph and the kernel that computes it; None where no kernel names it."""
 
-    `onnx_nodes` are the names of the ONNX nodes it computes, `tactic` the kernel's name ("" where there is none).
-    """
-
-    name: str
-    type: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    onnx_nodes: tuple[str, ...]
-    tactic: str = ""
-    profile: int = 0
-
-    @property
-    def is_kernel(self) -> bool:
-        """Whether it runs on the GPU."""
-        return self.type.lower() not in _NOT_KERNELS and not (self.type in ("reshape", "cast") and not self.tactic)
-
-    @property
-    def is_reformat(self) -> bool:
-        """Whether it only copies, reorders or converts."""
-        if self.type.lower() in ("reformat", "copy", "shuffle"):
-            return True
-        steps = re.match(r"__myl_((?:[A-Z][a-z]+)+)_", self.name)
-        return steps is not None and set(re.findall("[A-Z][a-z]+", steps[1])) <= _MOVES
+    node: NodeFacts
+    layer: EngineLayer | None
 
     @property
     def precision(self) -> str:
-        """The lowest precision among its inputs: Int8, FP8, Half, BFloat16, Float, or other."""
-        return next((name for name, _ in _DTYPES if name in self.inputs), "other")
+        return _precision(self.layer) if self.layer else "other"
 
 
-@dataclass(frozen=True)
-class EngineAudit:
-    """Counts over the kernels of one inference in the engine's first profile.
+def audit_layers(layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts] = ()) -> EngineAudit:
+    """Count the kernels of the first profile; `nodes` are those of the graph, without which MACs stay unknown.
 
-    `reformats` only move or convert data; every other kernel counts as int8, fp16, fp32 or other by the lowest
-    precision among its inputs. `kernels` is the sum of these five. `int8_names` are the names of the int8 layers.
+    A product runs in the precision of the kernel that computes it; where several may, in the widest of theirs.
     """
-
-    kernels: int
-    int8_layers: int
-    fp16_layers: int
-    fp32_layers: int
-    other_layers: int
-    fused_attention: int
-    reformats: int
-    int8_names: tuple[str, ...]
-
-
-def audit_layers(layers: Sequence[EngineLayer]) -> EngineAudit:
-    """Count the kernels of the first profile."""
     kernels = [layer for layer in layers if layer.profile == 0 and layer.is_kernel]
-    computing = [layer for layer in kernels if not layer.is_reformat]
-    precisions = [layer.precision for layer in computing]
-    int8, fp16, fp32 = (precisions.count(name) for name in ("Int8", "Half", "Float"))
+    products = [_Product(node, _layer_of(node.name, kernels)) for node in nodes if node.macs]
+    quantized = [product for product in products if product.node.quantized]
+    int8 = [product for product in quantized if product.precision == "int8"]
+    whole = _count("", "", kernels, products)
     return EngineAudit(
         kernels=len(kernels),
-        int8_layers=int8,
-        fp16_layers=fp16,
-        fp32_layers=fp32,
-        other_layers=len(computing) - int8 - fp16 - fp32,
-        fused_attention=sum("_gemm_mha_v2" in layer.name for layer in kernels),
-        reformats=len(kernels) - len(computing),
-        int8_names=tuple(layer.name for layer in computing if layer.precision == "Int8"),
+        layers=whole.layers,
+        reformats=whole.reformats,
+        macs=whole.macs,
+        weights=whole.weights,
+        fused_attention=sum(FUSED_ATTENTION in layer.name for layer in kernels),
+        attention_blocks=sum(node.attention for node in nodes),
+        quantized_macs=sum(product.node.macs for product in quantized),
+        quantized_int8_macs=sum(product.node.macs for product in int8),
+        not_int8=tuple(_not_int8(product) for product in quantized if product not in int8),
+        groups=_groups(kernels, products, nodes),
     )
 
 
-def parse_layer_lines(message: str) -> tuple[EngineLayer, ...]:
-    """The layers in the verbose message that starts with `Layers:`. Raises ToolFailure for a line of another form."""
-    lines = [line for line in message.partition("\n\n")[0].splitlines()[1:] if line.strip()]
-    matches: list[tuple[str, re.Match[str]]] = []
-    for line in lines:
-        match = _LINE.fullmatch(line.strip())
-        if match is None:
-            raise ToolFailure(f"This line of the engine's layer list is of an unknown form: {line[:200]}")
-        matches.append((line, match))
-    profiles = _profiles_of_regions([(match["name"], line) for line, match in matches])
+def _groups(
+    kernels: Sequence[EngineLayer], products: Sequence[_Product], nodes: Sequence[NodeFacts]
+) -> tuple[GroupAudit, ...]:
+    """The counts of each stage and role, in the order of the graph.
+
+    A kernel belongs to the largest product that it computes, else to the first node that it names.
+    """
+    known = {node.name: (node.stage, node.role) for node in nodes}
+    largest_last = sorted(products, key=lambda product: product.node.macs)
+    main = {p.layer.name: (p.node.stage, p.node.role) for p in largest_last if p.layer}
+    unnamed = ("", "other")
+
+    def group_of(layer: EngineLayer) -> tuple[str, str]:
+        return main.get(layer.name) or next((known[n] for n in layer.onnx_nodes if n in known), unnamed)
+
+    groups = [group_of(layer) for layer in kernels]
+    found = {(p.node.stage, p.node.role) for p in products} | set(groups)
     return tuple(
-        EngineLayer(
-            name=match["name"],
-            type=match["type"],
-            inputs=tuple(re.findall(r"Datatype: (\w+)", match["inputs"])),
-            outputs=tuple(re.findall(r"Datatype: (\w+)", match["outputs"])),
-            onnx_nodes=_onnx_nodes(match["metadata"]),
-            tactic=match["tactic"],
-            profile=_profile_of(match["name"], line, profiles),
+        _count(
+            *group,
+            [layer for layer, of in zip(kernels, groups, strict=True) if of == group],
+            [p for p in products if (p.node.stage, p.node.role) == group],
         )
-        for line, match in matches
+        for group in dict.fromkeys((*known.values(), unnamed))
+        if group in found
     )
 
 
-def parse_inspector_json(text: str) -> tuple[EngineLayer, ...]:
-    """The layers in the JSON of an engine inspector. Raises ToolFailure where it holds none."""
-    try:
-        entries = cast("Mapping[str, object]", json.loads(text))["Layers"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ToolFailure(f"The engine inspector's answer is of an unknown form: {text[:200]}") from error
-    # Without detailed verbosity a layer is only its name.
-    layers = (entry for entry in cast("list[object]", entries) if not isinstance(entry, str))
-    return tuple(_layer_from_json(cast("Mapping[str, object]", layer)) for layer in layers)
-
-
-def _layer_from_json(entry: Mapping[str, object]) -> EngineLayer:
-    name = str(entry.get("Name", ""))
-    marked = _PROFILE.search(name)
-    return EngineLayer(
-        name=name,
-        type=str(entry.get("LayerType", "")),
-        inputs=_dtypes(entry.get("Inputs")),
-        outputs=_dtypes(entry.get("Outputs")),
-        onnx_nodes=_onnx_nodes(str(entry.get("Metadata", ""))),
-        tactic=str(entry.get("TacticName", "")),
-        profile=int(marked[1]) if marked else 0,
+def _count(stage: str, role: str, kernels: Sequence[EngineLayer], products: Sequence[_Product]) -> GroupAudit:
+    computing = [layer for layer in kernels if not layer.is_reformat]
+    return GroupAudit(
+        stage=stage,
+        role=role,
+        layers=_by_precision((_precision(layer), 1) for layer in computing),
+        reformats=len(kernels) - len(computing),
+        macs=_by_precision((p.precision, p.node.macs) for p in products),
+        weights=_by_precision((p.precision, p.node.weights) for p in products),
     )
 
 
-def _dtypes(tensors: object) -> tuple[str, ...]:
-    found: list[str] = []
-    for tensor in cast("list[Mapping[str, object]]", tensors or []):
-        text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "")
-        known = (name for name, words in _DTYPES if any(word in text.lower() for word in words))
-        found.append(next(known, text))
-    return tuple(found)
+def _by_precision(counted: Iterable[tuple[str, int]]) -> ByPrecision:
+    totals: Counter[str] = Counter()
+    for precision, count in counted:
+        totals[precision] += count
+    return ByPrecision(**totals)
 
 
-def _onnx_nodes(metadata: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\[ONNX Layer: ([^\]]+)\]", metadata))
+def _layer_of(node: str, kernels: Sequence[EngineLayer]) -> EngineLayer | None:
+    """The kernel that computes a product: of those that name it the likeliest, and of these the widest."""
+    naming = [layer for layer in kernels if node in layer.onnx_nodes]
+    return min(naming, key=lambda layer: (_unlikeliness(layer), -_width(layer)), default=None)
 
 
-def _profiles_of_regions(lines: Sequence[tuple[str, str]]) -> Mapping[str, int]:
-    """The profile of each compiled region (`_myl3_` in layer names): that of any of its lines that names one."""
-    profiles: dict[str, int] = {}
-    for name, line in lines:
-        region, marked = _REGION.search(name), _PROFILE.search(line)
-        if region and marked:
-            profiles[region[1]] = int(marked[1])
-    return profiles
+def _unlikeliness(layer: EngineLayer) -> int:
+    """Kernels that scale or add to a product's result name it too; very small products are written out as such."""
+    return 2 if layer.is_reformat else 0 if layer.is_product else 1
 
 
-def _profile_of(name: str, line: str, profiles: Mapping[str, int]) -> int:
-    marked, region = _PROFILE.search(line), _REGION.search(name)
-    if marked:
-        return int(marked[1])
-    return profiles.get(region[1], 0) if region else 0
+def _width(layer: EngineLayer) -> int:
+    known = layer.precision in _NARROWEST_FIRST
+    return _NARROWEST_FIRST.index(layer.precision) if known else len(_NARROWEST_FIRST)
+
+
+def _precision(layer: EngineLayer) -> str:
+    return _NAMES.get(layer.precision, "other")
+
+
+def _not_int8(product: _Product) -> NotInt8:
+    layer = product.layer.name if product.layer else ""
+    return NotInt8(product.node.name, layer, product.precision, product.node.macs)

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hvt_deploy.engine.audit import EngineLayer
+from hvt_deploy.child import Crash, run_in_child
 from hvt_deploy.engine.flavour import FlavourInfo, is_noise
+from hvt_deploy.engine.layers import EngineLayer
 from hvt_deploy.engine.monitor import PROGRESS_MARK, PROGRESS_STEPS
 from hvt_deploy.engine.plan import BuildPlan
-from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
+from hvt_deploy.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.records import from_plain, to_plain
-
-_LOG_LINES = 5
-_ERRORS: dict[str, type[HvtDeployError]] = {
-    error.__name__: error for error in (BadInput, MissingEnvironment, ToolFailure)
-}
 
 
 @dataclass(frozen=True)
@@ -36,24 +28,7 @@ class BuildOutcome:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A HvtDeployError on its way from the child."""
-
-    error: str
-    message: str
-    hint: str
-
-
-@dataclass(frozen=True)
-class ChildReport:
-    """What the child leaves behind: one of the two."""
-
-    outcome: BuildOutcome | None = None
-    refusal: Refusal | None = None
-
-
-def build_engine(plan: BuildPlan, progress: Callable[[int, int], None] | None = None) -> BuildOutcome:
+def build_engine(plan: BuildPlan, progress: Callable[[int, int], None] = lambda done, total: None) -> BuildOutcome:
     """Carry out a plan: afterwards `plan.engine` exists, or it is as it was before.
 
     Raises BadInput for an ONNX file or profiles that do not fit, MissingEnvironment for a missing library, GPU or
@@ -61,74 +36,36 @@ def build_engine(plan: BuildPlan, progress: Callable[[int, int], None] | None = 
     """
     if not plan.onnx.is_file():
         raise BadInput(f"There is no ONNX file {plan.onnx}.", "Run `hvt-deploy export` again.")
+
+    def take(line: str) -> bool:
+        mark, *steps = line.split()[:3] or [""]
+        if mark == PROGRESS_MARK:
+            progress(int(steps[0]), int(steps[1]))
+        return mark == PROGRESS_MARK or is_noise(line)
+
     try:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=plan.engine.parent) as folder:
             staged = Path(folder) / plan.engine.name
-            outcome = _build_in(Path(folder), replace(plan, engine=staged), progress)
+            run_in_child("hvt_deploy.engine.child", replace(plan, engine=staged), take)
+            outcome = from_plain(BuildOutcome, json.loads(_outcome_file(staged).read_text(encoding="utf-8")))
             staged.replace(plan.engine)
+    except Crash as crash:
+        if crash.by_signal in ("", "SIGKILL"):
+            raise
+        hint = "The library crashed on this graph. Opset 23 and later are known for it: export with --opset 17 to 22."
+        raise ToolFailure(crash.message, hint) from crash
     except OSError as error:
         raise MissingEnvironment(
             f"Could not write {plan.engine}: {error.strerror or error}.", "Free some space or choose another folder."
         ) from error
-    if progress is not None:
-        progress(PROGRESS_STEPS, PROGRESS_STEPS)
+    progress(PROGRESS_STEPS, PROGRESS_STEPS)
     return replace(outcome, engine=plan.engine)
 
 
-def _build_in(folder: Path, plan: BuildPlan, progress: Callable[[int, int], None] | None) -> BuildOutcome:
-    plan_file, report_file = folder / "plan.json", folder / "report.json"
-    plan_file.write_text(json.dumps(to_plain(plan)), encoding="utf-8")
-    exit_code, log = _run_child([str(plan_file), str(report_file)], progress)
-    if exit_code != 0 or not report_file.is_file():
-        raise _crashed(exit_code, log)
-    report = from_plain(ChildReport, json.loads(report_file.read_text(encoding="utf-8")), "report of the build")
-    if report.refusal is not None:
-        raise _ERRORS[report.refusal.error](report.refusal.message, report.refusal.hint)
-    if report.outcome is None or not plan.engine.is_file():
-        raise _crashed(exit_code, log)
-    return report.outcome
+def leave_outcome(outcome: BuildOutcome) -> None:
+    """The child's last act: the outcome in a file beside the engine."""
+    _outcome_file(outcome.engine).write_text(json.dumps(to_plain(outcome)), encoding="utf-8")
 
 
-def _run_child(arguments: Sequence[str], progress: Callable[[int, int], None] | None) -> tuple[int, tuple[str, ...]]:
-    """Run the child to its end; its exit code and last log lines. It is killed if this process is interrupted."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hvt_deploy.engine.child", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    log: deque[str] = deque(maxlen=_LOG_LINES)
-    try:
-        for line in process.stdout or ():
-            mark, *steps = line.split()[:3] or [""]
-            if mark != PROGRESS_MARK:
-                if mark and not is_noise(line):
-                    log.append(line.strip()[:300])
-            elif progress is not None:
-                progress(int(steps[0]), int(steps[1]))
-        return process.wait(), tuple(log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _crashed(exit_code: int, log: Sequence[str]) -> ToolFailure:
-    if exit_code >= 0:
-        how, hint = f"ended with exit code {exit_code}", "This is a bug of this program or of the library."
-    else:
-        try:
-            name = signal.Signals(-exit_code).name
-        except ValueError:
-            name = f"signal {-exit_code}"
-        how = f"crashed ({name})"
-        hint = (
-            "Memory ran out, or someone ended it."
-            if name == "SIGKILL"
-            else "The library crashed on this graph. Opset 23 and later are known for it: export with --opset 17 to 22."
-        )
-    return ToolFailure(f"The engine build {how}. Its last lines:\n" + "\n".join(f"  {line}" for line in log), hint)
+def _outcome_file(engine: Path) -> Path:
+    return engine.with_name("outcome.json")

@@ -1,23 +1,16 @@
-"""The process that builds one engine: `python -m hvt_deploy.engine.child PLAN.json REPORT.json`.
-
-It reports through the second file and, while it runs, through lines on its standard output (see `build`).
-"""
+"""The process that builds one engine. While it runs it reports through lines on its standard output (see `build`)."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import signal
 import sys
 import time
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
-from hvt_deploy.engine.audit import EngineLayer, parse_inspector_json, parse_layer_lines
-from hvt_deploy.engine.build import BuildOutcome, ChildReport, Refusal
+from hvt_deploy.child import answer
+from hvt_deploy.engine.build import BuildOutcome, leave_outcome
 from hvt_deploy.engine.flavour import (
     Builder,
     Flavour,
@@ -32,29 +25,19 @@ from hvt_deploy.engine.flavour import (
     open_flavour,
 )
 from hvt_deploy.engine.hints import hint_for
+from hvt_deploy.engine.layers import EngineLayer, parse_inspector_json, parse_layer_lines
 from hvt_deploy.engine.monitor import BuildLog, make_monitor
 from hvt_deploy.engine.plan import BuildPlan, Profile
-from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
-from hvt_deploy.records import from_plain, to_plain
+from hvt_deploy.errors import BadInput, MissingEnvironment, ToolFailure
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Build what PLAN.json says and write REPORT.json."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which kills this process
-    plan_file, report_file = map(Path, arguments)
-    plan = from_plain(BuildPlan, json.loads(plan_file.read_text(encoding="utf-8")))
+def work(plan: BuildPlan) -> None:
+    """Build what the plan says and leave the outcome beside the engine."""
     try:
-        report = ChildReport(outcome=build(plan))
-    except HvtDeployError as error:
-        report = ChildReport(refusal=Refusal(type(error).__name__, error.message, error.hint))
+        leave_outcome(build(plan))
     except OSError as error:
         message = f"The engine could not be written: {error.strerror or error}."
-        report = ChildReport(refusal=Refusal("MissingEnvironment", message, "Free some space."))
-    except Exception:
-        traceback.print_exc()
-        return 1
-    report_file.write_text(json.dumps(to_plain(report)), encoding="utf-8")
-    return 0
+        raise MissingEnvironment(message, "Free some space.") from error
 
 
 def build(plan: BuildPlan) -> BuildOutcome:
@@ -210,4 +193,4 @@ def _last(messages: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(answer(BuildPlan, work))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hvt_deploy.report import content
+from hvt_deploy.report.audit import engines_table
 from hvt_deploy.report.figures import EMPTY, milliseconds, percent, percent_range, scrub
 from hvt_deploy.results import Interval, Results
 
@@ -70,6 +71,7 @@ def render_html(results: Results) -> str:
         verdict_tone=content.verdict_tone(results),
         summary=content.fill_table(results, content.summary_columns(results)),
         details=content.fill_table(results, content.detail_columns(results)),
+        engines=engines_table(results),
         gates=[(gate, content.gate_name(gate), content.gate_tone(gate)) for gate in results.gates],
         notes=content.note_facts(results),
         skipped=content.skipped_facts(results),

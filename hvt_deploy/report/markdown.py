@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from hvt_deploy.report.audit import engines_table
 from hvt_deploy.report.content import (
     INTERVALS_SENTENCE,
     UNTRAINED_SENTENCE,
@@ -42,6 +43,7 @@ def render_markdown(results: Results) -> str:
     blocks += _section("Gates", _gates(results))
     blocks += _section("Not run", _bullets(skipped_facts(results)))
     blocks += _section("Details", _backend_table(fill_table(results, detail_columns(results))))
+    blocks += _section("Engines, by their own layers", _backend_table(engines_table(results)))
     blocks += _section("Data", _bullets(data_facts(results)))
     if results.data.unreadable:
         blocks.append("Unreadable files:\n\n" + "\n".join(f"- {_escape(f)}" for f in results.data.unreadable))

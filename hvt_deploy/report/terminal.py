@@ -17,7 +17,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from hvt_deploy.audit import EngineAudit
 from hvt_deploy.errors import HvtDeployError
+from hvt_deploy.report.audit import GROUP_COLUMNS, audit_facts, engine_facts, group_rows
 from hvt_deploy.report.content import (
     INTERVALS_SENTENCE,
     UNTRAINED_SENTENCE,
@@ -71,6 +73,7 @@ def print_results(results: Results, console: Console) -> None:
         "Gates",
         [(g.status, f"{g.backend}, {gate_name(g)}. {g.sentence}", STYLES[gate_tone(g)]) for g in results.gates],
     )
+    _print_list(console, "Engines, by their own layers", [(f.label, f.value, "") for f in engine_facts(results)])
     _print_list(console, "Not run", [(f.label, f.value, "yellow") for f in skipped_facts(results)])
     _print_list(console, "Warnings", [("", w, "bold yellow") for w in results.warnings])
     _print_data(results, console)
@@ -86,6 +89,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for line in lines:
         table.add_row(*(_text(cell) for cell in line))
     console.print(table)
+
+
+def print_audit(audit: EngineAudit, console: Console, *, by_group: bool = False) -> None:
+    """Print what an engine really is; with `by_group` also by stage and role."""
+    print_table("Engine", ("", "what it is"), [(fact.label, fact.value) for fact in audit_facts(audit)], console)
+    if by_group:
+        print_table("By stage and role", GROUP_COLUMNS, group_rows(audit), console)
 
 
 def print_error(error: HvtDeployError, console: Console) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hvt_deploy.engine.passport import read_passport
 from hvt_deploy.engine.plan import Profile
 from hvt_deploy.environment import find_gpus
 from hvt_deploy.errors import BadInput
@@ -68,7 +69,7 @@ def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
         if key.startswith("engine-") and artifact.facts.get("flavour") == "tensorrt":
             file = folder.open_artifact(manifest, key)
             fixed = manifest.signature.batch
-            profile = Profile(fixed, fixed, fixed) if fixed else Profile(*manifest.config.engine.profiles[0])
+            profile = Profile(fixed, fixed, fixed) if fixed else read_passport(file).profiles[0]
             name = f"{folder.slug}_{key.removeprefix('engine-').replace('.', '_')}"
             yield Network(name, "tensorrt", file, profile.max, profile.opt, on_gpu=True)
 

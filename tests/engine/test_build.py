@@ -13,11 +13,13 @@ import onnx
 import pytest
 from onnx import ModelProto
 
+from hvt_deploy.audit import ByPrecision
 from hvt_deploy.engine.audit import audit_layers
 from hvt_deploy.engine.build import BuildOutcome, build_engine
 from hvt_deploy.engine.flavour import open_flavour
 from hvt_deploy.engine.plan import BuildPlan, Profile
 from hvt_deploy.errors import BadInput, MissingEnvironment, ToolFailure
+from hvt_deploy.graph.facts import read_facts
 
 PROFILES = (Profile(1, 2, 4), Profile(1, 1, 1))
 
@@ -77,25 +79,30 @@ def test_several_compute_capabilities_are_named_in_one_engine(plan: BuildPlan) -
 
 def test_float_graph_has_no_int8_layer(build) -> None:
     audit = audit_layers(build(graphs.classifier).layers)
-    assert audit.kernels == audit.fp32_layers + audit.reformats
-    assert audit.fp32_layers > 0
-    assert audit.int8_layers == audit.fp16_layers == audit.fused_attention == 0
+    assert audit.kernels == audit.layers.fp32 + audit.reformats
+    assert audit.layers.fp32 > 0
+    assert audit.layers.int8 == audit.layers.fp16 == audit.fused_attention == 0
 
 
 def test_q_dq_layers_are_int8_and_the_others_are_not(build) -> None:
-    layers = build(graphs.quantized_classifier).layers
-    audit = audit_layers(layers)
-    int8 = {n for layer in layers if layer.name in audit.int8_names for n in layer.onnx_nodes}
-    assert {"stem/Conv", "head/MatMul"} <= int8
-    assert audit.int8_layers == len(audit.int8_names)
-    assert 0 < audit.int8_layers < audit.kernels
+    audit = audit_layers(build(graphs.quantized_classifier).layers, read_facts(graphs.quantized_classifier()))
+    assert audit.macs == ByPrecision(int8=32 * 16 * 16 * 27 + 32 * 64)
+    assert audit.int8_share == 1
+    assert 0 < audit.layers.int8 < audit.kernels
+
+
+def test_graph_without_its_q_dq_is_not_int8(build) -> None:
+    audit = audit_layers(build(graphs.classifier).layers, read_facts(graphs.classifier()))
+    assert audit.macs == ByPrecision(fp32=8 * 16 * 16 * 27 + 8 * 10)
+    assert (audit.int8_share, audit.int8_share_of_all) == (0, 0)
 
 
 def test_attention_in_half_becomes_one_kernel(build) -> None:
     layers = build(graphs.half_attention).layers
-    audit = audit_layers(layers)
-    assert audit.fused_attention == 1
-    assert audit.fp16_layers + audit.reformats == audit.kernels
+    audit = audit_layers(layers, read_facts(graphs.half_attention()))
+    assert (audit.fused_attention, audit.attention_blocks) == (1, 1)
+    assert audit.macs == ByPrecision(fp16=3 * 49 * 128 * 128 + 2 * 4 * 49 * 49 * 32)
+    assert audit.layers.fp16 + audit.reformats == audit.kernels
     (fused,) = (layer for layer in layers if layer.profile == 0 and "mha" in layer.name)
     assert {"attn/score/MatMul", "attn/Softmax", "attn/value/MatMul"} <= set(fused.onnx_nodes)
 

@@ -77,7 +77,7 @@ def test_engine(exported: Exported, engines: Build, record, flavour: str, precis
     passport = read_passport(engine)
     record(backend=f"{flavour} {precision}", engine=engine.name, version=passport.version, audit=passport.audit)
     assert passport.audit.kernels > 0
-    assert (passport.audit.int8_layers > 0) == (precision == "int8")
+    assert (passport.audit.layers.int8 > 0) == (precision == "int8")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

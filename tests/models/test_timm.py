@@ -155,7 +155,7 @@ def test_engines_of_both_precisions_are_built(tmp_path, name) -> None:
     half = build(to_fp16(graph, ranges).model, tmp_path / "fp16.onnx")
     assert half.fp16_layers > half.fp32_layers
     quantized = to_fp16(quantize_int8(graph, ranges, DEFAULT_INT8_ROLES), ranges).model
-    assert build(quantized, tmp_path / "int8.onnx").int8_layers > 0
+    assert build(quantized, tmp_path / "int8.onnx").layers.int8 > 0
 
 
 def build(graph, path: Path) -> EngineAudit:

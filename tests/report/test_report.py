@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from samples import bare, trained, untrained
 
+from hvt_deploy.audit import ByPrecision, EngineAudit
 from hvt_deploy.errors import BadInput
 from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
@@ -48,6 +49,20 @@ def test_untrained_weights_cannot_be_overlooked(render):
 def test_missing_values_are_not_written_as_python(render):
     for results in (bare(), untrained(), trained()):
         assert not re.search(r"\b(None|nan|inf)\b", render(results))
+
+
+def test_engines_show_what_they_compute_in_even_where_they_cannot_run(render):
+    text = re.sub(r"[\s\\]+", " ", render(trained()))
+    assert "Engines, by their own layers" not in text
+    audit = EngineAudit(
+        kernels=170, layers=ByPrecision(50, 110, 7), reformats=3, macs=ByPrecision(831, 169),
+        weights=ByPrecision(99, 1), fused_attention=12, attention_blocks=13, quantized_macs=1000,
+        quantized_int8_macs=750, not_int8=(), groups=(),
+    )  # fmt: skip
+    rows = [replace(row, audit=audit) if row.backend == "trt int8" else row for row in trained().rows]
+    text = re.sub(r"[\s\\]+", " ", render(replace(trained(), rows=tuple(rows))))
+    for part in ("Engines, by their own layers", "83.1 % INT8", "16.9 % FP16", "75.0 %", "12 of 13", "170"):
+        assert part in text, part
 
 
 class Outside(HTMLParser):
