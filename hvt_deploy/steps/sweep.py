@@ -110,11 +110,13 @@ def conclude_sweep(patterns: Sequence[str], data: Path, models: Sequence[SweptMo
         environment=done[0].environment if done else {},
         provenance={f"{one.slug} {key}": value for one in done for key, value in one.provenance.items()},
     )  # fmt: skip
+    # A backend's name begins with its model's here, so that reports need not put it before the name once more.
+    shown = replace(results, rows=tuple(replace(row, model=results.model) for row in rows))
     try:
         output.mkdir(parents=True, exist_ok=True)
         results.write(output / "results.json")
-        (output / "report.md").write_text(render_markdown(results), encoding="utf-8")
-        (output / "report.html").write_text(render_html(results), encoding="utf-8")
+        (output / "report.md").write_text(render_markdown(shown), encoding="utf-8")
+        (output / "report.html").write_text(render_html(shown), encoding="utf-8")
     except OSError as error:
         raise write_failed(output, error) from error
     return Swept(results, output, tuple(models))
