@@ -196,13 +196,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GpuState:
-    """What the GPU did while latencies were measured; each pair is the lowest and the highest that was read.
+    """What the GPU did while latencies of one batch size were measured; a pair is the lowest and the highest reading.
 
     `throttling` are the reasons for lower clocks that were active at any time. `clock_movement` is the range of the
     SM clock in percent of its highest value.
     """
 
     name: str
+    batch: int
     sm_mhz: tuple[int, int]
     power_w: tuple[float, float]
     temperature_c: tuple[int, int]
@@ -231,7 +232,8 @@ class DataSummary:
 class Results:
     """A whole validation. `verdict` is the sentence on top of every report; rows[0] is the reference.
 
-    `errors` are measurements that failed: their numbers stand there and prove nothing. `class_names` are those of the
+    `errors` are measurements that failed: their numbers stand there and prove nothing. `invalid` says why no latency
+    counts, where the GPU's clocks moved. `class_names` are those of the
     classes that were compared, in the order that `ClassCounts`, `Confusion`, `Curve` and `Answer` number them.
     """
 
@@ -248,7 +250,8 @@ class Results:
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     errors: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
-    gpu: GpuState | None = None
+    gpu: tuple[GpuState, ...] = ()
+    invalid: str = ""
     class_names: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 

@@ -19,7 +19,7 @@ HOMES = {
     "onnxruntime": ("backends/ort.py", "graph/", "serving/triton_models/network.py"),
     "typer": ("cli.py",),
     "rich": ("cli.py", "report/terminal.py"),
-    "matplotlib": ("report/html.py", "report/budget.py"),
+    "matplotlib": ("report/svg.py", "report/pareto.py", "report/plots.py", "report/budget.py"),
 }
 
 

@@ -8,8 +8,10 @@ from typing import Literal
 
 from hvt_deploy.report.figures import (
     EMPTY,
+    cosine,
     count,
     decibels,
+    mebibytes,
     milliseconds,
     percent,
     percent_range,
@@ -96,18 +98,27 @@ def summary_columns(results: Results) -> tuple[Column, ...]:
     )
 
 
-def detail_columns(results: Results) -> tuple[Column, ...]:
-    """The rest of a row's figures."""
+def accuracy_details(results: Results) -> tuple[Column, ...]:
+    """The rest of what is known of a row's answers and logits."""
     mark = " (untrained)" if results.untrained else ""
     return (
-        Column("device", "detail", lambda r: Cell(r.device), is_text=True),
         Column("images", "detail", lambda r: Cell(f"{r.images:,}") if r.images else None),
         Column(f"top-5{mark}", "detail", lambda r: _percent_cell(r.top5)),
         Column(f"McNemar p{mark}", "detail", lambda r: _number_cell(r.mcnemar_p, probability)),
+        Column("published top-1", "detail", lambda r: _published_cell(r.published_top1, r.top1)),
+        Column("published top-5", "detail", lambda r: _published_cell(r.published_top5, r.top5)),
         Column("SQNR", "detail", lambda r: _number_cell(r.sqnr_db, decibels)),
-        Column("fastest", "detail", lambda r: Cell(milliseconds(r.latency_ms.min)) if r.latency_ms else None),
-        Column("batch", "detail", lambda r: Cell(str(r.latency_ms.batch)) if r.latency_ms else None),
+        Column("logit cosine", "detail", lambda r: _number_cell(r.logit_cosine, cosine)),
+        Column("largest logit error", "detail", lambda r: _number_cell(r.logit_max_abs, three_digits)),
+    )
+
+
+def run_details(_: Results) -> tuple[Column, ...]:
+    """What ran where."""
+    return (
+        Column("device", "detail", lambda r: Cell(r.device), is_text=True),
         Column("timed runs", "detail", _timed_runs),
+        Column("memory", "detail", lambda r: _number_cell(r.memory_mib, mebibytes)),
         Column("artifact", "detail", lambda r: Cell(r.artifact) if r.artifact else None, is_text=True),
     )
 
@@ -175,10 +186,12 @@ def gate_tone(gate: Gate) -> Tone:
 
 
 def verdict_tone(results: Results) -> Tone:
-    """The colour of the verdict: that of its worst gate. Untrained weights are never a good one."""
+    """The colour of the verdict: that of its worst gate; never good for untrained weights, bad for an invalid run."""
     tones: set[Tone] = {gate_tone(g) for g in results.gates}
     if results.untrained:
         tones.add("warning")
+    if results.invalid:
+        tones.add("bad")
     if "bad" in tones:
         return "bad"
     if "warning" in tones:
@@ -211,6 +224,12 @@ def _percent_cell(interval: Interval | None) -> Cell | None:
 
 def _points_cell(interval: Interval | None) -> Cell | None:
     return Cell(points(interval.estimate), points_range(interval)) if interval else None
+
+
+def _published_cell(published: float | None, measured: Interval | None) -> Cell | None:
+    if published is None or measured is None:
+        return None
+    return Cell(percent(published), f"(measured {points(measured.estimate - published)})")
 
 
 def _ratio_cell(interval: Interval | None) -> Cell | None:

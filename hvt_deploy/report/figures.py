@@ -77,6 +77,21 @@ def decibels(value: float) -> str:
     return f"{value:.1f} dB" if math.isfinite(value) else EMPTY
 
 
+def cosine(value: float) -> str:
+    """`0.99987`, with more digits nearer to 1; `> 0.9999999` beyond."""
+    if not math.isfinite(value):
+        return EMPTY
+    for decimals in (5, 7):
+        if value == 1 or float(f"{value:.{decimals}f}") != 1:
+            return f"{value:.{decimals}f}"
+    return "> 0.9999999"
+
+
+def mebibytes(value: float) -> str:
+    """`812 MiB`."""
+    return f"{value:,.0f} MiB" if math.isfinite(value) else EMPTY
+
+
 def probability(value: float) -> str:
     """`0.125`, and `< 0.001` below that."""
     if not math.isfinite(value):

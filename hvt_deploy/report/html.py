@@ -1,58 +1,18 @@
 """A record as one HTML file that opens offline: no script, and no font, style or image from anywhere else."""
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
-import html
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
-
-from hvt_deploy.report import content
+from hvt_deploy.report import breakdown, content
 from hvt_deploy.report.audit import engines_table
-from hvt_deploy.report.figures import EMPTY, milliseconds, percent, percent_range, scrub
-from hvt_deploy.results import Interval, Results
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# The plot is drawn in these colours, which then become the page's CSS variables: it follows light and dark.
-_COLOURS = {
-    "ink": "#010101", "muted": "#020202", "line": "#030303", "panel": "#040404",
-    "fp32": "#050505", "fp16": "#060606", "int8": "#070707", "other": "#080808",
-}  # fmt: skip
-_PLOT_INCHES = (8.6, 4.6)
-_LONGEST_LABEL = 40
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a name may stand: its offset from the point in points (1/72 inch), and which of its sides is there."""
-
-    right: float
-    up: float
-    align: Literal["left", "center", "right"]
-    stand: Literal["bottom", "center", "top"]
-    is_far: bool
-
-
-# The nearer and the better first.
-_SIDES: tuple[tuple[float, float, Literal["left", "center", "right"], Literal["bottom", "center", "top"]], ...] = (
-    (1.0, 0.0, "left", "center"), (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
-    (-1.0, 0.0, "right", "center"), (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
-    (0.0, 1.0, "center", "bottom"), (0.0, -1.0, "center", "top"),
-)  # fmt: skip
-_LABEL_PLACES = tuple(
-    _Place(distance * right, distance * up, align, stand, distance > 9)
-    for distance in (9.0, 20.0, 34.0, 50.0, 68.0, 90.0)
-    for right, up, align, stand in _SIDES
-)
+from hvt_deploy.report.figures import EMPTY, scrub
+from hvt_deploy.report.pareto import draw_pareto, explain_no_pareto
+from hvt_deploy.report.plots import draw_curves, draw_latencies
+from hvt_deploy.report.svg import colour_of
+from hvt_deploy.results import Results
 
 
 def render_html(results: Results) -> str:
-    """The record as a self-contained page: verdict, table, gates, one plot, data and provenance."""
+    """The record as a self-contained page, the verdict on top."""
     import jinja2  # with matplotlib below the slow part of a start, and only this format needs them
 
     environment = jinja2.Environment(
@@ -62,7 +22,6 @@ def render_html(results: Results) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    points = _find_points(results)
     page = environment.get_template("template.html.j2").render(
         results=results,
         untrained_title=content.UNTRAINED_TITLE,
@@ -70,7 +29,8 @@ def render_html(results: Results) -> str:
         intervals_sentence=content.INTERVALS_SENTENCE,
         verdict_tone=content.verdict_tone(results),
         summary=content.fill_table(results, content.summary_columns(results)),
-        details=content.fill_table(results, content.detail_columns(results)),
+        accuracy=content.fill_table(results, content.accuracy_details(results)),
+        runs=content.fill_table(results, content.run_details(results)),
         engines=engines_table(results),
         gates=[(gate, content.gate_name(gate), content.gate_tone(gate)) for gate in results.gates],
         notes=content.note_facts(results),
@@ -78,183 +38,26 @@ def render_html(results: Results) -> str:
         data=content.data_facts(results),
         provenance=(*content.record_facts(results), *content.mapping_facts(results.provenance)),
         environment=content.mapping_facts(results.environment),
-        colour_of=_colour_of,
+        colour_of=colour_of,
         empty=EMPTY,
-        plot=_draw_plot(points, _latency_title(results)) if points else "",
-        no_plot=_explain_no_plot(results),
+        pareto=draw_pareto(results),
+        no_pareto=explain_no_pareto(results),
+        latencies=draw_latencies(results),
+        curves=draw_curves(results),
+        timing=breakdown.timing_grid(results),
+        classes=breakdown.class_grids(results),
+        matrices=breakdown.confusion_matrices(results),
+        confusions=breakdown.confusion_grids(results),
+        curve_grid=breakdown.curve_grid(results),
+        flips=breakdown.flip_groups(results),
+        shown=_shown_row(results),
+        answer_text=breakdown.answer_text,
+        gpu=breakdown.gpu_grid(results.gpu),
     )
     return scrub(page)
 
 
-@dataclass(frozen=True)
-class _Point:
-    """A backend in the plot: latency in milliseconds, top-1 in percent."""
-
-    label: str
-    colour: str
-    is_reference: bool
-    latency: float
-    top1: Interval
-
-
-def _colour_of(precision: str) -> str:
-    return next((name for name in ("fp32", "fp16", "int8") if precision.startswith(name)), "other")
-
-
-def _explain_no_plot(results: Results) -> str:
-    if results.untrained:
-        return "No plot of accuracy against latency: the weights are untrained."
-    return "No plot of accuracy against latency: no backend has both."
-
-
-def _latency_batches(results: Results) -> set[int]:
-    return {row.latency_ms.batch for row in results.rows if row.latency_ms}
-
-
-def _latency_title(results: Results) -> str:
-    batches = _latency_batches(results)
-    return f"median latency, batch {batches.pop()} (ms)" if len(batches) == 1 else "median latency for one image (ms)"
-
-
-def _find_points(results: Results) -> list[_Point]:
-    """The backends with accuracy and latency, fastest first. Where batches differ the latency of one image counts."""
-    if results.untrained:
-        return []
-    several_models = len({row.model for row in results.rows}) > 1
-    several_batches = len(_latency_batches(results)) > 1
-    points: list[_Point] = []
-    for row in results.rows:
-        if row.top1 is None or row.latency_ms is None or row.latency_ms.median <= 0:
-            continue
-        label = scrub(f"{row.model} {row.backend}" if several_models else row.backend)
-        label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
-        latency = row.latency_ms.median / (row.latency_ms.batch if several_batches else 1)
-        points.append(_Point(label, _colour_of(row.precision), row is results.rows[0], latency, row.top1))
-    return sorted(points, key=lambda p: p.latency)
-
-
-def _draw_plot(points: Sequence[_Point], latency_title: str) -> str:
-    """The plot as an SVG element that has a title and a description for those who cannot see it."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    style = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": "hvt-deploy",  # ids stay the same from run to run
-        "text.parse_math": False,  # a dollar sign in a name is no formula
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10.5,
-        "text.color": _COLOURS["ink"],
-        "axes.labelcolor": _COLOURS["ink"],
-        "axes.edgecolor": _COLOURS["muted"],
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.color": _COLOURS["muted"],
-        "ytick.color": _COLOURS["muted"],
-        "grid.color": _COLOURS["line"],
-    }
-    with mpl.rc_context(cast("Any", style)):
-        figure = Figure(figsize=_PLOT_INCHES, dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        _draw_points(axes, points)
-        axes.set_xlabel(latency_title)
-        axes.set_ylabel("top-1")
-        figure.draw_without_rendering()
-        _draw_labels(axes, points)
-        stream = io.StringIO()
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
-    described = "; ".join(
-        f"{p.label}: {percent(p.top1.estimate)} {percent_range(p.top1)} at {milliseconds(p.latency)}" for p in points
-    )
-    return _inline_svg(stream.getvalue(), f"Top-1 accuracy against {latency_title}", described)
-
-
-def _draw_points(axes: Axes, points: Sequence[_Point]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    best = [p for i, p in enumerate(points) if all(p.top1.estimate > q.top1.estimate for q in points[:i])]
-    axes.step([p.latency for p in best], [p.top1.estimate for p in best], where="post",
-              color=_COLOURS["muted"], linewidth=1.0, linestyle=(0, (4, 4)), zorder=1)  # fmt: skip
-    for point in points:
-        colour = _COLOURS[point.colour]
-        axes.vlines(point.latency, point.top1.low, point.top1.high, color=colour, linewidth=1.6, alpha=0.55, zorder=2)
-        axes.plot([point.latency], [point.top1.estimate], marker="D" if point.is_reference else "o", markersize=8,
-                  color=colour, markeredgecolor=_COLOURS["panel"], markeredgewidth=1.2, zorder=3)  # fmt: skip
-    axes.grid(visible=True, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.margins(y=0.12)
-    axes.yaxis.set_major_formatter(FuncFormatter(_write_percent_tick))
-    fastest, slowest = points[0].latency, points[-1].latency
-    if slowest > 4 * fastest:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(_write_tick))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlim(fastest / 1.5, slowest * 1.8)
-    else:
-        room = 0.3 * max(slowest - fastest, 0.3 * slowest)
-        axes.set_xlim(max(0.0, fastest - room), slowest + room)
-
-
-def _write_percent_tick(value: float, _: int) -> str:
-    return f"{value:g} %" if 0 <= value <= 100 else ""
-
-
-def _write_tick(value: float, _: int) -> str:
-    return f"{value:g}"
-
-
-def _draw_labels(axes: Axes, points: Sequence[_Point]) -> None:
-    """Write each name at the nearest place where it covers no point, interval or other name."""
-    from matplotlib.backends.backend_agg import RendererAgg
-    from matplotlib.transforms import Bbox
-
-    def overlap(box: Bbox, other: Bbox) -> float:
-        shared = Bbox.intersection(box, other)
-        return shared.width * shared.height if shared else 0.0
-
-    renderer = RendererAgg(*axes.figure.bbox.size, 72)
-    anchors = [axes.transData.transform((p.latency, p.top1.estimate)) for p in points]
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in anchors]
-    for point in points:
-        ends = axes.transData.transform([(point.latency, point.top1.low), (point.latency, point.top1.high)])
-        taken.append(Bbox.from_extents(ends[0][0] - 2, ends[0][1], ends[1][0] + 2, ends[1][1]))
-    for point, (x, y) in zip(points, anchors, strict=True):
-        probe = axes.text(0, 0, point.label)
-        size = probe.get_window_extent(renderer)
-        probe.remove()
-        best_cost, best_place, best_box = float("inf"), _LABEL_PLACES[0], size
-        for place in _LABEL_PLACES:
-            left = x + place.right + size.width * {"left": 0, "center": -0.5, "right": -1}[place.align]
-            bottom = y + place.up + size.height * {"bottom": 0, "center": -0.5, "top": -1}[place.stand]
-            box = Bbox.from_bounds(left, bottom, size.width, size.height)
-            outside = size.width * size.height - overlap(box, axes.bbox)
-            cost = 3 * outside + sum(overlap(box, other) for other in taken)
-            if cost < best_cost - 1:
-                best_cost, best_place, best_box = cost, place, box
-        taken.append(best_box)
-        _draw_label(axes, point, best_place)
-
-
-def _draw_label(axes: Axes, point: _Point, place: _Place) -> None:
-    line = {"arrowstyle": "-", "color": _COLOURS["muted"], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5}
-    label = axes.annotate(
-        point.label, (point.latency, point.top1.estimate), (place.right, place.up), textcoords="offset points",
-        horizontalalignment=place.align, verticalalignment=place.stand, arrowprops=line if place.is_far else None,
-    )  # fmt: skip
-    label.set_in_layout(False)
-
-
-def _inline_svg(document: str, title: str, description: str) -> str:
-    """The svg element alone, in the page's colours."""
-    view_box = re.search(r'viewBox="([^"]*)"', document)
-    body = document[document.index(">", document.index("<svg")) + 1 :]
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
-    for name, colour in _COLOURS.items():
-        body = body.replace(colour, f"var(--{name})")
-    return (
-        f'<svg viewBox="{view_box[1] if view_box else ""}" role="img" aria-labelledby="plot-title plot-description">'
-        f'<title id="plot-title">{html.escape(title)}</title>'
-        f'<desc id="plot-description">{html.escape(description)}</desc>{body}'
-    )
+def _shown_row(results: Results) -> int:
+    """Which of the rows with classes is unfolded: the first of the lowest precision, which the verdict is about."""
+    precisions = [colour_of(row.precision) for row in results.rows if row.classes]
+    return next((precisions.index(bits) for bits in ("int8", "fp16") if bits in precisions), len(precisions) - 1)

@@ -6,6 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hvt_deploy.report.audit import engines_table
+from hvt_deploy.report.breakdown import (
+    Grid,
+    answer_text,
+    class_grids,
+    confusion_grids,
+    curve_grid,
+    flip_groups,
+    gpu_grid,
+    timing_grid,
+)
 from hvt_deploy.report.content import (
     INTERVALS_SENTENCE,
     UNTRAINED_SENTENCE,
@@ -14,13 +24,14 @@ from hvt_deploy.report.content import (
     Fact,
     Line,
     Table,
+    accuracy_details,
     data_facts,
-    detail_columns,
     fill_table,
     gate_name,
     mapping_facts,
     note_facts,
     record_facts,
+    run_details,
     skipped_facts,
     summary_columns,
 )
@@ -32,17 +43,29 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def render_markdown(results: Results) -> str:
-    """The record as a Markdown page with the same content as the HTML report, the plot aside."""
+    """The record as a Markdown page with the same content as the HTML report, plots and thumbnails aside."""
     blocks = [f"# {_escape(results.model)}: validation"]
     if results.untrained:
         blocks.append(f"> **{UNTRAINED_TITLE}.** {UNTRAINED_SENTENCE}")
+    if results.invalid:
+        blocks.append(f"> **INVALID LATENCIES.** {_escape(results.invalid)}")
     blocks.append(f"**{_escape(results.verdict)}**")
+    blocks += [f"> **Error:** {_escape(e)}" for e in results.errors]
     blocks += [f"> **Warning:** {_escape(w)}" for w in results.warnings]
     blocks += ["## Results", *_results_table(fill_table(results, summary_columns(results)))]
     blocks += _section("Notes", _bullets(note_facts(results)))
     blocks += _section("Gates", _gates(results))
+    blocks += _section(
+        "Is the lower precision worth it?", "\n".join(f"- {_escape(c.sentence)}" for c in results.comparisons)
+    )
+    blocks += _grids("Latency", (timing_grid(results), gpu_grid(results.gpu)))
+    blocks += _grids("Classes", class_grids(results))
+    blocks += _grids("Confusions", confusion_grids(results))
+    blocks += _grids("How well scores tell classes apart", (curve_grid(results),))
+    blocks += _section("Images whose answer flipped", _flips(results))
     blocks += _section("Not run", _bullets(skipped_facts(results)))
-    blocks += _section("Details", _backend_table(fill_table(results, detail_columns(results))))
+    blocks += _section("Details", _backend_table(fill_table(results, accuracy_details(results))))
+    blocks += _section("Where it ran", _backend_table(fill_table(results, run_details(results))))
     blocks += _section("Engines, by their own layers", _backend_table(engines_table(results)))
     blocks += _section("Data", _bullets(data_facts(results)))
     if results.data.unreadable:
@@ -54,6 +77,28 @@ def render_markdown(results: Results) -> str:
 
 def _section(title: str, body: str) -> list[str]:
     return [f"## {title}", body] if body else []
+
+
+def _grids(title: str, grids: Iterable[Grid | None]) -> list[str]:
+    shown = [grid for grid in grids if grid is not None]
+    blocks = [f"## {title}"] if shown else []
+    for grid in shown:
+        flush_right = [place >= grid.names for place in range(len(grid.headings))]
+        rows = ([_escape(cell) for cell in row] for row in grid.rows)
+        blocks += [f"**{_escape(grid.title)}**", _table([_escape(h) for h in grid.headings], flush_right, rows)]
+        blocks += [_escape(grid.note)] if grid.note else []
+    return blocks
+
+
+def _flips(results: Results) -> str:
+    lines = [
+        f"- {_escape(group.backend)}, {kind}: {_escape(flip.path)} is {_escape(results.class_names[flip.label])}; "
+        f"reference {_escape(answer_text(flip.reference, results.class_names))}, "
+        f"here {_escape(answer_text(flip.candidate, results.class_names))}"
+        for group in flip_groups(results)
+        for flip, kind in group.flips
+    ]
+    return "\n".join(lines)
 
 
 def _results_table(table: Table) -> list[str]:

@@ -63,6 +63,8 @@ def print_results(results: Results, console: Console) -> None:
     """Print the verdict, the table of backends, gates, what was not run, warnings and the data."""
     if results.untrained:
         console.print(Panel(_text(UNTRAINED_SENTENCE), title=UNTRAINED_TITLE, style="bold red", box=box.HEAVY))
+    if results.invalid:
+        console.print(Panel(_text(results.invalid), title="INVALID LATENCIES", style="bold red", box=box.HEAVY))
     console.print(Panel(_text(results.verdict), title=_text(results.model), border_style=STYLES[verdict_tone(results)]))
     for table in _result_tables(results, console):
         console.print(table)
@@ -75,6 +77,8 @@ def print_results(results: Results, console: Console) -> None:
     )
     _print_list(console, "Engines, by their own layers", [(f.label, f.value, "") for f in engine_facts(results)])
     _print_list(console, "Not run", [(f.label, f.value, "yellow") for f in skipped_facts(results)])
+    _print_list(console, "Lower precision", [("", c.sentence, "") for c in results.comparisons])
+    _print_list(console, "Errors", [("", e, "bold red") for e in results.errors])
     _print_list(console, "Warnings", [("", w, "bold yellow") for w in results.warnings])
     _print_data(results, console)
 
