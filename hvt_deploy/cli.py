@@ -296,6 +296,28 @@ def _show_calibrators(facts: Mapping[str, Any]) -> None:
         print_table("SQNR of INT8 products by role and calibrator", ("role", *columns), rows, open_console())
 
 
+@app.command(epilog="Examples: **hvt-deploy inspect artifacts/fdvit_b/int8-…/fdvit_b.int8.onnx**, "
+             "**hvt-deploy inspect fdvit_b**")  # fmt: skip
+def inspect(
+    target: Annotated[str, typer.Argument(help="An ONNX file, an engine, or an exported model: then all it has.")],
+    root: Root = DEFAULT_ROOT, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Show nodes, parameters, MACs and precision by stage and role; of an engine what it really runs."""
+    from hvt_deploy.report.terminal import open_console, print_audit, print_table
+    from hvt_deploy.steps.inspect import COLUMNS, EngineFacts, graph_rows, inspect_target
+
+    found = inspect_target(root, target)
+    if as_json:
+        _print_json(found)
+        return
+    for name, facts in found.items():
+        if isinstance(facts, EngineFacts):
+            typer.echo(f"{name}: {facts.flavour} {facts.version}, {facts.device}")
+            print_audit(facts.audit, open_console(), by_group=True)
+        else:
+            print_table(f"{name}, opset {facts.opset}", COLUMNS, graph_rows(facts), open_console())
+
+
 def _quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui, as_json: bool) -> None:
     from hvt_deploy.flows import quantize_within
     from hvt_deploy.report.budget import SENSITIVITY_COLUMNS, budget_sentence, sensitivity_rows

@@ -67,6 +67,25 @@ def test_the_export_has_its_opset_and_the_manifest_its_facts(place):
     assert manifest(place)["weights"]["untrained"]
 
 
+def test_inspect_shows_every_graph_and_the_engine_of_a_model(place, built):
+    done = run("inspect", "fdvit_demo", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    engine = next(facts for name, facts in found.items() if name.endswith(".engine"))
+    graphs = {name.split(".")[1]: facts for name, facts in found.items() if name.endswith(".onnx")}
+    assert set(graphs) == {"fp32", "fp16", "int8-fp32", "int8", "int8-cpu-twin"}
+
+    def macs(facts):
+        return {p: sum(group["macs"].get(p, 0) for group in facts["groups"]) for p in ("int8", "fp16", "fp32")}
+
+    assert macs(graphs["fp16"])["int8"] == macs(graphs["fp32"])["int8"] == 0
+    assert macs(graphs["int8"])["int8"] == engine["audit"]["quantized_macs"] > 0
+    assert sum(macs(graphs["int8"]).values()) == sum(macs(graphs["fp32"]).values())
+    shown = run("inspect", "fdvit_demo", cwd=place).stdout
+    assert "attention score" in shown
+    assert "attention blocks fused" in shown
+
+
 def test_the_engine_really_is_int8(place, built):
     assert built["path"].endswith("fdvit_demo.int8.rtx-sm86.engine")
     assert (place / built["path"]).stat().st_size > 100_000

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from hvt_deploy.audit import EngineAudit
+from hvt_deploy.engine.passport import read_passport
 from hvt_deploy.errors import BadInput
 from hvt_deploy.graph.inspect import GraphFacts, inspect_graph
 from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.workspace import find_model
 
+_ENGINE = ".engine"
 COLUMNS = ("stage", "role", "nodes", "parameters", "MACs", "of all", "int8", "fp16", "fp32")
 PRECISIONS = ("int8", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the passport of an engine says. `device` is the GPU it was built on, or what it was built for."""
+
+    flavour: str
+    version: str
+    device: str
+    precision: str
+    audit: EngineAudit
+
+
+def inspect_target(root: Path, target: str) -> Mapping[str, GraphFacts | EngineFacts]:
+    """The facts of a file, or of every graph and engine of an exported model in the workspace `root`, by their names.
+
+    Raises BadInput for what is neither, and for a file that is not what its name says.
+    """
+    path = Path(target)
+    if path.suffix in (".onnx", _ENGINE):
+        if not path.is_file():
+            raise BadInput(
+                f"There is no file {path}.", "Give an ONNX file, an engine or the name of an exported model."
+            )
+        return {path.name: _inspect_file(path)}
+    folder = find_model(root, target)
+    artifacts = folder.read().artifacts.values()
+    files = [folder.file(artifact) for artifact in artifacts if Path(artifact.main).suffix in (".onnx", _ENGINE)]
+    return {file.name: _inspect_file(file) for file in files}
+
+
+def _inspect_file(path: Path) -> GraphFacts | EngineFacts:
+    if path.suffix != _ENGINE:
+        return inspect_onnx(path)
+    passport = read_passport(path)
+    device = passport.gpu or f"built ahead of time for compute capability {', '.join(passport.compute_capabilities)}"
+    return EngineFacts(passport.flavour, passport.version, device, passport.precision, passport.audit)
 
 
 def inspect_onnx(path: Path) -> GraphFacts:
