@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hvt_deploy.backends.base import Backend
+from hvt_deploy.backends.base import AnyBackend, PixelsBackend
 from hvt_deploy.config import ValidationConfig
 from hvt_deploy.environment import cpu_count
 from hvt_deploy.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.images import decode, preprocess, repeat_to
 from hvt_deploy.rows import Planned, plan_rows
-from hvt_deploy.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.tensors import LogitsNK
 from hvt_deploy.workspace import ModelFolder, find_model
 
 # A file, a Pillow image, or pixels (H, W, 3) as uint8 RGB.
@@ -99,8 +99,7 @@ class Classifier:
         waiting = iter(images)
         with ThreadPoolExecutor(self._threads) as pool:
             while batch := list(islice(waiting, self._batch_size)):
-                images_NCHW = np.stack(list(pool.map(self._prepare, batch)))
-                for logits_K in self._infer(images_NCHW):
+                for logits_K in self._infer(list(pool.map(_as_rgb, batch)), pool):
                     yield Prediction(_most_probable(logits_K, self._names, top))
 
     def close(self) -> None:
@@ -115,10 +114,10 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _prepare(self, image: ImageLike) -> NDArray[np.float32]:
-        return preprocess(_as_rgb(image), self._preprocessing)
-
-    def _infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
+    def _infer(self, images: Sequence[Image.Image], pool: ThreadPoolExecutor) -> LogitsNK:
+        if isinstance(self._backend, PixelsBackend):
+            return self._backend.infer_pixels([np.asarray(image) for image in images])
+        images_NCHW = np.stack(list(pool.map(preprocess, images, repeat(self._preprocessing))))
         if self._fixed_batch is None:
             return self._backend.infer(images_NCHW)
         return self._backend.infer(repeat_to(images_NCHW, self._fixed_batch))[: len(images_NCHW)]
@@ -130,7 +129,7 @@ def _open(model: str | Path | None, workspace: Path) -> ModelFolder:
     return find_model(workspace, None if model is None else str(model))
 
 
-def _open_backend(rows: Sequence[Planned], name: str) -> Backend:
+def _open_backend(rows: Sequence[Planned], name: str) -> AnyBackend:
     if name == "auto":
         chosen = [r for r in rows if r.runtime == "trt"] + [r for r in rows if r.row.backend == "ort fp32"]
     else:

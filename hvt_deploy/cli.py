@@ -172,6 +172,9 @@ def export(
     image_size: Annotated[str | None, typer.Option(metavar="HxW", help="Of faster_vit_*_any_res: 576x960.")] = None,
     window_size: Annotated[str | None, typer.Option(metavar="N,N,N,N", help="Windows of its four levels.")] = None,
     carrier_token_size: Annotated[int | None, typer.Option(min=1, help="Carrier tokens of a window, a side.")] = None,
+    preprocess_in_graph: Annotated[
+        bool, typer.Option("--preprocess-in-graph", help="Also a graph that takes uint8 pixels of any size.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what memory and disk it needs.")] = False,
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -186,7 +189,7 @@ def export(
     options = ModelOptions(_parse_windows(window_size), carrier_token_size)
     config = load_config(config_file) if config_file else config_of(model, _parse_size(image_size), options)
     flags = {"export.opset": opset, "export.weights": weights, "export.batch": batch, "export.simplifier": simplifier,
-             "export.seed": seed}  # fmt: skip
+             "export.seed": seed, "export.preprocess_in_graph": preprocess_in_graph or None}  # fmt: skip
     require("torch", extra="export")
     from hvt_deploy.steps.export import export as run_export
     from hvt_deploy.steps.export import plan_export
@@ -200,12 +203,16 @@ def export(
         _show_needs(plan_export(folder, config), as_json)
         return
     done = run_export(folder, config, class_names, _ui(as_json))
+    pixels_path = str(done.pixels_path) if done.pixels_path else None
     if as_json:
-        _print_json({"slug": done.slug, "path": str(done.path), "opset": done.opset, "parity": done.parity,
+        _print_json({"slug": done.slug, "path": str(done.path), "pixels_path": pixels_path, "opset": done.opset,
+                     "parity": done.parity,
                      "nodes": done.contract.nodes, "untrained": done.untrained})  # fmt: skip
     else:
         typer.echo(f"{done.path}  opset {done.opset}, {done.contract.nodes} nodes, "
                    f"within {done.parity.relative_to_largest:.1e} of PyTorch")  # fmt: skip
+        if pixels_path:
+            typer.echo(f"{pixels_path}  takes uint8 (batch, height, width, 3); `validate` measures it")
 
 
 def _show_needs(needs: ExportNeeds, as_json: bool) -> None:
@@ -618,6 +625,8 @@ def package(
         _print_json(done)
     else:
         typer.echo(f"{done.folder}: {', '.join(done.models)}\nSend image files to the model {done.ensemble}.")
+        if done.pixels_model:
+            typer.echo(f"Send uint8 pixels (batch, height, width, 3) to the model {done.pixels_model}.")
 
 
 @app.command(epilog="Example: **hvt-deploy bundle fdvit_b --output fdvit_b.tar**")

@@ -20,7 +20,7 @@ from hvt_deploy.measure.latency import speedup_interval
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.models.spec import Published
 from hvt_deploy.recorded import RecordedLogits
-from hvt_deploy.results import DataSummary, Flip, Latency, Results, Row
+from hvt_deploy.results import DataSummary, Flip, Latency, PixelDifference, Results, Row
 from hvt_deploy.rows import Planned
 from hvt_deploy.verdict import Judged, judge, write_verdict
 from hvt_deploy.workspace import Manifest, now
@@ -42,6 +42,7 @@ class Measured:
     unreadable: tuple[str, ...]
     reference_logits: RecordedLogits
     answers: ImageAnswers
+    pixels: Mapping[str, PixelDifference]
 
 
 def conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, measured: Measured) -> Results:
@@ -112,7 +113,7 @@ def _published(manifest: Manifest, data: DataSummary) -> Published | None:
 
 
 def _row(planned: Planned, measured: Measured, published: Published | None) -> Row:
-    row = planned.row
+    row = replace(planned.row, pixel_difference=measured.pixels.get(planned.row.backend))
     accuracy, latency = measured.accuracy.get(row.backend), measured.latency.get(row.backend)
     if accuracy is not None:
         row = _with_accuracy(row, accuracy, measured.samples)

@@ -21,13 +21,16 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp32")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """`weights`: auto, official, random or a path. `batch` null means any batch size."""
+    """`weights`: auto, official, random or a path. `batch` null means any batch size. `preprocess_in_graph`: also a
+    graph that takes uint8 pixels of any size.
+    """
 
     weights: str = "auto"
     seed: int = 0
     opset: int = 17
     batch: int | None = None
     simplifier: Literal["onnxsim", "onnxslim", "none"] = "onnxslim"
+    preprocess_in_graph: bool = False
 
 
 @dataclass(frozen=True)

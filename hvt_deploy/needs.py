@@ -9,10 +9,9 @@ from hvt_deploy.environment import available_memory_bytes, free_disk_bytes
 from hvt_deploy.errors import MissingEnvironment
 
 # Measured by benchmarks/large_export.py: the largest of the processes holds the weights _MEMORY_COPIES times, beside
-# what its libraries take. On disk are the reference form and the graph, and room for the graph's structure.
+# what its libraries take. On disk are the reference form and the graphs, and room for their structure.
 _MEMORY_COPIES = 1.1
 _LIBRARIES_BYTES = 1.0e9
-_DISK_COPIES = 2
 _STRUCTURE_BYTES = 5.0e7
 
 
@@ -32,14 +31,14 @@ class ExportNeeds:
         return self.memory_bytes <= self.available_memory_bytes and self.disk_bytes <= self.free_disk_bytes
 
 
-def estimate_export(parameters: int, target: Path) -> ExportNeeds:
+def estimate_export(parameters: int, target: Path, graphs: int = 1) -> ExportNeeds:
     """What exporting a model of this size into the folder `target` needs now. A fine-tuned head changes little."""
     weights_bytes = 4 * parameters
     return ExportNeeds(
         parameters=parameters,
         memory_bytes=int(_MEMORY_COPIES * weights_bytes + _LIBRARIES_BYTES),
         available_memory_bytes=available_memory_bytes(),
-        disk_bytes=int(_DISK_COPIES * weights_bytes + _STRUCTURE_BYTES),
+        disk_bytes=int((1 + graphs) * weights_bytes + _STRUCTURE_BYTES),
         free_disk_bytes=free_disk_bytes(target),
     )
 

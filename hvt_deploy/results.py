@@ -125,6 +125,14 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class PixelDifference:
+    """How far preprocessed pixels are from those of the exact pipeline, in steps of a pixel's 256 values."""
+
+    largest: float
+    mean: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One backend. `top1_drop` is reference minus this backend, so positive is worse. `audit` is that of an engine.
 
@@ -151,6 +159,7 @@ class Row:
     latency_ms: Latency | None = None
     throughput_img_s: float | None = None
     speedup: Interval | None = None
+    pixel_difference: PixelDifference | None = None
     skipped: str | None = None
     note: str = ""
     audit: EngineAudit | None = None

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hvt_deploy.backends.base import Backend, BackendRequest, Device, Runtime
-from hvt_deploy.backends.registry import open_backend
+from hvt_deploy.backends.base import AnyBackend, BackendRequest, Device, Runtime
+from hvt_deploy.backends.registry import open_backend, open_pixels_backend
 from hvt_deploy.config import ValidationConfig
 from hvt_deploy.engine.flavour import available_flavours
 from hvt_deploy.engine.passport import Machine, check_passport, read_passport
@@ -24,6 +24,10 @@ EMULATED = "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing 
 NUMERICS = "The engine's own Q/DQ graph with FP32 in the rest: accuracy only."
 TWIN = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
 RECORDED = "recorded-reference"
+# The artifact of `export --preprocess-in-graph`, and its row.
+PIXELS = "fp32-uint8"
+PIXELS_ROW = "ort fp32 uint8"
+PIXELS_NOTE = "Preprocessing in the graph, from uint8 pixels of any size; its speed is not measured."
 RECORDED_NOTE = "Logits that PyTorch gave on another machine."
 NO_ENGINE = "No engine was built yet: hvt-deploy build-trt"
 
@@ -37,7 +41,7 @@ class Planned:
 
     runtime: Runtime
     row: Row
-    open: Callable[[], Backend] | None = None
+    open: Callable[[], AnyBackend] | None = None
     timed: bool = True
     named: bool = False
     recorded: RecordedLogits | None = None
@@ -59,6 +63,9 @@ def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfi
             name, note = names.get(key, (f"ort {key}", note))
             row = _row(folder, manifest, settings, "ort", device, name, key, note)
             rows.append(replace(row, timed=key != "int8-fp32" and note != EMULATED))
+    if PIXELS in manifest.artifacts:  # on the CPU wherever it is: only its accuracy is asked for
+        row = _row(folder, manifest, settings, "ort", "cpu", PIXELS_ROW, PIXELS, PIXELS_NOTE)
+        rows.append(replace(row, timed=False))
     engines = [key for key in manifest.artifacts if key.startswith("engine-")]
     for key in engines:
         rows.append(_engine_row(folder, manifest, settings, key, gpus))
@@ -80,6 +87,8 @@ def _row(
         allow_cpu_nodes=settings.allow_cpu_nodes,
     )  # fmt: skip
     row = Row(manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note)
+    if key == PIXELS:
+        return Planned(runtime, row, lambda: open_pixels_backend(request))
     return Planned(runtime, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path)))
 
 

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 ImagesNCHW: TypeAlias = NDArray[np.float32]
 LogitsNK: TypeAlias = NDArray[np.float32]
 LabelsN: TypeAlias = NDArray[np.int64]
+# What a decoder gives: RGB of any size.
+PixelsHWC: TypeAlias = NDArray[np.uint8]
 
 # A float32 has 24 bits, 144 dB: more cannot be seen, and JSON has no infinity.
 LARGEST_SQNR_DB = 150.0
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
+# Of a graph with its preprocessing: uint8 (batch, height, width, 3).
+PIXELS_NAME = "images_NHWC"
 
 
 @dataclass(frozen=True)

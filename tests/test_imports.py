@@ -16,7 +16,7 @@ STEERING = {
 DOORS = {("measure", "hvt_deploy.backends.base"), ("backends", "hvt_deploy.engine.flavour")}
 HOMES = {
     "torch": ("models/", "graph/export.py", "backends/pytorch.py", "backends/registry.py", "steps/export.py"),
-    "onnxruntime": ("backends/ort.py", "graph/", "serving/triton_models/network.py"),
+    "onnxruntime": ("backends/ort.py", "backends/ort_pixels.py", "graph/", "serving/triton_models/network.py"),
     "typer": ("cli.py",),
     "rich": ("cli.py", "report/terminal.py"),
     "matplotlib": ("report/svg.py", "report/pareto.py", "report/plots.py", "report/budget.py"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.backends.placement import Placement
-from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
+from hvt_deploy.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
 
 Runtime = Literal["pytorch", "ort", "trt"]
 Device = Literal["cpu", "cuda"]
@@ -73,3 +73,25 @@ class TappedBackend(Backend, Protocol):
         A module without exactly one output tensor is left out. Not more than TAPS_AT_ONCE are held at a time.
         """
         ...
+
+
+@runtime_checkable
+class PixelsBackend(Protocol):
+    """An opened model whose preprocessing is in its graph: it takes images as they were decoded."""
+
+    name: str
+
+    def infer_pixels(self, images: Sequence[PixelsHWC]) -> LogitsNK:
+        """Logits (N, K) in float32 for RGB images (H, W, 3) of any sizes."""
+        ...
+
+    def preprocess(self, image: PixelsHWC) -> ImagesNCHW:
+        """What the network in the graph is given for one image: (1, 3, H, W)."""
+        ...
+
+    def close(self) -> None:
+        """Free the session."""
+        ...
+
+
+AnyBackend: TypeAlias = Backend | PixelsBackend

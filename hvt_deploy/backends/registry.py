@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from hvt_deploy.backends.base import Backend, BackendRequest, Runtime
+from hvt_deploy.backends.base import Backend, BackendRequest, PixelsBackend, Runtime
 from hvt_deploy.environment import require
 
 if TYPE_CHECKING:
@@ -21,6 +21,14 @@ def open_backend(request: BackendRequest, open_module: ModuleOpener | None = Non
     Raises MissingEnvironment where the runtime's package or device is missing, BadInput for a broken artifact.
     """
     return _OPENERS[request.runtime](request, open_module)
+
+
+def open_pixels_backend(request: BackendRequest) -> PixelsBackend:
+    """Open an ONNX file that preprocesses, in ONNX Runtime. Raises as `open_backend` does."""
+    require("onnxruntime", extra="cpu")
+    from hvt_deploy.backends.ort_pixels import OrtPixelsBackend
+
+    return OrtPixelsBackend(request)
 
 
 def _open_pytorch(request: BackendRequest, open_module: ModuleOpener | None) -> Backend:

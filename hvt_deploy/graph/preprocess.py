@@ -16,9 +16,9 @@ from onnx import helper, numpy_helper
 from hvt_deploy.errors import BadInput
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.images import Preprocessing
+from hvt_deploy.tensors import PIXELS_NAME
 
 ANTIALIAS_OPSET = 18
-IMAGES_NAME = "images_NHWC"
 _MODES = {"bicubic": "cubic", "bilinear": "linear"}
 
 
@@ -27,13 +27,9 @@ def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> 
 
     Height and width are any; the images of a batch share them. It resizes rows and then columns, and rounds to whole
     pixels after each. Pillow 13 takes columns first for some shapes: there, pixels differ by a few of 255.
-    Raises BadInput for `nearest` and for a crop_pct above 1, which would pad.
+    Weights in a file beside the graph stay there. Raises BadInput as `check_in_graph` does.
     """
-    if preprocessing.interpolation not in _MODES or preprocessing.crop_pct > 1:
-        raise BadInput(
-            f"Interpolation {preprocessing.interpolation} with crop_pct {preprocessing.crop_pct} cannot be in a graph.",
-            "Preprocessing in the graph is bicubic or bilinear, with a crop_pct of at most 1.",
-        )
+    check_in_graph(preprocessing)
     wrapped = convert_opset(model, max(ANTIALIAS_OPSET, read_opset(model)))
     (old,) = wrapped.graph.input
     batch = old.type.tensor_type.shape.dim[0]
@@ -41,11 +37,21 @@ def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> 
     build = _Builder()
     _add_transform(build, preprocessing, old.name)
     nodes = [*build.nodes, *wrapped.graph.node]
+    wrapped.graph.value_info.append(old)  # the network's shapes are known from here on
     del wrapped.graph.input[:], wrapped.graph.node[:]
-    wrapped.graph.input.append(helper.make_tensor_value_info(IMAGES_NAME, onnx.TensorProto.UINT8, shape))
+    wrapped.graph.input.append(helper.make_tensor_value_info(PIXELS_NAME, onnx.TensorProto.UINT8, shape))
     wrapped.graph.node.extend(nodes)
     wrapped.graph.initializer.extend(build.initializers)
     return wrapped
+
+
+def check_in_graph(preprocessing: Preprocessing) -> None:
+    """Raise BadInput for what `with_preprocessing` cannot do: `nearest`, and a crop_pct above 1, which would pad."""
+    if preprocessing.interpolation not in _MODES or preprocessing.crop_pct > 1:
+        raise BadInput(
+            f"Interpolation {preprocessing.interpolation} with crop_pct {preprocessing.crop_pct} cannot be in a graph.",
+            "Preprocessing in the graph is bicubic or bilinear, with a crop_pct of at most 1.",
+        )
 
 
 class _Builder:
@@ -69,9 +75,9 @@ class _Builder:
 
 
 def _add_transform(build: _Builder, preprocessing: Preprocessing, output: str) -> None:
-    pixels = build.add("Cast", IMAGES_NAME, to=onnx.TensorProto.FLOAT)
+    pixels = build.add("Cast", PIXELS_NAME, to=onnx.TensorProto.FLOAT)
     pixels = build.add("Transpose", pixels, perm=[0, 3, 1, 2])
-    edges = build.add("Cast", build.add("Shape", IMAGES_NAME, start=1, end=3), to=onnx.TensorProto.DOUBLE)
+    edges = build.add("Cast", build.add("Shape", PIXELS_NAME, start=1, end=3), to=onnx.TensorProto.DOUBLE)
     size = _resized_size(build, edges, preprocessing)
     leading = build.add("Shape", pixels, start=0, end=2)
     height = build.add("Shape", pixels, start=2, end=3)

@@ -142,7 +142,7 @@ def skipped_facts(results: Results) -> tuple[Fact, ...]:
 
 def note_facts(results: Results) -> tuple[Fact, ...]:
     """What has to be known about a backend that ran."""
-    return tuple(Fact(r.backend, r.note) for r in results.rows if r.note and r.skipped is None)
+    return tuple(Fact(r.backend, _note(r)) for r in results.rows if r.note and r.skipped is None)
 
 
 def data_facts(results: Results) -> tuple[Fact, ...]:
@@ -216,6 +216,16 @@ def _latency_cell(row: Row, suffix: str) -> Cell | None:
 
 def _timed_runs(row: Row) -> Cell | None:
     return Cell(f"{len(row.latency_ms.samples_ms):,}") if row.latency_ms and row.latency_ms.samples_ms else None
+
+
+def _note(row: Row) -> str:
+    difference = row.pixel_difference
+    if difference is None:
+        return row.note
+    return (
+        f"{row.note} Its pixels differ from the exact ones by {three_digits(difference.mean)} of 255 on average, "
+        f"{three_digits(difference.largest)} at most."
+    )
 
 
 def _percent_cell(interval: Interval | None) -> Cell | None:

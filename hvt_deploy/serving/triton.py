@@ -3,6 +3,7 @@
 Three kinds of models (Triton's documentation, "Model Repository" and "Model Configuration"): `<slug>_preprocess`, the
 exact evaluation transform in the Python backend; `<slug>_<artifact>`, the network; `<slug>`, an ensemble of the two.
 A client sends the bytes of image files to the ensemble and asks for classes (Triton's classification extension).
+A network whose preprocessing is in its graph takes uint8 pixels and needs no ensemble.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal
 from hvt_deploy import errors, images, tensors
 from hvt_deploy.images import Preprocessing
 from hvt_deploy.records import to_plain
-from hvt_deploy.tensors import Signature
+from hvt_deploy.tensors import PIXELS_NAME, Signature
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
 _FILES: dict[Platform, str] = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": "network.onnx"}
@@ -30,7 +31,8 @@ _TEMPLATES = Path(__file__).parent / "triton_models"
 class Network:
     """One artifact to serve. `name` is its Triton model's; batches up to `max_batch`, `best_batch` is preferred.
 
-    `platform` python runs an ONNX file with ONNX Runtime in Triton's Python backend, for servers that have no other.
+    `takes_pixels`: uint8 (height, width, 3) instead of preprocessed images. `platform` python runs an ONNX file with
+    ONNX Runtime in Triton's Python backend, for servers that have no other.
     """
 
     name: str
@@ -39,6 +41,13 @@ class Network:
     max_batch: int
     best_batch: int
     on_gpu: bool
+    takes_pixels: bool = False
+
+    def input(self, signature: Signature) -> tuple[str, str, tuple[int, ...]]:
+        """Name, Triton's type and dimensions without the batch, where -1 is any."""
+        if self.takes_pixels:
+            return PIXELS_NAME, "TYPE_UINT8", (-1, -1, 3)
+        return signature.input_name, "TYPE_FP32", (3, *signature.image_size)
 
 
 def write_repository(
@@ -58,9 +67,12 @@ def write_repository(
     names = [f"{slug}_preprocess"]
     for i, network in enumerate(networks):
         _write_network(folder / network.name, network, signature, class_names)
+        names.append(network.name)
+        if network.takes_pixels:
+            continue
         ensemble = slug if i == 0 else f"{slug}_from_{network.name}"
         _write_ensemble(folder / ensemble, slug, network, signature, class_names)
-        names += [network.name, ensemble]
+        names.append(ensemble)
     return tuple(names)
 
 
@@ -91,8 +103,7 @@ def _write_network(model: Path, network: Network, signature: Signature, class_na
     version = model / "1"
     version.mkdir(parents=True)
     shutil.copy(network.file, version / _FILES[network.platform])
-    weights = network.file.with_name(f"{network.file.name}.data")
-    if weights.is_file():
+    for weights in network.file.parent.glob("*.data"):
         shutil.copy(weights, version / weights.name)  # ONNX names its external weights: the name must stay
     if network.platform == "python":
         shutil.copy(_TEMPLATES / "network.py", version / "model.py")
@@ -104,7 +115,7 @@ def _write_network(model: Path, network: Network, signature: Signature, class_na
         f'name: "{model.name}"',
         f'backend: "{network.platform}"',
         f"max_batch_size: {network.max_batch}",
-        _tensor("input", signature.input_name, "TYPE_FP32", (3, *signature.image_size)),
+        _tensor("input", *network.input(signature)),
         _tensor("output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True),
         f"instance_group [{{ kind: {kind}, count: 1{profile} }}]",
         _dynamic_batching(network.max_batch, network.best_batch),
@@ -162,7 +173,8 @@ def _dynamic_batching(max_batch: int, best_batch: int | None = None) -> str:
 
 def _warm_up(network: Network, signature: Signature) -> str:
     """One inference before the first request, with noise: engines and CUDA start slowly."""
-    dims = list(signature.images_shape(1)[1:])
-    data = f"data_type: TYPE_FP32, dims: {dims}, random_data: true"
-    value = f'inputs {{ key: "{signature.input_name}", value {{ {data} }} }}'
+    name, data_type, dims = network.input(signature)
+    size = [256 if edge == -1 else edge for edge in dims]
+    data = f"data_type: {data_type}, dims: {size}, random_data: true"
+    value = f'inputs {{ key: "{name}", value {{ {data} }} }}'
     return f'model_warmup [{{ name: "noise", batch_size: {network.best_batch}, {value} }}]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from hvt_deploy.environment import cache_folder, cpu_count, require, tool_versio
 from hvt_deploy.errors import CheckFailed
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.opset import check_opset, convert_opset
+from hvt_deploy.graph.opset import check_opset, convert_opset, read_opset
+from hvt_deploy.graph.preprocess import check_in_graph, with_preprocessing
 from hvt_deploy.graph.simplify import simplify
-from hvt_deploy.graph.storage import external_weights, save_onnx
+from hvt_deploy.graph.storage import external_weights, load_onnx, save_onnx
 from hvt_deploy.images import load_batches
 from hvt_deploy.measure.parity import Parity, compare_logits, seeded_noise
 from hvt_deploy.models.download import obtain_weights
@@ -33,6 +35,7 @@ from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights import load_model, save_reference, seed_random_weights
 from hvt_deploy.needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
 from hvt_deploy.records import to_plain
+from hvt_deploy.rows import PIXELS
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.ui import Progress, Ui
 from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, WeightsRecord, now
@@ -47,7 +50,10 @@ INFERENCE_MODULE = "hvt_deploy.steps.infer"
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made. `parity` is the worst over every batch of images and of noise that was tried."""
+    """What `export` made. `parity` is the worst over every batch of images and of noise that was tried.
+
+    `pixels_path` is the graph with its preprocessing, where it was asked for.
+    """
 
     slug: str
     path: Path
@@ -55,6 +61,7 @@ class Exported:
     parity: Parity
     contract: ContractReport
     untrained: bool
+    pixels_path: Path | None = None
 
 
 def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui) -> Exported:
@@ -66,6 +73,8 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     require("torch", extra="export")
     require("onnxruntime", extra="cpu")
     check_opset(config.export.opset)
+    if config.export.preprocess_in_graph:
+        check_in_graph(config.preprocessing)
     refuse_what_does_not_fit(plan_export(folder, config), folder.path)
     spec = get_spec(config.model, config.preprocessing.image_size, config.options)
     with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
@@ -93,11 +102,15 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
             tool_versions=tool_versions(),
         )  # fmt: skip
         stored = {"pytorch": folder.store(staged_weights, reference), "fp32": folder.store(staged, fp32)}
-        folder.commit(replace(manifest, artifacts={**manifest.artifacts, **stored}))
+        if config.export.preprocess_in_graph:
+            stored[PIXELS] = _store_pixels_graph(folder, stored["fp32"], config)
+        kept = {key: artifact for key, artifact in manifest.artifacts.items() if key != PIXELS}
+        folder.commit(replace(manifest, artifacts={**kept, **stored}))
     if KEY_FATES in stored["pytorch"].files:
         ui.say(f"What became of each key: {folder.file(stored['pytorch']).with_name(KEY_FATES)}")
-    onnx_path = folder.file(stored["fp32"])
-    return Exported(folder.slug, onnx_path, config.export.opset, parity, contract, weights.untrained)
+    pixels_path = folder.file(stored[PIXELS]) if PIXELS in stored else None
+    onnx_path, opset = folder.file(stored["fp32"]), config.export.opset
+    return Exported(folder.slug, onnx_path, opset, parity, contract, weights.untrained, pixels_path)
 
 
 def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
@@ -105,7 +118,7 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
     spec = get_spec(config.model, config.preprocessing.image_size, config.options)
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in create_from(spec).parameters())
-    return estimate_export(parameters, folder.path)
+    return estimate_export(parameters, folder.path, graphs=1 + config.export.preprocess_in_graph)
 
 
 def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> tuple[int, WeightsRecord]:
@@ -165,6 +178,24 @@ def _write_graph(
     for breach in contract.breaches:
         ui.warn(breach)
     return contract
+
+
+def _store_pixels_graph(folder: ModelFolder, fp32: Artifact, config: RunConfig) -> Artifact:
+    """The FP32 graph behind its preprocessing. `validate` measures what that changes."""
+    source = folder.file(fp32)
+    with folder.staging() as staged:
+        graph = with_preprocessing(load_onnx(source, weights=False), config.preprocessing)
+        path = staged / f"{folder.slug}.{PIXELS}.onnx"
+        for name in fp32.files:
+            if name != fp32.main:  # weights, which the graph names; onnx refuses links to them
+                shutil.copyfile(source.with_name(name), staged / name)
+        save_onnx(graph, path)
+        artifact = Artifact(
+            folder=PIXELS, main=path.name, files={}, remake=f"{fp32.remake} --preprocess-in-graph", precision="fp32",
+            opset=read_opset(graph), parents={"fp32": fp32.sha256}, facts={"nodes": len(graph.graph.node)},
+            tool_versions=tool_versions(),
+        )  # fmt: skip
+        return folder.store(staged, artifact)
 
 
 def _release(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from hvt_deploy.engine.plan import Profile
 from hvt_deploy.environment import find_gpus
 from hvt_deploy.errors import BadInput
 from hvt_deploy.models.registry import get_spec
+from hvt_deploy.rows import PIXELS
 from hvt_deploy.serving.triton import Network, Platform, write_repository
 from hvt_deploy.ui import Ui
 from hvt_deploy.workspace import Manifest, ModelFolder
@@ -24,10 +25,11 @@ DEFAULT_MAX_BATCH = 32
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was written. `ensemble` is the model that takes image files."""
+    """What was written. `ensemble` is the model that takes image files, `pixels_model` one that takes uint8 pixels."""
 
     folder: Path
     ensemble: str
+    pixels_model: str | None
     models: tuple[str, ...]
 
 
@@ -37,8 +39,8 @@ def package_triton(
     """Write a Triton model repository into `target`, which must be empty or not there.
 
     Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32 where there is a
-    GPU, else the INT8 twin for CPUs and FP32. Raises BadInput for untrained weights that are not allowed, and for a
-    `target` that holds something.
+    GPU, else the INT8 twin for CPUs and FP32; last the graph that preprocesses, where there is one. Raises BadInput
+    for untrained weights that are not allowed, and for a `target` that holds something.
     """
     manifest = folder.read()
     if manifest.weights.untrained and not allow_untrained:
@@ -51,11 +53,12 @@ def package_triton(
     ui.say(_licences(manifest))
     on_gpu = bool(find_gpus())
     networks = [*_engines(folder, manifest), *_graphs(folder, manifest, onnx_platform, on_gpu)]
+    pixels_model = next((network.name for network in networks if network.takes_pixels), None)
     target.mkdir(parents=True, exist_ok=True)
     models = write_repository(
         target, folder.slug, networks, manifest.signature, manifest.preprocessing, manifest.class_names
     )
-    return Packaged(target, folder.slug, models)
+    return Packaged(target, folder.slug, pixels_model, models)
 
 
 def _licences(manifest: Manifest) -> str:
@@ -76,10 +79,10 @@ def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
 
 def _graphs(folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool) -> Iterator[Network]:
     fixed = manifest.signature.batch
-    for key in GPU_GRAPHS if on_gpu else CPU_GRAPHS:
+    for key in (*(GPU_GRAPHS if on_gpu else CPU_GRAPHS), PIXELS):
         if key in manifest.artifacts:
             file = folder.open_artifact(manifest, key)
             yield Network(
                 f"{folder.slug}_{key}", platform, file, fixed or DEFAULT_MAX_BATCH, fixed or 1,
-                on_gpu=on_gpu and platform != "python",
+                on_gpu=on_gpu and platform != "python", takes_pixels=key == PIXELS,
             )  # fmt: skip

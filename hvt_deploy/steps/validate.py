@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hvt_deploy.backends.base import Backend, PlacedBackend
+from hvt_deploy.backends.base import AnyBackend, Backend, PlacedBackend
 from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.conclusion import RESULTS, Measured, conclude
@@ -24,9 +24,11 @@ from hvt_deploy.image_answers import ANSWERS_FILE, ImageAnswers
 from hvt_deploy.images import Batch, load_batches, repeat_to
 from hvt_deploy.measure.accuracy import AccuracyMeter
 from hvt_deploy.measure.latency import measure_latency
+from hvt_deploy.measure.pixels import pixels_meters
 from hvt_deploy.measure.statistics import wilson_interval
 from hvt_deploy.recorded import RecordedLogits
 from hvt_deploy.records import to_plain
+from hvt_deploy.report.figures import duration
 from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
 from hvt_deploy.results import Results
@@ -100,10 +102,10 @@ def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[S
 
 
 @contextmanager
-def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, ...], dict[str, Backend]]]:
+def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, ...], dict[str, AnyBackend]]]:
     """Open every backend that was planned; one that this machine cannot open becomes a skipped row."""
     with ExitStack() as stack:
-        opened: dict[str, Backend] = {}
+        opened: dict[str, AnyBackend] = {}
         kept: list[Planned] = []
         with ui.progress(f"Opening {len(rows)} backends") as progress:
             for done, planned in enumerate(rows, start=1):
@@ -119,7 +121,7 @@ def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, .
         yield tuple(kept), opened
 
 
-def _open(planned: Planned, opened: dict[str, Backend], stack: ExitStack) -> Planned:
+def _open(planned: Planned, opened: dict[str, AnyBackend], stack: ExitStack) -> Planned:
     if planned.open is None:
         return planned
     try:
@@ -135,7 +137,7 @@ def _open(planned: Planned, opened: dict[str, Backend], stack: ExitStack) -> Pla
 
 def _measure(
     manifest: Manifest, config: RunConfig, samples: Sequence[Sample], rows: tuple[Planned, ...],
-    backends: Mapping[str, Backend], ui: Ui, *, record: bool,
+    opened: dict[str, AnyBackend], ui: Ui, *, record: bool,
 ) -> Measured:  # fmt: skip
     """Every image once through every backend, then the latency of those that are timed."""
     settings, signature = config.validation, manifest.signature
@@ -144,12 +146,12 @@ def _measure(
     )
     recorded = rows[0].recorded
     reference = rows[0].row.backend
-    candidates = [name for name in backends if name != reference]
+    pixels, backends = pixels_meters(opened, manifest.preprocessing)
     named = record or recorded is not None
     hashes = content_hashes([sample.path for sample in samples], cpu_count()) if named else [""] * len(samples)
     kept: dict[str, NDArray[np.float32]] = {}
     classes = _compared_classes(manifest, settings.subset)
-    meter = AccuracyMeter(reference, candidates, len(classes))
+    meter = AccuracyMeter(reference, [name for name in opened if name != reference], len(classes))
     batches = iter(loader)
     first = next(batches, None)
     if first is None:
@@ -161,9 +163,10 @@ def _measure(
             logits = {name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N)]
                       for name, backend in backends.items()}  # fmt: skip
             places = [int(i) for i in batch.indices_N]
-            seen = [hashes[i] for i in places]
+            paths, seen = [samples[i].path for i in places], [hashes[i] for i in places]
+            logits |= {name: p.infer(paths, batch.images_NCHW) for name, p in pixels.items()}
             if recorded is not None:
-                logits[reference] = recorded.of(seen, [samples[i].path for i in places])
+                logits[reference] = recorded.of(seen, paths)
             if record:
                 kept.update(zip(seen, logits[reference], strict=True))
             meter.update({k: v[:, classes] for k, v in logits.items()}, np.searchsorted(classes, batch.labels_N),
@@ -179,7 +182,10 @@ def _measure(
     unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
     numbers = tuple(int(k) for k in classes)
     answers = meter.answers([sample.path.as_posix() for sample in samples])
-    return Measured(rows, samples, numbers, meter.summarize(), latency, unreadable, RecordedLogits(kept), answers)
+    return Measured(
+        rows, samples, numbers, meter.summarize(), latency, unreadable, RecordedLogits(kept), answers,
+        {name: p.difference for name, p in pixels.items()},
+    )  # fmt: skip
 
 
 def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[np.int64]:
@@ -201,18 +207,14 @@ def _announce(images_NCHW: ImagesNCHW, images: int, backends: Mapping[str, Backe
         backend.infer(images_NCHW)
     per_image_s = (time.perf_counter() - start) / len(images_NCHW)
     total_s = per_image_s * images
-    ui.say(f"{images} images x {len(backends)} backends: about {_duration(total_s)}, and up to a minute for latency.")
+    ui.say(f"{images} images x {len(backends)} backends: about {duration(total_s)}, and up to a minute for latency.")
     if total_s > LONG_S and limit is None:
         fewer = max(1, int(LONG_S / 2 / per_image_s))
         half = wilson_interval(round(0.8 * fewer), fewer)
         ui.say(
-            f"--limit {fewer} would take about {_duration(fewer * per_image_s)}; at a top-1 of 80 % its interval is "
+            f"--limit {fewer} would take about {duration(fewer * per_image_s)}; at a top-1 of 80 % its interval is "
             f"{half.low:.1f} to {half.high:.1f} %."
         )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _keep_reference(

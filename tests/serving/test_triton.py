@@ -12,6 +12,7 @@ import pytest
 from test_pipeline import run
 
 from hvt_deploy import Classifier
+from hvt_deploy.config import with_flags
 from hvt_deploy.digits import write_digits
 from hvt_deploy.errors import BadInput
 from hvt_deploy.images import Preprocessing, decode, preprocess
@@ -30,7 +31,8 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
     folder = open_folder(place / "artifacts", "fdvit_demo")
-    export(folder, config_of("fdvit_demo"), None, SilentUi())
+    config = with_flags(config_of("fdvit_demo"), {"export.preprocess_in_graph": True})
+    export(folder, config, None, SilentUi())
     packaged = package_triton(folder, place / "repository", "python", False, SilentUi())
     images = [sorted((digits.validation / str(d)).iterdir())[0] for d in range(10)]
     return place, folder, packaged, images
@@ -38,7 +40,9 @@ def place(tmp_path_factory):
 
 def test_the_repository_holds_the_network_the_preprocessing_and_the_names(place):
     root, folder, packaged, _ = place
-    assert packaged.models == ("fdvit_demo_preprocess", "fdvit_demo_fp32", "fdvit_demo")
+    assert packaged.models == (
+        "fdvit_demo_preprocess", "fdvit_demo_fp32", "fdvit_demo", "fdvit_demo_fp32-uint8",
+    )  # fmt: skip
     assert sorted(p.name for p in (root / "repository").iterdir()) == sorted(packaged.models)
     network = root / "repository" / "fdvit_demo_fp32"
     exported = folder.file(folder.read().artifacts["fp32"])
@@ -47,6 +51,8 @@ def test_the_repository_holds_the_network_the_preprocessing_and_the_names(place)
     assert (
         'input [{ name: "images", data_type: TYPE_FP32, dims: [3, 32, 32] }]' in (network / "config.pbtxt").read_text()
     )
+    pixels = root / "repository" / packaged.pixels_model / "config.pbtxt"
+    assert 'input [{ name: "images_NHWC", data_type: TYPE_UINT8, dims: [-1, -1, 3] }]' in pixels.read_text()
 
 
 def test_the_servers_pixels_are_those_of_the_exact_pipeline(place):
@@ -88,12 +94,12 @@ def test_random_weights_and_a_folder_in_use_are_refused(place, tmp_path):
 
 @pytest.mark.slow
 def test_a_real_server_answers_as_the_classifier_does(place, tmp_path):
-    root, folder, _, images = place
+    root, folder, packaged, images = place
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     packages = ["nvidia-pytriton==0.7.0", "tritonclient[http,grpc]", "numpy<2", "onnxruntime", "pillow"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    command = [python, HERE / "triton_session.py", root / "repository", "fdvit_demo", *images]
+    command = [python, HERE / "triton_session.py", root / "repository", "fdvit_demo", packaged.pixels_model, *images]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     answer = json.loads(done.stdout)
@@ -102,6 +108,6 @@ def test_a_real_server_answers_as_the_classifier_does(place, tmp_path):
     with Classifier(folder.path, "ort fp32", threads=1) as classifier:
         expected = [[label.name for label in p.labels] for p in classifier(images, top=3)]
     assert [p[0] for p in expected] == [str(d) for d in range(10)]
-    for protocol in ("http", "grpc"):
+    for protocol in ("http", "grpc", "pixels"):
         assert [[text.split(":")[2] for text in row] for row in answer[protocol]] == expected
     assert "cannot be read" in answer["refusal"]

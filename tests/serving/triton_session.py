@@ -1,6 +1,6 @@
 """Runs in an environment with nvidia-pytriton and tritonclient: serve REPOSITORY, send IMAGES, print the answers.
 
-python triton_session.py REPOSITORY ENSEMBLE IMAGE...
+python triton_session.py REPOSITORY ENSEMBLE PIXELS_MODEL IMAGE...
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pytriton
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from google.protobuf import text_format
+from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
 SERVER = Path(pytriton.__file__).parent / "tritonserver"
@@ -76,6 +77,15 @@ def classes(client: object, module: object, ensemble: str, files: list[bytes]) -
     return [[text.decode() for text in row] for row in answer.reshape(len(files), 3)]
 
 
+def classes_of_pixels(client: http_client.InferenceServerClient, model: str, image: Path) -> list[str]:
+    """The three most probable classes of one image, sent as it was decoded."""
+    pixels = np.asarray(Image.open(image).convert("RGB"))[None]
+    sent = http_client.InferInput("images_NHWC", list(pixels.shape), "UINT8")
+    sent.set_data_from_numpy(pixels)
+    wanted = http_client.InferRequestedOutput("logits", class_count=3)
+    return [text.decode() for text in client.infer(model, [sent], outputs=[wanted]).as_numpy("logits")[0]]
+
+
 def refusal(client: object, ensemble: str) -> str:
     try:
         classes(client, http_client, ensemble, [b"no image"])
@@ -85,7 +95,7 @@ def refusal(client: object, ensemble: str) -> str:
 
 
 def main() -> None:
-    repository, ensemble, *images = sys.argv[1:]
+    repository, ensemble, pixels_model, *images = sys.argv[1:]
     files = [Path(image).read_bytes() for image in images]
     result: dict[str, object] = {"configs": parse_configs(Path(repository))}
     ports = free_ports(3)
@@ -98,6 +108,7 @@ def main() -> None:
             result["loaded"] = sorted(model["name"] for model in http.get_model_repository_index())
             result["http"] = classes(http, http_client, ensemble, files)
             result["grpc"] = classes(grpc, grpc_client, ensemble, files)
+            result["pixels"] = [classes_of_pixels(http, pixels_model, Path(image)) for image in images]
             result["refusal"] = refusal(http, ensemble)
             http.close()
             grpc.close()

@@ -1,0 +1,109 @@
+"""`export --preprocess-in-graph`: a graph that takes photos as they were decoded, and what `validate` says of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from PIL import Image
+
+from hvt_deploy import Classifier
+from hvt_deploy.config import with_flags
+from hvt_deploy.digits import write_digits
+from hvt_deploy.errors import BadInput
+from hvt_deploy.graph import storage
+from hvt_deploy.steps.config import config_of
+from hvt_deploy.steps.export import export
+from hvt_deploy.steps.package import package_triton
+from hvt_deploy.steps.report import last_results, render
+from hvt_deploy.steps.validate import validate
+from hvt_deploy.ui import SilentUi
+from hvt_deploy.workspace import ModelFolder
+
+# (width, height); Pillow shrinks the columns of the last one first.
+SIZES = ((60, 45), (32, 32), (45, 60), (97, 64))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The trained demo model with its preprocessing in a graph, and digits as photos of several sizes."""
+    place = tmp_path_factory.mktemp("place")
+    digits = write_digits(place / "digits")
+    for digit in range(10):
+        (place / "photos" / str(digit)).mkdir(parents=True)
+        for i, file in enumerate(sorted((digits.validation / str(digit)).iterdir())[:4]):
+            photo = Image.open(file).resize(SIZES[i], Image.Resampling.BICUBIC)
+            photo.save(place / "photos" / str(digit) / f"{i}.png")
+    folder = ModelFolder(place / "artifacts" / "fdvit_demo")
+    return place / "photos", folder, export(folder, config_with({}), None, SilentUi())
+
+
+def config_with(flags):
+    return with_flags(config_of("fdvit_demo"), {"export.preprocess_in_graph": True, **flags})
+
+
+def pixels_of(file):
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def test_any_onnx_runtime_takes_a_photo_as_it_was_decoded(place):
+    photos, _, exported = place
+    session = ort.InferenceSession(exported.pixels_path, providers=["CPUExecutionProvider"])
+    for digit in range(10):
+        for file in (photos / str(digit)).iterdir():
+            (logits,) = session.run(["logits"], {"images_NHWC": pixels_of(file)[None]})
+            assert logits.argmax() == digit
+    batch = np.stack([pixels_of(photos / str(digit) / "0.png") for digit in (3, 7)])
+    (logits,) = session.run(["logits"], {"images_NHWC": batch})
+    assert logits.argmax(axis=1).tolist() == [3, 7]
+
+
+def test_validate_measures_its_accuracy_and_its_pixels(place, monkeypatch):
+    photos, folder, _ = place
+    monkeypatch.setattr("hvt_deploy.steps.validate.measure_latency", lambda *_, **__: {})  # its speed is another matter
+    config = with_flags(folder.read().config, {"validation.threads": 1})
+    results = validate(folder, config, photos, None, SilentUi()).results
+    rows = {row.backend: row for row in results.rows}
+    row = rows["ort fp32 uint8"]
+    assert row.images == 40
+    assert row.top1.estimate == row.agreement.estimate == 100
+    assert 0.5 < row.pixel_difference.largest < 8
+    assert 0 < row.pixel_difference.mean < 0.3
+    assert rows["ort fp32"].pixel_difference is None
+    assert rows["ort fp32"].sqnr_db > row.sqnr_db > 20
+    assert last_results(folder) == results
+    for form in ("markdown", "html"):
+        assert "Its pixels differ from the exact ones by 0." in render(results, form)
+
+
+def test_the_classifier_gives_it_pixels(place):
+    photos, folder, _ = place
+    files = [photos / str(digit) / f"{digit % 4}.png" for digit in range(10)]
+    with Classifier(folder.path, "ort fp32 uint8", threads=1, batch_size=4) as classifier:
+        assert [p.best.name for p in classifier(files)] == [str(digit) for digit in range(10)]
+    with Classifier(folder.path, threads=1) as classifier:
+        assert classifier.backend == "ort fp32", "the exact pipeline, where there is one"
+
+
+def test_with_a_fixed_batch_and_weights_in_a_file_and_an_export_without_the_flag_takes_it_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "EXTERNAL_ABOVE_BYTES", 1000)
+    monkeypatch.setattr("hvt_deploy.graph.large.LARGE_BYTES", 10_000)
+    monkeypatch.setattr("hvt_deploy.graph.export.LARGE_BYTES", 10_000)
+    folder = ModelFolder(tmp_path / "m")
+    done = export(folder, config_with({"export.batch": 2}), None, SilentUi())
+    data = done.path.with_name(f"{done.path.name}.data")
+    assert done.pixels_path.with_name(data.name).read_bytes() == data.read_bytes()
+    assert done.pixels_path.stat().st_size < 500_000 < data.stat().st_size
+    with Classifier(folder.path, "ort fp32 uint8", threads=1) as classifier:
+        assert len(classifier([np.zeros((9, 7, 3), np.uint8)] * 3)) == 3
+    package_triton(folder, tmp_path / "repository", "onnxruntime", False, SilentUi())
+    assert (tmp_path / "repository" / "m_fp32-uint8" / "1" / data.name).read_bytes() == data.read_bytes()
+    export(folder, config_with({"export.preprocess_in_graph": False}), None, SilentUi())
+    assert set(folder.read().artifacts) == {"pytorch", "fp32"}
+
+
+def test_what_cannot_be_in_a_graph_is_refused_before_anything_is_exported(tmp_path):
+    config = config_with({"preprocessing.interpolation": "nearest"})
+    with pytest.raises(BadInput, match="cannot be in a graph"):
+        export(ModelFolder(tmp_path / "m"), config, None, SilentUi())
+    assert not (tmp_path / "m").exists()
