@@ -161,8 +161,11 @@ def check_free_disk(path: Path, needed_bytes: int) -> None:
         )
 
 
-def power_mode() -> str:
-    """A Jetson's power mode and the clocks of its GPU, as text; empty on other machines."""
+def power_mode(sys_folder: Path = Path("/sys")) -> str:
+    """A Jetson's power mode and the clocks of its GPU and first CPU now, as text; empty on other machines.
+
+    A clock below its maximum is not locked (`jetson_clocks` does that), and latencies then vary.
+    """
     tool = shutil.which("nvpmodel")
     if tool is None:
         return ""
@@ -171,11 +174,19 @@ def power_mode() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "nvpmodel does not answer"
     mode = " ".join(line.partition(":")[2].strip() for line in said.splitlines() if "Power Mode" in line)
-    clocks = [
-        f"{path.parent.name} {int(path.read_text()) // 1_000_000} MHz"
-        for path in sorted(Path("/sys/class/devfreq").glob("*gpu*/cur_freq"))
-    ]
+    gpus = sorted(sys_folder.glob("class/devfreq/*gpu*/cur_freq"))
+    clocks = [_clock(path.parent.name, path, path.with_name("max_freq"), 1_000_000) for path in gpus]
+    for path in sys_folder.glob("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"):
+        clocks.append(_clock("cpu", path, path.with_name("scaling_max_freq"), 1000))
     return ", ".join([mode or "unknown", *clocks])
+
+
+def _clock(what: str, now: Path, largest: Path, per_mhz: int) -> str:
+    try:
+        found = [int(path.read_text(encoding="ascii")) // per_mhz for path in (now, largest)]
+    except (OSError, ValueError):
+        return f"{what} unknown"
+    return f"{what} {found[0]} of {found[1]} MHz"
 
 
 def cache_folder() -> Path:

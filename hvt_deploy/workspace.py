@@ -57,7 +57,7 @@ class Artifact:
 @dataclass(frozen=True)
 class WeightsRecord:
     """Where the weights came from: official, packaged, file or random. `keys` counts the file's keys by their fate:
-    loaded, train-only, recomputed and so on (models/fates.py).
+    loaded, train-only, recomputed and so on (models/fates.py). `licence` is what is stated about them.
     """
 
     source: str
@@ -66,6 +66,7 @@ class WeightsRecord:
     path: str = ""
     dropped_train_only: tuple[str, ...] = ()
     keys: Mapping[str, int] = field(default_factory=dict[str, int])
+    licence: str = "not stated"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,13 @@ class Manifest:
     weights: WeightsRecord
     config: RunConfig
     artifacts: Mapping[str, Artifact]
+    code_licence: str = "not stated"
     schema_version: int = 1
+
+    @property
+    def licences(self) -> str:
+        """What is stated about the official code and these weights, as a sentence to show before they leave."""
+        return f"Licences: code of {self.model} {self.code_licence}, its weights {self.weights.licence}"
 
 
 def now() -> str:

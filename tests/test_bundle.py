@@ -17,7 +17,7 @@ from test_recorded import place as recorded_place  # noqa: F401 - the fixture
 
 from hvt_deploy.config import with_flags
 from hvt_deploy.errors import BadInput
-from hvt_deploy.flows import build_trt
+from hvt_deploy.flows import build_trt, deploy
 from hvt_deploy.steps.bundle import bundle, unpack
 from hvt_deploy.ui import SilentUi
 from hvt_deploy.workspace import ModelFolder
@@ -78,6 +78,31 @@ def test_a_device_without_pytorch_builds_and_validates_and_goes_on_where_it_was(
     assert again.returncode == 0, again.stderr
     assert "Built before" in again.stderr
     assert engines[0].stat().st_mtime_ns == stamp
+
+
+def test_an_interrupted_deploy_leaves_nothing_half_done_and_goes_on(packed, tmp_path, monkeypatch):
+    """Interrupted while unpacking, there is no model; interrupted while building, the unpacked one stays as it is."""
+    root, built = tmp_path / "artifacts", []
+
+    def build(folder, *_):
+        built.append(folder)
+        raise KeyboardInterrupt
+
+    def deploy_and_interrupt():
+        with pytest.raises(KeyboardInterrupt):
+            deploy(packed[2], root, "int8", tmp_path, None, SilentUi())
+
+    monkeypatch.setattr("hvt_deploy.flows.build_step.build_trt", build)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("hvt_deploy.steps.bundle._move_in", build)
+        deploy_and_interrupt()
+    assert [path.name for path in (root / "hvt_demo").iterdir()] == [".lock"]
+    deploy_and_interrupt()
+    unpacked = {path: path.stat().st_mtime_ns for path in (root / "hvt_demo").glob("*/*")}
+    assert len(unpacked) > 5
+    deploy_and_interrupt()
+    assert {path: path.stat().st_mtime_ns for path in (root / "hvt_demo").glob("*/*")} == unpacked
+    assert built[-1].path == root / "hvt_demo"
 
 
 def plain(name, content):
@@ -154,4 +179,5 @@ def test_random_weights_are_not_bundled_without_a_word(tmp_path):
     done = run("bundle", "--allow-untrained", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "validate --record" in done.stderr
+    assert "Licences: code of hvt_demo Apache-2.0, its weights none needed, they are random" in done.stderr
     assert (tmp_path / "hvt_demo.tar").is_file()

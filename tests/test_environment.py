@@ -14,7 +14,25 @@ def test_a_jetsons_power_mode_is_what_nvpmodel_says(said, mode, tmp_path, monkey
     tool.write_text(f"#!/bin/sh\nprintf '{said}'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert power_mode() == mode
+    assert power_mode(tmp_path) == mode
+
+
+def test_the_clocks_of_gpu_and_cpu_stand_beside_it(tmp_path, monkeypatch):
+    tool = tmp_path / "nvpmodel"
+    tool.write_text("#!/bin/sh\necho 'NV Power Mode: 15W'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    gpu, cpu = tmp_path / "class/devfreq/17000000.gpu", tmp_path / "devices/system/cpu/cpu0/cpufreq"
+    for folder, names, clocks in (
+        (gpu, ("cur_freq", "max_freq"), ("306000000\n", "1300500000\n")),
+        (cpu, ("scaling_cur_freq", "scaling_max_freq"), ("729600\n", "2201600\n")),
+    ):
+        folder.mkdir(parents=True)
+        for name, clock in zip(names, clocks, strict=True):
+            (folder / name).write_text(clock)
+    assert power_mode(tmp_path) == "15W, 17000000.gpu 306 of 1300 MHz, cpu 729 of 2201 MHz"
+    (cpu / "scaling_max_freq").unlink()
+    assert power_mode(tmp_path).endswith("cpu unknown")
 
 
 def test_other_machines_have_none(tmp_path, monkeypatch):

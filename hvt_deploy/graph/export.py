@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from hvt_deploy.errors import ToolFailure
-from hvt_deploy.graph.large import LARGE_BYTES, fold_large
+from hvt_deploy.graph.fold import fold_large
+from hvt_deploy.graph.large import LARGE_BYTES
 from hvt_deploy.graph.names import name_nodes
 from hvt_deploy.graph.opset import NATIVE_OPSET, read_opset
 from hvt_deploy.tensors import Signature

@@ -38,7 +38,8 @@ class BundleIndex:
 
 
 def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> Path:
-    """Write graphs, calibration, recorded reference, class names and configuration of an exported model to `output`.
+    """Write graphs, calibration, recorded reference, class names and configuration of an exported model to `output`,
+    after its licences were shown.
 
     Raises BadInput for untrained weights that are not allowed and for artifacts that are stale or changed.
     """
@@ -48,6 +49,7 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
             f"{folder.slug} has random weights: its predictions mean nothing.",
             "Export it with a checkpoint, --weights FILE, or give --allow-untrained to try a device.",
         )
+    ui.say(manifest.licences)
     files: dict[str, Path] = {}
     for key, artifact in manifest.artifacts.items():
         if not key.startswith(_LEFT_OUT):

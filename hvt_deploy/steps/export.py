@@ -85,7 +85,7 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
         manifest = Manifest(
             slug=folder.slug, model=spec.name, exported=now(), signature=signature, preprocessing=config.preprocessing,
             class_names=names.names, wnids=names.wnids, weights=weights, config=config,
-            artifacts=folder.read().artifacts if folder.exists() else {},
+            artifacts=folder.read().artifacts if folder.exists() else {}, code_licence=spec.code_licence,
         )  # fmt: skip
         path = staged / f"{folder.slug}.fp32.onnx"
         contract = _write_graph(spec, reference_path, path, signature, config, ui)
@@ -134,7 +134,9 @@ def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> 
         model = create_from(spec, config.num_classes)
         seed_random_weights(model, config.export.seed)
         save_reference(model, path)
-        return config.num_classes, WeightsRecord(obtained.source, "", obtained.untrained)
+        return config.num_classes, WeightsRecord(
+            obtained.source, "", obtained.untrained, licence="none needed, they are random"
+        )
     model, report = load_model(spec, obtained.path, config.num_classes)
     save_reference(model, path)
     fates = ", ".join(f"{count} {fate}" for fate, count in report.summary.items())
@@ -148,6 +150,7 @@ def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> 
         str(obtained.path),
         report.dropped_train_only,
         report.summary,
+        f"unknown, they are from {obtained.path.name}" if obtained.source == "file" else spec.weights_licence,
     )
     return report.num_classes, record
 

@@ -11,7 +11,6 @@ from hvt_deploy.engine.passport import read_passport
 from hvt_deploy.engine.plan import Profile
 from hvt_deploy.environment import find_gpus
 from hvt_deploy.errors import BadInput
-from hvt_deploy.models.registry import get_spec
 from hvt_deploy.rows import PIXELS
 from hvt_deploy.serving.triton import Network, Platform, write_repository
 from hvt_deploy.ui import Ui
@@ -50,7 +49,7 @@ def package_triton(
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target} is not an empty folder.", "Give a new one: package --triton DIR")
-    ui.say(_licences(manifest))
+    ui.say(manifest.licences)
     on_gpu = bool(find_gpus())
     networks = [*_engines(folder, manifest), *_graphs(folder, manifest, onnx_platform, on_gpu)]
     pixels_model = next((network.name for network in networks if network.takes_pixels), None)
@@ -59,11 +58,6 @@ def package_triton(
         target, folder.slug, networks, manifest.signature, manifest.preprocessing, manifest.class_names
     )
     return Packaged(target, folder.slug, pixels_model, models)
-
-
-def _licences(manifest: Manifest) -> str:
-    spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
-    return f"Licences: code of {manifest.model} {spec.code_licence}, its weights {spec.weights_licence}"
 
 
 def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
