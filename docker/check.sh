@@ -21,10 +21,15 @@ lint() {
 }
 
 resolve() { # NAME PYTHON MACHINE WHAT...: wheels for glibc up to 2.35, what Ubuntu 22.04 has
-  local name=$1 version=$2 machine=$3 glibc platforms=()
+  local name=$1 version=$2 machine=$3 glibc platforms=() python
   shift 3
+  # pip reads `python_version` in requirements as that of the Python it runs in, so it is the image's if there is one.
+  python=$(ls -d "$(command -v "python$version")" ~/.pyenv/versions/"$version".*/bin/python 2>/dev/null | while read -r p; do
+    "$p" -c '' 2>/dev/null && echo "$p" && break
+  done) || true
+  [ -n "$python" ] || { python=$PYTHON; echo "resolve: no Python $version here: markers are those of $PYTHON"; }
   for glibc in {5..35}; do platforms+=(--platform "manylinux_2_${glibc}_$machine"); done
-  "$PYTHON" -m pip install --quiet --dry-run --ignore-installed --target "$WORK/$name" --only-binary :all: \
+  "$python" -m pip install --quiet --dry-run --ignore-installed --target "$WORK/$name" --only-binary :all: \
     --python-version "$version" "${platforms[@]}" --platform "manylinux2014_$machine" --report "$WORK/$name.json" "$@"
   "$PYTHON" - "$WORK/$name.json" "$name, Python $version, $machine" <<'END'
 import json, sys
@@ -34,13 +39,18 @@ print(f"resolve: {sys.argv[2]}: {len(found)} packages, {', '.join(shown)}")
 END
 }
 
+pin() { # IMAGE WHAT: the requirement that its Dockerfile pins
+  grep -o "$2[^' ]*" "docker/Dockerfile.$1" | head -n 1
+}
+
 resolve_all() {
   "$PYTHON" -m pip wheel --quiet --no-deps --wheel-dir "$WORK/wheel" .
   local wheel
   wheel=$(ls "$WORK"/wheel/hvt_deploy-*.whl)
-  resolve dgpu 3.12 x86_64 "hvt-deploy[export,gpu] @ file://$wheel" 'cuda-python>=13,<14'
-  resolve jetson6 3.10 aarch64 "hvt-deploy[cpu] @ file://$wheel" 'cuda-python>=12.6,<13'
-  resolve jetson7 3.12 aarch64 "hvt-deploy[cpu] @ file://$wheel" 'cuda-python>=13,<14'
+  grep -v '^cuda-' constraints.txt >"$WORK/pins.txt"
+  resolve dgpu 3.12 x86_64 -c constraints.txt "hvt-deploy[export,gpu] @ file://$wheel" "$(pin dgpu onnxruntime-gpu)" "$(pin dgpu cuda-python)"
+  resolve jetson6 3.10 aarch64 -c "$WORK/pins.txt" "hvt-deploy[cpu] @ file://$wheel" "$(pin jetson 'cuda-python==12')"
+  resolve jetson7 3.12 aarch64 -c "$WORK/pins.txt" "hvt-deploy[cpu] @ file://$wheel" "$(pin jetson 'cuda-python==13')"
 }
 
 cpu() {
