@@ -153,7 +153,7 @@ def test_engines_of_both_precisions_are_built(tmp_path, name) -> None:
     noise = rng.standard_normal((2, 3, *get_spec(name).image_size), dtype=np.float32)
     ranges = collect_ranges(tmp_path / "model.onnx", [noise], threads=1)
     half = build(to_fp16(graph, ranges).model, tmp_path / "fp16.onnx")
-    assert half.fp16_layers > half.fp32_layers
+    assert half.layers.fp16 > half.layers.fp32
     quantized = to_fp16(quantize_int8(graph, ranges, DEFAULT_INT8_ROLES), ranges).model
     assert build(quantized, tmp_path / "int8.onnx").layers.int8 > 0
 
