@@ -17,8 +17,8 @@ DOORS = {("measure", "hvt_deploy.backends.base"), ("backends", "hvt_deploy.engin
 HOMES = {
     "torch": ("models/", "graph/export.py", "backends/pytorch.py", "backends/registry.py", "steps/export.py"),
     "onnxruntime": ("backends/ort.py", "backends/ort_pixels.py", "graph/", "serving/triton_models/network.py"),
-    "typer": ("cli.py",),
-    "rich": ("cli.py", "report/terminal.py"),
+    "typer": ("cli/",),
+    "rich": ("cli/", "report/terminal.py"),
     "matplotlib": ("report/svg.py", "report/pareto.py", "report/plots.py", "report/budget.py"),
 }
 
