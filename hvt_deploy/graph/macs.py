@@ -38,8 +38,10 @@ def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         if value.name not in tensors:
             dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
             graph.input.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims))
-    for value in model.graph.output:  # their recorded shapes name the batch
-        graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None))
+    for value in model.graph.output:  # their recorded shapes name the batch, the first dimension
+        known = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
+        dims = [1, *known] if known and all(known) else None
+        graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims))
     skeleton = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     shapes = {name: tuple(tensor.dims) for name, tensor in tensors.items()}
@@ -51,15 +53,15 @@ def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    needed = [node.output[0], node.input[1] if node.op_type == "Conv" else node.input[0]]
+    needed = [node.output[0], node.input[1]]
     missing = [name for name in needed if name not in shapes]
     if missing:
         raise ToolFailure(
             f"The shape of '{missing[0]}' at node {node.name} ({node.op_type}) cannot be inferred.",
             "Simplify the graph: hvt-deploy export --simplifier onnxslim",
         )
-    output, source = (shapes[name] for name in needed)
+    output, factor = (shapes[name] for name in needed)
     if node.op_type == "Conv":
-        return math.prod(output) * math.prod(source[1:])  # a weight is (outputs, inputs / group, height, width)
-    transposed = node.op_type == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)
-    return math.prod(output) * source[0 if transposed else -1]
+        return math.prod(output) * math.prod(factor[1:])  # a weight is (outputs, inputs / group, height, width)
+    transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
+    return math.prod(output) * factor[-1 if transposed or len(factor) == 1 else -2]
