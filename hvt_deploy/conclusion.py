@@ -16,13 +16,15 @@ from hvt_deploy.image_answers import ImageAnswers
 from hvt_deploy.images import make_thumbnail
 from hvt_deploy.measure.accuracy import Accuracy
 from hvt_deploy.measure.flips import FlippedImage
+from hvt_deploy.measure.gpu import invalid_clocks
 from hvt_deploy.measure.latency import speedup_interval
+from hvt_deploy.measure.timing import Timings
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.models.spec import Published
 from hvt_deploy.recorded import RecordedLogits
-from hvt_deploy.results import DataSummary, Flip, Latency, PixelDifference, Results, Row
-from hvt_deploy.rows import Planned
-from hvt_deploy.verdict import Judged, judge, write_verdict
+from hvt_deploy.results import DataSummary, Flip, Latency, PixelDifference, Results, Row, Timing
+from hvt_deploy.rows import REFERENCE, Planned
+from hvt_deploy.verdict import Judged, compare_precisions, judge, write_verdict
 from hvt_deploy.workspace import Manifest, now
 
 RESULTS, INT8_CALIBRATION = "results", "int8-calibration"
@@ -38,7 +40,8 @@ class Measured:
     samples: Sequence[Sample]
     classes: tuple[int, ...]
     accuracy: Mapping[str, Accuracy]
-    latency: Mapping[str, Latency]
+    timings: Timings
+    memory_mib: Mapping[str, float]
     unreadable: tuple[str, ...]
     reference_logits: RecordedLogits
     answers: ImageAnswers
@@ -54,26 +57,32 @@ def conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, measure
     )  # fmt: skip
     published = _published(manifest, data)
     rows = [_row(planned, measured, published) for planned in measured.rows]
-    judged = [
+    reference, *candidates = [
         Judged(row, measured.accuracy.get(row.backend), planned.named)
         for row, planned in zip(rows, measured.rows, strict=True)
+        if planned is measured.rows[0] or planned.runtime != REFERENCE
     ]
+    invalid = " ".join(filter(None, map(invalid_clocks, measured.timings.gpu)))
     names = ClassNames(manifest.class_names, manifest.wnids)
     return Results(
         model=manifest.model, slug=manifest.slug, created=now(), untrained=untrained, data=data, rows=tuple(rows),
-        gates=judge(judged[0], judged[1:], settings, untrained),
-        verdict=write_verdict(judged[0], judged[1:], settings.margin, untrained), errors=tuple(_errors(measured)),
+        gates=judge(reference, candidates, settings, untrained, invalid),
+        verdict=write_verdict(reference, candidates, settings.margin, untrained), errors=tuple(_errors(measured)),
+        warnings=measured.timings.warnings, comparisons=compare_precisions(rows), gpu=measured.timings.gpu,
+        invalid=invalid,
         environment=_environment(settings.threads), provenance=_provenance(manifest),
         class_names=tuple(names.short(k) for k in measured.classes),
     )  # fmt: skip
 
 
 def _errors(measured: Measured) -> Iterator[str]:
-    for name, latency in measured.latency.items():
-        if not latency.stable:
-            yield (
-                f"The latency of {name} never became stable, so it proves nothing: is there other work on this machine?"
-            )
+    for name, latencies in measured.timings.latency.items():
+        for latency in latencies:
+            if not latency.stable:
+                yield (
+                    f"The latency of {name} at batch {latency.batch} never became stable, so it proves nothing: "
+                    "is there other work on this machine?"
+                )
     for name, accuracy in measured.accuracy.items():
         if accuracy.not_finite:
             yield f"{name} gave logits that are not finite for {accuracy.not_finite} of {accuracy.images} images."
@@ -113,19 +122,50 @@ def _published(manifest: Manifest, data: DataSummary) -> Published | None:
 
 
 def _row(planned: Planned, measured: Measured, published: Published | None) -> Row:
-    row = replace(planned.row, pixel_difference=measured.pixels.get(planned.row.backend))
-    accuracy, latency = measured.accuracy.get(row.backend), measured.latency.get(row.backend)
+    name = planned.row.backend
+    row = replace(
+        planned.row, pixel_difference=measured.pixels.get(name), memory_mib=measured.memory_mib.get(name)
+    )  # fmt: skip
+    accuracy = measured.accuracy.get(name)
     if accuracy is not None:
         row = _with_accuracy(row, accuracy, measured.samples)
         if published is not None:
             row = replace(row, published_top1=published.top1, published_top5=published.top5)
-    if latency is not None:
-        reference = measured.latency.get(measured.rows[0].row.backend)
-        is_reference = planned is measured.rows[0]
-        speedup = None if reference is None or is_reference else speedup_interval(reference, latency)
-        throughput = 1000 * latency.batch / latency.median
-        row = replace(row, latency_ms=latency, throughput_img_s=throughput, speedup=speedup)
-    return row
+    return _with_latency(row, planned, measured)
+
+
+def _with_latency(row: Row, planned: Planned, measured: Measured) -> Row:
+    latencies = measured.timings.latency.get(row.backend)
+    if latencies is None:
+        return row
+    base = None if planned is measured.rows[0] else _base_of(planned, measured)
+    than = {latency.batch: latency for latency in measured.timings.latency[base]} if base else {}
+    first, *others = (_timing(latency, than.get(latency.batch)) for latency in latencies)
+    return replace(
+        row, latency_ms=first.latency_ms, throughput_img_s=first.throughput_img_s, speedup=first.speedup,
+        speedup_over=base or "", other_batches=tuple(others),
+    )  # fmt: skip
+
+
+def _timing(latency: Latency, base: Latency | None) -> Timing:
+    speedup = None if base is None else speedup_interval(base, latency)
+    return Timing(latency, 1000 * latency.batch / latency.median, speedup)
+
+
+def _base_of(planned: Planned, measured: Measured) -> str | None:
+    """What a row's speed-up is over: the fastest PyTorch row of its precision, or of the next one that was timed.
+
+    PyTorch's own rows are set against the reference, and so is everything where PyTorch cannot run.
+    """
+    timed = measured.timings.latency
+    reference = measured.rows[0].row.backend
+    pytorch = [p.row for p in measured.rows if p.runtime == REFERENCE and p.row.backend in timed]
+    if planned.runtime != REFERENCE and pytorch:
+        for bits in ("fp32",) if planned.row.precision.startswith("fp32") else ("fp16", "fp32"):
+            rows = [row.backend for row in pytorch if row.precision == bits]
+            if rows:
+                return min(rows, key=lambda name: timed[name][0].median)
+    return reference if reference in timed else None
 
 
 def _with_accuracy(row: Row, accuracy: Accuracy, samples: Sequence[Sample]) -> Row:

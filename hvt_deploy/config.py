@@ -71,8 +71,8 @@ class EngineConfig:
 @dataclass(frozen=True)
 class ValidationConfig:
     """`subset`: imagenet-a, imagenet-r or imagenet-v2. `limit` null means every image; `allow_cpu_nodes`: ONNX Runtime
-    may leave nodes of a graph to the CPU where a GPU was asked for;
-    `threads` null means every processor. Gates that are null are not set.
+    may leave nodes of a graph to the CPU where a GPU was asked for; `threads` null means every processor.
+    `latency_batches`: gates and speed-ups are of the first. Gates that are null are not set.
     """
 
     subset: SubsetName | None = None
@@ -80,7 +80,7 @@ class ValidationConfig:
     seed: int = 0
     batch_size: int = 8
     threads: int | None = None
-    latency_batch: int = 1
+    latency_batches: tuple[int, ...] = (1,)
     margin: float = 0.5
     max_top1_drop: float | None = None
     min_speedup: float | None = None

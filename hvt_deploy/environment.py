@@ -161,6 +161,13 @@ def check_free_disk(path: Path, needed_bytes: int) -> None:
         )
 
 
+def resident_mib() -> float:
+    """The memory that this process holds now."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
 def power_mode(sys_folder: Path = Path("/sys")) -> str:
     """A Jetson's power mode and the clocks of its GPU and first CPU now, as text; empty on other machines.
 

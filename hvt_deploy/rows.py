@@ -56,6 +56,8 @@ def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfi
     device: Device = "cuda" if gpus else "cpu"
     rows = [_reference(folder, manifest, settings, device)]
     keys = ("fp32", "fp16", "int8") if gpus else ("fp32", "fp16", "int8-cpu-twin", "int8-fp32")
+    if gpus and rows[0].open is not None:
+        rows += [_faster_pytorch(folder, manifest, settings, form) for form in ("fp16", "fp16-compiled")]
     names = {"int8-cpu-twin": ("ort int8 cpu-twin", TWIN), "int8-fp32": ("int8 engine numerics", NUMERICS)}
     for key in keys:
         if key in manifest.artifacts:
@@ -102,6 +104,18 @@ def _reference(folder: ModelFolder, manifest: Manifest, settings: ValidationConf
         raise BadInput("The reference was recorded with another preprocessing.", f"Run: {artifact.remake}")
     row = Row(manifest.model, f"{REFERENCE} fp32 (recorded)", "cpu", "fp32", path.name, note=RECORDED_NOTE)
     return Planned(REFERENCE, row, timed=False, recorded=read_recorded(path))
+
+
+def _faster_pytorch(folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, form: str) -> Planned:
+    """PyTorch at its best on a GPU, which a speed-up has to be quoted against: float16, channels last."""
+    path = folder.open_artifact(manifest, "pytorch")
+    name = f"pytorch {form.replace('-', ' ')}"
+    request = BackendRequest(
+        name=name, runtime=REFERENCE, device="cuda", precision=form, path=path, model=manifest.model,
+        signature=manifest.signature, threads=settings.threads or cpu_count(),
+    )  # fmt: skip
+    row = Row(manifest.model, name, "cuda", "fp16", path.name, note="Channels last.")
+    return Planned(REFERENCE, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path)))
 
 
 def _engine_row(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hvt_deploy.config import ValidationConfig
 from hvt_deploy.measure.accuracy import Accuracy, AgainstReference
-from hvt_deploy.measure.latency import median_interval
+from hvt_deploy.measure.latency import SAME_SPEED_MARGIN, median_interval, speedup_interval
 from hvt_deploy.measure.statistics import images_needed
-from hvt_deploy.results import Gate, GateName, GateStatus, Row
+from hvt_deploy.results import Comparison, Gate, GateName, GateStatus, Interval, Latency, Row
 
 UNTRAINED = "The weights are untrained, so accuracy means nothing."
 
@@ -27,9 +28,9 @@ class Judged:
 
 
 def judge(
-    reference: Judged, candidates: Sequence[Judged], limits: ValidationConfig, untrained: bool
+    reference: Judged, candidates: Sequence[Judged], limits: ValidationConfig, untrained: bool, invalid: str = ""
 ) -> tuple[Gate, ...]:
-    """Every gate that is set, for every candidate that it applies to.
+    """Every gate that is set, for every candidate that it applies to. `invalid` says why no latency counts.
 
     Accuracy gates apply to each candidate, speed gates to those of the lowest precision that was timed; a candidate
     that did not run is only judged (as skipped) where the user named it, or where nothing else can be judged.
@@ -43,10 +44,10 @@ def judge(
     timed = _lowest_precision([c for c in candidates if c.row.latency_ms is not None])
     if limits.min_speedup is not None:
         gates += _skipped("min-speedup", limits.min_speedup, candidates, bool(timed))
-        gates += [_speedup_gate(c.row, limits.min_speedup) for c in timed]
+        gates += [_speedup_gate(c.row, limits.min_speedup, invalid) for c in timed]
     if limits.max_latency_ms is not None:
         gates += _skipped("max-latency-ms", limits.max_latency_ms, candidates, bool(timed))
-        gates += [_latency_gate(c.row, limits.max_latency_ms) for c in timed]
+        gates += [_latency_gate(c.row, limits.max_latency_ms, invalid) for c in timed]
     return tuple(gates)
 
 
@@ -75,6 +76,61 @@ def write_verdict(reference: Judged, candidates: Sequence[Judged], margin: float
     return " ".join(
         _compared(c.row, c.accuracy, margin, reference.row.backend) for c in chosen if c.accuracy is not None
     )
+
+
+def compare_precisions(rows: Sequence[Row]) -> tuple[Comparison, ...]:
+    """INT8 has to earn its keep: every timed INT8 row against FP16 of the same runtime, at every batch size.
+
+    Where FP16 was not timed (a CPU only emulates it), FP32 takes its place.
+    """
+    return tuple(
+        _compare(row, than, latency, other)
+        for row in rows
+        if row.precision.startswith("int8")
+        for than in _higher_precision(row, rows)
+        for latency in _latencies(row)
+        for other in _latencies(than)
+        if latency.batch == other.batch
+    )
+
+
+def _higher_precision(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """The row to compare with: of the same name but for the precision, else of the same runtime; at most one."""
+    runtime = row.backend.split()[0]
+    for bits in ("fp16", "fp32"):
+        timed = [r for r in rows if r.precision == bits and r.device == row.device and r.latency_ms is not None]
+        of_runtime = [r for r in timed if r.backend.split()[0] == runtime]
+        chosen = [r for r in of_runtime if r.backend == row.backend.replace("int8", bits)] or of_runtime
+        if chosen:
+            return chosen[:1]
+    return []
+
+
+def _latencies(row: Row) -> list[Latency]:
+    first = [row.latency_ms] if row.latency_ms is not None else []
+    return [*first, *(timing.latency_ms for timing in row.other_batches)]
+
+
+def _compare(row: Row, than: Row, latency: Latency, other: Latency) -> Comparison:
+    ratio = speedup_interval(other, latency)
+    pair = f"{row.backend} against {than.backend} at batch {latency.batch}"
+    if ratio is None:
+        outcome, sentence = "not proven", f"{pair}: too few timed rounds to say anything."
+    else:
+        outcome = _speed_outcome(ratio)
+        earned = " INT8 does not earn its keep." if outcome in ("no difference", "slower") else ""
+        sentence = f"{pair}: {outcome}, {ratio.low:.2f} to {ratio.high:.2f} times as fast.{earned}"
+    return Comparison(row.backend, than.backend, latency.batch, ratio, outcome, sentence)
+
+
+def _speed_outcome(ratio: Interval) -> Literal["faster", "no difference", "slower", "not proven"]:
+    """Faster or slower by more than two sessions of one file may differ; an interval that holds both says nothing."""
+    fast, slow = 1 + SAME_SPEED_MARGIN, 1 - SAME_SPEED_MARGIN
+    if ratio.low > fast:
+        return "faster"
+    if ratio.high < slow:
+        return "slower"
+    return "not proven" if ratio.low < slow and ratio.high > fast else "no difference"
 
 
 def _compared(row: Row, accuracy: Accuracy, margin: float, reference: str) -> str:
@@ -118,23 +174,27 @@ def _drop_status(against: AgainstReference, images: int, limit: float) -> tuple[
     return "not proven", f"Up to {drop.high:.2f} points may be lost on {images} images; {needed:,} images needed."
 
 
-def _speedup_gate(row: Row, limit: float) -> Gate:
-    speedup = row.speedup
-    if speedup is None:
-        return Gate("min-speedup", row.backend, limit, "not proven", "Too few timed rounds to say anything.")
+def _speedup_gate(row: Row, limit: float, invalid: str) -> Gate:
+    speedup, than = row.speedup, row.speedup_over
+    if invalid or speedup is None:
+        why = invalid or "Too few timed rounds to say anything."
+        return Gate("min-speedup", row.backend, limit, "not proven", why)
     if speedup.low >= limit:
-        status, sentence = "passed", f"At least {speedup.low:.2f} times as fast as the reference."
+        status, sentence = "passed", f"At least {speedup.low:.2f} times as fast as {than}."
     elif speedup.high < limit:
-        status, sentence = "failed", f"At most {speedup.high:.2f} times as fast as the reference."
+        status, sentence = "failed", f"At most {speedup.high:.2f} times as fast as {than}."
     else:
-        status, sentence = "not proven", f"{speedup.low:.2f} to {speedup.high:.2f} times as fast as the reference."
+        status, sentence = "not proven", f"{speedup.low:.2f} to {speedup.high:.2f} times as fast as {than}."
     return Gate("min-speedup", row.backend, limit, status, sentence)
 
 
-def _latency_gate(row: Row, limit: float) -> Gate:
+def _latency_gate(row: Row, limit: float, invalid: str) -> Gate:
     median = median_interval(row.latency_ms) if row.latency_ms else None
-    if median is None:
-        return Gate("max-latency-ms", row.backend, limit, "not proven", "Too few timed rounds to say anything.")
+    if row.latency_ms and not row.latency_ms.stable:
+        invalid = invalid or "The median never became stable."
+    if invalid or median is None:
+        why = invalid or "Too few timed rounds to say anything."
+        return Gate("max-latency-ms", row.backend, limit, "not proven", why)
     if median.high <= limit:
         status, sentence = "passed", f"The median is at most {median.high:.3g} ms."
     elif median.low > limit:

@@ -362,6 +362,7 @@ class FakeCuda:
         self._world = world
         self._graphs: dict[int, Any] = {}
         self.streams = 0
+        self.events: dict[int, int] = {}
 
     def cudaStreamCreate(self) -> tuple[int, int]:
         self.streams += 1
@@ -373,6 +374,24 @@ class FakeCuda:
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
         assert self._world.capturing is None, "a captured stream must not be synchronised"
+        return (0,)
+
+    def cudaEventCreate(self) -> tuple[int, int]:
+        self.events[len(self.events)] = 0
+        return 0, len(self.events) - 1
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[int]:
+        self.events[event] = len(self._world.calls)
+        return (0,)
+
+    def cudaEventSynchronize(self, event: int) -> tuple[int]:
+        return (0,)
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[int, float]:
+        return 0, float(self.events[end] - self.events[start])  # a millisecond for each call between them
+
+    def cudaEventDestroy(self, event: int) -> tuple[int]:
+        del self.events[event]
         return (0,)
 
     def cudaMalloc(self, size: int) -> tuple[int, int]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from hvt_deploy.backends.placement import Placement
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
 
+# One synchronised inference: the milliseconds it took by the device's own clock, None where it has none.
+BoundCall: TypeAlias = "Callable[[], float | None]"
 Runtime = Literal["pytorch", "ort", "trt"]
 Device = Literal["cpu", "cuda"]
 # How many modules' outputs `taps` holds at a time.
@@ -48,7 +50,7 @@ class Backend(Protocol):
         """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
         ...
 
-    def bind(self, images_NCHW: ImagesNCHW) -> Callable[[], None]:
+    def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
         """A call that runs one synchronised inference on these images, already on the device."""
         ...
 

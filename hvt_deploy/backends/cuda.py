@@ -28,6 +28,8 @@ class Cuda:
                 f"CUDA does not start: {self._message(error)}.",
                 "It needs an NVIDIA GPU and a driver that fits; `hvt-deploy doctor` shows them.",
             )
+        (start,), (end,) = self._call(self._api.cudaEventCreate), self._call(self._api.cudaEventCreate)
+        self._events = start, end
 
     @property
     def stream(self) -> int:
@@ -54,6 +56,16 @@ class Cuda:
     def synchronize(self) -> None:
         """Wait until the stream has done everything."""
         self._call(self._api.cudaStreamSynchronize, self._stream)
+
+    def time(self, enqueue: Callable[[], None]) -> float:
+        """Milliseconds that what `enqueue` puts on the stream took, by CUDA events; done when the call returns."""
+        start, end = self._events
+        self._call(self._api.cudaEventRecord, start, self._stream)
+        enqueue()
+        self._call(self._api.cudaEventRecord, end, self._stream)
+        self._call(self._api.cudaEventSynchronize, end)
+        (elapsed_ms,) = self._call(self._api.cudaEventElapsedTime, start, end)
+        return float(elapsed_ms)
 
     def capture(self, enqueue: Callable[[], bool]) -> CudaGraph | None:
         """What `enqueue` puts on the stream, as a graph; None where it cannot be captured."""
@@ -84,7 +96,9 @@ class Cuda:
         return CudaGraph(launch, free)
 
     def close(self) -> None:
-        """Give the stream back."""
+        """Give the stream and its events back."""
+        for event in self._events:
+            self._api.cudaEventDestroy(event)
         self._api.cudaStreamDestroy(self._stream)
 
     def _free(self, address: int) -> None:

@@ -35,9 +35,10 @@ def _open_pytorch(request: BackendRequest, open_module: ModuleOpener | None) -> 
     if open_module is None:
         raise ValueError("The runtime 'pytorch' needs `open_module`.")
     require("torch", extra="export")
-    from hvt_deploy.backends.pytorch import PyTorchBackend
+    from hvt_deploy.backends.pytorch import Form, PyTorchBackend
 
-    return PyTorchBackend(request.name, open_module(request), request.device, request.threads)
+    form = Form(half=request.precision.startswith("fp16"), compiled=request.precision.endswith("-compiled"))
+    return PyTorchBackend(request.name, open_module(request), request.device, request.threads, form)
 
 
 def _open_ort(request: BackendRequest, _: ModuleOpener | None) -> Backend:

@@ -5,14 +5,14 @@ Not run on a GPU by anyone yet (see README): written against the recorded API of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
-from hvt_deploy.backends.base import BackendRequest
+from hvt_deploy.backends.base import BackendRequest, BoundCall
 from hvt_deploy.backends.cuda import Cuda, DeviceBuffer
 from hvt_deploy.engine.flavour import (
     Flavour,
@@ -73,8 +73,8 @@ class TrtBackend:
         images = np.ascontiguousarray(images_NCHW, np.float32)
         return np.concatenate([self._infer_part(part) for part in np.array_split(images, parts)])
 
-    def bind(self, images_NCHW: ImagesNCHW) -> Callable[[], None]:
-        """A call that runs one synchronised inference on these images, already on the device.
+    def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
+        """A call that runs one synchronised inference on these images, already on the device, timed by CUDA events.
 
         It has a context of its own, so that a captured graph stays valid whatever `infer` runs meanwhile.
         """
@@ -93,9 +93,9 @@ class TrtBackend:
             graph = self._cuda.capture(lambda: context.execute_async_v3(self._cuda.stream))
             if graph is not None:
                 self._resources.enter_context(closing(graph))
-                return lambda: self._launch(graph.launch)
+                return lambda: self._cuda.time(graph.launch)
             self._execute(context)  # the failed capture must not be what the next call continues
-        return lambda: self._launch(lambda: self._execute(context))
+        return lambda: self._cuda.time(lambda: self._execute(context))
 
     def close(self) -> None:
         """Free the device memory, contexts, engine and stream."""
@@ -173,10 +173,6 @@ class TrtBackend:
     def _execute(self, context: IExecutionContext) -> None:
         if not context.execute_async_v3(self._cuda.stream):
             raise self._cannot_run()
-
-    def _launch(self, enqueue: Callable[[], None]) -> None:
-        enqueue()
-        self._cuda.synchronize()
 
     def _check_images(self, images_NCHW: ImagesNCHW) -> None:
         expected = self._request.signature.images_shape(max(len(images_NCHW), 1))

@@ -39,7 +39,9 @@ def validate(
     seed: Annotated[int | None, typer.Option(help="Seed of the sample.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at a time.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every backend.")] = None,
-    latency_batch: Annotated[int | None, typer.Option(min=1, help="Batch size of the latency measurement.")] = None,
+    latency_batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch size to time; again for more, the first for gates.")
+    ] = None,
     margin: Annotated[float | None, typer.Option(min=0, help="Points of top-1 that count as equal.")] = None,
     max_top1_drop: Annotated[float | None, typer.Option(help="Gate: points of top-1 that may be lost.")] = None,
     min_speedup: Annotated[float | None, typer.Option(help="Gate: times as fast as PyTorch.")] = None,
@@ -54,7 +56,7 @@ def validate(
     from hvt_deploy.steps.validate import validate as run_validate
 
     settings = {"subset": subset, "limit": limit, "seed": seed, "batch_size": batch_size, "threads": threads,
-                "latency_batch": latency_batch, "margin": margin, "max_top1_drop": max_top1_drop,
+                "latency_batches": latency_batch or None, "margin": margin, "max_top1_drop": max_top1_drop,
                 "min_speedup": min_speedup, "max_latency_ms": max_latency_ms,
                 "allow_cpu_nodes": allow_cpu_nodes or None,
                 "backends": [b.strip() for b in backends.split(",")] if backends else None}  # fmt: skip

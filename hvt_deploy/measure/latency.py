@@ -16,6 +16,7 @@ from statistics import median
 
 import numpy as np
 
+from hvt_deploy.backends.base import BoundCall
 from hvt_deploy.measure.statistics import bootstrap_median_interval, bootstrap_ratio_interval
 from hvt_deploy.results import Interval, Latency
 
@@ -23,18 +24,20 @@ BUDGET_S = 40.0
 _WARMUP_MS = 300.0
 _WINDOW_MS = 60.0
 _FEWEST_CALLS, _MOST_CALLS = 3, 100
-_FEWEST_ROUNDS, _KEPT_ROUNDS = 10, 20
+_FEWEST_ROUNDS, KEPT_ROUNDS = 10, 20
 _TOLERANCE = 0.03
+# Two sessions of one and the same ONNX file differed by up to 4 % (memory layout): less is no difference.
+SAME_SPEED_MARGIN = 0.04
 
 
 class _Series:
-    """The windows of one backend. Only the last `_KEPT_ROUNDS` are kept: memory is bounded, old drift forgotten."""
+    """The windows of one backend. Only the last `KEPT_ROUNDS` are kept: memory is bounded, old drift forgotten."""
 
-    def __init__(self, call: Callable[[], None], clock_ns: Callable[[], int]) -> None:
+    def __init__(self, call: BoundCall, clock_ns: Callable[[], int]) -> None:
         self._call = call
         self._clock_ns = clock_ns
         self._calls = _FEWEST_CALLS
-        self.windows_ms: deque[list[float]] = deque(maxlen=_KEPT_ROUNDS)
+        self.windows_ms: deque[list[float]] = deque(maxlen=KEPT_ROUNDS)
 
     def warm_up(self) -> None:
         """Run until `_WARMUP_MS` are over, and choose how many calls make a window of `_WINDOW_MS`."""
@@ -74,24 +77,27 @@ class _Series:
 
     def _timed_ms(self) -> float:
         start = self._clock_ns()
-        self._call()
-        return (self._clock_ns() - start) / 1e6
+        device_ms = self._call()
+        return (self._clock_ns() - start) / 1e6 if device_ms is None else device_ms
 
 
 def measure_latency(
-    bound: Mapping[str, Callable[[], None]],
+    bound: Mapping[str, BoundCall],
     batch: int,
     *,
     budget_s: float = BUDGET_S,
     progress: Callable[[int, int], None] | None = None,
+    after_window: Callable[[], None] | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Latency]:
     """Latency by backend of calls that each run one synchronised inference of `batch` images.
 
+    Times are those of the device (CUDA events) where a call gives them, else those of the host's clock.
+
     After a warm-up, each round runs one window of every backend, in a seeded random order so that no backend always
     inherits the caches of the same one. Rounds go on until the median of every backend is stable within 3 %, at least
     10 and at most until `budget_s` seconds are over; a backend that is not stable then has `stable` False. `progress`
-    gets seconds spent and `budget_s`.
+    gets seconds spent and `budget_s`. `after_window` is called after each window: a monitor looks at the GPU then.
     """
     start_ns, most_s = clock_ns(), math.ceil(budget_s)
     series = {name: _Series(call, clock_ns) for name, call in bound.items()}
@@ -103,6 +109,8 @@ def measure_latency(
         while True:
             for index in shuffle(len(order)):
                 order[int(index)].run_window()
+                if after_window is not None:
+                    after_window()
             spent_s = (clock_ns() - start_ns) / 1e9
             if spent_s >= budget_s or all(one.is_stable() for one in order):
                 break

@@ -11,11 +11,9 @@ import numpy as np
 
 from hvt_deploy.errors import BadInput
 from hvt_deploy.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
+from hvt_deploy.measure.latency import SAME_SPEED_MARGIN
 from hvt_deploy.measure.statistics import newcombe_interval, tango_interval
 from hvt_deploy.results import Interval, Results, Row, read_results
-
-# Two sessions of one and the same ONNX file differed by up to 4 % in latency.
-LATENCY_MARGIN = 0.04
 
 Outcome = Literal["same", "better", "worse", "new", "not comparable"]
 
@@ -134,9 +132,9 @@ def _speed_change(name: str, before: Interval, after: Interval) -> Change:
         after.estimate / before.estimate, after.low / before.high, after.high / before.low
     )  # fmt: skip
     outcome: Outcome = "same"
-    if change.low > 1 + LATENCY_MARGIN:
+    if change.low > 1 + SAME_SPEED_MARGIN:
         outcome = "better"
-    elif change.high < 1 - LATENCY_MARGIN:
+    elif change.high < 1 - SAME_SPEED_MARGIN:
         outcome = "worse"
     return Change(name, "speed-up", f"{before.estimate:.2f}x", f"{after.estimate:.2f}x", outcome, change)
 

@@ -18,14 +18,16 @@ from hvt_deploy.class_names import ClassNames
 from hvt_deploy.conclusion import RESULTS, Measured, conclude
 from hvt_deploy.config import RunConfig
 from hvt_deploy.datasets import Sample, content_hashes, open_image_folder, stratified_sample
-from hvt_deploy.environment import cpu_count, tool_versions
+from hvt_deploy.environment import cpu_count, find_gpus, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
 from hvt_deploy.image_answers import ANSWERS_FILE, ImageAnswers
 from hvt_deploy.images import Batch, load_batches, repeat_to
 from hvt_deploy.measure.accuracy import AccuracyMeter
-from hvt_deploy.measure.latency import measure_latency
+from hvt_deploy.measure.gpu import open_nvml
+from hvt_deploy.measure.memory import MemoryMeter
 from hvt_deploy.measure.pixels import pixels_meters
 from hvt_deploy.measure.statistics import wilson_interval
+from hvt_deploy.measure.timing import WatchedGpu, time_backends
 from hvt_deploy.recorded import RecordedLogits
 from hvt_deploy.records import to_plain
 from hvt_deploy.report.figures import duration
@@ -74,16 +76,23 @@ def validate(
         samples = stratified_sample(images.samples, config.validation.limit, config.validation.seed)
         _refuse_overlap(folder, manifest, samples, ui)
         rows = plan_rows(folder, manifest, config.validation)
-        with _opened(rows, ui) as (rows, backends):
+        gpu = _find_watched_gpu()
+        memory = MemoryMeter(gpu.read if gpu else None)
+        with _opened(rows, memory, ui) as (rows, backends):
             if record and rows[0].row.backend not in backends:
                 raise MissingEnvironment(
                     "PyTorch cannot run here, so there is nothing to record.", rows[0].row.skipped or ""
                 )
-            measured = _measure(manifest, config, samples, rows, backends, ui, record=record)
+            measured = _measure(manifest, config, samples, rows, backends, memory, gpu, ui, record=record)
         if record:
             manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
         results = conclude(manifest, config, images, measured)
         return Validated(results, _record(folder, manifest, results, measured.answers.below(images.path)))
+
+
+def _find_watched_gpu() -> WatchedGpu | None:
+    gpus = find_gpus()
+    return WatchedGpu(gpus[0].name, open_nvml()) if gpus else None
 
 
 def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui) -> None:
@@ -102,14 +111,16 @@ def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[S
 
 
 @contextmanager
-def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, ...], dict[str, AnyBackend]]]:
+def _opened(
+    rows: Sequence[Planned], memory: MemoryMeter, ui: Ui
+) -> Generator[tuple[tuple[Planned, ...], dict[str, AnyBackend]]]:
     """Open every backend that was planned; one that this machine cannot open becomes a skipped row."""
     with ExitStack() as stack:
         opened: dict[str, AnyBackend] = {}
         kept: list[Planned] = []
         with ui.progress(f"Opening {len(rows)} backends") as progress:
             for done, planned in enumerate(rows, start=1):
-                kept.append(_open(planned, opened, stack))
+                kept.append(_open(planned, opened, memory, stack))
                 progress(done, len(rows))
         if not opened:
             reasons = "; ".join(f"{p.row.backend}: {p.row.skipped}" for p in kept)
@@ -121,23 +132,25 @@ def _opened(rows: Sequence[Planned], ui: Ui) -> Generator[tuple[tuple[Planned, .
         yield tuple(kept), opened
 
 
-def _open(planned: Planned, opened: dict[str, AnyBackend], stack: ExitStack) -> Planned:
+def _open(planned: Planned, opened: dict[str, AnyBackend], memory: MemoryMeter, stack: ExitStack) -> Planned:
     if planned.open is None:
         return planned
+    row = planned.row
     try:
-        backend = stack.enter_context(closing(planned.open()))
+        with memory.watch(row.backend, row.device):
+            backend = stack.enter_context(closing(planned.open()))
     except MissingEnvironment as error:
-        return replace(planned, row=replace(planned.row, skipped=f"{error.message} {error.hint}".strip()))
-    opened[planned.row.backend] = backend
+        return replace(planned, row=replace(row, skipped=f"{error.message} {error.hint}".strip()))
+    opened[row.backend] = backend
     if isinstance(backend, PlacedBackend) and backend.placement is not None:
-        note = f"{planned.row.note} {backend.placement.sentence}".strip()
-        return replace(planned, row=replace(planned.row, note=note, placement=backend.placement.providers))
+        note = f"{row.note} {backend.placement.sentence}".strip()
+        return replace(planned, row=replace(row, note=note, placement=backend.placement.providers))
     return planned
 
 
 def _measure(
     manifest: Manifest, config: RunConfig, samples: Sequence[Sample], rows: tuple[Planned, ...],
-    opened: dict[str, AnyBackend], ui: Ui, *, record: bool,
+    opened: dict[str, AnyBackend], memory: MemoryMeter, gpu: WatchedGpu | None, ui: Ui, *, record: bool,
 ) -> Measured:  # fmt: skip
     """Every image once through every backend, then the latency of those that are timed."""
     settings, signature = config.validation, manifest.signature
@@ -156,7 +169,9 @@ def _measure(
     first = next(batches, None)
     if first is None:
         raise BadInput("None of the images can be read.", "Give a folder with readable images.")
-    _announce(_full(first, signature.batch), len(samples), backends, settings.limit, ui)
+    devices = {p.row.backend: p.row.device for p in rows}
+    seconds = _run_once(_full(first, signature.batch), backends, devices, memory)
+    _announce(seconds / len(first.labels_N), len(samples), len(backends), settings.limit, ui)
     with ui.progress(f"Validating {len(samples)} images") as progress:
         done = 0
         for batch in chain([first], batches):
@@ -174,16 +189,16 @@ def _measure(
             done += len(batch.labels_N)
             progress(done, len(samples))
     timed = [p.row.backend for p in rows if p.timed and p.row.backend in backends]
-    size = signature.batch or settings.latency_batch
-    images = repeat_to(first.images_NCHW, size)
-    with ui.progress(f"Measuring latency at batch {size}") as progress:
-        bound = {name: backends[name].bind(images) for name in timed}
-        latency = measure_latency(bound, size, progress=progress)
+    timings = time_backends(
+        {name: backends[name] for name in timed}, first.images_NCHW,
+        (signature.batch,) if signature.batch else settings.latency_batches,
+        gpu if "cuda" in {devices[name] for name in timed} else None, ui,
+    )  # fmt: skip
     unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
     numbers = tuple(int(k) for k in classes)
     answers = meter.answers([sample.path.as_posix() for sample in samples])
     return Measured(
-        rows, samples, numbers, meter.summarize(), latency, unreadable, RecordedLogits(kept), answers,
+        rows, samples, numbers, meter.summarize(), timings, memory.mib, unreadable, RecordedLogits(kept), answers,
         {name: p.difference for name, p in pixels.items()},
     )  # fmt: skip
 
@@ -200,14 +215,21 @@ def _full(batch: Batch, fixed: int | None) -> ImagesNCHW:
     return batch.images_NCHW if fixed is None else repeat_to(batch.images_NCHW, fixed)
 
 
-def _announce(images_NCHW: ImagesNCHW, images: int, backends: Mapping[str, Backend], limit: int | None, ui: Ui) -> None:
-    """Say how much there is to do and how long it will take; over ten minutes, what a limit would give."""
+def _run_once(
+    images_NCHW: ImagesNCHW, backends: Mapping[str, Backend], devices: Mapping[str, str], memory: MemoryMeter
+) -> float:
+    """Run every backend once, for what only a first run does; the seconds of all together."""
     start = time.perf_counter()
-    for backend in backends.values():
-        backend.infer(images_NCHW)
-    per_image_s = (time.perf_counter() - start) / len(images_NCHW)
+    for name, backend in backends.items():
+        with memory.watch(name, devices[name]):
+            backend.infer(images_NCHW)
+    return time.perf_counter() - start
+
+
+def _announce(per_image_s: float, images: int, backends: int, limit: int | None, ui: Ui) -> None:
+    """Say how much there is to do and how long it will take; over ten minutes, what a limit would give."""
     total_s = per_image_s * images
-    ui.say(f"{images} images x {len(backends)} backends: about {duration(total_s)}, and up to a minute for latency.")
+    ui.say(f"{images} images x {backends} backends: about {duration(total_s)}, and up to a minute for latency.")
     if total_s > LONG_S and limit is None:
         fewer = max(1, int(LONG_S / 2 / per_image_s))
         half = wilson_interval(round(0.8 * fewer), fewer)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hvt_deploy.backends.pytorch import PyTorchBackend
+from hvt_deploy.backends.pytorch import Form, PyTorchBackend
 from hvt_deploy.errors import MissingEnvironment
 
 
@@ -41,6 +41,20 @@ def test_read_only_and_strided_images_are_taken_without_a_warning(recwarn: pytes
     np.testing.assert_allclose(backend.infer(batch[::-1].copy()), backend.infer(batch)[::-1], rtol=1e-5, atol=1e-6)
     backend.infer(batch[::-1])
     assert not recwarn.list
+
+
+def test_the_half_form_runs_in_float16_with_channels_last() -> None:
+    class Watching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.dtype == torch.float16
+            assert x.is_contiguous(memory_format=torch.channels_last)
+            return x
+
+    module = nn.Sequential(Watching(), tiny())
+    logits = PyTorchBackend("pytorch fp16", module, "cpu", 1, Form(half=True)).infer(images(3))
+    assert logits.dtype == np.float32
+    exact = PyTorchBackend("pytorch fp32", tiny(), "cpu", threads=1).infer(images(3))
+    assert 0 < np.abs(logits - exact).max() < 5e-3
 
 
 class Recorder(nn.Module):

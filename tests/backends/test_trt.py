@@ -103,7 +103,7 @@ def test_bound_call_replays_a_graph_whatever_infer_runs_meanwhile(bench) -> None
     backend = machine.open()
     run = backend.bind(images(4))
     machine.world.calls.clear()
-    run()
+    assert run() == 1.0, "the time between two CUDA events around the graph"
     backend.infer(images(7))
     run()
     assert machine.executed() == ["graph", "execute 7 in profile 0", "graph"]
@@ -148,6 +148,7 @@ def test_close_frees_everything(bench, capturable: bool) -> None:
     assert machine.world.memory == {}
     assert machine.cuda._graphs == {}
     assert machine.cuda.streams == 0
+    assert machine.cuda.events == {}
 
 
 @pytest.mark.parametrize(

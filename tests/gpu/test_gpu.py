@@ -14,6 +14,7 @@ from hvt_deploy.backends.base import Backend, Runtime
 from hvt_deploy.engine.flavour import FlavourInfo, available_flavours
 from hvt_deploy.engine.passport import read_passport
 from hvt_deploy.errors import BadInput, MissingEnvironment
+from hvt_deploy.measure.gpu import open_nvml
 from hvt_deploy.measure.latency import measure_latency
 from hvt_deploy.measure.parity import compare_logits
 
@@ -56,6 +57,26 @@ def check_logits(backend: Backend, exported: Exported, precision: str, record: C
 def test_pytorch_on_cuda(exported: Exported, record) -> None:
     with closing(open_or_skip(exported, "pytorch", "fp32", exported.folder)) as backend:
         check_logits(backend, exported, "fp32", record)
+
+
+@pytest.mark.parametrize("form", ["fp16", "fp16-compiled"])
+def test_faster_forms_of_pytorch(exported: Exported, record, form: str) -> None:
+    with closing(open_or_skip(exported, "pytorch", form, exported.folder)) as backend:
+        check_logits(backend, exported, "fp16", record)
+        milliseconds = backend.bind(exported.images_NCHW[:1])()
+        assert milliseconds is not None
+        assert 0 < milliseconds < 1000
+
+
+def test_nvml_reads_clocks_power_temperature_and_memory(record) -> None:
+    read = open_nvml()
+    assert read is not None
+    reading = read()
+    record(nvml=reading)
+    assert reading is not None
+    assert 100 < reading.sm_mhz < 4000
+    assert 10 < reading.temperature_c < 110
+    assert reading.memory_mib > 0
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
