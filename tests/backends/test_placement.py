@@ -14,6 +14,7 @@ from test_ort import images, linear, request
 from hvt_deploy.backends import ort
 from hvt_deploy.backends.placement import Placement, read_placement
 from hvt_deploy.errors import MissingEnvironment, ToolFailure
+from hvt_deploy.measure.memory import MemoryMeter
 from hvt_deploy.results import Row
 from hvt_deploy.rows import Planned
 from hvt_deploy.steps.validate import _open
@@ -90,10 +91,10 @@ def test_a_validation_skips_such_a_backend_loudly_or_records_where_its_nodes_are
     asked = request(linear(tmp_path / "m.onnx"), device="cuda")
     planned = Planned("ort", Row("m", "ort fp32", "cuda", "fp32", None), lambda: ort.OrtBackend(asked))
     with ExitStack() as stack:
-        refused = _open(planned, {}, stack).row
+        refused = _open(planned, {}, MemoryMeter(None), stack).row
         assert "blocks.0/Unique" in refused.skipped
         allowed = replace(planned, open=lambda: ort.OrtBackend(replace(asked, allow_cpu_nodes=True)))
-        row = _open(allowed, {}, stack).row
+        row = _open(allowed, {}, MemoryMeter(None), stack).row
     assert row.skipped is None
     assert len(row.placement) == 4
     assert "1 on CUDAExecutionProvider (blocks.0/Unique)" in row.note
