@@ -216,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         speeds = measure(folder, options.rounds)
     record: dict[str, Any] = {
         "command": f"python benchmarks/data_speed.py --images {options.images} --rounds {options.rounds}",
-        "cpu": cpu_name(), "cores": cpu_count(), "load_average_before": round(neighbours, 1), "versions": tool_versions(),
+        "cpu": cpu_name(), "cores": cpu_count(),
+        "load_average_before": round(neighbours, 1), "versions": tool_versions(),
         "data": options.data.name if options.data else "made JPEG files of 500 x 375 pixels",
         "images": next(iter(speeds.values()))[0].images, "loaders": summarize(speeds),
     }  # fmt: skip
