@@ -53,13 +53,15 @@ def draw_budget(record: BudgetRecord) -> str:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
+    alone = [(100 * g.mac_share, g.drop) for g in record.sensitivity]
+    axes.plot(*zip(*alone, strict=True), "o", mfc="none", ms=5, color="#7a8594", label="one group alone")
     for trial in record.trials:
         chosen = trial.excluded == record.chosen.excluded
         drop = trial.drop
         spread = [[drop.estimate - drop.low], [drop.high - drop.estimate]]
         axes.errorbar(
-            100 * trial.int8_share, drop.estimate, spread, fmt="o" if chosen else ".", capsize=3,
-            color="#1b7f5c" if chosen else "#7a8594", label="chosen" if chosen else None, zorder=3 if chosen else 2,
+            100 * trial.int8_share, drop.estimate, spread, fmt="o" if chosen else ".", capsize=3, zorder=2 + chosen,
+            color="#1b7f5c" if chosen else "#7a8594", label="recipe chosen" if chosen else None,
         )  # fmt: skip
     axes.axhline(record.budget, color="#b3402a", linestyle="--", linewidth=1, label=f"budget {record.budget:g}")
     axes.set_xlabel("MACs in INT8 (%)")
