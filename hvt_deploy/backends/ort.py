@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.backends.base import TAPS_AT_ONCE, BackendRequest, Device
 from hvt_deploy.backends.placement import Placement, read_placement, refuse_elsewhere
+from hvt_deploy.environment import cpu_flags, int8_saturates
 from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
 from hvt_deploy.module_graph import ModuleGraph
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
@@ -186,10 +187,10 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin between two calls take the cores from the other backends of this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Where an x86 CPU has AVX2 without VNNI, two products of 8 bits are summed in 16 and saturate; signed Q/DQ do too,
-    # for the optimizer makes them unsigned. This makes the weights unsigned as well, whose kernel is exact. It changes
-    # nothing on other CPUs.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if int8_saturates(cpu_flags()):
+        # Signed Q/DQ saturate too, for the optimizer makes them unsigned. This makes the weights unsigned as well,
+        # whose kernel is exact. With VNNI it would only be slower, and some graphs of other quantizers then fail.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hvt_deploy.backends import ort
 from hvt_deploy.backends.base import BackendRequest, Device
 from hvt_deploy.backends.ort import OrtBackend
 from hvt_deploy.backends.placement import Placement
@@ -235,17 +236,35 @@ def test_cuda_that_is_only_said_to_be_available_is_missing_environment(
     assert capsys.readouterr().out == ""
 
 
-def test_threads_are_as_asked_and_stop_spinning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def options_seen(monkeypatch: pytest.MonkeyPatch) -> list[onnxruntime.SessionOptions]:
+    """The options of every session that is opened."""
     real_session = onnxruntime.InferenceSession
-    options_seen: list[onnxruntime.SessionOptions] = []
+    seen: list[onnxruntime.SessionOptions] = []
 
     def remember(path: Path, options: onnxruntime.SessionOptions, **rest: object) -> onnxruntime.InferenceSession:
-        options_seen.append(options)
+        seen.append(options)
         return real_session(path, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", remember)
+    return seen
+
+
+def test_threads_are_as_asked_and_stop_spinning(tmp_path: Path, options_seen: list[onnxruntime.SessionOptions]) -> None:
     before = threading.active_count()
     OrtBackend(request(linear(tmp_path / "m.onnx")))
     assert (options_seen[0].intra_op_num_threads, options_seen[0].inter_op_num_threads) == (1, 1)
     assert options_seen[0].get_session_config_entry("session.force_spinning_stop") == "1"
     assert threading.active_count() == before
+
+
+def test_only_without_vnni_weights_become_unsigned(
+    tmp_path: Path, options_seen: list[onnxruntime.SessionOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With VNNI the exact mode is slower for nothing, and ONNX Runtime 1.31 cannot open some graphs in it."""
+    for flags in ({"avx2"}, {"avx2", "avx_vnni"}):
+        monkeypatch.setattr(ort, "cpu_flags", lambda flags=flags: flags)
+        OrtBackend(request(linear(tmp_path / "m.onnx")))
+    assert options_seen[0].get_session_config_entry("session.x64quantprecision") == "1"
+    with pytest.raises(RuntimeError, match="x64quantprecision"):
+        options_seen[1].get_session_config_entry("session.x64quantprecision")
