@@ -6,6 +6,7 @@ Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Atten
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from hvt_deploy.errors import BadInput
 from hvt_deploy.images import Preprocessing
@@ -118,249 +119,118 @@ def _check_carrier_tokens(architecture: FasterViTArchitecture) -> None:
         )
 
 
-def _official(
-    name: str,
-    architecture: FasterViTArchitecture,
-    published: Published,
-    measured: Measured,
-    crop: tuple[float, str],
-    file: str,
-) -> ModelSpec:
-    crop_pct, crop_mode = crop
+@dataclass(frozen=True)
+class _Row:
+    """A line of the paper's tables, with the checkpoint of the official repository and its evaluation crop."""
+
+    architecture: FasterViTArchitecture
+    published: Published
+    crop_pct: float
+    crop_mode: Literal["center", "squash"]
+    file: str
+
+
+def _row(
+    architecture: FasterViTArchitecture, top1: float, top5: float, params_m: float, flops_g: float,
+    crop_pct: float, crop_mode: Literal["center", "squash"], file: str,
+) -> _Row:  # fmt: skip
+    published = Published(top1=top1, top5=top5, params_m=params_m, flops_g=flops_g)
+    return _Row(architecture, published, crop_pct, crop_mode, file)
+
+
+def _official(name: str, row: _Row, architecture: FasterViTArchitecture) -> ModelSpec:
+    params, macs = _MEASURED[name]
     return ModelSpec(
         name=name,
         family="faster_vit",
         architecture=architecture,
         num_classes=1000,
-        preprocessing=Preprocessing(
-            image_size=architecture.image_size,
-            crop_pct=crop_pct,
-            crop_mode="squash" if crop_mode == "squash" else "center",
-        ),
-        published=published,
-        measured=measured,
-        checkpoint=Checkpoint(url=f"https://huggingface.co/ahatamiz/FasterViT/resolve/main/{file}.pth.tar"),
+        preprocessing=Preprocessing(image_size=architecture.image_size, crop_pct=row.crop_pct, crop_mode=row.crop_mode),
+        published=row.published,
+        measured=Measured(params=params, macs=macs),
+        checkpoint=Checkpoint(url=f"https://huggingface.co/ahatamiz/FasterViT/resolve/main/{row.file}.pth.tar"),
         code_licence="NVIDIA Source Code License-NC",
         weights_licence="not stated",
         resizable=name.endswith("_any_res"),
     )
 
 
-_V0 = FasterViTArchitecture(
-    image_size=(224, 224), dim=64, stem_dim=64, depths=(2, 3, 6, 5), heads=(2, 4, 8, 16),
-    layer_scale=False, hierarchy=True, propagation=False,
-)  # fmt: skip
-_V1 = FasterViTArchitecture(
-    image_size=(224, 224), dim=80, stem_dim=32, depths=(1, 3, 8, 5), heads=(2, 4, 8, 16),
-    layer_scale=False, hierarchy=True, propagation=False,
-)  # fmt: skip
-_V2 = FasterViTArchitecture(
-    image_size=(224, 224), dim=96, stem_dim=64, depths=(3, 3, 8, 5), heads=(2, 4, 8, 16),
-    layer_scale=False, hierarchy=True, propagation=False,
-)  # fmt: skip
-_V3 = FasterViTArchitecture(
-    image_size=(224, 224), dim=128, stem_dim=64, depths=(3, 3, 12, 5), heads=(2, 4, 8, 16),
-    layer_scale=True, hierarchy=True, propagation=True,
-)  # fmt: skip
-_V4 = FasterViTArchitecture(
-    image_size=(224, 224), dim=196, stem_dim=64, depths=(3, 3, 12, 5), heads=(4, 8, 16, 32),
-    layer_scale=True, hierarchy=True, propagation=True,
-)  # fmt: skip
-_V5 = FasterViTArchitecture(
-    image_size=(224, 224), dim=320, stem_dim=64, depths=(3, 3, 12, 5), heads=(4, 8, 16, 32),
-    layer_scale=True, hierarchy=True, propagation=True,
-)  # fmt: skip
-_V6 = FasterViTArchitecture(
-    image_size=(224, 224), dim=320, stem_dim=64, depths=(3, 3, 16, 8), heads=(4, 8, 16, 32),
-    layer_scale=True, hierarchy=True, propagation=True,
-)  # fmt: skip
-_21K = FasterViTArchitecture(
-    image_size=(224, 224), dim=196, stem_dim=64, depths=(3, 3, 12, 5), heads=(4, 8, 16, 32),
-    layer_scale=True, hierarchy=False, propagation=True,
-)  # fmt: skip
+_SQUARE = (224, 224)
+_NARROW, _WIDE = (2, 4, 8, 16), (4, 8, 16, 32)
+_V0 = FasterViTArchitecture(_SQUARE, 64, 64, (2, 3, 6, 5), _NARROW)
+_V1 = FasterViTArchitecture(_SQUARE, 80, 32, (1, 3, 8, 5), _NARROW)
+_V2 = FasterViTArchitecture(_SQUARE, 96, 64, (3, 3, 8, 5), _NARROW)
+_V3 = FasterViTArchitecture(_SQUARE, 128, 64, (3, 3, 12, 5), _NARROW, layer_scale=True, propagation=True)
+_V4 = FasterViTArchitecture(_SQUARE, 196, 64, (3, 3, 12, 5), _WIDE, layer_scale=True, propagation=True)
+_V5 = FasterViTArchitecture(_SQUARE, 320, 64, (3, 3, 12, 5), _WIDE, layer_scale=True, propagation=True)
+_V6 = FasterViTArchitecture(_SQUARE, 320, 64, (3, 3, 16, 8), _WIDE, layer_scale=True, propagation=True)
+
+
+def _v4_21k(side: int, window: int) -> FasterViTArchitecture:
+    """FasterViT-4 trained on ImageNet-21k first: without carrier tokens, with larger windows."""
+    architecture = replace(_V4, image_size=(side, side), hierarchy=False)
+    return replace(architecture, window_sizes=(7, 7, window, window // 2))
+
+
 _DEMO = FasterViTArchitecture(
     image_size=(64, 64), dim=16, stem_dim=8, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), window_sizes=(2, 2, 2, 2),
     carrier_tokens=1, layer_scale=True, propagation=True, mlp_ratio=2,
 )  # fmt: skip
 
+_ROWS = {
+    "faster_vit_0_224": _row(_V0, 82.1, 95.9, 31.4, 3.3, 0.875, "center", "fastervit_0_224_1k"),
+    "faster_vit_1_224": _row(_V1, 83.2, 96.5, 53.4, 5.3, 1.0, "center", "fastervit_1_224_1k"),
+    "faster_vit_2_224": _row(_V2, 84.2, 96.8, 75.9, 8.7, 1.0, "center", "fastervit_2_224_1k"),
+    "faster_vit_3_224": _row(_V3, 84.9, 97.2, 159.5, 18.2, 1.0, "center", "fastervit_3_224_1k"),
+    "faster_vit_4_224": _row(_V4, 85.4, 97.3, 424.6, 36.6, 1.0, "center", "fastervit_4_224_1k"),
+    "faster_vit_5_224": _row(_V5, 85.6, 97.4, 975.5, 113.0, 1.0, "center", "fastervit_5_224_1k"),
+    "faster_vit_6_224": _row(_V6, 85.8, 97.4, 1360.0, 142.0, 1.0, "center", "fastervit_6_224_1k"),
+    "faster_vit_4_21k_224": _row(_v4_21k(224, 14), 86.6, 97.8, 271.9, 40.8, 0.95, "squash", "fastervit_4_21k_224_w14"),
+    "faster_vit_4_21k_384": _row(_v4_21k(384, 24), 87.6, 98.3, 271.9, 120.1, 1.0, "squash", "fastervit_4_21k_384_w24"),
+    "faster_vit_4_21k_512": _row(_v4_21k(512, 32), 87.8, 98.4, 271.9, 213.5, 1.0, "squash", "fastervit_4_21k_512_w32"),
+    "faster_vit_4_21k_768": _row(_v4_21k(768, 48), 87.9, 98.5, 271.9, 480.4, 0.93, "squash", "fastervit_4_21k_768_w48"),
+}  # fmt: skip
+# Of the any-resolution models, whose official default size is not that of their checkpoints.
+_ANY_RES_SIZE, _ANY_RES_SIZE_OF_2 = (576, 960), (541, 960)
+# Parameters and multiply-accumulates of the official code at its own size, counted by running it.
+_MEASURED = {
+    "faster_vit_0_224": (31_404_840, 3_492_325_376),
+    "faster_vit_1_224": (53_366_696, 5_503_054_336),
+    "faster_vit_2_224": (75_923_816, 8_974_767_104),
+    "faster_vit_3_224": (159_547_944, 18_707_990_528),
+    "faster_vit_4_224": (365_555_712, 43_228_364_928),
+    "faster_vit_5_224": (957_520_552, 113_967_587_328),
+    "faster_vit_6_224": (1_360_328_872, 143_993_693_184),
+    "faster_vit_4_21k_224": (271_944_224, 41_590_384_704),
+    "faster_vit_4_21k_384": (271_944_224, 126_564_897_024),
+    "faster_vit_4_21k_512": (271_944_224, 234_090_918_144),
+    "faster_vit_4_21k_768": (271_944_224, 585_097_933_056),
+    "faster_vit_0_any_res": (30_609_192, 43_187_501_568),
+    "faster_vit_1_any_res": (52_043_688, 69_592_261_248),
+    "faster_vit_2_any_res": (74_338_664, 102_373_939_584),
+    "faster_vit_3_any_res": (156_383_784, 237_182_442_496),
+    "faster_vit_4_any_res": (360_720_384, 551_175_960_352),
+    "faster_vit_5_any_res": (949_637_800, 1_459_665_187_328),
+    "faster_vit_6_any_res": (1_349_818_536, 1_878_084_832_768),
+    "faster_vit_4_21k_224_any_res": (271_944_224, 546_744_574_912),
+    "faster_vit_4_21k_384_any_res": (271_944_224, 641_857_427_712),
+    "faster_vit_4_21k_512_any_res": (271_944_224, 768_576_198_912),
+    "faster_vit_4_21k_768_any_res": (271_944_224, 968_051_431_680),
+}
+
+
+def _any_res(name: str, row: _Row) -> ModelSpec:
+    size = _ANY_RES_SIZE_OF_2 if row.architecture is _V2 else _ANY_RES_SIZE
+    return _official(name, row, replace(row.architecture, image_size=size))
+
+
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _official(
-            "faster_vit_0_224",
-            _V0,
-            Published(top1=82.1, top5=95.9, params_m=31.4, flops_g=3.3),
-            Measured(params=31_404_840, macs=3_492_325_376),
-            (0.875, "center"),
-            "fastervit_0_224_1k",
-        ),
-        _official(
-            "faster_vit_1_224",
-            _V1,
-            Published(top1=83.2, top5=96.5, params_m=53.4, flops_g=5.3),
-            Measured(params=53_366_696, macs=5_503_054_336),
-            (1.0, "center"),
-            "fastervit_1_224_1k",
-        ),
-        _official(
-            "faster_vit_2_224",
-            _V2,
-            Published(top1=84.2, top5=96.8, params_m=75.9, flops_g=8.7),
-            Measured(params=75_923_816, macs=8_974_767_104),
-            (1.0, "center"),
-            "fastervit_2_224_1k",
-        ),
-        _official(
-            "faster_vit_3_224",
-            _V3,
-            Published(top1=84.9, top5=97.2, params_m=159.5, flops_g=18.2),
-            Measured(params=159_547_944, macs=18_707_990_528),
-            (1.0, "center"),
-            "fastervit_3_224_1k",
-        ),
-        _official(
-            "faster_vit_4_224",
-            _V4,
-            Published(top1=85.4, top5=97.3, params_m=424.6, flops_g=36.6),
-            Measured(params=365_555_712, macs=43_228_364_928),
-            (1.0, "center"),
-            "fastervit_4_224_1k",
-        ),
-        _official(
-            "faster_vit_5_224",
-            _V5,
-            Published(top1=85.6, top5=97.4, params_m=975.5, flops_g=113.0),
-            Measured(params=957_520_552, macs=113_967_587_328),
-            (1.0, "center"),
-            "fastervit_5_224_1k",
-        ),
-        _official(
-            "faster_vit_6_224",
-            _V6,
-            Published(top1=85.8, top5=97.4, params_m=1360.0, flops_g=142.0),
-            Measured(params=1_360_328_872, macs=143_993_693_184),
-            (1.0, "center"),
-            "fastervit_6_224_1k",
-        ),
-        _official(
-            "faster_vit_4_21k_224",
-            replace(_21K, window_sizes=(7, 7, 14, 7)),
-            Published(top1=86.6, top5=97.8, params_m=271.9, flops_g=40.8),
-            Measured(params=271_944_224, macs=41_590_384_704),
-            (0.95, "squash"),
-            "fastervit_4_21k_224_w14",
-        ),
-        _official(
-            "faster_vit_4_21k_384",
-            replace(_21K, image_size=(384, 384), window_sizes=(7, 7, 24, 12)),
-            Published(top1=87.6, top5=98.3, params_m=271.9, flops_g=120.1),
-            Measured(params=271_944_224, macs=126_564_897_024),
-            (1.0, "squash"),
-            "fastervit_4_21k_384_w24",
-        ),
-        _official(
-            "faster_vit_4_21k_512",
-            replace(_21K, image_size=(512, 512), window_sizes=(7, 7, 32, 16)),
-            Published(top1=87.8, top5=98.4, params_m=271.9, flops_g=213.5),
-            Measured(params=271_944_224, macs=234_090_918_144),
-            (1.0, "squash"),
-            "fastervit_4_21k_512_w32",
-        ),
-        _official(
-            "faster_vit_4_21k_768",
-            replace(_21K, image_size=(768, 768), window_sizes=(7, 7, 48, 24)),
-            Published(top1=87.9, top5=98.5, params_m=271.9, flops_g=480.4),
-            Measured(params=271_944_224, macs=585_097_933_056),
-            (0.93, "squash"),
-            "fastervit_4_21k_768_w48",
-        ),
-        _official(
-            "faster_vit_0_any_res",
-            replace(_V0, image_size=(576, 960)),
-            Published(top1=82.1, top5=95.9, params_m=31.4, flops_g=3.3),
-            Measured(params=30_609_192, macs=43_187_501_568),
-            (0.875, "center"),
-            "fastervit_0_224_1k",
-        ),
-        _official(
-            "faster_vit_1_any_res",
-            replace(_V1, image_size=(576, 960)),
-            Published(top1=83.2, top5=96.5, params_m=53.4, flops_g=5.3),
-            Measured(params=52_043_688, macs=69_592_261_248),
-            (1.0, "center"),
-            "fastervit_1_224_1k",
-        ),
-        _official(
-            "faster_vit_2_any_res",
-            replace(_V2, image_size=(541, 960)),
-            Published(top1=84.2, top5=96.8, params_m=75.9, flops_g=8.7),
-            Measured(params=74_338_664, macs=102_373_939_584),
-            (1.0, "center"),
-            "fastervit_2_224_1k",
-        ),
-        _official(
-            "faster_vit_3_any_res",
-            replace(_V3, image_size=(576, 960)),
-            Published(top1=84.9, top5=97.2, params_m=159.5, flops_g=18.2),
-            Measured(params=156_383_784, macs=237_182_442_496),
-            (1.0, "center"),
-            "fastervit_3_224_1k",
-        ),
-        _official(
-            "faster_vit_4_any_res",
-            replace(_V4, image_size=(576, 960)),
-            Published(top1=85.4, top5=97.3, params_m=424.6, flops_g=36.6),
-            Measured(params=360_720_384, macs=551_175_960_352),
-            (1.0, "center"),
-            "fastervit_4_224_1k",
-        ),
-        _official(
-            "faster_vit_5_any_res",
-            replace(_V5, image_size=(576, 960)),
-            Published(top1=85.6, top5=97.4, params_m=975.5, flops_g=113.0),
-            Measured(params=949_637_800, macs=1_459_665_187_328),
-            (1.0, "center"),
-            "fastervit_5_224_1k",
-        ),
-        _official(
-            "faster_vit_6_any_res",
-            replace(_V6, image_size=(576, 960)),
-            Published(top1=85.8, top5=97.4, params_m=1360.0, flops_g=142.0),
-            Measured(params=1_349_818_536, macs=1_878_084_832_768),
-            (1.0, "center"),
-            "fastervit_6_224_1k",
-        ),
-        _official(
-            "faster_vit_4_21k_224_any_res",
-            replace(_21K, image_size=(576, 960), window_sizes=(7, 7, 14, 7)),
-            Published(top1=86.6, top5=97.8, params_m=271.9, flops_g=40.8),
-            Measured(params=271_944_224, macs=546_744_574_912),
-            (0.95, "squash"),
-            "fastervit_4_21k_224_w14",
-        ),
-        _official(
-            "faster_vit_4_21k_384_any_res",
-            replace(_21K, image_size=(576, 960), window_sizes=(7, 7, 24, 12)),
-            Published(top1=87.6, top5=98.3, params_m=271.9, flops_g=120.1),
-            Measured(params=271_944_224, macs=641_857_427_712),
-            (1.0, "squash"),
-            "fastervit_4_21k_384_w24",
-        ),
-        _official(
-            "faster_vit_4_21k_512_any_res",
-            replace(_21K, image_size=(576, 960), window_sizes=(7, 7, 32, 16)),
-            Published(top1=87.8, top5=98.4, params_m=271.9, flops_g=213.5),
-            Measured(params=271_944_224, macs=768_576_198_912),
-            (1.0, "squash"),
-            "fastervit_4_21k_512_w32",
-        ),
-        _official(
-            "faster_vit_4_21k_768_any_res",
-            replace(_21K, image_size=(576, 960), window_sizes=(7, 7, 48, 24)),
-            Published(top1=87.9, top5=98.5, params_m=271.9, flops_g=480.4),
-            Measured(params=271_944_224, macs=968_051_431_680),
-            (0.93, "squash"),
-            "fastervit_4_21k_768_w48",
+        *(_official(name, row, row.architecture) for name, row in _ROWS.items()),
+        *(
+            _any_res(f"{name if '21k' in name else name.removesuffix('_224')}_any_res", row)
+            for name, row in _ROWS.items()
         ),
         ModelSpec(
             name="faster_vit_demo",
