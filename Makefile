@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types unit check-all configs clean
+.PHONY: demo test lint types unit check-all dist configs clean
 
 demo: $(READY)
 	$(BIN)/hvt-deploy demo
@@ -24,6 +24,10 @@ unit: $(READY)
 check-all: test
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow
 	$(BIN)/python benchmarks/check_all.py
+
+# Builds dist/*.whl and *.tar.gz, looks into them, and runs the demo from the wheel in an environment of its own: minutes.
+dist: $(READY)
+	DIST=$(CURDIR)/dist $(BIN)/python -m pytest -q -m slow tests/test_dist.py
 
 configs: $(READY)
 	$(BIN)/hvt-deploy config --all export_configs
