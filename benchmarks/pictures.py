@@ -1,0 +1,69 @@
+"""Images that benchmarks measure on without a data set: digits for the demo models, crops of photographs for the rest.
+
+The photographs are the two that scikit-learn carries. Calibration sees crops of their left halves, evaluation crops of
+their right halves: random weights have no accuracy, but ranges and noise are those of real pictures.
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from hvt_deploy.calibration import choose_calibration
+from hvt_deploy.digits import write_digits
+from hvt_deploy.images import Preprocessing, load_batches
+from hvt_deploy.tensors import ImagesNCHW, LabelsN
+
+_SMALLEST, _SIDE = 96, 320
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Two folders of class folders with no image in common. `labelled`: the demo models know these classes."""
+
+    calibration: Path
+    evaluation: Path
+    labelled: bool
+
+
+def pictures_for(model: str, folder: Path, crops: int) -> Pictures:
+    """The pictures of a model, written into `folder` at the first call; `crops` of each photograph's half."""
+    if model.endswith("_demo"):
+        digits = write_digits(folder / "digits")
+        return Pictures(digits.calibration, digits.validation, labelled=True)
+    halves = tuple(folder / "photographs" / name for name in ("left", "right"))
+    for i, half in enumerate(halves):
+        if not half.is_dir():
+            _write_crops(half, i, crops)
+    return Pictures(*halves, labelled=False)
+
+
+def read_pictures(
+    pictures: Pictures, preprocessing: Preprocessing, count: int, *, calibration: bool = False
+) -> tuple[ImagesNCHW, LabelsN]:
+    """`count` images (N, 3, H, W) of the evaluation set, or those that hvt-deploy calibrates on, and their folders'
+    numbers (N,).
+    """
+    chosen = choose_calibration(pictures.calibration if calibration else pictures.evaluation, count, seed=0)
+    batches = list(load_batches(chosen.samples(), preprocessing, 8, threads=2))
+    labels_N = np.array([int(file.class_name) for file in chosen.files], np.int64)
+    return np.concatenate([batch.images_NCHW for batch in batches]), labels_N
+
+
+def _write_crops(folder: Path, half: int, crops: int) -> None:
+    """Square crops of seeded place and size from one half of every photograph, in a folder for each."""
+    rng = np.random.default_rng(half)
+    for number, pixels in enumerate(load_sample_images().images):
+        (folder / str(number)).mkdir(parents=True)
+        height, width = pixels.shape[0], pixels.shape[1] // 2
+        for i in range(crops):
+            side = int(rng.integers(_SMALLEST, min(height, width) + 1))
+            top, left = int(rng.integers(height - side + 1)), half * width + int(rng.integers(width - side + 1))
+            crop = Image.fromarray(pixels[top : top + side, left : left + side])
+            crop.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(folder / str(number) / f"{i}.png")
