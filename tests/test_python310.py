@@ -100,6 +100,9 @@ def test_every_verb_of_a_device_runs(device):
     assert "# hvt_demo" in finish(run("report", "--format", "markdown"))[0]
     abilities = {a["verb"]: a["works"] for a in json.loads(finish(run("doctor", "--json"))[0])["abilities"]}
     assert abilities == {"export": False, "quantize": True, "build-trt": True, "validate": True}
+    inspected = json.loads(finish(run("inspect", "hvt_demo", "--json"))[0])
+    assert {"hvt_demo.int8.onnx", "hvt_demo.fp32.onnx"} < set(inspected)
+    assert [name for name in inspected if name.endswith(".engine")]
     image = next((folder / "val" / "7").iterdir())
     predicted = json.loads(finish(run("predict", str(image), "--json"))[0])
     assert predicted["images"][0]["labels"][0]["name"] == "7"
