@@ -8,16 +8,17 @@ from pathlib import Path
 from hvt_deploy.environment import available_memory_bytes, free_disk_bytes
 from hvt_deploy.errors import MissingEnvironment
 
-# Measured by benchmarks/large_export.py: the largest of the processes holds the weights _MEMORY_COPIES times, beside
-# what its libraries take. On disk are the reference form and the graphs, and room for their structure.
-_MEMORY_COPIES = 1.1
+# Measured by benchmarks/large_export.py: the largest of the processes holds the weights so many times beside what its
+# libraries take, where the graph's weights are in a file; those in memory are copied on their way.
+# On disk are the reference form and the graphs, and room for their structure.
+_COPIES, _COPIES_IN_MEMORY = 1.1, 6.5
 _LIBRARIES_BYTES = 1.0e9
 _STRUCTURE_BYTES = 5.0e7
 
 
 @dataclass(frozen=True)
 class ExportNeeds:
-    """Bytes that an export of `parameters` float32 weights needs beside those that there are."""
+    """Bytes that an export of `parameters` weights needs beside those that there are."""
 
     parameters: int
     memory_bytes: int
@@ -31,14 +32,16 @@ class ExportNeeds:
         return self.memory_bytes <= self.available_memory_bytes and self.disk_bytes <= self.free_disk_bytes
 
 
-def estimate_export(parameters: int, target: Path, graphs: int = 1) -> ExportNeeds:
-    """What exporting a model of this size into the folder `target` needs now. A fine-tuned head changes little."""
-    weights_bytes = 4 * parameters
+def estimate_export(parameters: int, graph_bytes: int, target: Path, *, beside: bool, graphs: int = 1) -> ExportNeeds:
+    """What exporting into the folder `target` needs now: of float32 `parameters` a graph with `graph_bytes` of weights
+    and constants, which are in a file `beside` it or not. A fine-tuned head changes little.
+    """
+    copies = _COPIES if beside else _COPIES_IN_MEMORY
     return ExportNeeds(
         parameters=parameters,
-        memory_bytes=int(_MEMORY_COPIES * weights_bytes + _LIBRARIES_BYTES),
+        memory_bytes=int(copies * max(graph_bytes, 4 * parameters) + _LIBRARIES_BYTES),
         available_memory_bytes=available_memory_bytes(),
-        disk_bytes=int((1 + graphs) * weights_bytes + _STRUCTURE_BYTES),
+        disk_bytes=int(4 * parameters + graphs * graph_bytes + _STRUCTURE_BYTES),
         free_disk_bytes=free_disk_bytes(target),
     )
 

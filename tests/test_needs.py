@@ -6,24 +6,41 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hvt_deploy import needs
 from hvt_deploy.environment import available_memory_bytes
 from hvt_deploy.errors import MissingEnvironment
-from hvt_deploy.needs import estimate_export, refuse_what_does_not_fit
+from hvt_deploy.graph.storage import external_weights
+from hvt_deploy.needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
+
+
+def needs_of(parameters: int, folder: Path) -> ExportNeeds:
+    beside = external_weights(folder, 4 * parameters) is not None
+    return estimate_export(parameters, 4 * parameters, folder, beside=beside)
 
 
 def test_a_larger_model_needs_more_and_at_least_its_weights_once_in_memory_and_twice_on_disk(tmp_path):
-    small, large = estimate_export(10**6, tmp_path), estimate_export(10**9, tmp_path)
+    small, large = needs_of(10**6, tmp_path), needs_of(10**9, tmp_path)
     assert large.memory_bytes > small.memory_bytes
     assert large.memory_bytes >= 4 * 10**9
     assert large.disk_bytes >= 8 * 10**9
 
 
 def test_faster_vit_6_fits_into_20_gib(tmp_path):
-    assert estimate_export(1_360_000_000, tmp_path).memory_bytes < 20 * 2**30
+    assert needs_of(1_360_000_000, tmp_path).memory_bytes < 20 * 2**30
+
+
+def test_position_biases_of_large_windows_count():
+    spec = "faster_vit_4_21k_768"
+    done = subprocess.run(
+        [sys.executable, "-m", "hvt_deploy", "export", spec, "--dry-run", "--json"],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    assert said["memory_bytes"] > 4 * 4 * said["parameters"], "1.1 GB of parameters, 5.5 GB of them and biases"
 
 
 def test_available_memory_is_some_of_what_the_machine_has():
@@ -35,9 +52,9 @@ def test_available_memory_is_some_of_what_the_machine_has():
 def test_what_cannot_fit_is_refused_with_both_numbers(monkeypatch, tmp_path, resource, words):
     monkeypatch.setattr(needs, resource, lambda *_: 3 * 10**9)
     with pytest.raises(MissingEnvironment, match=words) as refused:
-        refuse_what_does_not_fit(estimate_export(10**9, tmp_path), tmp_path)
+        refuse_what_does_not_fit(needs_of(10**9, tmp_path), tmp_path)
     assert "only 3.0" in refused.value.message
-    refuse_what_does_not_fit(estimate_export(10**6, tmp_path), tmp_path)
+    refuse_what_does_not_fit(needs_of(10**6, tmp_path), tmp_path)
 
 
 def test_a_dry_run_exports_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files: checked on the way out, weights beside the file above protobuf's 2 GiB."""
+"""Reading and writing ONNX files: checked on the way out, large weights in a file beside the graph."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 
 from hvt_deploy.errors import BadInput, ToolFailure
 
-# A protobuf message cannot be larger than 2 GiB; some room for the graph itself.
-EXTERNAL_ABOVE_BYTES = 2**31 - 2**24
+# A protobuf message cannot be larger than 2 GiB. Weights in memory are copied six times on their way through the
+# exporter and the simplifier, those in a file are not: half of the limit is where a file begins to pay.
+EXTERNAL_ABOVE_BYTES = 2**30
 # Where a graph says which weights belong to it: without this its own hash would be the same for others.
 _WEIGHTS_SHA256 = "hvt_deploy.weights_sha256"
 

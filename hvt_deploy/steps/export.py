@@ -117,8 +117,17 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
     """What `export` will need of memory and disk. Raises as it does for a model or options that are unknown."""
     spec = get_spec(config.model, config.preprocessing.image_size, config.options)
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in create_from(spec).parameters())
-    return estimate_export(parameters, folder.path, graphs=1 + config.export.preprocess_in_graph)
+        reference = create_from(spec)
+        parameters = sum(parameter.numel() for parameter in reference.parameters())
+        graph_bytes = _weight_bytes(to_deployed(reference))
+    beside = external_weights(folder.path, graph_bytes) is not None
+    graphs = 1 + config.export.preprocess_in_graph
+    return estimate_export(parameters, graph_bytes, folder.path, beside=beside, graphs=graphs)
+
+
+def _weight_bytes(deployed: nn.Module) -> int:
+    """What the graph will hold: position biases of large windows are larger than the parameters."""
+    return sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
 
 
 def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> tuple[int, WeightsRecord]:
@@ -164,8 +173,8 @@ def _write_graph(
         deployed = to_deployed(reference)
         del reference
         progress(1, 5)
-        weight_bytes = sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
-        graph = export_onnx(deployed, signature, config.export.opset, external_weights(path, weight_bytes))
+        external = external_weights(path, _weight_bytes(deployed))
+        graph = export_onnx(deployed, signature, config.export.opset, external)
         layer_norms = sum(isinstance(module, nn.LayerNorm) for module in deployed.modules())
         _release(deployed)
         progress(2, 5)
