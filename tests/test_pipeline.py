@@ -18,7 +18,8 @@ from hvt_deploy.image_answers import read_answers
 
 def run(*arguments, cwd, **environment):
     """The finished command `hvt-deploy ...`."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd), "CI": "", **environment}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd), "CI": "", "COLUMNS": "200"}
+    env |= environment
     command = [sys.executable, "-m", "hvt_deploy", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=280)
 

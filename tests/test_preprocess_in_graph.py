@@ -60,7 +60,7 @@ def test_any_onnx_runtime_takes_a_photo_as_it_was_decoded(place):
 
 def test_validate_measures_its_accuracy_and_its_pixels(place, monkeypatch):
     photos, folder, _ = place
-    monkeypatch.setattr("hvt_deploy.steps.validate.measure_latency", lambda *_, **__: {})  # its speed is another matter
+    monkeypatch.setattr("hvt_deploy.measure.timing.measure_latency", lambda *_, **__: {})  # its speed is another matter
     config = with_flags(folder.read().config, {"validation.threads": 1})
     results = validate(folder, config, photos, None, SilentUi()).results
     rows = {row.backend: row for row in results.rows}

@@ -11,10 +11,10 @@ from hvt_deploy import flows
 from hvt_deploy.config import with_flags
 from hvt_deploy.digits import write_digits
 from hvt_deploy.errors import BadInput, CheckFailed, MissingEnvironment
+from hvt_deploy.measure import timing
 from hvt_deploy.results import read_results
 from hvt_deploy.steps import export as export_step
 from hvt_deploy.steps import quantize as quantize_step
-from hvt_deploy.steps import validate as validate_step
 from hvt_deploy.steps.sweep import is_exported, last_validation, match_models
 from hvt_deploy.ui import SilentUi
 from hvt_deploy.workspace import ModelFolder
@@ -45,7 +45,7 @@ class Sweep:
             monkeypatch.setattr(module, step, self.counted(step, getattr(module, step)))
         monkeypatch.setattr(flows.build_step, "build_trt", self.no_engine)
         # Latencies are not what is tested here.
-        monkeypatch.setattr(validate_step, "measure_latency", partial(validate_step.measure_latency, budget_s=2))
+        monkeypatch.setattr(timing, "measure_latency", partial(timing.measure_latency, budget_s=2))
 
     def counted(self, step, real):
         def call(folder, *rest, **more):

@@ -156,7 +156,7 @@ def test_edited_passport_stops_a_validation_with_what_was_edited(tmp_path):
 
 def command_line(root, *arguments):
     """`hvt-deploy build-trt` in this process."""
-    return CliRunner().invoke(app, ["build-trt", *arguments, "--workspace", str(root)])
+    return CliRunner(env={"COLUMNS": "300"}).invoke(app, ["build-trt", *arguments, "--workspace", str(root)])
 
 
 TWO_PROFILES = ("--profile", "1,2,4", "--profile", "1,1,1")
