@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +28,7 @@ import onnxruntime
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.check_all import commit, hvt_deploy
-from benchmarks.pictures import pictures_for, read_pictures
+from benchmarks.pictures import in_batches, pictures_for, read_pictures
 from hvt_deploy.backends.base import BackendRequest
 from hvt_deploy.backends.ort import OrtBackend
 from hvt_deploy.environment import cpu_flags, cpu_name, int8_saturates, tool_versions
@@ -54,7 +54,18 @@ def graphs_of(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[
     """Export and calibrate `model`, then write the graph after each pass; FP32 first, all in `folder`."""
     weights = "auto" if model.endswith("_demo") else "random"
     hvt_deploy(folder, "export", model, "--weights", weights)
-    quantize = ("quantize", model, "--precision", "int8-fp32", "--calib", str(pictures), "--calib-images", str(IMAGES))
+    quantize = (
+        "quantize",
+        model,
+        "--precision",
+        "int8-fp32",
+        "--calibrator",
+        "max",
+        "--calib",
+        str(pictures),
+        "--calib-images",
+        str(IMAGES),
+    )
     signed_path = Path(hvt_deploy(folder, *quantize)["int8-fp32"])
     place = open_folder(folder / "artifacts", model)
     manifest = place.read()
@@ -87,8 +98,8 @@ def measure(model: str, budget_s: float, emulator: str | None) -> Record:
             for name, path in paths.items()
         }
         backends = {name: OrtBackend(request) for name, request in requests.items()}
-        logits = {name: backend.infer(images_NCHW) for name, backend in backends.items()}
-        plain = {name: unoptimized(path, images_NCHW) for name, path in paths.items()}
+        logits = {name: in_batches(backend.infer, images_NCHW) for name, backend in backends.items()}
+        plain = {name: in_batches(unoptimized(path), images_NCHW) for name, path in paths.items()}
         bound = {name: backend.bind(images_NCHW[:1]) for name, backend in backends.items()}
         latencies = measure_latency(bound, 1, budget_s=budget_s)
         rows = [
@@ -111,13 +122,17 @@ def measure(model: str, budget_s: float, emulator: str | None) -> Record:
         return record
 
 
-def unoptimized(path: Path, images_NCHW: ImagesNCHW) -> LogitsNK:
-    """Logits of the graph as it is written."""
+def unoptimized(path: Path) -> Callable[[ImagesNCHW], LogitsNK]:
+    """Images to logits through the graph as it is written."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (logits_NK,) = session.run(None, {session.get_inputs()[0].name: images_NCHW})
-    return np.asarray(logits_NK, np.float32)
+
+    def infer(images_NCHW: ImagesNCHW) -> LogitsNK:
+        (logits_NK,) = session.run(None, {session.get_inputs()[0].name: images_NCHW})
+        return np.asarray(logits_NK, np.float32)
+
+    return infer
 
 
 def kernels(path: Path, folder: Path) -> dict[str, int]:

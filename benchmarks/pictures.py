@@ -8,6 +8,7 @@ their right halves: random weights have no accuracy, but ranges and noise are th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from sklearn.datasets import load_sample_images
 from hvt_deploy.calibration import choose_calibration
 from hvt_deploy.digits import write_digits
 from hvt_deploy.images import Preprocessing, load_batches
-from hvt_deploy.tensors import ImagesNCHW, LabelsN
+from hvt_deploy.tensors import ImagesNCHW, LabelsN, LogitsNK
 
 _SMALLEST, _SIDE = 96, 320
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,14 @@ def read_pictures(
     numbers (N,).
     """
     chosen = choose_calibration(pictures.calibration if calibration else pictures.evaluation, count, seed=0)
-    batches = list(load_batches(chosen.samples(), preprocessing, 8, threads=2))
+    batches = list(load_batches(chosen.samples(), preprocessing, _BATCH, threads=2))
     labels_N = np.array([int(file.class_name) for file in chosen.files], np.int64)
     return np.concatenate([batch.images_NCHW for batch in batches]), labels_N
+
+
+def in_batches(infer: Callable[[ImagesNCHW], LogitsNK], images_NCHW: ImagesNCHW) -> LogitsNK:
+    """Logits (N, K), eight images at a time: every session keeps the memory of its largest batch."""
+    return np.concatenate([infer(images_NCHW[i : i + _BATCH]) for i in range(0, len(images_NCHW), _BATCH)])
 
 
 def _write_crops(folder: Path, half: int, crops: int) -> None:

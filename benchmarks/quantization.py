@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.check_all import commit, hvt_deploy
-from benchmarks.pictures import pictures_for, read_pictures
+from benchmarks.pictures import in_batches, pictures_for, read_pictures
 from hvt_deploy.backends.base import BackendRequest
 from hvt_deploy.backends.ort import OrtBackend
 from hvt_deploy.engine.audit import audit_layers
@@ -122,7 +122,7 @@ def measure(model: str, budget_s: float, modelopt: str | None) -> Record:
             name: OrtBackend(BackendRequest(name, "ort", "cpu", "int8", path, model, signature, threads=1))
             for name, path in paths.items()
         }
-        logits = {name: infer(backend, images_NCHW) for name, backend in backends.items()}
+        logits = {name: in_batches(backend.infer, images_NCHW) for name, backend in backends.items()}
         timed = {name: b.bind(images_NCHW[:1]) for name, b in backends.items() if name != NUMERICS}
         latencies = measure_latency(timed, 1, budget_s=budget_s)
         rows = {name: judge(logits[FP32], logits[name], labels_N if pictures.labelled else None) for name in paths}
@@ -136,11 +136,6 @@ def measure(model: str, budget_s: float, modelopt: str | None) -> Record:
     return {"model": model, "images": len(images_NCHW), "labelled": pictures.labelled, "rows": rows,
             "missing": missing, "seconds": round(time.monotonic() - started),
             "commit": commit().removesuffix("-dirty")}  # fmt: skip
-
-
-def infer(backend: OrtBackend, images_NCHW: ImagesNCHW) -> LogitsNK:
-    """Logits (N, K), eight images at a time."""
-    return np.concatenate([backend.infer(images_NCHW[i : i + 8]) for i in range(0, len(images_NCHW), 8)])
 
 
 def judge(reference_NK: LogitsNK, logits_NK: LogitsNK, labels_N: LabelsN | None) -> Record:
