@@ -18,6 +18,7 @@ from onnx import helper
 from hvt_deploy.environment import require
 from hvt_deploy.errors import BadInput, ToolFailure
 from hvt_deploy.graph.calibrate import Ranges
+from hvt_deploy.graph.edit import GraphEdit, replace_input
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.order import sort_nodes
 from hvt_deploy.graph.roles import group_of, role_of
@@ -79,4 +80,19 @@ def quantize_int8(
     opset = read_opset(model)
     del quantized.opset_import[:]
     quantized.opset_import.append(helper.make_opsetid("", opset))
-    return quantized
+    return _leave_others_float(quantized, nodes)
+
+
+def _leave_others_float(model: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProto:
+    """Let only the `chosen` nodes read quantized values.
+
+    The quantizer gives them to every reader of a tensor: a residual sum beside a quantized convolution would be
+    rounded, and clipped, as well.
+    """
+    edit = GraphEdit(model)
+    for quantize in edit.nodes("QuantizeLinear"):
+        for dequantize in edit.readers(quantize.output[0]):
+            for reader in edit.readers(dequantize.output[0]):
+                if reader.name not in chosen:
+                    replace_input(reader, dequantize.output[0], quantize.input[0])
+    return edit.done()

