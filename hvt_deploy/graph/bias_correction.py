@@ -12,7 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+
+from hvt_deploy.graph.edit import GraphEdit
+from hvt_deploy.graph.int8 import QUANTIZED_OPS
 
 
 def correct_biases(model: onnx.ModelProto, shifts: Mapping[str, NDArray[np.float64]]) -> onnx.ModelProto:
@@ -20,34 +22,24 @@ def correct_biases(model: onnx.ModelProto, shifts: Mapping[str, NDArray[np.float
 
     A product without a bias keeps its result as it is.
     """
-    corrected = onnx.ModelProto()
-    corrected.CopyFrom(model)
-    constants = {tensor.name: tensor for tensor in corrected.graph.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in corrected.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for node in list(corrected.graph.node):
-        place = _bias_of(node, readers) if node.name in shifts else None
-        tensor = constants.get(place[0].input[place[1]]) if place else None
-        if place is None or tensor is None or list(tensor.dims) != list(shifts[node.name].shape):
+    edit = GraphEdit(model)
+    for node in edit.nodes(*QUANTIZED_OPS):
+        place = _bias_of(node, edit) if node.name in shifts else None
+        bias = edit.constant(place[0].input[place[1]]) if place else None
+        if place is None or bias is None or bias.shape != shifts[node.name].shape:
             continue
-        name = f"{tensor.name}/{node.name}"
-        values = (numpy_helper.to_array(tensor) - shifts[node.name]).astype(np.float32)
-        corrected.graph.initializer.append(numpy_helper.from_array(values, name))
-        place[0].input[place[1]] = name
-    used = {name for node in corrected.graph.node for name in node.input}
-    kept = [tensor for tensor in corrected.graph.initializer if tensor.name in used]
-    del corrected.graph.initializer[:]
-    corrected.graph.initializer.extend(kept)
-    return corrected
+        adder, i = place
+        adder.input[i] = edit.add_constant(
+            f"{adder.input[i]}/{node.name}", (bias - shifts[node.name]).astype(np.float32)
+        )
+    return edit.done()
 
 
-def _bias_of(node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> tuple[onnx.NodeProto, int] | None:
+def _bias_of(node: onnx.NodeProto, edit: GraphEdit) -> tuple[onnx.NodeProto, int] | None:
     """The node that adds the bias of a product, and at which of its inputs."""
     if node.op_type in ("Conv", "Gemm"):
         return (node, 2) if len(node.input) > 2 else None
-    behind = readers.get(node.output[0], [])
+    behind = edit.readers(node.output[0])
     if len(behind) != 1 or behind[0].op_type != "Add":
         return None
     return behind[0], 0 if behind[0].input[1] == node.output[0] else 1

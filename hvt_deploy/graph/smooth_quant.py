@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.graph.calibrate import open_graph
+from hvt_deploy.graph.edit import GraphEdit
 from hvt_deploy.graph.macs import infer_shapes_of_one
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.tensors import ImagesNCHW
@@ -25,6 +26,7 @@ from hvt_deploy.tensors import ImagesNCHW
 _MIGRATION = 0.5
 # Operators that leave the channels, the last axis, as they are where its size stays the same.
 _LAYOUT_OPS = ("Reshape", "Transpose")
+_LINEARS = ("MatMul", "Gemm")
 
 
 def measure_smoothing(
@@ -51,26 +53,22 @@ def measure_smoothing(
 
 def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
     """`model` with the scales s_j of `measure_smoothing` moved from its normalizations into its Linears."""
-    smoothed = onnx.ModelProto()
-    smoothed.CopyFrom(model)
-    readers = _readers(smoothed)
-    shapes = infer_shapes_of_one(smoothed)
-    tensors = {tensor.name: tensor for tensor in smoothed.graph.initializer}
-    for node in smoothed.graph.node:
-        if node.name not in scales:
-            continue
-        s_C = scales[node.name]
-        for i in (1, 2):
-            if i < len(node.input) and node.input[i]:
-                node.input[i] = _add(smoothed, tensors, f"{node.input[i]}/{node.name}", node.input[i], 1 / s_C)
-        for linear in _linears_behind(node.output[0], readers, shapes) or ():
-            factor = s_C if _transposed(linear) else s_C[:, None]
-            linear.input[1] = _add(smoothed, tensors, f"{linear.input[1]}/{linear.name}", linear.input[1], factor)
-    used = {name for node in smoothed.graph.node for name in node.input}
-    kept = [tensor for tensor in smoothed.graph.initializer if tensor.name in used]
-    del smoothed.graph.initializer[:]
-    smoothed.graph.initializer.extend(kept)
-    return smoothed
+    edit, readers, shapes = GraphEdit(model), _readers(model), infer_shapes_of_one(model)
+    nodes = {node.name: node for node in edit.nodes("LayerNormalization", *_LINEARS)}
+
+    def multiply(node: onnx.NodeProto, i: int, factor: NDArray[Any]) -> None:
+        """Let `node` read a multiple of its constant; others may read the constant as it was."""
+        values = edit.constant(node.input[i])
+        if values is not None:
+            scaled = (values.astype(np.float64) * factor).astype(np.float32)
+            node.input[i] = edit.add_constant(f"{node.input[i]}/{node.name}", scaled)
+
+    for name, s_C in scales.items():
+        for i in range(1, len(nodes[name].input)):
+            multiply(nodes[name], i, 1 / s_C)
+        for linear in _linears_behind(nodes[name].output[0], readers, shapes) or ():
+            multiply(nodes[linear.name], 1, s_C if _transposed(linear) else s_C[:, None])
+    return edit.done()
 
 
 def _smoothable(model: onnx.ModelProto, quantized: Collection[str]) -> dict[str, list[onnx.NodeProto]]:
@@ -100,7 +98,7 @@ def _linears_behind(
     """The Linears that read a tensor, directly or in another layout; None if something else reads it."""
     found: list[onnx.NodeProto] = []
     for node in readers.get(tensor, []):
-        if node.op_type in ("MatMul", "Gemm") and node.input[0] == tensor:
+        if node.op_type in _LINEARS and node.input[0] == tensor:
             found.append(node)
         elif node.op_type in _LAYOUT_OPS and _keeps_channels(node, shapes):
             behind = _linears_behind(node.output[0], readers, shapes)
@@ -137,13 +135,3 @@ def _rows_first(linear: onnx.NodeProto, weight: NDArray[np.float32]) -> NDArray[
 
 def _read(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray[Any]]:
     return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in set(names)}
-
-
-def _add(
-    model: onnx.ModelProto, tensors: dict[str, onnx.TensorProto], name: str, source: str, factor: NDArray[Any]
-) -> str:
-    """Put in initializer `source` times `factor` as `name`; others may read the source as it was."""
-    values = (numpy_helper.to_array(tensors[source]).astype(np.float64) * factor).astype(np.float32)
-    tensors[name] = numpy_helper.from_array(values, name)
-    model.graph.initializer.append(tensors[name])
-    return name
