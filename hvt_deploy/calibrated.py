@@ -30,9 +30,8 @@ from hvt_deploy.measure.parity import seeded_noise
 from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Progress, Ui
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.workspace import CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder, is_fresh
 
-CALIBRATION, INT8_CALIBRATION = "calibration", "int8-calibration"
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
 # Of the calibration images, how many INT8's passes are found on, and how many others they are judged on.

@@ -25,9 +25,8 @@ from hvt_deploy.recorded import RecordedLogits
 from hvt_deploy.results import DataSummary, Flip, Latency, PixelDifference, Results, Row, Timing
 from hvt_deploy.rows import REFERENCE, Planned
 from hvt_deploy.verdict import Judged, compare_precisions, judge, write_verdict
-from hvt_deploy.workspace import Manifest, now
+from hvt_deploy.workspace import INT8_CALIBRATION, RESULTS, Manifest, now
 
-RESULTS, INT8_CALIBRATION = "results", "int8-calibration"
 # ImageNet's validation set, which papers' tables are of: images, classes.
 IMAGENET_VAL = (50_000, 1000)
 

@@ -44,6 +44,17 @@ class ToolFailure(HvtDeployError):
     exit_code = 4
 
 
+def as_failure(error: Exception) -> HvtDeployError:
+    """What a step raised; what is no error of ours is a fault of this program, kept as its cause."""
+    if isinstance(error, HvtDeployError):
+        return error
+    failure = ToolFailure(
+        f"This is a fault in hvt-deploy: {type(error).__name__}: {error}", "Run again with --debug and report it."
+    )
+    failure.__cause__ = error
+    return failure
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that is not in a list: nearest names first, then all of them."""
     names = sorted(known)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from hvt_deploy.budget import BudgetRequest
 from hvt_deploy.config import Precision, RunConfig, with_flags
-from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure, unknown_name
-from hvt_deploy.rows import RECORDED
+from hvt_deploy.errors import BadInput, HvtDeployError, MissingEnvironment, as_failure, unknown_name
 from hvt_deploy.steps import build_trt as build_step
 from hvt_deploy.steps.bundle import unpack
 from hvt_deploy.steps.config import config_of
@@ -25,7 +24,7 @@ from hvt_deploy.steps.sweep import (
 )
 from hvt_deploy.steps.validate import Validated, validate
 from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import ModelFolder, is_fresh, open_folder
+from hvt_deploy.workspace import RECORDED, ModelFolder, is_fresh, open_folder
 
 if TYPE_CHECKING:
     from hvt_deploy.steps.budget import Budgeted
@@ -71,8 +70,8 @@ def build_matrix(
     for model in models:
         try:
             folder, config = open_model(model)
-        except HvtDeployError as error:
-            attempts.append(Attempt(model or "", "", error=error))
+        except Exception as error:
+            attempts.append(Attempt(model or "", "", error=as_failure(error)))
             continue
         wanted: tuple[Precision, ...] = tuple(dict.fromkeys(precisions or [config.engine.precision]))
         for precision in wanted:
@@ -84,8 +83,8 @@ def build_matrix(
                 else:
                     built = build_trt(folder, config, precision, ui, min_int8)
                     attempts.append(Attempt(folder.slug, precision, built=built))
-            except HvtDeployError as error:
-                attempts.append(Attempt(folder.slug, precision, error=error))
+            except Exception as error:  # a fault in one build is no reason to lose the others
+                attempts.append(Attempt(folder.slug, precision, error=as_failure(error)))
     return tuple(attempts)
 
 
@@ -115,15 +114,7 @@ def deploy(bundle: Path, root: Path, precision: Precision | None, data: Path, la
     folder = unpack(bundle, root, ui)
     manifest = folder.read()
     wanted = precision or manifest.config.engine.precision
-    built = [key for key in manifest.artifacts if key.startswith(f"engine-{wanted}-") and is_fresh(manifest, key)]
-    try:
-        if built:
-            ui.say(f"Built before: {', '.join(built)}")
-        else:
-            engine = build_step.build_trt(folder, manifest.config, wanted, ui)
-            ui.say(f"Built {engine.path}: {engine.audit.kernels} kernels, {engine.audit.layers.int8} INT8 layers")
-    except MissingEnvironment as error:
-        ui.warn(f"No engine: {error.message} {error.hint}")
+    _engine_if_possible(folder, manifest.config, wanted, ui)
     recorded = manifest.artifacts.get(RECORDED)
     sample = cast("dict[str, object]", recorded.facts["sample"]) if recorded else {}
     config = with_flags(manifest.config, {f"validation.{key}": value for key, value in sample.items()})
@@ -131,10 +122,7 @@ def deploy(bundle: Path, root: Path, precision: Precision | None, data: Path, la
 
 
 def run_demo(output: Path, family: str, ui: Ui) -> Validated:
-    """Export, quantize, build and validate a family's small trained model on handwritten digits, under `output`.
-
-    An engine that cannot be built here is said and skipped, as in `validate`.
-    """
+    """Export, quantize, build and validate a family's small trained model on handwritten digits, under `output`."""
     from hvt_deploy.digits import write_digits
     from hvt_deploy.steps.export import export
 
@@ -147,12 +135,34 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
     folder = open_folder(output / "artifacts", config.model)
     exported = export(folder, config, None, ui)
     ui.say(f"Exported {exported.path}, {exported.contract.nodes} nodes")
+    _make(folder, config, "int8", ui)
+    return validate(folder, config, digits.validation, None, ui)
+
+
+def _make(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
+    """The graphs and the engine of a precision. That no engine can be built here is told and is no failure."""
+    if precision != "fp32":
+        from hvt_deploy.steps.quantize import quantize
+
+        quantize(folder, config, precision, ui)
+    _engine_if_possible(folder, config, precision, ui)
+
+
+def _engine_if_possible(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
+    """Build an engine from graphs that are there, unless it was built before.
+
+    That no engine can be built here is told and is no failure: `validate` skips it as well.
+    """
+    manifest = folder.read()
+    before = [key for key in manifest.artifacts if key.startswith(f"engine-{precision}-") and is_fresh(manifest, key)]
+    if before:
+        ui.say(f"Built before: {', '.join(before)}")
+        return
     try:
-        built = build_trt(folder, config, "int8", ui)
+        built = build_step.build_trt(folder, config, precision, ui)
         ui.say(f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.layers.int8} INT8 layers")
     except MissingEnvironment as error:
-        ui.warn(f"No engine: {error.message} {error.hint}")
-    return validate(folder, config, digits.validation, None, ui)
+        ui.warn(f"No {precision} engine: {error.message} {error.hint}")
 
 
 def sweep(
@@ -181,10 +191,8 @@ def _sweep_one(
     def attempt(what: str, work: Callable[[], T]) -> T | None:
         try:
             return work()
-        except HvtDeployError as error:
-            failed = error
         except Exception as error:  # a fault in one model is no reason to lose the others
-            failed = ToolFailure(f"This is a fault in hvt-deploy: {type(error).__name__}: {error}")
+            failed = as_failure(error)
         ui.warn(f"{model}, {what}: {failed.message} {failed.hint}".strip())
         failures.append(Failure(what, f"{failed.message} {failed.hint}".strip(), failed.exit_code))
         return None
@@ -194,7 +202,7 @@ def _sweep_one(
         return SweptModel(model, None, 0, tuple(failures))
     config = with_flags(folder.read().config, flags)
     for precision in precisions:
-        attempt(precision, lambda p=precision: _made(folder, config, p, ui))
+        attempt(precision, lambda p=precision: _make(folder, config, p, ui))
     if (results := last_validation(folder, config, data)) is not None:
         ui.say("Validated before.")
         return SweptModel(model, results, Validated(results, folder.path).exit_code, tuple(failures))
@@ -216,18 +224,3 @@ def _exported(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> Mo
     else:
         export(folder, config, None, ui)
     return folder
-
-
-def _made(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
-    """The graphs and the engine of a precision. That no engine can be built here is told and is no failure."""
-    if precision != "fp32":
-        from hvt_deploy.steps.quantize import quantize
-
-        quantize(folder, config, precision, ui)
-    manifest = folder.read()
-    if any(key.startswith(f"engine-{precision}-") and is_fresh(manifest, key) for key in manifest.artifacts):
-        return
-    try:
-        build_step.build_trt(folder, config, precision, ui)
-    except MissingEnvironment as error:
-        ui.warn(f"No {precision} engine: {error.message} {error.hint}")

@@ -17,15 +17,13 @@ from hvt_deploy.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.recorded import RecordedLogits, read_recorded
 from hvt_deploy.records import to_plain
 from hvt_deploy.results import Row
-from hvt_deploy.workspace import Manifest, ModelFolder
+from hvt_deploy.workspace import PIXELS, RECORDED, Manifest, ModelFolder
 
 REFERENCE: Runtime = "pytorch"
 EMULATED = "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing and is not measured."
 NUMERICS = "The engine's own Q/DQ graph with FP32 in the rest: accuracy only."
 TWIN = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
-RECORDED = "recorded-reference"
-# The artifact of `export --preprocess-in-graph`, and its row.
-PIXELS = "fp32-uint8"
+# The row of the graph that `export --preprocess-in-graph` writes.
 PIXELS_ROW = "ort fp32 uint8"
 PIXELS_NOTE = "Preprocessing in the graph, from uint8 pixels of any size; its speed is not measured."
 RECORDED_NOTE = "Logits that PyTorch gave on another machine."

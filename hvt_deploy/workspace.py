@@ -27,6 +27,10 @@ from hvt_deploy.records import from_plain, to_plain
 from hvt_deploy.tensors import Signature
 
 MANIFEST = "manifest.json"
+# Keys of artifacts that are neither a graph (its precision), an engine (`engine-...`) nor `pytorch`, the weights.
+PIXELS = "fp32-uint8"
+CALIBRATION, INT8_CALIBRATION, BUDGET = "calibration", "int8-calibration", "budget"
+RECORDED, RESULTS = "recorded-reference", "results"
 
 
 @dataclass(frozen=True)

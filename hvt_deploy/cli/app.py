@@ -7,20 +7,14 @@ import sys
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from hvt_deploy import __version__
-from hvt_deploy.cli.shared import (
-    open_ui,
-    show_error,
-)
-from hvt_deploy.errors import HvtDeployError
-
-if TYPE_CHECKING:
-    pass
+from hvt_deploy.cli.shared import open_ui, show_error
+from hvt_deploy.errors import HvtDeployError, as_failure
 
 SECONDS_TO_INSIST = 2.0
 
@@ -78,11 +72,9 @@ def run() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        bug = HvtDeployError(
-            f"This is a fault in hvt-deploy: {type(error).__name__}: {error}", "Run again with --debug and report it."
-        )
-        show_error(bug)
-        sys.exit(bug.exit_code)
+        failure = as_failure(error)
+        show_error(failure)
+        sys.exit(failure.exit_code)
 
 
 def _version(asked: bool) -> None:

@@ -156,6 +156,7 @@ def quantize(
         return
     from hvt_deploy.steps.quantize import GRAPHS
     from hvt_deploy.steps.quantize import quantize as run_quantize
+    from hvt_deploy.workspace import INT8_CALIBRATION
 
     manifest = run_quantize(folder, config, chosen, ui)
     made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS[chosen]}
@@ -163,7 +164,7 @@ def quantize(
         print_json(made)
         return
     if chosen != "fp16":
-        _show_calibrators(manifest.artifacts["int8-calibration"].facts)
+        _show_calibrators(manifest.artifacts[INT8_CALIBRATION].facts)
     typer.echo("\n".join(made.values()))
 
 

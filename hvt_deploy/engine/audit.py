@@ -27,11 +27,17 @@ class _Product:
 
 
 def audit_layers(layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts] = ()) -> EngineAudit:
-    """Count the kernels of the first profile; `nodes` are those of the graph, without which MACs stay unknown.
+    """Count the kernels; `nodes` are those of the graph, without which MACs stay unknown.
 
     A product runs in the precision of the kernel that computes it; where several may, in the widest of theirs.
+    Every profile has kernels of its own: those that count are of the profile with the least INT8, or the first.
     """
-    kernels = [layer for layer in layers if layer.profile == 0 and layer.is_kernel]
+    profiles = sorted({layer.profile for layer in layers}) or [0]
+    return min((_audit_profile(layers, nodes, profile) for profile in profiles), key=lambda audit: audit.int8_share)
+
+
+def _audit_profile(layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts], profile: int) -> EngineAudit:
+    kernels = [layer for layer in layers if layer.profile == profile and layer.is_kernel]
     products = [_Product(node, _layer_of(node.name, kernels)) for node in nodes if node.macs]
     quantized = [product for product in products if product.node.quantized]
     int8 = [product for product in quantized if product.precision == "int8"]

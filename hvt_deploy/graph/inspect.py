@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto
 
-from hvt_deploy.graph.macs import node_macs
+from hvt_deploy.graph.facts import read_facts
 from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.graph.roles import role_of, stage_of
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -59,20 +58,20 @@ def inspect_graph(model: onnx.ModelProto) -> GraphFacts:
     makers = {name: node for node in model.graph.node for name in node.output}
     values = (*model.graph.value_info, *model.graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
-    macs, counted = node_macs(model), set[str]()
+    counted = set[str]()
     tallies: dict[tuple[str, str], _Tally] = {}
-    for node in model.graph.node:
+    for node, facts in zip(model.graph.node, read_facts(model), strict=True):
         if node.op_type in _QDQ:
             continue
-        stage = stage_of(node.name) if "/" in node.name else "–"
-        tally = tallies.setdefault((stage, role_of(node, constants)), _Tally())
+        stage = facts.stage if "/" in node.name else "–"
+        tally = tallies.setdefault((stage, facts.role), _Tally())
         tally.nodes += 1
         sources = [_weight_of(name, makers) for name in node.input]
         weights = [constants[name] for name in sources if name in constants and name not in counted]
         tally.parameters += sum(math.prod(tensor.dims) for tensor in weights if tensor.data_type != TensorProto.INT64)
         counted.update(tensor.name for tensor in weights)
-        if node.name in macs:
-            tally.macs[_precision(node, makers, types, constants)] += macs[node.name]
+        if facts.macs:
+            tally.macs["int8" if facts.quantized else _float_type(node, types, constants)] += facts.macs
     groups = tuple(GroupFacts(*key, t.nodes, t.parameters, dict(t.macs)) for key, t in tallies.items())
     return GraphFacts(read_opset(model), groups)
 
@@ -83,15 +82,8 @@ def _weight_of(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
     return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
 
 
-def _precision(
-    node: onnx.NodeProto,
-    makers: Mapping[str, onnx.NodeProto],
-    types: Mapping[str, int],
-    constants: Mapping[str, onnx.TensorProto],
-) -> str:
-    """int8 where both operands are dequantized, else the type of the result or of the weight."""
-    if all(name in makers and makers[name].op_type == "DequantizeLinear" for name in node.input[:2]):
-        return "int8"
+def _float_type(node: onnx.NodeProto, types: Mapping[str, int], constants: Mapping[str, onnx.TensorProto]) -> str:
+    """The type of a product's result, or of its weight where shape inference left no type."""
     weight = constants.get(node.input[1])
     kind = types.get(node.output[0]) or (weight.data_type if weight is not None else TensorProto.FLOAT)
     return "fp16" if kind in _HALF else "fp32"

@@ -36,6 +36,8 @@ def measure_smoothing(
     model = load_onnx(fp32, weights=False)
     linears = _smoothable(model, quantized)
     outputs = {node.name: node.output[0] for node in model.graph.node if node.name in linears}
+    if not outputs:
+        return {}
     for output in outputs.values():
         model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
     run = open_graph(model, fp32.parent, threads)

@@ -19,7 +19,7 @@ import yaml
 from onnx import ModelProto
 
 from hvt_deploy.budget import BudgetRecord, BudgetRequest, GroupSensitivity, Trial
-from hvt_deploy.calibrated import CALIBRATION, INT8_CALIBRATION, calibrate
+from hvt_deploy.calibrated import calibrate
 from hvt_deploy.calibration import CalibrationSet, hash_samples, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import QuantizationConfig, RunConfig
@@ -38,9 +38,8 @@ from hvt_deploy.report.budget import draw_budget, render_budget
 from hvt_deploy.results import Interval
 from hvt_deploy.tensors import LabelsN, LogitsNK, sqnr_db
 from hvt_deploy.ui import Progress, Ui
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder
+from hvt_deploy.workspace import BUDGET, CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder
 
-BUDGET = "budget"
 Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
 # Without --budget-images: enough for the budget, and at least so many for a search that is not blind.
 _FEWEST_IMAGES = 2000

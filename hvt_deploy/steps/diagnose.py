@@ -19,7 +19,6 @@ import onnx
 from numpy.typing import NDArray
 
 from hvt_deploy.backends.base import BackendRequest, Device, TappedBackend
-from hvt_deploy.calibrated import INT8_CALIBRATION
 from hvt_deploy.calibration import choose_calibration
 from hvt_deploy.config import RunConfig
 from hvt_deploy.environment import cpu_count, require, tool_versions
@@ -34,7 +33,7 @@ from hvt_deploy.module_graph import ModuleGraph
 from hvt_deploy.records import from_plain, to_plain
 from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import Manifest, ModelFolder, write_failed
+from hvt_deploy.workspace import INT8_CALIBRATION, Manifest, ModelFolder, write_failed
 
 if TYPE_CHECKING:
     from hvt_deploy.backends.pytorch import PyTorchBackend

@@ -35,10 +35,9 @@ from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights import load_model, save_reference, seed_random_weights
 from hvt_deploy.needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
 from hvt_deploy.records import to_plain
-from hvt_deploy.rows import PIXELS
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.ui import Progress, Ui
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, WeightsRecord, now
+from hvt_deploy.workspace import PIXELS, Artifact, Manifest, ModelFolder, WeightsRecord, now
 
 # Largest logit difference an FP32 graph may show, relative to the largest logit of the reference form.
 FP32_PARITY = 2e-5

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from hvt_deploy.engine.passport import read_passport
-from hvt_deploy.engine.plan import Profile
 from hvt_deploy.environment import find_gpus
 from hvt_deploy.errors import BadInput
-from hvt_deploy.rows import PIXELS
 from hvt_deploy.serving.triton import Network, Platform, write_repository
 from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import Manifest, ModelFolder
+from hvt_deploy.workspace import PIXELS, Manifest, ModelFolder
 
 OnnxPlatform = Literal["onnxruntime", "python"]
 GPU_GRAPHS = ("int8", "fp16", "fp32")
@@ -39,13 +37,18 @@ def package_triton(
 
     Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32 where there is a
     GPU, else the INT8 twin for CPUs and FP32; last the graph that preprocesses, where there is one. Raises BadInput
-    for untrained weights that are not allowed, and for a `target` that holds something.
+    for untrained weights that are not allowed, for a fixed batch and for a `target` that holds something.
     """
     manifest = folder.read()
     if manifest.weights.untrained and not allow_untrained:
         raise BadInput(
             f"{folder.slug} has random weights: its predictions mean nothing.",
             "Export it with a checkpoint, --weights FILE, or give --allow-untrained to try a server.",
+        )
+    if (batch := manifest.signature.batch) is not None:
+        raise BadInput(
+            f"{folder.slug} takes batches of exactly {batch}, and Triton gives a model as many images as there are.",
+            "Export it without --batch.",
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target} is not an empty folder.", "Give a new one: package --triton DIR")
@@ -65,18 +68,16 @@ def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
     for key, artifact in manifest.artifacts.items():
         if key.startswith("engine-") and artifact.facts.get("flavour") == "tensorrt":
             file = folder.open_artifact(manifest, key)
-            fixed = manifest.signature.batch
-            profile = Profile(fixed, fixed, fixed) if fixed else read_passport(file).profiles[0]
+            profile = read_passport(file).profiles[0]
             name = f"{folder.slug}_{key.removeprefix('engine-').replace('.', '_')}"
             yield Network(name, "tensorrt", file, profile.max, profile.opt, on_gpu=True)
 
 
 def _graphs(folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool) -> Iterator[Network]:
-    fixed = manifest.signature.batch
     for key in (*(GPU_GRAPHS if on_gpu else CPU_GRAPHS), PIXELS):
         if key in manifest.artifacts:
             file = folder.open_artifact(manifest, key)
             yield Network(
-                f"{folder.slug}_{key}", platform, file, fixed or DEFAULT_MAX_BATCH, fixed or 1,
+                f"{folder.slug}_{key}", platform, file, DEFAULT_MAX_BATCH, 1,
                 on_gpu=on_gpu and platform != "python", takes_pixels=key == PIXELS,
             )  # fmt: skip

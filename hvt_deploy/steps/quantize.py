@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from hvt_deploy.backends.base import BackendRequest
 from hvt_deploy.backends.registry import open_backend
-from hvt_deploy.calibrated import CALIBRATION, INT8_CALIBRATION, Calibrated, calibrate
+from hvt_deploy.calibrated import Calibrated, calibrate
 from hvt_deploy.config import Precision, QuantizationConfig, RunConfig
 from hvt_deploy.environment import cpu_count, require, tool_versions
 from hvt_deploy.errors import BadInput, CheckFailed
@@ -31,7 +31,7 @@ from hvt_deploy.measure.parity import compare_logits
 from hvt_deploy.records import to_plain
 from hvt_deploy.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.workspace import CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder, is_fresh
 
 # FP16 must keep this much of the FP32 logits; INT8 is recorded, and judged by `validate`.
 FP16_MIN_SQNR_DB = 40.0

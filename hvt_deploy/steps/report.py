@@ -9,12 +9,12 @@ from hvt_deploy.records import to_plain
 from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
 from hvt_deploy.results import Results, read_results
-from hvt_deploy.workspace import ModelFolder
+from hvt_deploy.workspace import RESULTS, ModelFolder
 
 
 def last_results(folder: ModelFolder) -> Results:
     """The record of the last validation. Raises BadInput if there is none."""
-    return read_results(folder.open_artifact(folder.read(), "results"))
+    return read_results(folder.open_artifact(folder.read(), RESULTS))
 
 
 def render(results: Results, form: Literal["terminal", "markdown", "html", "json"]) -> str:

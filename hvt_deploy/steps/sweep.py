@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from hvt_deploy.conclusion import RESULTS
 from hvt_deploy.config import RunConfig
 from hvt_deploy.errors import BadInput, unknown_name
 from hvt_deploy.models.registry import list_specs
 from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
 from hvt_deploy.results import DataSummary, Results, Row, read_results
-from hvt_deploy.workspace import ModelFolder, is_fresh, now, write_failed
+from hvt_deploy.workspace import RESULTS, ModelFolder, is_fresh, now, write_failed
 
 IN_TURN = "Latencies of one model were measured interleaved, those of different models one after the other."
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hvt_deploy.backends.base import AnyBackend, Backend, PlacedBackend
 from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
-from hvt_deploy.conclusion import RESULTS, Measured, conclude
+from hvt_deploy.conclusion import Measured, conclude
 from hvt_deploy.config import RunConfig
 from hvt_deploy.datasets import Sample, content_hashes, open_image_folder, stratified_sample
 from hvt_deploy.environment import cpu_count, find_gpus, tool_versions
@@ -34,11 +34,11 @@ from hvt_deploy.report.figures import duration
 from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
 from hvt_deploy.results import Results
-from hvt_deploy.rows import RECORDED, Planned, plan_rows
+from hvt_deploy.rows import Planned, plan_rows
 from hvt_deploy.subsets import SubsetName, subset_classes
 from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import Artifact, Manifest, ModelFolder
+from hvt_deploy.workspace import BUDGET, CALIBRATION, RECORDED, RESULTS, Artifact, Manifest, ModelFolder
 
 # Above this a person is told how long it will take with fewer images.
 LONG_S = 600.0
@@ -96,7 +96,7 @@ def _find_watched_gpu() -> WatchedGpu | None:
 
 
 def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui) -> None:
-    for artifact in (manifest.artifacts.get("calibration"), manifest.artifacts.get("budget")):
+    for artifact in map(manifest.artifacts.get, (CALIBRATION, BUDGET)):
         if artifact is None:
             continue
         calibration = CalibrationSet.read(folder.path / artifact.folder / "calibration.json")

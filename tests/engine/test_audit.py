@@ -222,6 +222,14 @@ def test_product_that_no_kernel_names_is_not_int8() -> None:
     assert audit.macs == ByPrecision(int8=600, fp16=100, other=300)
 
 
+def test_the_profile_with_the_least_int8_is_the_one_that_is_audited() -> None:
+    second = [text.replace("_myl0_", "_myl1_") for text in (CONV, QKV, MHA)]
+    second[0] = second[0].replace("levels.0/conv/Conv_myl1_1", "levels.0/conv/Conv [profile 1]_myl1_1")
+    second[1] = second[1].replace("Int8", "Half", 1)
+    assert audit_of(CONV, QKV, MHA, *second).not_int8[0].macs == 300
+    assert audit_of(*second).int8_share < audit_of(CONV, QKV, MHA).int8_share == 1
+
+
 def test_small_product_written_out_as_multiplications_counts_in_the_kernel_that_has_it() -> None:
     written_out = line("__myl_SlicSlicMulMulAdd_myl0_2", "kgen", "Float->Float", metadata=named("levels.1/qkv/MatMul"))
     assert audit_of(CONV, written_out, MHA).macs == ByPrecision(int8=600, fp32=300, fp16=100)

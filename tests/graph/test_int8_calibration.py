@@ -123,6 +123,12 @@ def test_a_normalization_that_another_node_reads_is_not_smoothed(path, model, im
     assert {name for name in some if "norm2" in name} and not {name for name in fewer if "norm2" in name}
 
 
+def test_a_model_with_nothing_to_smooth_or_to_look_into_is_calibrated_all_the_same(path, planted_ranges, images):
+    assert measure_smoothing(path, (), [images], threads=1) == {}
+    only = collect_histograms(path, planted_ranges, ["images"], [images], threads=1)
+    assert {name: counts.sum() for name, counts in only.items()} == {"images": images.size}
+
+
 def test_products_are_measured_on_the_activations_of_fp32(path, model, images, planted_ranges):
     fc1 = quantize_int8(model, planted_ranges, ("fc1",))
     everything = quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES)

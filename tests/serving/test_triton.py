@@ -73,13 +73,13 @@ def test_the_servers_pixels_are_those_of_the_exact_pipeline(place):
     assert np.array_equal(np.load(root / "pixels.npy"), expected)
 
 
-def test_random_weights_and_a_folder_in_use_are_refused(place, tmp_path):
+def test_random_weights_a_fixed_batch_and_a_folder_in_use_are_refused(place, tmp_path):
     _, folder, _, _ = place
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(BadInput, match="not an empty folder"):
         package_triton(folder, tmp_path / "used", "python", False, SilentUi())
-    assert run("export", "fdvit_demo", "--weights", "random", "--batch", "2", cwd=tmp_path).returncode == 0
+    assert run("export", "fdvit_demo", "--weights", "random", cwd=tmp_path).returncode == 0
     refused = run("package", "--triton", "repository", cwd=tmp_path)
     assert refused.returncode == 2
     assert "--allow-untrained" in refused.stderr
@@ -88,8 +88,12 @@ def test_random_weights_and_a_folder_in_use_are_refused(place, tmp_path):
     assert done.returncode == 0, done.stderr
     config = (tmp_path / "repository" / "fdvit_demo_fp32" / "config.pbtxt").read_text()
     assert 'backend: "onnxruntime"' in config
-    assert "max_batch_size: 2" in config
+    assert "max_batch_size: 32" in config
     assert "Licences: code of fdvit_demo Apache-2.0, its weights none needed, they are random" in done.stderr
+    assert run("export", "fdvit_demo", "--batch", "2", "--as", "two", cwd=tmp_path).returncode == 0
+    refused = run("package", "two", "--triton", "another", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "without --batch" in refused.stderr
 
 
 @pytest.mark.slow

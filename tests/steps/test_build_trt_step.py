@@ -16,6 +16,7 @@ from hvt_deploy.engine.passport import read_passport
 from hvt_deploy.errors import BadInput, CheckFailed
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.images import Preprocessing
+from hvt_deploy.steps import build_trt as build_step
 from hvt_deploy.steps.build_trt import build_trt, explain_build
 from hvt_deploy.steps.config import config_of
 from hvt_deploy.tensors import Signature
@@ -179,6 +180,21 @@ def test_builds_go_on_after_a_failure_and_end_with_the_exit_code_of_the_worst(tm
         ("missing", "", 2), ("net", "fp32", 0), ("net", "int8", 2),
     ]  # fmt: skip
     assert records[1]["audit"]["macs"]["fp32"] == 192 * 64 + FC1 + FC2
+
+
+def test_a_fault_of_this_program_in_one_build_does_not_lose_the_others(tmp_path, monkeypatch):
+    workspace(tmp_path, PLAIN, "fp32")
+    audit = build_step.audit_layers
+
+    def faulty(layers, nodes):
+        monkeypatch.setattr(build_step, "audit_layers", audit)
+        raise IndexError("planted")
+
+    monkeypatch.setattr(build_step, "audit_layers", faulty)
+    done = command_line(tmp_path, "net", "net", "--precision", "fp32", *TWO_PROFILES)
+    assert done.exit_code == 4
+    assert "This is a fault in hvt-deploy: IndexError: planted" in done.stderr
+    assert "net.fp32.rtx-sm86.engine" in done.stdout
 
 
 def test_explain_prints_the_plan_of_every_build(tmp_path):
