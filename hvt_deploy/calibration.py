@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from hvt_deploy.cifar import is_cifar100, unpack_cifar100
-from hvt_deploy.datasets import NO_LABEL, Sample, content_hashes, draw_stratified, find_images, top_folder
+from hvt_deploy.datasets import NO_LABEL, Sample, find_images, top_folder
 from hvt_deploy.errors import BadInput
 from hvt_deploy.records import from_plain, to_plain
+from hvt_deploy.sampling import content_hashes, draw_stratified
 
 Use = Literal["calibration", "search", "confirm"]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hvt_deploy.class_names import ClassNames, imagenet_1k
-from hvt_deploy.datasets import Sample, content_hashes, find_images, open_image_folder, stratified_sample
+from hvt_deploy.datasets import Sample, find_images, open_image_folder
 from hvt_deploy.errors import BadInput
+from hvt_deploy.sampling import content_hashes, stratified_sample
 
 PETS = ClassNames(("cat", "dog, hound", "guinea pig"))
 

@@ -23,7 +23,7 @@ from hvt_deploy.calibrated import calibrate
 from hvt_deploy.calibration import CalibrationSet, hash_samples, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.config import QuantizationConfig, RunConfig
-from hvt_deploy.datasets import NO_LABEL, Sample, find_images, open_image_folder, stratified_sample
+from hvt_deploy.datasets import NO_LABEL, Sample, find_images, open_image_folder
 from hvt_deploy.environment import cache_folder, cpu_count, require, tool_versions
 from hvt_deploy.errors import BadInput
 from hvt_deploy.graph.calibrate import Ranges, open_graph
@@ -36,6 +36,7 @@ from hvt_deploy.measure.statistics import images_needed, tango_interval
 from hvt_deploy.records import from_plain, to_plain
 from hvt_deploy.report.budget import draw_budget, render_budget
 from hvt_deploy.results import Interval
+from hvt_deploy.sampling import stratified_sample
 from hvt_deploy.tensors import LabelsN, LogitsNK, sqnr_db
 from hvt_deploy.ui import Progress, Ui
 from hvt_deploy.workspace import BUDGET, CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder

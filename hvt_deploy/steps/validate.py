@@ -17,7 +17,7 @@ from hvt_deploy.calibration import CalibrationSet, overlap
 from hvt_deploy.class_names import ClassNames
 from hvt_deploy.conclusion import Measured, conclude
 from hvt_deploy.config import RunConfig
-from hvt_deploy.datasets import Sample, content_hashes, open_image_folder, stratified_sample
+from hvt_deploy.datasets import Sample, open_image_folder
 from hvt_deploy.environment import cpu_count, find_gpus, tool_versions
 from hvt_deploy.errors import BadInput, MissingEnvironment
 from hvt_deploy.image_answers import ANSWERS_FILE, ImageAnswers
@@ -35,6 +35,7 @@ from hvt_deploy.report.html import render_html
 from hvt_deploy.report.markdown import render_markdown
 from hvt_deploy.results import Results
 from hvt_deploy.rows import Planned, plan_rows
+from hvt_deploy.sampling import content_hashes, stratified_sample
 from hvt_deploy.subsets import SubsetName, subset_classes
 from hvt_deploy.tensors import ImagesNCHW
 from hvt_deploy.ui import Ui
