@@ -69,7 +69,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
             keep_io_types=interface,  # pyright: ignore[reportArgumentType] - its documentation takes names, too
             node_block_list=[k.node for k in kept],
         )
-    _drop_round_trips(converted.graph)
+    _drop_round_trips(converted.graph, own={node.name for node in model.graph.node})
     sort_nodes(converted.graph)
     return Fp16Result(converted, kept)
 
@@ -125,17 +125,22 @@ def _is_lost(scale: NDArray[Any] | None) -> bool:
     return scale is not None and bool((np.abs(scale.astype(np.float16) - scale) > 0.01 * np.abs(scale)).any())
 
 
-def _drop_round_trips(graph: onnx.GraphProto) -> None:
-    """Let neighbours that both stay FP32 hand over FP32: the converter casts to FP16 and back between them."""
+def _drop_round_trips(graph: onnx.GraphProto, own: Collection[str]) -> None:
+    """Let neighbours that both stay FP32 hand over FP32: the converter casts to FP16 and back between them.
+
+    A Cast that the graph had before, one of its `own` nodes, may make FP16 of something else than FP32.
+    """
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
 
-    def is_to(node: onnx.NodeProto | None, data_type: int) -> bool:
-        return node is not None and any(a.name == "to" and a.i == data_type for a in node.attribute)
+    def is_to(node: onnx.NodeProto, data_type: int) -> bool:
+        return any(a.name == "to" and a.i == data_type for a in node.attribute)
 
+    halved = {name: node.input[0] for name, node in casts.items()
+              if is_to(node, onnx.TensorProto.FLOAT16) and node.name not in own}  # fmt: skip
     source = {
-        name: casts[node.input[0]].input[0]
+        name: halved[node.input[0]]
         for name, node in casts.items()
-        if is_to(node, onnx.TensorProto.FLOAT) and is_to(casts.get(node.input[0]), onnx.TensorProto.FLOAT16)
+        if is_to(node, onnx.TensorProto.FLOAT) and node.input[0] in halved
     }
     outputs = {value.name for value in graph.output}
     for node in graph.node:

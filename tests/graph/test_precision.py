@@ -84,6 +84,19 @@ def test_a_planted_residual_sum_stays_fp32(tmp_path):
     assert not np.isfinite(in_half(to_fp16(model, None).model)).all()
 
 
+def test_a_cast_of_something_else_than_fp32_stays_before_what_fp16_cannot_do():
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4] images) => (float[N, 4] logits)
+        <float[1] zero = {0.0}, int64 axis = {1}> {
+        [positive] mask = Greater (images, zero) [cast] ones = Cast <to = 1> (mask)
+        [sum] places = CumSum (ones, axis) [mul] logits = Mul (places, images) }"""
+    )
+    x = np.random.default_rng(1).standard_normal((2, 4), dtype=np.float32)
+    half = to_fp16(model, None).model
+    onnx.checker.check_model(half, full_check=True)
+    np.testing.assert_allclose(run(half, x), run(model, x), rtol=1e-2)
+
+
 def planted_linear(value, tmp_path):
     """A quantized Linear whose input reaches `value`, its ranges and an input."""
     weight = ", ".join(str(w) for w in np.linspace(-1, 1, 16).round(3))
