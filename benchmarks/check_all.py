@@ -73,6 +73,7 @@ def hvt_deploy(folder: Path, *arguments: str) -> Any:  # noqa: ANN401 - the JSON
     environment = {**os.environ, "CI": ""}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
+        print(done.stderr[-2000:], file=sys.stderr)
         raise subprocess.CalledProcessError(done.returncode, command, stderr=done.stderr[-2000:])
     return json.loads(done.stdout)
 

@@ -231,6 +231,7 @@ def main() -> int:
         if records.get(model, {}).get("commit") != here:
             print(model, file=sys.stderr, flush=True)
             records[model] = measure(model, options.budget, options.emulator)
+            records = {name: records[name] for name in dict.fromkeys((*MODELS, *records)) if name in records}
             write(options.output, records)
     return 0
 
