@@ -17,13 +17,16 @@ _REDUCTIONS = frozenset(op for op in (
 ))  # fmt: skip
 # Operators that mean something else from the opset on, so that raising across it would change the result.
 _CHANGED_MEANING = {"GridSample": 20, "GroupNormalization": 21}
-# What opset 18 added to operators that 17 has: an input (by position) or attributes. Without them both are the same.
-_ADDED_IN_18: dict[str, tuple[int, frozenset[str]]] = {
-    "Pad": (3, frozenset()),
-    "Resize": (4, frozenset({"antialias", "axes", "keep_aspect_ratio_policy"})),
-    "ScatterElements": (3, frozenset({"reduction"})),
-    "ScatterND": (3, frozenset({"reduction"})),
-}
+# What opset 18 added to operators that 17 has: an input (by position), and attributes with those of their values that
+# mean what 17 does. Otherwise both are the same.
+_REDUCTIONS_OF_17 = frozenset({b"none", b"add", b"mul"})
+_ADDED_IN_18: dict[str, tuple[int, dict[str, frozenset[object]]]] = {
+    "Pad": (3, {}),
+    "Resize": (4, {"antialias": frozenset({0}), "keep_aspect_ratio_policy": frozenset({b"stretch"}),
+                   "axes": frozenset()}),
+    "ScatterElements": (3, {"reduction": _REDUCTIONS_OF_17}),
+    "ScatterND": (3, {"reduction": _REDUCTIONS_OF_17}),
+}  # fmt: skip
 
 
 def read_opset(model: onnx.ModelProto) -> int:
@@ -69,7 +72,11 @@ def _lower(graph: onnx.GraphProto, node: onnx.NodeProto, opset: int) -> None:
         _drop_attribute(node, "noop_with_empty_axes")
     elif node.op_type == "Split":
         _drop_attribute(node, "num_outputs")
-    elif not _same_before(node, opset):
+    elif _same_before(node, opset):
+        known = defs.get_schema(node.op_type, opset, node.domain).attributes
+        for name in [a.name for a in node.attribute if a.name not in known]:
+            _drop_attribute(node, name)
+    else:
         raise ToolFailure(
             f"Node {node.name} ({node.op_type}) has no equal in opset {opset}.", "Export with --opset 18 or higher."
         )
@@ -84,8 +91,10 @@ def _same_before(node: onnx.NodeProto, opset: int) -> bool:
         return True
     if node.op_type not in _ADDED_IN_18:
         return False
-    inputs, attributes = _ADDED_IN_18[node.op_type]
-    return len(node.input) <= inputs and not any(a.name in attributes for a in node.attribute)
+    inputs, added = _ADDED_IN_18[node.op_type]
+    return len(node.input) <= inputs and all(
+        helper.get_attribute_value(a) in added[a.name] for a in node.attribute if a.name in added
+    )
 
 
 def _raise(graph: onnx.GraphProto, node: onnx.NodeProto, current: int, opset: int) -> None:

@@ -138,6 +138,25 @@ def test_an_operator_without_an_equal_names_its_node():
         convert_opset(model, 17)
 
 
+RESIZE = """<ir_version: 9, opset_import: ["" : 18]>
+    g (float[1, 1, 3, 4] x) => (float[1, 1, M, K] y) <float[4] scales = {1, 1, 2, 2}> {
+    [up] y = Resize <mode = "linear", %s> (x, , scales) }"""
+
+
+def test_attributes_that_say_what_older_opsets_do_are_left_out():
+    model = parser.parse_model(RESIZE % 'antialias = 0, keep_aspect_ratio_policy = "stretch"')
+    x = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
+    found = []
+    for graph in (model, convert_opset(model, 17), convert_opset(convert_opset(model, 17), 20)):
+        onnx.checker.check_model(graph, full_check=True)
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        found.append(session.run(None, {"x": x})[0])
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    with pytest.raises(ToolFailure, match=r"up.*Resize"):
+        convert_opset(parser.parse_model(RESIZE % "antialias = 1"), 17)
+
+
 def test_reductions_survive_both_directions():
     model = parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 18]>
