@@ -69,6 +69,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
             keep_io_types=interface,  # pyright: ignore[reportArgumentType] - its documentation takes names, too
             node_block_list=[k.node for k in kept],
         )
+    _drop_repetitions(converted.graph)
     _drop_round_trips(converted.graph, own={node.name for node in model.graph.node})
     sort_nodes(converted.graph)
     return Fp16Result(converted, kept)
@@ -123,6 +124,17 @@ def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:
 def _is_lost(scale: NDArray[Any] | None) -> bool:
     """Whether rounding to FP16 changes a scale by more than a percent."""
     return scale is not None and bool((np.abs(scale.astype(np.float16) - scale) > 0.01 * np.abs(scale)).any())
+
+
+def _drop_repetitions(graph: onnx.GraphProto) -> None:
+    """Let what stays FP32 share one Cast of a tensor: the converter writes the same one again for each reader."""
+    for entries, names in (
+        (graph.node, [node.output[0] for node in graph.node]),
+        (graph.value_info, [value.name for value in graph.value_info]),
+    ):
+        for i in reversed(range(len(names))):
+            if names[i] in names[:i]:
+                del entries[i]
 
 
 def _drop_round_trips(graph: onnx.GraphProto, own: Collection[str]) -> None:

@@ -84,6 +84,22 @@ def test_a_planted_residual_sum_stays_fp32(tmp_path):
     assert not np.isfinite(in_half(to_fp16(model, None).model)).all()
 
 
+def test_several_nodes_that_stay_fp32_share_their_inputs(tmp_path):
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4] images) => (float[N, 4] logits)
+        <float[1] big = {50000.0}, float[1] small = {0.00001}> {
+        [half] x = Neg (images) [a] one = Add (x, big) [b] two = Sub (x, big)
+        [c] three = Mul (one, small) [d] four = Mul (one, two) [e] five = Mul (four, small) [f] six = Mul (five, small)
+        [g] sum = Add (three, six) [h] logits = Add (sum, x) }"""
+    )
+    save_onnx(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(1).standard_normal((2, 4), dtype=np.float32)
+    audited = to_fp16(model, collect_ranges(tmp_path / "m.onnx", [x], threads=1))
+    assert {"a", "b", "c", "d"} <= {kept.node for kept in audited.kept_fp32}
+    onnx.checker.check_model(audited.model, full_check=True)
+    np.testing.assert_allclose(run(audited.model, x), run(model, x), rtol=1e-2)
+
+
 def test_a_cast_of_something_else_than_fp32_stays_before_what_fp16_cannot_do():
     model = parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4] images) => (float[N, 4] logits)
