@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, cast
 
+import numpy as np
 import onnx
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from hvt_deploy.errors import ToolFailure
 
@@ -27,8 +32,11 @@ def node_macs(model: onnx.ModelProto) -> dict[str, int]:
 
 def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """The shapes at batch size 1 of all tensors for which ONNX can infer one."""
-    graph = onnx.GraphProto(name="shapes", node=model.graph.node)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    computed = _computed_from_shapes(model)
+    nodes = [node for node in model.graph.node if node.output[0] not in computed]
+    graph = onnx.GraphProto(name="shapes", node=nodes)
+    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in computed.items())
     for tensor in tensors.values():
         if math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
@@ -50,6 +58,39 @@ def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             shapes[value.name] = tuple(d.dim_value for d in dims)
     return shapes
+
+
+def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """What nodes compute from the shape of the images alone, at batch size 1: ONNX's own inference gives up at some.
+
+    A graph has this where something is repeated for each image, such as a class token.
+    """
+    shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    small = {t.name: t for t in model.graph.initializer
+             if math.prod(t.dims) <= _SMALL and t.data_location != onnx.TensorProto.EXTERNAL}  # fmt: skip
+    found: dict[str, NDArray[Any]] = {}
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] in shapes:
+            inputs = {node.input[0]: np.empty(shapes[node.input[0]], np.float32)}
+        elif any(name in found for name in node.input) and all(name in found or name in small for name in node.input):
+            inputs = {n: found[n] if n in found else numpy_helper.to_array(small[n]) for n in node.input}
+        else:
+            continue
+        values = _run(node, inputs, model)
+        if values.size <= _SMALL:
+            found[node.output[0]] = values
+    return found
+
+
+def _run(node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], model: onnx.ModelProto) -> NDArray[Any]:
+    given = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
+        for name, values in inputs.items()
+    ]
+    output = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)
+    graph = helper.make_graph([node], "node", given, [output])
+    evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import))
+    return np.asarray(cast("list[object]", evaluator.run(None, dict(inputs)))[0])
 
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:

@@ -149,7 +149,14 @@ def save_reference(model: nn.Module, path: Path) -> None:
     require("safetensors", extra="export")
     from safetensors.torch import save_file
 
-    save_file({key: tensor.contiguous().cpu() for key, tensor in needed_at_inference(model).items()}, path)
+    tensors: dict[str, Tensor] = {}
+    stored = set[int]()
+    for key, tensor in needed_at_inference(model).items():
+        values = tensor.contiguous().cpu()
+        place = values.untyped_storage().data_ptr()
+        tensors[key] = values.clone() if place in stored else values  # safetensors takes no shared memory
+        stored.add(place)
+    save_file(tensors, path)
     path.chmod(0o644)  # safetensors gives its file to the owner alone; artifacts are there to be served
 
 

@@ -143,10 +143,18 @@ def build_trt(
 def check_int8(engine: str, audit: EngineAudit, nodes: Sequence[NodeFacts], min_int8: float | None) -> None:
     """Raise CheckFailed, naming the layers, unless an engine labelled INT8 is as far INT8 as its graph asks.
 
-    Without `min_int8` something must be; an engine whose layers cannot be read passes then.
+    Without `min_int8` something must be; an engine whose layers cannot be read passes then. Where the MACs are not
+    known a single INT8 layer is something.
     """
-    if not audit.kernels and min_int8 is None:
+    unknown = not (audit.kernels and nodes)
+    if unknown and min_int8 is None and (not audit.kernels or audit.layers.int8):
         return
+    if unknown and min_int8 is not None:
+        why = "the MACs of its graph are not known" if audit.kernels else "its layers cannot be read"
+        raise CheckFailed(
+            f"{engine} is labelled INT8, and how much of it runs as INT8 cannot be told: {why}. It was not kept.",
+            "Build it without --min-int8.",
+        )
     if audit.int8_share >= (min_int8 or 0) and audit.quantized_int8_macs:
         return
     found = sorted(audit.not_int8, key=lambda layer: -layer.macs)
@@ -157,7 +165,7 @@ def check_int8(engine: str, audit: EngineAudit, nodes: Sequence[NodeFacts], min_
     raise CheckFailed(
         f"{engine} is labelled INT8, but of the MACs that carry Q/DQ in its graph {audit.int8_share:.1%} run as INT8 "
         f"({audit.int8_share_of_all:.1%} of all MACs); expected {needed}. The engine was not kept. Not INT8:\n"
-        + "\n".join(f"  {name}" for name in names or ["unknown, the engine's layers cannot be read"]),
+        + "\n".join(f"  {name}" for name in names),
         "Make the graph again (hvt-deploy quantize --int8), or see with lower --min-int8 what the rest costs.",
     )
 

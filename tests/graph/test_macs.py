@@ -95,3 +95,17 @@ def test_the_recorded_shape_of_the_result_helps_where_shapes_depend_on_values():
     # timm's ConvNeXt pools over axes that it computes from the rank.
     text = "g (float[N,4] x) => (float[N,10] y) { i = NonZero(x)  f = Cast<to = 1>(i)  [fc] y = MatMul(f, w) }"
     assert node_macs(graph(text, w=zeros(4, 10))) == {"fc": 40}
+
+
+def test_what_is_repeated_for_each_image_has_a_shape():
+    """ONNX's own inference gives up at Tile, whose repetitions come from the shape of the images."""
+    model = graph(
+        """g (float[N,3,4,4] images) => (float[N,5,8] y) {
+            batch = Shape<start = 0, end = 1>(images)
+            repeats = Concat<axis = 0>(batch, one, one)
+            tokens = Tile(token, repeats)
+            [fc] y = MatMul(tokens, w)
+        }""",
+        token=zeros(1, 5, 16), one=np.ones(1, np.int64), w=zeros(16, 8),
+    )  # fmt: skip
+    assert node_macs(model) == {"fc": 5 * 16 * 8}

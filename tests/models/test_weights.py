@@ -226,6 +226,18 @@ def test_saved_reference_loads_again(tmp_path: Path) -> None:
     assert torch.equal(logits(other), logits(model))
 
 
+def test_weights_that_modules_share_are_saved_for_each(tmp_path: Path) -> None:
+    """As in timm's CoaT, where the blocks of a stage share their position encodings."""
+    model, other = create_model("fdvit_demo"), create_model("fdvit_demo")
+    seed_random_weights(model, 1)
+    block = model.get_submodule("transformers.0.blocks.0")
+    block.norm2 = block.norm1
+    path = tmp_path / "reference.safetensors"
+    save_reference(model, path)
+    load_checkpoint(other, path)
+    assert torch.equal(logits(other), logits(model))
+
+
 def test_yacs_options_load_without_yacs(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
     assert "yacs" not in sys.modules
     with yacs_node() as node:

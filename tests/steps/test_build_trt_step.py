@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from typer.testing import CliRunner
 from hvt_deploy.audit import ByPrecision
 from hvt_deploy.cli import app
 from hvt_deploy.config import with_flags
+from hvt_deploy.engine.audit import audit_layers
 from hvt_deploy.engine.passport import read_passport
 from hvt_deploy.errors import BadInput, CheckFailed
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.images import Preprocessing
 from hvt_deploy.steps import build_trt as build_step
-from hvt_deploy.steps.build_trt import build_trt, explain_build
+from hvt_deploy.steps.build_trt import build_trt, check_int8, explain_build
 from hvt_deploy.steps.config import config_of
 from hvt_deploy.tensors import Signature
 from hvt_deploy.ui import SilentUi
@@ -125,6 +127,19 @@ def test_product_whose_q_dq_the_engine_cannot_use_is_named(tmp_path):
     assert "blocks.0.mlp.fc2/MatMul: fp32" in caught.value.message
     assert "fc1" not in caught.value.message
     assert build_trt(folder, config, "int8", SilentUi(), 0.5).audit.int8_share == 0.5
+
+
+def test_what_cannot_be_told_is_neither_refused_nor_passed_by_a_gate():
+    audit = replace(audit_layers(()), kernels=4, layers=ByPrecision(int8=2, fp16=2))
+    check_int8("e", audit, (), None)
+    with pytest.raises(CheckFailed, match="cannot be told: the MACs of its graph are not known"):
+        check_int8("e", audit, (), 0.5)
+    with pytest.raises(CheckFailed, match="expected more than nothing"):
+        check_int8("e", replace(audit, layers=ByPrecision(fp16=4)), (), None)
+    unreadable = replace(audit, kernels=0)
+    check_int8("e", unreadable, (), None)
+    with pytest.raises(CheckFailed, match="its layers cannot be read"):
+        check_int8("e", unreadable, (), 0.5)
 
 
 def test_explaining_builds_nothing(tmp_path):
