@@ -70,6 +70,8 @@ def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
              if math.prod(t.dims) <= _SMALL and t.data_location != onnx.TensorProto.EXTERNAL}  # fmt: skip
     found: dict[str, NDArray[Any]] = {}
     for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
         if node.op_type == "Shape" and node.input[0] in shapes:
             inputs = {node.input[0]: np.empty(shapes[node.input[0]], np.float32)}
         elif any(name in found for name in node.input) and all(name in found or name in small for name in node.input):

@@ -235,7 +235,7 @@ def _prove_parity(
             logits.append(infer_in_child(INFERENCE_MODULE, job))
             progress(done, 2)
         parities = [
-            _compare(expected, found, what)
+            _compare(expected, found, what, untrained=manifest.weights.untrained)
             for expected, found, what in zip(logits[0], logits[1], batches.values(), strict=True)
         ]
     return max(parities, key=lambda parity: parity.relative_to_largest)
@@ -256,12 +256,13 @@ def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Ima
                     yield real.images_NCHW, f"real images, batch {len(real.images_NCHW)}"
 
 
-def _compare(reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str) -> Parity:
+def _compare(reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str, *, untrained: bool) -> Parity:
     parity = compare_logits(reference_NK, candidate_NK)
     if parity.relative_to_largest > FP32_PARITY or not parity.same_argmax:
         raise CheckFailed(
             f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest "
             f"logit, {FP32_PARITY:.0e} allowed{'' if parity.same_argmax else '; another class wins'}.",
-            "Try another --simplifier; if it stays, report it with the model's name.",
+            "Try another --simplifier; if it stays, report it with the model's name."
+            + untrained * " Activations of random weights may grow until float32 is not exact: try --weights FILE.",
         )
     return parity

@@ -101,7 +101,8 @@ def test_what_is_repeated_for_each_image_has_a_shape():
     """ONNX's own inference gives up at Tile, whose repetitions come from the shape of the images."""
     model = graph(
         """g (float[N,3,4,4] images) => (float[N,5,8] y) {
-            batch = Shape<start = 0, end = 1>(images)
+            half = Cast<to = 10>(images)
+            batch = Shape<start = 0, end = 1>(half)
             repeats = Concat<axis = 0>(batch, one, one)
             tokens = Tile(token, repeats)
             [fc] y = MatMul(tokens, w)
