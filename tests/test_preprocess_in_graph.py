@@ -96,10 +96,11 @@ def test_with_a_fixed_batch_and_weights_in_a_file_and_an_export_without_the_flag
     assert done.pixels_path.stat().st_size < 500_000 < data.stat().st_size
     with Classifier(folder.path, "ort fp32 uint8", threads=1) as classifier:
         assert len(classifier([np.zeros((9, 7, 3), np.uint8)] * 3)) == 3
-    package_triton(folder, tmp_path / "repository", "onnxruntime", False, SilentUi())
-    assert (tmp_path / "repository" / "m_fp32-uint8" / "1" / data.name).read_bytes() == data.read_bytes()
-    export(folder, config_with({"export.preprocess_in_graph": False}), None, SilentUi())
+    plain = export(folder, config_with({"export.preprocess_in_graph": False}), None, SilentUi())
     assert set(folder.read().artifacts) == {"pytorch", "fp32"}
+    package_triton(folder, tmp_path / "repository", "onnxruntime", False, SilentUi())
+    data = plain.path.with_name(f"{plain.path.name}.data")
+    assert (tmp_path / "repository" / "m_fp32" / "1" / data.name).read_bytes() == data.read_bytes()
 
 
 def test_what_cannot_be_in_a_graph_is_refused_before_anything_is_exported(tmp_path):
