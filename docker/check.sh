@@ -24,7 +24,7 @@ resolve() { # NAME PYTHON MACHINE WHAT...: wheels for glibc up to 2.35, what Ubu
   local name=$1 version=$2 machine=$3 glibc platforms=() python
   shift 3
   # pip reads `python_version` in requirements as that of the Python it runs in, so it is the image's if there is one.
-  python=$(ls -d "$(command -v "python$version")" ~/.pyenv/versions/"$version".*/bin/python 2>/dev/null | while read -r p; do
+  python=$(ls -d "$(command -v "python$version")" "$(pyenv root 2>/dev/null)/versions/$version".*/bin/python 2>/dev/null | while read -r p; do
     "$p" -c '' 2>/dev/null && echo "$p" && break
   done) || true
   [ -n "$python" ] || { python=$PYTHON; echo "resolve: no Python $version here: markers are those of $PYTHON"; }

@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
 from hvt_deploy.graph import large
+from hvt_deploy.graph.evaluate import evaluate
 
 
 def fold_large(model: ir.Model) -> None:
@@ -44,16 +41,11 @@ def fold_large(model: ir.Model) -> None:
 
 def _folded(node: ir.Node, tensors: Mapping[str, ir.TensorProtocol], opsets: Mapping[str, int]) -> ir.LazyTensor:
     """What `node` computes from `tensors`, its inputs by name."""
-    name = node.outputs[0].name or ""
-    inputs = [helper.make_tensor_value_info(n, t.dtype.value, t.shape.numpy()) for n, t in tensors.items()]
-    output = helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None)
-    graph = helper.make_graph([ir.serde.serialize_node(node)], "constant", inputs, [output])
+    name, proto = node.outputs[0].name or "", ir.serde.serialize_node(node)
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
 
     def compute() -> ir.TensorProtocol:
-        found = evaluator.run(None, {n: tensor.numpy() for n, tensor in tensors.items()})
-        return ir.tensor(np.asarray(cast("list[object]", found)[0]), name=name)
+        return ir.tensor(evaluate(proto, {n: tensor.numpy() for n, tensor in tensors.items()}, imports), name=name)
 
     once = compute()  # for type and shape, which the exporter does not always note; a Transpose is only a view
     return ir.LazyTensor(compute, once.dtype, ir.Shape(once.shape.numpy()), name=name)

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from hvt_deploy.errors import ToolFailure
+from hvt_deploy.graph.evaluate import evaluate
 
 COUNTED_OPS = ("Conv", "MatMul", "Gemm")
 # Initializers up to here may be shapes or indices, whose values decide shapes; of larger ones the shape is enough.
@@ -78,21 +77,10 @@ def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
             inputs = {n: found[n] if n in found else numpy_helper.to_array(small[n]) for n in node.input}
         else:
             continue
-        values = _run(node, inputs, model)
+        values = evaluate(node, inputs, model.opset_import)
         if values.size <= _SMALL:
             found[node.output[0]] = values
     return found
-
-
-def _run(node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], model: onnx.ModelProto) -> NDArray[Any]:
-    given = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
-        for name, values in inputs.items()
-    ]
-    output = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)
-    graph = helper.make_graph([node], "node", given, [output])
-    evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import))
-    return np.asarray(cast("list[object]", evaluator.run(None, dict(inputs)))[0])
 
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
