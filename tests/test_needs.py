@@ -50,7 +50,8 @@ def test_available_memory_is_some_of_what_the_machine_has():
 
 @pytest.mark.parametrize(("resource", "words"), [("available_memory_bytes", "of memory"), ("free_disk_bytes", "free")])
 def test_what_cannot_fit_is_refused_with_both_numbers(monkeypatch, tmp_path, resource, words):
-    monkeypatch.setattr(needs, resource, lambda *_: 3 * 10**9)
+    for name in ("available_memory_bytes", "free_disk_bytes"):
+        monkeypatch.setattr(needs, name, lambda *_, there=3 if name == resource else 300: there * 10**9)
     with pytest.raises(MissingEnvironment, match=words) as refused:
         refuse_what_does_not_fit(needs_of(10**9, tmp_path), tmp_path)
     assert "only 3.0" in refused.value.message
