@@ -54,18 +54,8 @@ def graphs_of(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[
     """Export and calibrate `model`, then write the graph after each pass; FP32 first, all in `folder`."""
     weights = "auto" if model.endswith("_demo") else "random"
     hvt_deploy(folder, "export", model, "--weights", weights)
-    quantize = (
-        "quantize",
-        model,
-        "--precision",
-        "int8-fp32",
-        "--calibrator",
-        "max",
-        "--calib",
-        str(pictures),
-        "--calib-images",
-        str(IMAGES),
-    )
+    images = ("--calib", str(pictures), "--calib-images", str(IMAGES))
+    quantize = ("quantize", model, "--precision", "int8-fp32", "--calibrator", "max", *images)
     signed_path = Path(hvt_deploy(folder, *quantize)["int8-fp32"])
     place = open_folder(folder / "artifacts", model)
     manifest = place.read()

@@ -51,11 +51,15 @@ def build_trt(
     folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui, min_int8: float | None = None
 ) -> build_step.Built:
     """Make the graphs of `precision` where they are not there yet, then build the engine."""
-    if precision != "fp32":
+    _make_graphs(folder, config, precision, ui)
+    return build_step.build_trt(folder, config, precision, ui, min_int8)
+
+
+def _make_graphs(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
+    if precision != "fp32":  # which is there since the export
         from hvt_deploy.steps.quantize import quantize
 
         quantize(folder, config, precision, ui)
-    return build_step.build_trt(folder, config, precision, ui, min_int8)
 
 
 def build_matrix(
@@ -141,10 +145,7 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
 
 def _make(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
     """The graphs and the engine of a precision. That no engine can be built here is told and is no failure."""
-    if precision != "fp32":
-        from hvt_deploy.steps.quantize import quantize
-
-        quantize(folder, config, precision, ui)
+    _make_graphs(folder, config, precision, ui)
     _engine_if_possible(folder, config, precision, ui)
 
 

@@ -37,7 +37,7 @@ def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     graph = onnx.GraphProto(name="shapes", node=nodes)
     graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in computed.items())
     for tensor in tensors.values():
-        if math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if _is_small(tensor):
             graph.initializer.append(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -65,8 +65,7 @@ def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     A graph has this where something is repeated for each image, such as a class token.
     """
     shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
-    small = {t.name: t for t in model.graph.initializer
-             if math.prod(t.dims) <= _SMALL and t.data_location != onnx.TensorProto.EXTERNAL}  # fmt: skip
+    small = {tensor.name: tensor for tensor in model.graph.initializer if _is_small(tensor)}
     found: dict[str, NDArray[Any]] = {}
     for node in model.graph.node:
         if node.op_type == "Cast" and node.input[0] in shapes:
@@ -81,6 +80,10 @@ def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
         if values.size <= _SMALL:
             found[node.output[0]] = values
     return found
+
+
+def _is_small(tensor: onnx.TensorProto) -> bool:
+    return math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL
 
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
