@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from hvt_deploy.environment import cpu_name, tool_versions
+from hvt_deploy.core.environment import cpu_name, tool_versions
 from hvt_deploy.models.registry import get_spec, list_specs
 
 Record: TypeAlias = dict[str, Any]

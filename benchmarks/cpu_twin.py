@@ -29,17 +29,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.check_all import commit, hvt_deploy
 from benchmarks.pictures import in_batches, pictures_for, read_pictures
-from hvt_deploy.backends.base import BackendRequest
-from hvt_deploy.backends.ort import OrtBackend
-from hvt_deploy.environment import cpu_flags, cpu_name, int8_saturates, tool_versions
-from hvt_deploy.graph.int8_calibration import read_int8_calibration
+from hvt_deploy.core.environment import cpu_flags, cpu_name, int8_saturates, tool_versions
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.core.workspace import Manifest, open_folder
+from hvt_deploy.evaluation.latency import measure_latency, median_interval, speedup_interval
+from hvt_deploy.evaluation.parity import compare_logits
+from hvt_deploy.graph.quantization.calibration import read_int8_calibration
+from hvt_deploy.graph.quantization.cpu_int8 import gather_gelu, quantize_biases, quantize_outputs, to_unsigned
 from hvt_deploy.graph.storage import load_onnx, save_onnx
-from hvt_deploy.graph.twin import gather_gelu, quantize_biases, quantize_outputs, to_unsigned
-from hvt_deploy.measure.latency import measure_latency, median_interval, speedup_interval
-from hvt_deploy.measure.parity import compare_logits
-from hvt_deploy.records import to_plain
-from hvt_deploy.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.workspace import Manifest, open_folder
+from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.ort import OrtBackend
 
 Record: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,9 +31,10 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from hvt_deploy.datasets import Sample, find_images
-from hvt_deploy.environment import cpu_count, cpu_name, tool_versions
-from hvt_deploy.images import Preprocessing, load_batches
+from hvt_deploy.core.environment import cpu_count, cpu_name, tool_versions
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.data.folders import Sample, find_images
+from hvt_deploy.data.images import load_batches
 
 ROOT = Path(__file__).resolve().parent.parent
 PREPROCESSING = Preprocessing((224, 224))

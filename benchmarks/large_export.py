@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hvt_deploy.environment import cpu_count, cpu_name, tool_versions
+from hvt_deploy.core.environment import cpu_count, cpu_name, tool_versions
 
 Record: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def roles(parent: int) -> list[tuple[str, int]]:
         try:
             stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
             command = (folder / "cmdline").read_bytes().split(b"\0")
-            if int(stat.rpartition(")")[2].split()[1]) != parent or b"hvt_deploy.steps.infer" not in command:
+            if int(stat.rpartition(")")[2].split()[1]) != parent or b"hvt_deploy.runtime.worker" not in command:
                 continue
             job = json.loads(Path(os.fsdecode(command[3])).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from hvt_deploy.calibration import choose_calibration
-from hvt_deploy.digits import write_digits
-from hvt_deploy.images import Preprocessing, load_batches
-from hvt_deploy.tensors import ImagesNCHW, LabelsN, LogitsNK
+from hvt_deploy.core.tensors import ImagesNCHW, LabelsN, LogitsNK
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.data.calibration_set import choose_calibration
+from hvt_deploy.data.digits import write_digits
+from hvt_deploy.data.images import load_batches
 
 _SMALLEST, _SIDE = 96, 320
 _BATCH = 8

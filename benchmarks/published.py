@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from hvt_deploy.config import RunConfig, with_flags
-from hvt_deploy.errors import BadInput, HvtDeployError
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
+from hvt_deploy.commands.validate import validate
+from hvt_deploy.core.config import RunConfig, with_flags
+from hvt_deploy.core.errors import BadInput, HvtDeployError
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.types import SubsetName
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import open_folder
+from hvt_deploy.data.imagenet_subsets import SUBSETS, parse_subset
+from hvt_deploy.evaluation.record import Interval, Results
+from hvt_deploy.evaluation.report.terminal import TerminalUi, open_console
 from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import ModelSpec
-from hvt_deploy.records import to_plain
-from hvt_deploy.report.terminal import TerminalUi, open_console
-from hvt_deploy.results import Interval, Results
-from hvt_deploy.steps.config import config_of
-from hvt_deploy.steps.export import export
-from hvt_deploy.steps.validate import validate
-from hvt_deploy.subsets import SUBSETS, SubsetName, parse_subset
-from hvt_deploy.ui import Ui
-from hvt_deploy.workspace import open_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 # Top-1 and top-5 of FasterViT's robustness table, by model and set.

@@ -29,22 +29,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.check_all import commit, hvt_deploy
 from benchmarks.pictures import in_batches, pictures_for, read_pictures
-from hvt_deploy.backends.base import BackendRequest
-from hvt_deploy.backends.ort import OrtBackend
-from hvt_deploy.engine.audit import audit_layers
-from hvt_deploy.engine.build import build_engine
-from hvt_deploy.engine.plan import BuildPlan, Profile
-from hvt_deploy.environment import cpu_flags, cpu_name, int8_saturates, tool_versions
-from hvt_deploy.errors import HvtDeployError
-from hvt_deploy.graph.macs import node_macs
+from hvt_deploy.core.environment import cpu_flags, cpu_name, int8_saturates, tool_versions
+from hvt_deploy.core.errors import HvtDeployError
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.tensors import ImagesNCHW, LabelsN, LogitsNK, Signature
+from hvt_deploy.core.workspace import open_folder
+from hvt_deploy.evaluation.latency import measure_latency, speedup_interval
+from hvt_deploy.evaluation.parity import compare_logits
+from hvt_deploy.evaluation.statistics import mcnemar_exact, wilson_interval
+from hvt_deploy.graph.analysis.macs import node_macs
 from hvt_deploy.graph.storage import load_onnx
-from hvt_deploy.measure.latency import measure_latency, speedup_interval
-from hvt_deploy.measure.parity import compare_logits
-from hvt_deploy.measure.statistics import mcnemar_exact, wilson_interval
 from hvt_deploy.models.registry import get_spec
-from hvt_deploy.records import to_plain
-from hvt_deploy.tensors import ImagesNCHW, LabelsN, LogitsNK, Signature
-from hvt_deploy.workspace import open_folder
+from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.ort import OrtBackend
+from hvt_deploy.runtime.tensorrt.audit import audit_layers
+from hvt_deploy.runtime.tensorrt.build import build_engine
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 Record: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-API: Mapping[str, Any] = json.loads((Path(__file__).parent / "data/tensorrt_api/api.json").read_text())
+API: Mapping[str, Any] = json.loads((Path(__file__).parent / "runtime/trt/api.json").read_text())
 VERSIONS: Sequence[str] = API["versions"]
 RTX = "rtx"
 

@@ -7,21 +7,21 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from hvt_deploy.config import with_flags
-from hvt_deploy.digits import write_digits
-from hvt_deploy.flows import build_trt
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
+from hvt_deploy.commands.flows import build_trt
+from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.core.workspace import open_folder
+from hvt_deploy.data.digits import write_digits
 from hvt_deploy.graph.contract import check_contract
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import SUPPORTED_OPSETS, convert_opset, read_opset
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.models import create_model, to_deployed
-from hvt_deploy.models.weights import seed_random_weights
-from hvt_deploy.steps.config import config_of
-from hvt_deploy.steps.export import export
-from hvt_deploy.tensors import Signature
-from hvt_deploy.ui import SilentUi
-from hvt_deploy.workspace import open_folder
+from hvt_deploy.models.weights.load import seed_random_weights
 
 DEMOS = ["fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo"]
 

@@ -1,4 +1,4 @@
-"""The architecture, read from the imports: shelves know nouns, steps know shelves, nobody knows steps but flows."""
+"""The architecture, read from the imports: a package imports only packages to its left."""
 
 from __future__ import annotations
 
@@ -8,27 +8,14 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "hvt_deploy"
-SHELVES = {"models", "graph", "engine", "backends", "measure", "report", "serving"}
-STEERING = {
-    "steps", "flows", "cli", "workspace", "calibrated", "rows", "verdict", "conclusion", "classifier", "__init__",
-    "__main__",
-}  # fmt: skip
-DOORS = {("measure", "hvt_deploy.backends.base"), ("backends", "hvt_deploy.engine.flavour")}
+ORDER = ("core", "data", "graph", "models", "runtime", "evaluation", "commands", "cli")
 HOMES = {
-    "torch": ("models/", "graph/export.py", "backends/pytorch.py", "backends/registry.py", "steps/export.py"),
-    "onnxruntime": ("backends/ort.py", "backends/ort_pixels.py", "graph/", "serving/triton_models/network.py"),
+    "torch": ("models/", "graph/export.py", "runtime/pytorch.py", "runtime/registry.py", "commands/export.py"),
+    "onnxruntime": ("runtime/ort.py", "runtime/ort_pixels.py", "graph/", "runtime/triton/templates/network.py"),
     "typer": ("cli/",),
-    "rich": ("cli/", "report/terminal.py"),
-    "matplotlib": ("report/svg.py", "report/pareto.py", "report/plots.py", "report/budget.py"),
+    "rich": ("cli/", "evaluation/report/terminal.py"),
+    "matplotlib": tuple(f"evaluation/report/{name}.py" for name in ("svg", "pareto", "plots", "budget")),
 }
-
-
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
 
 
 def files():
@@ -36,49 +23,38 @@ def files():
         yield path, path.relative_to(PACKAGE).as_posix()
 
 
-def test_a_shelf_imports_nouns_and_never_another_shelf():
+def imported_modules(path):
+    """Every module that a file names in an import; `from package import module` is that module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_a_package_imports_only_packages_to_its_left():
     wrong = []
     for path, name in files():
-        shelf = name.split("/")[0]
-        if shelf not in SHELVES:
+        package = name.split("/")[0]
+        if package not in ORDER:
             continue
-        for module in imports(path):
+        for module in imported_modules(path):
             parts = module.split(".")
-            if parts[0] != "hvt_deploy" or len(parts) < 2 or parts[1] == shelf:
-                continue
-            if parts[1] in STEERING or (parts[1] in SHELVES and (shelf, module) not in DOORS):
+            if parts[0] == "hvt_deploy" and parts[1] in ORDER and ORDER.index(parts[1]) > ORDER.index(package):
                 wrong.append(f"{name} imports {module}")
     assert wrong == []
 
 
-def test_nouns_import_nouns():
-    nouns = {p.stem for p, name in files() if "/" not in name} - STEERING
-    wrong = [
-        f"{name} imports {module}"
-        for path, name in files()
-        if name.removesuffix(".py") in nouns
-        for module in imports(path)
-        if module.startswith("hvt_deploy.") and module.split(".")[1] not in nouns
-    ]
-    assert wrong == []
-
-
-def test_a_step_never_imports_a_step():
-    wrong = [
-        f"{name} imports {module}"
-        for path, name in files()
-        if name.startswith("steps/")
-        for module in imports(path)
-        if module.startswith(("hvt_deploy.steps.", "hvt_deploy.flows", "hvt_deploy.cli"))
-    ]
-    assert wrong == []
+def test_the_root_holds_the_eight_packages_and_nothing_else():
+    found = {p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"}
+    assert found == {*ORDER, "__init__.py", "__main__.py", "py.typed", "export_configs"}
 
 
 def test_heavy_libraries_have_one_home():
     wrong = [
         f"{name} imports {module}"
         for path, name in files()
-        for module in imports(path)
+        for module in imported_modules(path)
         if module.split(".")[0] in HOMES and not name.startswith(HOMES[module.split(".")[0]])
     ]
     assert wrong == []

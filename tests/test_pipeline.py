@@ -13,7 +13,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from hvt_deploy.image_answers import read_answers
+from hvt_deploy.evaluation.answers import read_answers
 
 
 def run(*arguments, cwd, **environment):

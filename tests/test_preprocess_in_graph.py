@@ -8,17 +8,17 @@ import pytest
 from PIL import Image
 
 from hvt_deploy import Classifier
-from hvt_deploy.config import with_flags
-from hvt_deploy.digits import write_digits
-from hvt_deploy.errors import BadInput
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
+from hvt_deploy.commands.package import package_triton
+from hvt_deploy.commands.report import last_results, render
+from hvt_deploy.commands.validate import validate
+from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.data.digits import write_digits
 from hvt_deploy.graph import storage
-from hvt_deploy.steps.config import config_of
-from hvt_deploy.steps.export import export
-from hvt_deploy.steps.package import package_triton
-from hvt_deploy.steps.report import last_results, render
-from hvt_deploy.steps.validate import validate
-from hvt_deploy.ui import SilentUi
-from hvt_deploy.workspace import ModelFolder
 
 # (width, height); Pillow shrinks the columns of the last one first.
 SIZES = ((60, 45), (32, 32), (45, 60), (97, 64))
@@ -60,7 +60,9 @@ def test_any_onnx_runtime_takes_a_photo_as_it_was_decoded(place):
 
 def test_validate_measures_its_accuracy_and_its_pixels(place, monkeypatch):
     photos, folder, _ = place
-    monkeypatch.setattr("hvt_deploy.measure.timing.measure_latency", lambda *_, **__: {})  # its speed is another matter
+    monkeypatch.setattr(
+        "hvt_deploy.evaluation.timing.measure_latency", lambda *_, **__: {}
+    )  # its speed is another matter
     config = with_flags(folder.read().config, {"validation.threads": 1})
     results = validate(folder, config, photos, None, SilentUi()).results
     rows = {row.backend: row for row in results.rows}

@@ -8,16 +8,16 @@ import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
-from hvt_deploy.class_names import imagenet_1k
-from hvt_deploy.config import with_flags
-from hvt_deploy.images import decode, preprocess
-from hvt_deploy.report.markdown import render_markdown
-from hvt_deploy.steps.config import config_of
-from hvt_deploy.steps.export import export
-from hvt_deploy.steps.validate import validate
-from hvt_deploy.subsets import subset_classes
-from hvt_deploy.ui import SilentUi
-from hvt_deploy.workspace import open_folder
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
+from hvt_deploy.commands.validate import validate
+from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.core.workspace import open_folder
+from hvt_deploy.data.class_names import imagenet_1k
+from hvt_deploy.data.imagenet_subsets import subset_classes
+from hvt_deploy.data.images import decode, preprocess
+from hvt_deploy.evaluation.report.markdown import render_markdown
 
 TINY = {
     "input_size": 32, "patch_size": 8, "num_heads": 1, "num_blocks": 2, "pool_kernel_size": 3, "pool_stride": 2,

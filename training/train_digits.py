@@ -3,7 +3,7 @@
     python training/train_digits.py --model fdvit_demo
 
 Seeded, a few minutes on two cores. Trains on the `train` split alone and looks at `validation` once, at the end.
-Writes hvt_deploy/data/<model>.safetensors and, beside this script, what was measured.
+Writes hvt_deploy/data/assets/<model>.safetensors and, beside this script, what was measured.
 """
 
 # ruff: noqa: T201 - a script that tells how far it is
@@ -22,16 +22,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from hvt_deploy.datasets import open_image_folder
-from hvt_deploy.digits import write_digits
-from hvt_deploy.images import Preprocessing, load_batches
-from hvt_deploy.measure.statistics import wilson_interval
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.data.digits import write_digits
+from hvt_deploy.data.folders import open_image_folder
+from hvt_deploy.data.images import load_batches
+from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.models import create_model, get_spec
-from hvt_deploy.models.weights import save_reference, sha256_of
+from hvt_deploy.models.weights.load import save_reference, sha256_of
 
 MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo")
 HERE = Path(__file__).parent
-DATA = HERE.parent / "hvt_deploy" / "data"
+DATA = HERE.parent / "hvt_deploy" / "data" / "assets"
 BATCH = 50
 PEAK_RATE = 1.5e-3
 WARM_UP = 0.1

@@ -6,6 +6,6 @@ Logs and progress go to stderr, results to stdout. Nothing heavy is imported bef
 
 # ruff: noqa: I001
 from hvt_deploy.cli.app import app, run
-from hvt_deploy.cli import graphs, engines, judging, serving, around
+from hvt_deploy.cli import graphs, engines, evaluation as judging, serving, about as around
 
 __all__ = ["app", "around", "engines", "graphs", "judging", "run", "serving"]

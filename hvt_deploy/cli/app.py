@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from hvt_deploy import __version__
-from hvt_deploy.cli.shared import open_ui, show_error
-from hvt_deploy.errors import HvtDeployError, as_failure
+from hvt_deploy.cli.options import open_ui, show_error
+from hvt_deploy.core.errors import HvtDeployError, as_failure
 
 SECONDS_TO_INSIST = 2.0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hvt_deploy.cli.app import app
-from hvt_deploy.cli.shared import (
+from hvt_deploy.cli.options import (
     DEFAULT_ROOT,
     AsJson,
     Calib,
@@ -25,10 +25,10 @@ from hvt_deploy.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from hvt_deploy.config import RunConfig
-    from hvt_deploy.flows import Attempt
-    from hvt_deploy.steps.build_trt import Built
-    from hvt_deploy.workspace import ModelFolder
+    from hvt_deploy.commands.build_trt import Built
+    from hvt_deploy.commands.flows import Attempt
+    from hvt_deploy.core.config import RunConfig
+    from hvt_deploy.core.workspace import ModelFolder
 
 
 @app.command(
@@ -52,8 +52,8 @@ def build_trt(
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Build strongly typed TensorRT engines, quantizing first where that is needed, and audit their layers."""
-    from hvt_deploy.engine.plan import parse_profile
-    from hvt_deploy.flows import build_matrix
+    from hvt_deploy.commands.flows import build_matrix
+    from hvt_deploy.runtime.tensorrt.plan import parse_profile
 
     profiles = [(p.min, p.opt, p.max) for p in map(parse_profile, profile)] if profile else None
     flags = {"calibration.folder": calib, "calibration.images": calib_images, "engine.flavour": flavour,
@@ -71,7 +71,7 @@ def build_trt(
 
 def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
     """One build in full, or the reason why there is none; several as a table."""
-    from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import open_console, print_table
 
     single = attempts[0] if len(attempts) == 1 else None
     if single and single.error:
@@ -92,7 +92,7 @@ def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
 
 
 def _show_built(built: Built) -> None:
-    from hvt_deploy.report.terminal import open_console, print_audit
+    from hvt_deploy.evaluation.report.terminal import open_console, print_audit
 
     typer.echo(str(built.path))
     print_audit(built.audit, open_console())
@@ -118,7 +118,7 @@ def _record_of(attempt: Attempt) -> dict[str, object]:
 
 
 def _row_of(attempt: Attempt) -> tuple[str, ...]:
-    from hvt_deploy.report.audit import quantized_share, split
+    from hvt_deploy.evaluation.report.audit import quantized_share, split
 
     built = attempt.built
     if built is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hvt_deploy.cli.app import app
-from hvt_deploy.cli.shared import (
+from hvt_deploy.cli.options import (
     DEFAULT_ROOT,
     AsJson,
     Calib,
@@ -25,14 +25,14 @@ from hvt_deploy.cli.shared import (
     open_ui,
     print_json,
 )
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from hvt_deploy.budget import BudgetRequest
-    from hvt_deploy.config import RunConfig
-    from hvt_deploy.needs import ExportNeeds
-    from hvt_deploy.ui import Ui
-    from hvt_deploy.workspace import ModelFolder
+    from hvt_deploy.core.config import RunConfig
+    from hvt_deploy.core.ui import Ui
+    from hvt_deploy.core.workspace import ModelFolder
+    from hvt_deploy.evaluation.budget_record import BudgetRequest
+    from hvt_deploy.graph.export_needs import ExportNeeds
 
 
 @app.command(epilog="Example: **hvt-deploy export fdvit_b --opset 17 --weights fdvit_b.pth**")
@@ -55,20 +55,20 @@ def export(
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Export a model to ONNX, proven equal to PyTorch."""
-    from hvt_deploy.config import load_config, with_flags
-    from hvt_deploy.environment import require
-    from hvt_deploy.model_options import ModelOptions
+    from hvt_deploy.commands.config import config_of
+    from hvt_deploy.core.config import load_config, with_flags
+    from hvt_deploy.core.environment import require
+    from hvt_deploy.core.model_options import ModelOptions
+    from hvt_deploy.core.workspace import open_folder
     from hvt_deploy.models.registry import get_spec
-    from hvt_deploy.steps.config import config_of
-    from hvt_deploy.workspace import open_folder
 
     options = ModelOptions(_parse_windows(window_size), carrier_token_size)
     config = load_config(config_file) if config_file else config_of(model, _parse_size(image_size), options)
     flags = {"export.opset": opset, "export.weights": weights, "export.batch": batch, "export.simplifier": simplifier,
              "export.seed": seed, "export.preprocess_in_graph": preprocess_in_graph or None}  # fmt: skip
     require("torch", extra="export")
-    from hvt_deploy.steps.export import export as run_export
-    from hvt_deploy.steps.export import plan_export
+    from hvt_deploy.commands.export import export as run_export
+    from hvt_deploy.commands.export import plan_export
 
     config = with_flags(config, flags)
     if slug is None:
@@ -140,8 +140,8 @@ def quantize(
     root: Root = DEFAULT_ROOT, config_file: ConfigFile = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Make the FP16 and INT8 graphs of an exported model."""
-    from hvt_deploy.budget import BudgetRequest
-    from hvt_deploy.config import load_recipe
+    from hvt_deploy.core.config import load_recipe
+    from hvt_deploy.evaluation.budget_record import BudgetRequest
 
     chosen = one_precision(precision, fp16, int8) or "int8"
     wanted = {"smooth-quant": smooth_quant, "bias-correction": bias_correction}
@@ -154,9 +154,9 @@ def quantize(
         request = BudgetRequest(budget, budget_data, budget_images, label_free)
         _quantize_within(folder, config, request, ui, as_json)
         return
-    from hvt_deploy.steps.quantize import GRAPHS
-    from hvt_deploy.steps.quantize import quantize as run_quantize
-    from hvt_deploy.workspace import INT8_CALIBRATION
+    from hvt_deploy.commands.quantize import GRAPHS
+    from hvt_deploy.commands.quantize import quantize as run_quantize
+    from hvt_deploy.core.workspace import INT8_CALIBRATION
 
     manifest = run_quantize(folder, config, chosen, ui)
     made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS[chosen]}
@@ -169,9 +169,9 @@ def quantize(
 
 
 def _show_calibrators(facts: Mapping[str, Any]) -> None:
-    from hvt_deploy.graph.thresholds import CALIBRATORS
-    from hvt_deploy.report.figures import decibels
-    from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.figures import decibels
+    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.graph.quantization.calibrators import CALIBRATORS
 
     by_role = facts["sqnr_by_role"]
     columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]
@@ -181,9 +181,9 @@ def _show_calibrators(facts: Mapping[str, Any]) -> None:
 
 
 def _quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui, as_json: bool) -> None:
-    from hvt_deploy.flows import quantize_within
-    from hvt_deploy.report.budget import SENSITIVITY_COLUMNS, budget_sentence, sensitivity_rows
-    from hvt_deploy.report.terminal import open_console, print_table
+    from hvt_deploy.commands.flows import quantize_within
+    from hvt_deploy.evaluation.report.budget import SENSITIVITY_COLUMNS, budget_sentence, sensitivity_rows
+    from hvt_deploy.evaluation.report.terminal import open_console, print_table
 
     found = quantize_within(folder, config, request, ui)
     if as_json:
@@ -202,8 +202,8 @@ def inspect(
     root: Root = DEFAULT_ROOT, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Show nodes, parameters, MACs and precision by stage and role; of an engine what it really runs."""
-    from hvt_deploy.report.terminal import open_console, print_audit, print_table
-    from hvt_deploy.steps.inspect import COLUMNS, EngineFacts, graph_rows, inspect_target
+    from hvt_deploy.commands.inspect import COLUMNS, EngineFacts, graph_rows, inspect_target
+    from hvt_deploy.evaluation.report.terminal import open_console, print_audit, print_table
 
     found = inspect_target(root, target)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hvt_deploy.cli.app import app
-from hvt_deploy.cli.shared import (
+from hvt_deploy.cli.options import (
     DEFAULT_ROOT,
     AsJson,
     Fp16,
@@ -36,8 +36,8 @@ def predict(
     root: Root = DEFAULT_ROOT, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Classify images with an exported model."""
-    from hvt_deploy.report.terminal import open_console, print_table
-    from hvt_deploy.steps.predict import predict as run_predict
+    from hvt_deploy.commands.predict import predict as run_predict
+    from hvt_deploy.evaluation.report.terminal import open_console, print_table
 
     done = run_predict(images, model, root, backend, top, open_ui(as_json))
     if as_json:
@@ -58,7 +58,7 @@ def package(
     root: Root = DEFAULT_ROOT, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Write an exported model as a folder that Triton Inference Server takes: image files in, class names out."""
-    from hvt_deploy.steps.package import package_triton
+    from hvt_deploy.commands.package import package_triton
 
     folder, _ = find_exported(root, model, None, {}, ui := open_ui(as_json))
     done = package_triton(folder, triton, onnx_backend, allow_untrained, ui)
@@ -78,7 +78,7 @@ def bundle(
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Write everything a device needs into one file: graphs, calibration, recorded reference, configuration."""
-    from hvt_deploy.steps.bundle import bundle as run_bundle
+    from hvt_deploy.commands.bundle import bundle as run_bundle
 
     folder, _ = find_exported(root, model, None, {}, ui := open_ui(False))
     typer.echo(str(run_bundle(folder, output or Path(f"{folder.slug}.tar"), allow_untrained, ui)))
@@ -93,7 +93,7 @@ def deploy(
     root: Root = DEFAULT_ROOT, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Unpack a bundle, build its engine for this device, validate it, write the report."""
-    from hvt_deploy.flows import deploy as run_deploy
+    from hvt_deploy.commands.flows import deploy as run_deploy
 
     done = run_deploy(file, root, one_precision(precision, fp16, int8), data, labels, open_ui(as_json))
     show_results(done.results, done.folder, as_json)

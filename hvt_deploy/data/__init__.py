@@ -1,1 +1,1 @@
-"""..."""
+"""Files to tensors: image folders, samples, class names, subsets, decoding, loading and calibration sets."""

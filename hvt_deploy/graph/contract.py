@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from hvt_deploy.errors import CheckFailed
+from hvt_deploy.core.errors import CheckFailed
+from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.tensors import Signature
 
 # At static resolution none of these is needed, and each costs TensorRT kernels or fails to build.
 FORBIDDEN_OPS = frozenset({"Shape", "If", "Loop", "ScatterND", "GridSample"})

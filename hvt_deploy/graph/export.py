@@ -15,12 +15,12 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from hvt_deploy.errors import ToolFailure
+from hvt_deploy.core.errors import ToolFailure
+from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.fold import fold_large
 from hvt_deploy.graph.large import LARGE_BYTES
 from hvt_deploy.graph.names import name_nodes
 from hvt_deploy.graph.opset import NATIVE_OPSET, read_opset
-from hvt_deploy.tensors import Signature
 
 # An example batch of 1 would be baked into the graph.
 _EXAMPLE_BATCH = 2

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from hvt_deploy.module_graph import ROOT, path_of
+from hvt_deploy.graph.modules import ROOT, path_of
 
 # Where torch's exporter writes the path of modules a node came from, as a Python list; the last entry is the call.
 _SCOPES = "pkg.torch.onnx.name_scopes"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import defs, helper, numpy_helper
 
-from hvt_deploy.errors import BadInput, ToolFailure
+from hvt_deploy.core.errors import BadInput, ToolFailure
 
 SUPPORTED_OPSETS = range(17, 23)
 NATIVE_OPSET = 18

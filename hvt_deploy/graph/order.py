@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from hvt_deploy.errors import ToolFailure
+from hvt_deploy.core.errors import ToolFailure
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:

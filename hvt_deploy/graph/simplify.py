@@ -11,8 +11,8 @@ from typing import Literal
 
 import onnx
 
-from hvt_deploy.environment import require
-from hvt_deploy.errors import MissingEnvironment, ToolFailure
+from hvt_deploy.core.environment import require
+from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
 from hvt_deploy.graph.large import with_large, without_large
 from hvt_deploy.graph.names import restore_names
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from hvt_deploy.errors import BadInput, ToolFailure
+from hvt_deploy.core.errors import BadInput, ToolFailure
 
 # A protobuf message cannot be larger than 2 GiB. Weights in memory are copied six times on their way through the
 # exporter and the simplifier, those in a file are not: half of the limit is where a file begins to pay.

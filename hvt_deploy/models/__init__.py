@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hvt_deploy.models.registry import create_model, get_spec, list_specs, to_deployed
 
 if TYPE_CHECKING:
-    from hvt_deploy.models.weights import LoadReport, load_checkpoint
+    from hvt_deploy.models.weights.load import LoadReport, load_checkpoint
 
 __all__ = ["LoadReport", "create_model", "get_spec", "list_specs", "load_checkpoint", "to_deployed"]
 
@@ -19,7 +19,7 @@ __all__ = ["LoadReport", "create_model", "get_spec", "list_specs", "load_checkpo
 def __getattr__(name: str) -> object:
     """Names that need torch are imported when they are asked for (PEP 562)."""
     if name in ("LoadReport", "load_checkpoint"):
-        from hvt_deploy.models import weights
+        from hvt_deploy.models.weights import load as weights
 
         return getattr(weights, name)
     raise AttributeError(f"module 'hvt_deploy.models' has no attribute '{name}'")

@@ -6,42 +6,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from hvt_deploy.environment import require
-from hvt_deploy.errors import BadInput, unknown_name
-from hvt_deploy.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.core.environment import require
+from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.models.dfvt import spec as dfvt
+from hvt_deploy.models.faster_vit import spec as faster_vit
+from hvt_deploy.models.fdvit import spec as fdvit
+from hvt_deploy.models.hvt import spec as hvt
 from hvt_deploy.models.spec import Family, ModelSpec
-from hvt_deploy.models.specs import dfvt, faster_vit, fdvit, hvt
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def _open_fdvit() -> Family:
-    from hvt_deploy.models.fdvit import FDVIT
+    from hvt_deploy.models.fdvit.model import FDVIT
 
     return FDVIT
 
 
 def _open_faster_vit() -> Family:
-    from hvt_deploy.models.faster_vit import FASTER_VIT
+    from hvt_deploy.models.faster_vit.model import FASTER_VIT
 
     return FASTER_VIT
 
 
 def _open_dfvt() -> Family:
-    from hvt_deploy.models.dfvt import DFVT
+    from hvt_deploy.models.dfvt.model import DFVT
 
     return DFVT
 
 
 def _open_hvt() -> Family:
-    from hvt_deploy.models.hvt import HVT_FAMILY
+    from hvt_deploy.models.hvt.model import HVT_FAMILY
 
     return HVT_FAMILY
 
 
 def _open_timm() -> Family:
-    from hvt_deploy.models.timm_models import TIMM
+    from hvt_deploy.models.timm.model import TIMM
 
     return TIMM
 
@@ -76,7 +79,7 @@ def get_spec(
     Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model does not take.
     """
     if name.startswith("timm:"):
-        from hvt_deploy.models.specs import timm
+        from hvt_deploy.models.timm import spec as timm
 
         spec = timm.spec_of(name, image_size)
     elif name.endswith(".json"):

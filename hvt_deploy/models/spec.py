@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hvt_deploy.images import Preprocessing
-from hvt_deploy.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.core.types import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the official weights are published. `packaged` names a file in hvt_deploy/data instead."""
+    """Where the official weights are published. `packaged` names a file in hvt_deploy/data/assets instead."""
 
     url: str | None = None
     packaged: str | None = None

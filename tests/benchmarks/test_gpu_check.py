@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from hvt_deploy.environment import Gpu
+from hvt_deploy.core.environment import Gpu
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 

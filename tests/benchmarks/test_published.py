@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hvt_deploy.digits import write_digits
-from hvt_deploy.results import Interval
+from hvt_deploy.data.digits import write_digits
+from hvt_deploy.evaluation.record import Interval
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from benchmarks.published import Line, configured, main, published, weights_of
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models.registry import get_spec
 
 

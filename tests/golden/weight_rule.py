@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hvt_deploy.models.golden import draw, fill, goldens, images, state
+from hvt_deploy.models.verification import draw, fill, goldens, images, state
 
 __all__ = ["draw", "facts", "fill", "goldens", "images", "state"]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from exported import MODEL, Exported, reference_model
 
-from hvt_deploy.environment import find_gpus
-from hvt_deploy.records import to_plain
-from hvt_deploy.tensors import Signature
+from hvt_deploy.core.environment import find_gpus
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.tensors import Signature
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,12 +38,12 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    from hvt_deploy.graph.calibrate import collect_ranges
+    from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
     from hvt_deploy.graph.export import export_onnx
-    from hvt_deploy.graph.fp16 import to_fp16
-    from hvt_deploy.graph.int8 import quantize_int8
     from hvt_deploy.graph.opset import convert_opset
-    from hvt_deploy.graph.roles import DEFAULT_INT8_ROLES
+    from hvt_deploy.graph.quantization.fp16 import to_fp16
+    from hvt_deploy.graph.quantization.qdq import quantize_int8
+    from hvt_deploy.graph.quantization.ranges import collect_ranges
     from hvt_deploy.graph.simplify import simplify
     from hvt_deploy.graph.storage import save_onnx
     from hvt_deploy.models import to_deployed
@@ -68,9 +68,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="session")
 def engines(exported: Exported) -> Iterator[Callable[[str, str], Path]]:
     """Builds the engine of a flavour and precision on this GPU, once."""
-    from hvt_deploy.engine.build import build_engine
-    from hvt_deploy.engine.passport import Machine, check_passport, make_passport, read_passport
-    from hvt_deploy.engine.plan import BuildPlan, Profile, choose_capabilities, choose_flavour, engine_file_name
+    from hvt_deploy.runtime.tensorrt.build import build_engine
+    from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, make_passport, read_passport
+    from hvt_deploy.runtime.tensorrt.plan import (
+        BuildPlan,
+        Profile,
+        choose_capabilities,
+        choose_flavour,
+        engine_file_name,
+    )
 
     built: dict[tuple[str, str], Path] = {}
     gpus = find_gpus()

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvt_deploy.backends.base import Backend, BackendRequest, Device, Runtime
-from hvt_deploy.tensors import ImagesNCHW, LogitsNK, Signature
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
+from hvt_deploy.runtime.base import Backend, BackendRequest, Device, Runtime
 
 MODEL = os.environ.get("GPU_CHECK_MODEL", "fdvit_ti")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -31,7 +31,7 @@ class Exported:
         return BackendRequest(name, runtime, device, precision, path, MODEL, self.signature, threads=4)
 
     def open(self, runtime: Runtime, device: Device, precision: str, path: Path) -> Backend:
-        from hvt_deploy.backends.registry import open_backend
+        from hvt_deploy.runtime.registry import open_backend
 
         return open_backend(self.request(runtime, device, precision, path), lambda _: reference_model())
 

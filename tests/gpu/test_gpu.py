@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from exported import PRECISIONS, Exported
 
-from hvt_deploy.backends.base import Backend, Runtime
-from hvt_deploy.engine.flavour import FlavourInfo, available_flavours
-from hvt_deploy.engine.passport import read_passport
-from hvt_deploy.errors import BadInput, MissingEnvironment
-from hvt_deploy.measure.gpu import open_nvml
-from hvt_deploy.measure.latency import measure_latency
-from hvt_deploy.measure.parity import compare_logits
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.evaluation.gpu import open_nvml
+from hvt_deploy.evaluation.latency import measure_latency
+from hvt_deploy.evaluation.parity import compare_logits
+from hvt_deploy.runtime.base import Backend, Runtime
+from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours
+from hvt_deploy.runtime.tensorrt.passport import read_passport
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from hvt_deploy.graph.calibrate import collect_ranges
+from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset
+from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.models import create_model, to_deployed
-from hvt_deploy.models.weights import seed_random_weights
-from hvt_deploy.tensors import Signature
+from hvt_deploy.models.weights.load import seed_random_weights
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,11 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.data.images import preprocess
 from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.graph.preprocess import with_preprocessing
-from hvt_deploy.images import Preprocessing, preprocess
+from hvt_deploy.graph.preprocessing import with_preprocessing
 
 SHAPES = ((375, 500), (500, 333), (224, 224), (64, 48), (97, 301), (1200, 803), (257, 255))
 TRANSFORMS = (

@@ -9,18 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from hvt_deploy.engine.audit import audit_layers
-from hvt_deploy.engine.build import build_engine
-from hvt_deploy.engine.plan import BuildPlan, Profile
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.graph.analysis.roles import role_of
 from hvt_deploy.graph.contract import check_contract
 from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.fp16 import to_fp16
 from hvt_deploy.graph.opset import convert_opset
-from hvt_deploy.graph.roles import role_of
+from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.models import create_model, get_spec, to_deployed
-from hvt_deploy.models.dfvt import (
+from hvt_deploy.models.dfvt.deployed import DeployedDFvT, DeployedSelect
+from hvt_deploy.models.dfvt.model import (
     Select,
     WindowAttention,
     relative_position_index,
@@ -28,9 +27,10 @@ from hvt_deploy.models.dfvt import (
     space_to_depth,
     window_order,
 )
-from hvt_deploy.models.dfvt_deployed import DeployedDFvT, DeployedSelect
-from hvt_deploy.models.golden import fill, images
-from hvt_deploy.tensors import Signature
+from hvt_deploy.models.verification import fill, images
+from hvt_deploy.runtime.tensorrt.audit import audit_layers
+from hvt_deploy.runtime.tensorrt.build import build_engine
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hvt_deploy.errors import BadInput, MissingEnvironment
-from hvt_deploy.models.download import direct_url, obtain_weights
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
+from hvt_deploy.models.weights.download import direct_url, obtain_weights
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: several chunks
 

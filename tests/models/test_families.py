@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hvt_deploy.models import create_model, get_spec, list_specs, to_deployed
-from hvt_deploy.models.golden import Golden, check, goldens
 from hvt_deploy.models.registry import family_of
 from hvt_deploy.models.spec import ModelSpec
+from hvt_deploy.models.verification import Golden, check, goldens
 
 NAMED = list_specs()
 OFFICIAL = [spec.name for spec in NAMED if spec.published]

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.graph.analysis.roles import role_of
 from hvt_deploy.graph.contract import check_contract
 from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.roles import role_of
 from hvt_deploy.models import create_model, to_deployed
-from hvt_deploy.models.fdvit import DeployedFDViT
+from hvt_deploy.models.fdvit.model import DeployedFDViT
 from hvt_deploy.models.layers import align_corners_matrix
-from hvt_deploy.tensors import Signature
 
 
 @pytest.fixture(autouse=True, scope="module")

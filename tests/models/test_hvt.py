@@ -10,22 +10,22 @@ import onnxruntime
 import pytest
 import torch
 
-from hvt_deploy.engine.audit import EngineAudit, audit_layers
-from hvt_deploy.engine.build import build_engine
-from hvt_deploy.engine.plan import BuildPlan, Profile
-from hvt_deploy.errors import BadInput
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.graph.analysis.roles import role_of
 from hvt_deploy.graph.contract import check_contract
 from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.fp16 import to_fp16
 from hvt_deploy.graph.opset import convert_opset
-from hvt_deploy.graph.roles import role_of
+from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.models import create_model, get_spec, to_deployed
-from hvt_deploy.models.golden import fill
-from hvt_deploy.models.hvt import Block, DeployedBlock, DeployedHVT
-from hvt_deploy.models.specs.hvt import HVTArchitecture
-from hvt_deploy.steps.config import config_of
-from hvt_deploy.tensors import Signature
+from hvt_deploy.models.hvt.model import Block, DeployedBlock, DeployedHVT
+from hvt_deploy.models.hvt.spec import HVTArchitecture
+from hvt_deploy.models.verification import fill
+from hvt_deploy.runtime.tensorrt.audit import EngineAudit, audit_layers
+from hvt_deploy.runtime.tensorrt.build import build_engine
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 OWN = {
     "input_size": 64, "patch_size": 8, "num_heads": 2, "num_blocks": 4, "pool_kernel_size": 3, "pool_stride": 2,

@@ -6,7 +6,7 @@ import sys
 import pytest
 from golden.weight_rule import facts
 
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models import create_model, get_spec, list_specs
 
 

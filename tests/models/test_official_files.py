@@ -13,10 +13,10 @@ import torch
 from golden.official_file import official_state, save_official
 from golden.weight_rule import facts, fill, goldens, images
 
-from hvt_deploy.class_names import class_names_for
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.data.class_names import class_names_for
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
-from hvt_deploy.models.weights import load_model
+from hvt_deploy.models.weights.load import load_model
 
 SMALL = ("fdvit_ti", "dfvt_tiny", "hvt_ti_1", "faster_vit_0_224")
 REST = (

@@ -12,23 +12,23 @@ import timm
 import torch
 from timm.data import create_transform, resolve_data_config
 
-from hvt_deploy.engine.audit import EngineAudit, audit_layers
-from hvt_deploy.engine.build import build_engine
-from hvt_deploy.engine.plan import BuildPlan, Profile
-from hvt_deploy.errors import BadInput, MissingEnvironment
-from hvt_deploy.graph.calibrate import collect_ranges
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.data.images import preprocess
+from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.fp16 import to_fp16
-from hvt_deploy.graph.int8 import quantize_int8
 from hvt_deploy.graph.opset import convert_opset, read_opset
-from hvt_deploy.graph.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.quantization.fp16 import to_fp16
+from hvt_deploy.graph.quantization.qdq import quantize_int8
+from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
-from hvt_deploy.images import preprocess
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
 from hvt_deploy.models.registry import spec_of
-from hvt_deploy.models.weights import seed_random_weights
-from hvt_deploy.tensors import Signature
+from hvt_deploy.models.weights.load import seed_random_weights
+from hvt_deploy.runtime.tensorrt.audit import EngineAudit, audit_layers
+from hvt_deploy.runtime.tensorrt.build import build_engine
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 SMALL = "timm:pvt_v2_b0"
 # Of each way to build a classifier one; all but the first are too long for the fast tests. nextvit_small is not here:

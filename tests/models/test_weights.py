@@ -13,9 +13,9 @@ import torch
 from golden.official_file import yacs_node
 from golden.weight_rule import facts, state
 
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models import create_model, get_spec, load_checkpoint
-from hvt_deploy.models.weights import load_model, save_reference, seed_random_weights
+from hvt_deploy.models.weights.load import load_model, save_reference, seed_random_weights
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from hvt_deploy.models import create_model, get_spec
-from hvt_deploy.models.weights import load_model
+from hvt_deploy.models.weights.load import load_model
 
 def resident():
     return sum(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines()

@@ -11,9 +11,9 @@ import torch
 from golden.official_file import official_shapes, official_state, save_official
 from golden.weight_rule import facts, fill, goldens, images
 
-from hvt_deploy.errors import BadInput
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models import create_model, get_spec, load_checkpoint
-from hvt_deploy.models.weights import load_model
+from hvt_deploy.models.weights.load import load_model
 
 TOKENIZER = "levels.2.global_tokenizer"
 

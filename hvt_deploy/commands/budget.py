@@ -1,0 +1,287 @@
+"""`quantize --budget`: the recipe with the largest share of INT8 whose accuracy stays inside a budget.
+
+The images are split by seed: the search sees one part, the promised interval is measured once on the other. A recipe
+counts as inside when the upper end of its interval is. Every measurement is kept as soon as it is made, so an
+interrupted search goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import yaml
+from onnx import ModelProto
+
+from hvt_deploy.commands.calibrate import calibrate
+from hvt_deploy.core.config import QuantizationConfig, RunConfig
+from hvt_deploy.core.environment import cache_folder, cpu_count, require, tool_versions
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.serialization import from_plain, to_plain
+from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.core.ui import Progress, Ui
+from hvt_deploy.core.workspace import BUDGET, CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder
+from hvt_deploy.data.calibration_set import CalibrationSet, hash_samples, overlap
+from hvt_deploy.data.class_names import ClassNames
+from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
+from hvt_deploy.data.images import load_batches, repeat_to
+from hvt_deploy.data.sampling import stratified_sample
+from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest, GroupSensitivity, Trial
+from hvt_deploy.evaluation.record import Interval
+from hvt_deploy.evaluation.report.budget import draw_budget, render_budget
+from hvt_deploy.evaluation.statistics import images_needed, tango_interval
+from hvt_deploy.graph.analysis.macs import node_macs
+from hvt_deploy.graph.analysis.roles import group_of
+from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
+from hvt_deploy.graph.quantization.ranges import Ranges, open_graph
+from hvt_deploy.graph.storage import load_onnx
+
+Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
+# Without --budget-images: enough for the budget, and at least so many for a search that is not blind.
+_FEWEST_IMAGES = 2000
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """The recipe that was chosen, and the folder with its files: recipe.yaml, budget.json, budget.md, budget.svg."""
+
+    recipe: QuantizationConfig
+    record: BudgetRecord
+    folder: Path
+
+
+def quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui) -> Budgeted:
+    """Find the recipe and record it with everything that was measured.
+
+    Raises BadInput for images without labels and for too few of them, naming the number needed.
+    """
+    require("onnxruntime", extra="cpu")
+    with folder.lock():
+        manifest = folder.read()
+        manifest, calibrated = calibrate(folder, manifest, config, int8=True, ui=ui)
+        if calibrated.int8 is None or calibrated.ranges is None:
+            raise BadInput("INT8 needs ranges measured on real images.", "Give training images with --calib DIR.")
+        calibration = CalibrationSet.read(folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json"))
+        search, confirm = _split(manifest, config, request, calibration)
+        model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))
+        bench = _Bench(
+            model, calibrated.int8.ranges, config.quantization, manifest.preprocessing, manifest.signature.batch
+        )
+        memory = _Memory(_key(manifest, config, request, search))
+        record = _search(bench, search, confirm, request, memory, ui)
+        recipe = replace(config.quantization, excluded=record.chosen.excluded)
+        files = replace(
+            calibration, files=(*calibration.files, *hash_samples(search, "search"), *hash_samples(confirm, "confirm"))
+        )
+        manifest = _store(folder, manifest, recipe, record, files)
+        return Budgeted(recipe, record, folder.path / manifest.artifacts[BUDGET].folder)
+
+
+def _split(
+    manifest: Manifest, config: RunConfig, request: BudgetRequest, calibration: CalibrationSet
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Images for the search and others for the promise; none of them was calibrated on."""
+    data, seed = request.data or Path(config.calibration.folder), config.calibration.seed
+    if request.label_free:
+        samples = tuple(Sample(data / file, NO_LABEL) for file in find_images(data))
+    else:
+        names = ClassNames(manifest.class_names, manifest.wnids)
+        samples = open_image_folder(data, names, manifest.signature.num_classes).samples
+    calibrated = {Path(calibration.folder) / file.file for file in calibration.files}
+    samples = tuple(sample for sample in samples if sample.path.absolute() not in calibrated)
+    needed = 2 * (images_needed(0, 0, 1, request.budget) or 1)
+    wanted = request.images or max(needed, _FEWEST_IMAGES)
+    drawn = stratified_sample(samples, wanted, seed)
+    same = set(overlap(calibration, drawn, cpu_count()))
+    drawn = tuple(sample for sample in drawn if sample.path not in same)
+    if len(drawn) < needed:
+        raise BadInput(
+            f"{len(drawn)} images of {data} were not calibrated on; a budget of {request.budget:g} points needs "
+            f"{needed}: half for the search, half for the promise, even if no prediction changes.",
+            "Give more labelled images (--budget-data DIR, --budget-images N) or a larger budget.",
+        )
+    search = stratified_sample(drawn, len(drawn) // 2, seed + 1)
+    chosen = {sample.path for sample in search}
+    return search, tuple(sample for sample in drawn if sample.path not in chosen)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Logits of a graph for a set of images, and their labels."""
+
+    logits: LogitsNK
+    labels: LabelsN
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Runs the FP32 graph and what INT8 makes of it."""
+
+    model: ModelProto
+    ranges: Ranges
+    recipe: QuantizationConfig
+    preprocessing: Preprocessing
+    batch: int | None
+
+    def groups(self) -> dict[str, float]:
+        """The groups that the recipe quantizes, each with its share of all MACs."""
+        macs = node_macs(self.model)
+        constants = {tensor.name for tensor in self.model.graph.initializer}
+        quantized = set(nodes_to_quantize(self.model, self.recipe.int8_roles, self.recipe.excluded))
+        shares: dict[str, float] = {}
+        for node in self.model.graph.node:
+            if node.name in quantized:
+                group = group_of(node, constants)
+                shares[group] = shares.get(group, 0.0) + macs[node.name] / sum(macs.values())
+        return shares
+
+    def run(self, excluded: Iterable[str] | None, samples: Sequence[Sample], progress: Progress) -> _Answers:
+        """Every group in INT8 but those `excluded`; None runs the FP32 graph."""
+        graph = self.model
+        if excluded is not None:
+            excluded = {*self.recipe.excluded, *excluded}
+            graph = quantize_int8(self.model, self.ranges, self.recipe.int8_roles, excluded)
+        run, output = open_graph(graph, Path(), cpu_count()), graph.graph.output[0].name
+        logits: list[LogitsNK] = []
+        labels: list[LabelsN] = []
+        for batch in load_batches(samples, self.preprocessing, self.batch or _BATCH, cpu_count()):
+            images_NCHW = batch.images_NCHW if self.batch is None else repeat_to(batch.images_NCHW, self.batch)
+            logits.append(run([output], images_NCHW)[0][: len(batch.labels_N)])
+            labels.append(batch.labels_N)
+            progress(sum(map(len, logits)), len(samples))
+        return _Answers(np.concatenate(logits), np.concatenate(labels))
+
+
+class _Memory:
+    """Measurements on disk, by what they depend on."""
+
+    def __init__(self, key: str) -> None:
+        self.path = cache_folder() / "budget" / f"{key}.json"
+        self.trials: dict[str, Trial] = {}
+        if self.path.is_file():
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+            self.trials = {name: from_plain(Trial, trial, name) for name, trial in data.items()}
+
+    def keep(self, name: str, trial: Trial) -> None:
+        """Remember a measurement, whatever happens next."""
+        self.trials[name] = trial
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text(json.dumps(to_plain(self.trials)), encoding="utf-8")
+        temporary.replace(self.path)
+
+
+def _key(manifest: Manifest, config: RunConfig, request: BudgetRequest, search: Sequence[Sample]) -> str:
+    contents = [file.sha256 for file in hash_samples(search, "search")]
+    labels = [sample.label for sample in search]
+    parts = [manifest.artifacts[INT8_CALIBRATION].sha256, to_plain(config.quantization), request.label_free]
+    return hashlib.sha256(json.dumps([parts, contents, labels]).encode()).hexdigest()
+
+
+def _search(
+    bench: _Bench, search: Sequence[Sample], confirm: Sequence[Sample], request: BudgetRequest, memory: _Memory, ui: Ui
+) -> BudgetRecord:
+    shares = bench.groups()
+    with ui.progress(f"FP32 on {len(search)} images") as progress:
+        fp32 = bench.run(None, search, progress)
+
+    def measure(excluded: frozenset[str], progress: Progress) -> Trial:
+        name = ",".join(sorted(excluded))
+        if name not in memory.trials:
+            memory.keep(name, _trial(bench, search, fp32, shares, excluded, request, progress))
+        return memory.trials[name]
+
+    sensitivity: list[GroupSensitivity] = []
+    with ui.progress(f"Sensitivity of {len(shares)} groups") as progress:
+        for done, (group, share) in enumerate(shares.items()):
+            alone = measure(frozenset(shares) - {group}, _part(progress, done, len(shares)))
+            sensitivity.append(GroupSensitivity(group, share, alone.sqnr_db, alone.drop.estimate))
+    sensitivity.sort(key=lambda g: g.sqnr_db)
+    with ui.progress("Searching") as progress:
+        trials = _greedy([g.group for g in sensitivity], shares, request.budget, measure, progress)
+    with ui.progress(f"Confirming on {len(confirm)} other images") as progress:
+        chosen = trials[-1]
+        truth = bench.run(None, confirm, _part(progress, 0, 2))
+        found = truth if not chosen.int8_share else bench.run(chosen.excluded, confirm, _part(progress, 1, 2))
+    metric = "agreement with FP32" if request.label_free else "top-1"
+    tried = tuple(dict.fromkeys(trials))
+    promised = _drop(truth, found, label_free=request.label_free)
+    return BudgetRecord(
+        request.budget, metric, len(search), len(confirm), tuple(sensitivity), tried, chosen, promised
+    )  # fmt: skip
+
+
+def _greedy(
+    noisiest_first: Sequence[str], shares: Mapping[str, float], budget: float, measure: Measure, progress: Progress
+) -> list[Trial]:
+    """Leave groups out, the noisiest first, until the accuracy is inside the budget; then put back what fits.
+
+    The last trial is the chosen one.
+    """
+    most = 2 * len(noisiest_first)
+    excluded: frozenset[str] = frozenset()
+    trials = [measure(excluded, _part(progress, 0, most))]
+    for group in noisiest_first:
+        if trials[-1].drop.high <= budget:
+            break
+        excluded |= {group}
+        trials.append(measure(excluded, _part(progress, len(trials), most)))
+    best = trials[-1]
+    for group in sorted(excluded, key=lambda g: -shares[g]):
+        trial = measure(excluded - {group}, _part(progress, len(trials), most))
+        trials.append(trial)
+        if trial.drop.high <= budget:
+            excluded, best = excluded - {group}, trial
+    return [*trials, best]
+
+
+def _trial(
+    bench: _Bench, samples: Sequence[Sample], fp32: _Answers, shares: Mapping[str, float], excluded: frozenset[str],
+    request: BudgetRequest, progress: Progress,
+) -> Trial:  # fmt: skip
+    nothing_left = excluded >= shares.keys()
+    found = fp32 if nothing_left else bench.run(excluded, samples, progress)
+    signal = float(np.square(fp32.logits, dtype=np.float64).sum())
+    noise = float(np.square(fp32.logits - found.logits, dtype=np.float64).sum())
+    share = sum(share for group, share in shares.items() if group not in excluded)
+    drop = _drop(fp32, found, label_free=request.label_free)
+    return Trial(tuple(sorted(excluded)), share, drop, sqnr_db(signal, noise))
+
+
+def _drop(fp32: _Answers, found: _Answers, *, label_free: bool) -> Interval:
+    """Points of top-1 lost against FP32, paired; without labels what FP32 says counts as right."""
+    before = fp32.logits.argmax(axis=1)
+    labels = before if label_free else fp32.labels
+    right, still = before == labels, found.logits.argmax(axis=1) == labels
+    return tango_interval(int((right & ~still).sum()), int((~right & still).sum()), len(labels))
+
+
+def _part(progress: Progress, index: int, parts: int) -> Progress:
+    """Progress of part `index` of several equal ones."""
+    return lambda done, total: progress(index * total + done, parts * total)
+
+
+def _store(
+    folder: ModelFolder, manifest: Manifest, recipe: QuantizationConfig, record: BudgetRecord, files: CalibrationSet
+) -> Manifest:
+    with folder.staging() as staged:
+        files.write(staged / "calibration.json")
+        header = "# A recipe: hvt-deploy quantize --recipe FILE\n"
+        text = header + yaml.safe_dump(to_plain(recipe), sort_keys=False, default_flow_style=None, width=100)
+        (staged / "recipe.yaml").write_text(text, encoding="utf-8")
+        (staged / "budget.json").write_text(json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8")
+        (staged / "budget.svg").write_text(draw_budget(record), encoding="utf-8")
+        (staged / "budget.md").write_text(render_budget(record, "budget.svg"), encoding="utf-8")
+        parents = {key: manifest.artifacts[key].sha256 for key in ("fp32", INT8_CALIBRATION)}
+        artifact = Artifact(
+            folder=BUDGET, main="recipe.yaml", files={}, parents=parents, tool_versions=tool_versions(),
+            remake=f"hvt-deploy quantize {manifest.slug} --budget {record.budget:g}",
+        )  # fmt: skip
+        return folder.add(manifest, BUDGET, staged, artifact)

@@ -1,0 +1,221 @@
+"""`build-trt`: an ONNX artifact -> a strongly typed engine with its audit and passport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hvt_deploy.core.config import Precision, RunConfig
+from hvt_deploy.core.environment import Gpu, find_gpus, tool_versions
+from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.graph.analysis.audit_types import EngineAudit, NodeFacts
+from hvt_deploy.graph.analysis.facts import read_facts
+from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.runtime.tensorrt.api import FlavourInfo, engine_tag
+from hvt_deploy.runtime.tensorrt.audit import audit_layers
+from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
+from hvt_deploy.runtime.tensorrt.passport import make_passport
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile, choose_capabilities, choose_flavour, engine_file_name
+
+ENGINE = "engine"
+_CALIBRATION_FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a build is for. `gpus` is empty for a build ahead of time; `profiles` for a graph of fixed batch size."""
+
+    flavour: FlavourInfo
+    capabilities: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
+    profiles: tuple[Profile, ...]
+
+    @property
+    def tag(self) -> str:
+        """The part of names that says where the engine runs."""
+        return engine_tag(self.flavour, self.capabilities)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A build that was not done. `graph` is "" where it has to be made first; `replaces` an engine that is there."""
+
+    model: str
+    precision: str
+    graph: str
+    library: str
+    compute_capabilities: tuple[str, ...]
+    ahead_of_time: bool
+    profiles: tuple[str, ...]
+    workspace_mib: int
+    engine: str
+    replaces: bool
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """The plan as it is read."""
+        where = "built ahead of time" if self.ahead_of_time else "this machine's GPU"
+        return (
+            ("graph", self.graph or f"made first: hvt-deploy quantize {self.model} --precision {self.precision}"),
+            ("library", self.library),
+            ("compute capability", f"{', '.join(self.compute_capabilities)} ({where})"),
+            ("profiles MIN,OPT,MAX", "  ".join(self.profiles) or "none, the batch size is fixed"),
+            ("workspace", f"{self.workspace_mib} MiB"),
+            ("engine", f"{self.engine}{' (replaces the one that is there)' if self.replaces else ''}"),
+        )
+
+
+@dataclass(frozen=True)
+class Built:
+    """The engine file, how it was built and what its layers say."""
+
+    path: Path
+    precision: str
+    flavour: str
+    compute_capabilities: tuple[str, ...]
+    seconds: float
+    audit: EngineAudit
+    ahead_of_time: bool
+
+
+def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) -> Explained:
+    """What `build_trt` would do. Raises what makes it impossible before it starts."""
+    manifest = folder.read()
+    target = _target(config, manifest)
+    key = f"{ENGINE}-{precision}-{target.tag}"
+    return Explained(
+        model=folder.slug,
+        precision=precision,
+        graph=folder.open_artifact(manifest, precision).name if is_fresh(manifest, precision) else "",
+        library=target.flavour.title,
+        compute_capabilities=target.capabilities,
+        ahead_of_time=not target.gpus,
+        profiles=tuple(map(str, target.profiles)),
+        workspace_mib=config.engine.workspace_mib,
+        engine=engine_file_name(folder.slug, precision, target.flavour, target.capabilities),
+        replaces=key in manifest.artifacts,
+    )
+
+
+def build_trt(
+    folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui, min_int8: float | None = None
+) -> Built:
+    """Build the engine of `precision`, whose ONNX artifact must be there (see `flows.build_trt`).
+
+    Raises MissingEnvironment where no library can build here, ToolFailure naming the node that was refused,
+    CheckFailed for an engine labelled INT8 of which less than `min_int8` of the MACs with Q/DQ (or nothing) is INT8;
+    that engine is not kept.
+    """
+    with folder.lock():
+        manifest = folder.read()
+        target = _target(config, manifest)
+        onnx_path = folder.open_artifact(manifest, precision)
+        key = f"{ENGINE}-{precision}-{target.tag}"
+        with folder.staging() as staged:
+            plan = BuildPlan(
+                onnx=onnx_path,
+                engine=staged / engine_file_name(folder.slug, precision, target.flavour, target.capabilities),
+                flavour=target.flavour.name, compute_capabilities=target.capabilities, profiles=target.profiles,
+                workspace_mib=config.engine.workspace_mib, timing_cache=folder.path / f"timing-{target.tag}.cache",
+            )  # fmt: skip
+            with ui.progress(f"Building the {precision} engine with {target.flavour.title}") as progress:
+                outcome = build_engine(plan, progress)
+            for note in outcome.notes:
+                ui.say(note)
+            facts = _read_facts(onnx_path, ui)
+            audit = audit_layers(outcome.layers, facts)
+            if precision.startswith("int8"):
+                check_int8(plan.engine.name, audit, facts, min_int8)
+            passport = make_passport(plan, outcome, target.gpus, precision, audit, _calibration(manifest, precision))
+            passport.write(plan.engine)
+            artifact = _artifact(plan, outcome, target, audit, precision, manifest)
+            manifest = folder.add(manifest, key, staged, artifact)
+    return Built(
+        folder.file(manifest.artifacts[key]), precision, target.flavour.title, target.capabilities, outcome.seconds,
+        audit, ahead_of_time=not target.gpus,
+    )  # fmt: skip
+
+
+def check_int8(engine: str, audit: EngineAudit, nodes: Sequence[NodeFacts], min_int8: float | None) -> None:
+    """Raise CheckFailed, naming the layers, unless an engine labelled INT8 is as far INT8 as its graph asks.
+
+    Without `min_int8` something must be; an engine whose layers cannot be read passes then. Where the MACs are not
+    known a single INT8 layer is something.
+    """
+    unknown = not (audit.kernels and nodes)
+    if unknown and min_int8 is None and (not audit.kernels or audit.layers.int8):
+        return
+    if unknown and min_int8 is not None:
+        why = "the MACs of its graph are not known" if audit.kernels else "its layers cannot be read"
+        raise CheckFailed(
+            f"{engine} is labelled INT8, and how much of it runs as INT8 cannot be told: {why}. It was not kept.",
+            "Build it without --min-int8.",
+        )
+    if audit.int8_share >= (min_int8 or 0) and audit.quantized_int8_macs:
+        return
+    found = sorted(audit.not_int8, key=lambda layer: -layer.macs)
+    names = [f"{n.node}: {n.precision}, {n.macs / 1e6:.1f} M MACs" for n in found]
+    if not audit.quantized_macs:
+        names = [f"{n.name}: no Q/DQ, {n.macs / 1e6:.1f} M MACs" for n in nodes if n.macs]
+    needed = f"{min_int8:.1%}" if min_int8 is not None else "more than nothing"
+    raise CheckFailed(
+        f"{engine} is labelled INT8, but of the MACs that carry Q/DQ in its graph {audit.int8_share:.1%} run as INT8 "
+        f"({audit.int8_share_of_all:.1%} of all MACs); expected {needed}. The engine was not kept. Not INT8:\n"
+        + "\n".join(f"  {name}" for name in names),
+        "Make the graph again (hvt-deploy quantize --int8), or see with lower --min-int8 what the rest costs.",
+    )
+
+
+def _target(config: RunConfig, manifest: Manifest) -> Target:
+    gpus = find_gpus()
+    flavour = choose_flavour(config.engine.flavour, bool(gpus))
+    capabilities = choose_capabilities(flavour.name, gpus, config.engine.compute_capabilities)
+    return Target(flavour, capabilities, gpus, _profiles(config, manifest))
+
+
+def _profiles(config: RunConfig, manifest: Manifest) -> tuple[Profile, ...]:
+    if manifest.signature.batch is not None:
+        return ()
+    if not config.engine.profiles:
+        raise BadInput("An ONNX file with any batch size needs a profile.", "Example: --profile 1,8,32")
+    return tuple(Profile(*profile) for profile in config.engine.profiles)
+
+
+def _read_facts(onnx: Path, ui: Ui) -> tuple[NodeFacts, ...]:
+    try:
+        return read_facts(load_onnx(onnx, weights=False))
+    except ToolFailure as error:
+        ui.warn(f"MACs are not in the audit. {error.message}")
+        return ()
+
+
+def _calibration(manifest: Manifest, precision: str) -> str:
+    """The hash of the list of calibration images that the graph of `precision` was made from; "" for none."""
+    parents = (manifest.artifacts[key] for key in manifest.artifacts[precision].parents)
+    return next((p.files[_CALIBRATION_FILE] for p in parents if _CALIBRATION_FILE in p.files), "")
+
+
+def _artifact(
+    plan: BuildPlan, outcome: BuildOutcome, target: Target, audit: EngineAudit, precision: str, manifest: Manifest
+) -> Artifact:
+    flags = [f"--precision {precision}", *(f"--profile {profile}" for profile in target.profiles)]
+    if not target.gpus:
+        flags += [f"--compute-capability {capability}" for capability in target.capabilities]
+    flags.append(f"--flavour {'rtx' if target.flavour.name == 'tensorrt_rtx' else 'tensorrt'}")
+    return Artifact(
+        folder=f"{ENGINE}-{precision}", main=plan.engine.name, files={}, precision=precision,
+        remake=f"hvt-deploy build-trt {manifest.slug} {' '.join(flags)}",
+        parents={precision: manifest.artifacts[precision].sha256},
+        facts={
+            "flavour": outcome.flavour.name, "version": outcome.flavour.version,
+            "compute_capabilities": list(plan.compute_capabilities),
+            "gpu": target.gpus[0].name if target.gpus else "",
+            "profiles": [str(profile) for profile in plan.profiles], "seconds": outcome.seconds,
+            "audit": to_plain(replace(audit, groups=())),  # the passport beside the engine holds the groups too
+        },
+        tool_versions=tool_versions(),
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""The calibration of a workspace's model: made once, found again while images, graph and settings are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.environment import cpu_count, tool_versions
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.ui import Progress, Ui
+from hvt_deploy.core.workspace import CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
+from hvt_deploy.data.folders import Sample
+from hvt_deploy.data.images import load_batches, repeat_to
+from hvt_deploy.evaluation.parity import seeded_noise
+from hvt_deploy.graph.quantization.calibration import (
+    Batches,
+    CalibrationImages,
+    Int8Calibration,
+    Int8Settings,
+    calibrate_int8,
+    describe,
+    read_int8_calibration,
+)
+from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
+
+# Images that a graph is compared with FP32 on, where there is no folder to take them from.
+_NOISE_IMAGES = 4
+# Of the calibration images, how many INT8's passes are found on, and how many others they are judged on.
+_SOME = 32
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration gave: ranges, or none where there are no images; a batch that parity is shown on."""
+
+    ranges: Ranges | None
+    images: ImagesNCHW
+    int8: Int8Calibration | None = None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads calibration images at the model's batch size."""
+
+    manifest: Manifest
+    batch_size: int
+
+    def batches(self, samples: tuple[Sample, ...], progress: Progress | None = None) -> Iterator[ImagesNCHW]:
+        """The images in batches (N, 3, H, W), in order."""
+        fixed, done = self.manifest.signature.batch, 0
+        for batch in load_batches(samples, self.manifest.preprocessing, fixed or self.batch_size, cpu_count()):
+            yield batch.images_NCHW if fixed is None else repeat_to(batch.images_NCHW, fixed)
+            done += len(batch.images_NCHW)
+            if progress:
+                progress(done, len(samples))
+
+
+def calibrate(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, *, int8: bool, ui: Ui
+) -> tuple[Manifest, Calibrated]:
+    """Ranges on the calibration images, and what INT8 takes from them.
+
+    Raises BadInput if INT8 is asked for and there are no calibration images.
+    """
+    source = Path(config.calibration.folder)
+    if not source.is_dir():
+        if int8:
+            raise BadInput(
+                f"INT8 needs real images to calibrate on, and there is no folder {source}.",
+                "Give training images with --calib DIR (any image folder; never the validation images).",
+            )
+        ui.warn(f"No calibration images ({source}): FP16 without measured ranges. Give some with --calib DIR.")
+        noise = seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0)
+        return manifest, Calibrated(None, noise)
+    chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
+    reader = _Reader(manifest, config.calibration.batch_size)
+    manifest, ranges = _ranges(folder, manifest, chosen, reader, ui)
+    images = next(reader.batches(chosen.samples()[: reader.batch_size]))
+    if not int8:
+        return manifest, Calibrated(ranges, images)
+    manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
+    return manifest, Calibrated(ranges, images, found)
+
+
+def _ranges(
+    folder: ModelFolder, manifest: Manifest, chosen: CalibrationSet, reader: _Reader, ui: Ui
+) -> tuple[Manifest, Ranges]:
+    fp32 = folder.open_artifact(manifest, "fp32")
+    preprocessing = json.dumps(to_plain(manifest.preprocessing), sort_keys=True)
+    key = _key(chosen.content_key, manifest.artifacts["fp32"].sha256, preprocessing)
+    if is_fresh(manifest, CALIBRATION) and manifest.artifacts[CALIBRATION].facts["key"] == key:
+        return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION))
+    with ui.progress(f"Calibrating on {len(chosen.files)} images of {chosen.folder}") as progress:
+        ranges = collect_ranges(fp32, reader.batches(chosen.samples(), progress), cpu_count())
+    with folder.staging() as staged:
+        ranges.write(staged / "ranges.json")
+        chosen.write(staged / "calibration.json")
+        artifact = Artifact(
+            folder=CALIBRATION, main="ranges.json", files={}, remake=f"hvt-deploy quantize {manifest.slug} --int8",
+            parents={"fp32": manifest.artifacts["fp32"].sha256}, facts={"key": key}, tool_versions=tool_versions(),
+        )  # fmt: skip
+        return folder.add(manifest, CALIBRATION, staged, artifact), ranges
+
+
+def _int8(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, chosen: CalibrationSet, ranges: Ranges, ui: Ui
+) -> tuple[Manifest, Int8Calibration]:
+    quantization = config.quantization
+    settings = Int8Settings(quantization.int8_roles, quantization.calibrator, quantization.recovery)
+    key = _key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
+    if is_fresh(manifest, INT8_CALIBRATION) and manifest.artifacts[INT8_CALIBRATION].facts["key"] == key:
+        return manifest, read_int8_calibration(folder.open_artifact(manifest, INT8_CALIBRATION).parent)
+    fp32 = folder.open_artifact(manifest, "fp32")
+    reader, samples = _Reader(manifest, config.calibration.batch_size), chosen.samples()
+    step = max(1, len(samples) // (2 * _SOME))
+    some = samples[:: 2 * step][:_SOME]
+    others = samples[step :: 2 * step][:_SOME] or some
+
+    def batches(samples: tuple[Sample, ...]) -> Batches:
+        return lambda: reader.batches(samples)
+
+    images = CalibrationImages(batches(samples), batches(some), batches(others))
+    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as scratch:
+        found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), Path(scratch), ui)
+    for effect in found.effects:
+        ui.say(f"{effect.name}: {describe(effect)}")
+    with folder.staging() as staged:
+        found.write(staged)
+        artifact = Artifact(
+            folder=INT8_CALIBRATION, main="int8.json", files={}, remake=f"hvt-deploy quantize {manifest.slug} --int8",
+            parents={k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION)}, tool_versions=tool_versions(),
+            facts={"key": key, "effects": {e.name: describe(e) for e in found.effects},
+                   "sqnr_by_role": to_plain(found.sqnr_by_role), "clipping": dict(Counter(found.clipping.values()))},
+        )  # fmt: skip
+        return folder.add(manifest, INT8_CALIBRATION, staged, artifact), found
+
+
+def _key(*parts: str) -> str:
+    """What a result depends on, as one hash."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,267 @@
+"""`diagnose`: the first module at which a graph parts from PyTorch, or an FP16 or INT8 graph from the FP32 one."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.environment import cpu_count, require, tool_versions
+from hvt_deploy.core.errors import BadInput, CheckFailed
+from hvt_deploy.core.serialization import from_plain, to_plain
+from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import INT8_CALIBRATION, Manifest, ModelFolder, write_failed
+from hvt_deploy.data.calibration_set import choose_calibration
+from hvt_deploy.data.images import load_batches, repeat_to
+from hvt_deploy.evaluation.divergence import (
+    LIMITS,
+    Evidence,
+    ModuleError,
+    compare_modules,
+    numbers_of,
+    relative_error,
+)
+from hvt_deploy.evaluation.parity import seeded_noise
+from hvt_deploy.graph.modules import ModuleGraph
+from hvt_deploy.graph.quantization.calibration import read_int8_calibration
+from hvt_deploy.graph.quantization.smooth_quant import smooth
+from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.runtime.base import BackendRequest, Device, TappedBackend
+
+if TYPE_CHECKING:
+    from hvt_deploy.runtime.pytorch import PyTorchBackend
+
+GRAPHS = ("fp32", "fp16", "int8-fp32", "int8", "int8-cpu-twin")
+_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One graph beside its reference. `modules` are in the order of the graph; a module jumps above `limit`.
+
+    `logits_error` is that of the whole file, run as it is. `folder` holds what shows the first jump, if there is one.
+    """
+
+    reference: str
+    candidate: str
+    limit: float
+    logits_error: float
+    modules: tuple[ModuleError, ...]
+    folder: str = ""
+
+    @property
+    def jump(self) -> ModuleError | None:
+        """The first module that jumps."""
+        return next((module for module in self.modules if not module.own_error <= self.limit), None)
+
+    @property
+    def worst(self) -> ModuleError:
+        """The module with the largest own error."""
+        return max(self.modules, key=lambda module: module.own_error)
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in words."""
+        if self.jump is not None:
+            return (
+                f"{self.candidate} parts from {self.reference} at {self.jump.path}: given the same input, the output "
+                f"is off by {self.jump.own_error:.1e}, {self.limit:g} allowed."
+            )
+        if self.logits_error > self.limit:
+            return (
+                f"No module of {self.candidate} is off by more than {self.limit:g} for itself, the logits are by "
+                f"{self.logits_error:.1e}: it adds up, or comes only where ONNX Runtime fuses the whole graph."
+            )
+        return f"{self.candidate} follows {self.reference}: no module is off by more than {self.limit:g} for itself."
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What lies in a folder for `--replay`, beside `part.onnx`, `input.npz` and `expected.npz`."""
+
+    model: str
+    reference: str
+    candidate: str
+    module: ModuleError
+    limit: float
+    nodes: tuple[str, ...]
+    device: Device
+    tool_versions: Mapping[str, str]
+
+
+def diagnose(
+    folder: ModelFolder, config: RunConfig, graph: str | None, data: Path | None, device: Device, output: Path, ui: Ui
+) -> tuple[Divergence, ...]:
+    """Compare `graph` (an artifact's name or an ONNX file), or every graph that was made, with its reference.
+
+    FP32 is compared with PyTorch, other precisions with FP32, on images of `data`, else of the calibration folder.
+    What shows a jump is written to `output`/<model>.<graph>. Raises BadInput for unknown artifacts, CheckFailed where
+    PyTorch's own two forms differ, MissingEnvironment for a device that is not there.
+    """
+    require("onnxruntime", extra="cpu")
+    manifest = folder.read()
+    images = _images(manifest, config, data, ui)
+    found: list[Divergence] = []
+    for key in _graphs(manifest, graph, ui):
+        path = Path(key) if key.endswith(".onnx") else folder.open_artifact(manifest, key)
+        name = path.stem if key.endswith(".onnx") else key
+        parts = ModuleGraph(path)
+        against_pytorch = numbers_of(parts.model) == "fp32"
+        if against_pytorch:
+            opened = _open_pytorch(folder, manifest, config, images)
+        else:
+            opened = _open_fp32(folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8")
+        with opened as reference, _open_ort(_request(manifest, config, f"ort {name}", path, device)) as candidate:
+            written = output / f"{manifest.slug}.{name}"
+            found.append(_compare(manifest, reference, candidate, parts, device, images, written, ui))
+    return tuple(found)
+
+
+def _graphs(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:
+    if asked is not None:
+        return [asked]
+    keys = [key for key in GRAPHS if key in manifest.artifacts]
+    if importlib.util.find_spec("torch") is None:
+        ui.warn("PyTorch is not installed here: the FP32 graph is not compared with it.")
+        keys.remove("fp32")
+    return keys
+
+
+def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) -> ImagesNCHW:
+    source, signature = data or Path(config.calibration.folder), manifest.signature
+    if data is None and not source.is_dir():
+        ui.warn(f"There is no {source}: noise is taken for images, which says little of INT8. Give some: --data DIR")
+        return seeded_noise(signature, signature.batch or _IMAGES, seed=0)
+    chosen = choose_calibration(source, _IMAGES, config.calibration.seed)
+    images = next(iter(load_batches(chosen.samples(), manifest.preprocessing, _IMAGES, cpu_count()))).images_NCHW
+    return images if signature.batch is None else repeat_to(images, signature.batch)
+
+
+def _request(manifest: Manifest, config: RunConfig, name: str, path: Path, device: Device) -> BackendRequest:
+    threads = config.validation.threads or cpu_count()
+    return BackendRequest(name, "ort", device, "", path, manifest.model, manifest.signature, threads)
+
+
+@contextmanager
+def _open_ort(request: BackendRequest) -> Generator[TappedBackend]:
+    from hvt_deploy.runtime.ort import OrtBackend
+
+    with closing(OrtBackend(request)) as backend:
+        yield backend
+
+
+@contextmanager
+def _open_fp32(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, device: Device, *, smoothed: bool
+) -> Generator[TappedBackend]:
+    """The FP32 graph. INT8 is made from a smoothed one, whose normalizations give other numbers for the same logits."""
+    path = folder.open_artifact(manifest, "fp32")
+    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as scratch:
+        if smoothed and INT8_CALIBRATION in manifest.artifacts:
+            calibration = read_int8_calibration(folder.open_artifact(manifest, INT8_CALIBRATION).parent)
+            if calibration.smoothing:
+                save_onnx(smooth(load_onnx(path), calibration.smoothing), path := Path(scratch) / "smoothed.onnx")
+        with _open_ort(_request(manifest, config, "ort fp32", path, device)) as backend:
+            yield backend
+
+
+@contextmanager
+def _open_pytorch(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, images: ImagesNCHW
+) -> Generator[PyTorchBackend]:
+    """The deployed form in PyTorch, whose modules are those of the graph, once it gives the reference form's logits."""
+    require("torch", extra="export")
+    from hvt_deploy.models.registry import get_spec, to_deployed
+    from hvt_deploy.models.weights.load import load_model
+    from hvt_deploy.runtime.pytorch import PyTorchBackend
+
+    spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
+    path, threads = folder.open_artifact(manifest, "pytorch"), config.validation.threads or cpu_count()
+    module, _ = load_model(spec, path, manifest.signature.num_classes)
+    deployed = to_deployed(module)
+    with closing(PyTorchBackend("pytorch", module, "cpu", threads)) as reference:
+        expected = reference.infer(images)
+    with closing(PyTorchBackend("pytorch", deployed, "cpu", threads)) as backend:
+        error = relative_error(expected, backend.infer(images))
+        if not error <= LIMITS["fp32"]:
+            raise CheckFailed(
+                f"In PyTorch, the deployed form of {manifest.model} is off its reference form by {error:.1e}: "
+                "the fault is older than the graph.",
+                f"Run: hvt-deploy models --verify {manifest.model}",
+            )
+        yield backend
+
+
+def _compare(
+    manifest: Manifest, reference: TappedBackend, candidate: TappedBackend, graph: ModuleGraph, device: Device,
+    images: ImagesNCHW, written: Path, ui: Ui,
+) -> Divergence:  # fmt: skip
+    """Every module; evidence of the first jump is written when it is found."""
+    limit, run = LIMITS[numbers_of(graph.model)], _runner(graph.folder, device)
+    modules: list[ModuleError] = []
+    folder = ""
+    with ui.progress(f"Comparing {candidate.name} with {reference.name}") as progress:
+        for module, evidence in compare_modules(reference, candidate, graph, run, images):
+            modules.append(module)
+            progress(list(graph.outputs).index(module.path) + 1, len(graph.outputs))
+            if not folder and not module.own_error <= limit:
+                nodes = tuple(node.name for node in evidence.part.graph.node)
+                fault = Fault(
+                    manifest.model, reference.name, candidate.name, module, limit, nodes, device, tool_versions()
+                )
+                _write(fault, evidence, graph.folder, written)
+                folder = str(written)
+    error = relative_error(reference.infer(images), candidate.infer(images))
+    return Divergence(reference.name, candidate.name, limit, error, tuple(modules), folder)
+
+
+def _runner(folder: Path, device: Device) -> Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], dict[str, Any]]:
+    from hvt_deploy.runtime.ort import run_part
+
+    return lambda part, inputs: run_part(part, inputs, device, cpu_count(), folder)
+
+
+def _write(fault: Fault, evidence: Evidence, weights: Path, folder: Path) -> None:
+    """The part with its weights, its input and what was expected."""
+    inputs, expected = dict[str, Any](evidence.inputs), dict[str, Any]({fault.module.tensor: evidence.expected})
+    onnx.load_external_data_for_model(evidence.part, str(weights))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        onnx.save_model(evidence.part, folder / "part.onnx")
+        np.savez_compressed(folder / "input.npz", **inputs)
+        np.savez_compressed(folder / "expected.npz", **expected)
+        (folder / "fault.json").write_text(json.dumps(to_plain(fault), indent=2), encoding="utf-8")
+    except OSError as error:
+        raise write_failed(folder, error) from error
+
+
+def replay(folder: Path) -> tuple[Fault, float]:
+    """Run what `diagnose` wrote; what was recorded, and the error of the module's output now.
+
+    Raises BadInput for a folder that `diagnose` did not write.
+    """
+    require("onnxruntime", extra="cpu")
+    try:
+        fault = from_plain(Fault, json.loads((folder / "fault.json").read_text(encoding="utf-8")), "fault.json")
+        with np.load(folder / "input.npz", allow_pickle=False) as inputs:
+            values = {name: inputs[name] for name in inputs.files}
+        with np.load(folder / "expected.npz", allow_pickle=False) as outputs:
+            expected = outputs[fault.module.tensor]
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise BadInput(f"{folder} is not what `diagnose` wrote: {error}.", "Run: hvt-deploy diagnose") from None
+    found = _runner(folder, fault.device)(load_onnx(folder / "part.onnx"), values)
+    return fault, relative_error(expected, found[fault.module.tensor])

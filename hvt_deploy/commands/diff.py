@@ -1,0 +1,168 @@
+"""`diff`: what changed between two validations, beyond what chance explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.evaluation.answers import ANSWERS_FILE, ImageAnswers, read_answers
+from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN
+from hvt_deploy.evaluation.record import Interval, Results, Row, read_results
+from hvt_deploy.evaluation.statistics import newcombe_interval, tango_interval
+
+Outcome = Literal["same", "better", "worse", "new", "not comparable"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number of one backend in both records. `change` is after minus before, or for speeds after over before."""
+
+    backend: str
+    what: str
+    before: str
+    after: str
+    outcome: Outcome
+    change: Interval | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Everything that was compared. `notes` say where the two validations were not alike."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def regressed(self) -> bool:
+        """Whether anything became worse."""
+        return any(change.outcome == "worse" for change in self.changes)
+
+
+def diff(before: Path, after: Path) -> Difference:
+    """Compare two `results.json`. Raises BadInput for a file that is none, or of another model.
+
+    Where both have the answers to every image beside them, of the same images, top-1 and agreement are compared image
+    by image (Tango's interval); otherwise as of unrelated images (Newcombe's), which sees less.
+    """
+    a, b = read_results(before), read_results(after)
+    if a.model != b.model:
+        raise BadInput(f"{before} is of {a.model}, {after} of {b.model}.", "Compare two validations of one model.")
+    kept = _Kept.beside(before, after, (a.rows[0].backend, b.rows[0].backend))
+    same_images = _images(a) == _images(b) if kept is None else kept.same_images
+    rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
+    changes: list[Change] = []
+    for name in dict.fromkeys((*rows_a, *rows_b)):
+        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name), kept, same_images=same_images)
+    return Difference((*changes, *_compare_gates(a, b)), tuple(_unlike(a, b, kept, same_images=same_images)))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The answers to every image of both validations, images in one order, and the names of their references."""
+
+    before: ImageAnswers
+    after: ImageAnswers
+    references: tuple[str, str]
+
+    @staticmethod
+    def beside(before: Path, after: Path, references: tuple[str, str]) -> _Kept | None:
+        """What lies beside both records; None where one has nothing."""
+        paths = [path.parent / ANSWERS_FILE for path in (before, after)]
+        if not all(path.is_file() for path in paths):
+            return None
+        a, b = (read_answers(path).sorted() for path in paths)
+        return _Kept(a, b, references)
+
+    @property
+    def same_images(self) -> bool:
+        """Whether both saw images of the same names and labels."""
+        return self.before.files == self.after.files and np.array_equal(self.before.labels, self.after.labels)
+
+    def change(self, name: str, what: str) -> Interval | None:
+        """The paired change of a backend's top-1 or agreement; None for anything else, or if it did not run in both."""
+        if what == "top-5" or not self.same_images or not all(name in one.answers for one in (self.before, self.after)):
+            return None
+        was, now = (
+            one.answers[name] == (one.labels if what == "top-1" else one.answers[reference])
+            for one, reference in zip((self.before, self.after), self.references, strict=True)
+        )
+        return tango_interval(int((now & ~was).sum()), int((was & ~now).sum()), len(was))
+
+
+def _compare_rows(
+    name: str, before: Row | None, after: Row | None, kept: _Kept | None, *, same_images: bool
+) -> Iterator[Change]:
+    ran_before, ran_after = (row is not None and row.skipped is None for row in (before, after))
+    if not (ran_before or ran_after):
+        return
+    if before is None or after is None or not (ran_before and ran_after):
+        why = (after.skipped or "") if after is not None and ran_before else ""
+        words = {True: "ran", False: "did not run"}
+        outcome: Outcome = "worse" if ran_before else "new"
+        yield Change(name, "row", words[ran_before], words[ran_after], outcome, note=why)
+        return
+    for what, x, y in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5),
+                       ("agreement", before.agreement, after.agreement)):  # fmt: skip
+        if x is not None and y is not None:
+            paired = kept.change(name, what) if kept is not None else None
+            yield _accuracy_change(name, what, x, y, paired, same_images=same_images)
+    if before.speedup is not None and after.speedup is not None:
+        yield _speed_change(name, before.speedup, after.speedup)
+
+
+def _accuracy_change(
+    name: str, what: str, before: Interval, after: Interval, paired: Interval | None, *, same_images: bool
+) -> Change:
+    change = paired or newcombe_interval(before, after)
+    outcome: Outcome = "better" if change.low > 0 else "worse" if change.high < 0 else "same"
+    if not same_images:
+        outcome = "not comparable"
+    return Change(name, what, f"{before.estimate:.2f} %", f"{after.estimate:.2f} %", outcome, change)
+
+
+def _speed_change(name: str, before: Interval, after: Interval) -> Change:
+    """Speed-ups over the reference of the same run: the machine's own speed of the day falls out."""
+    change = Interval(
+        after.estimate / before.estimate, after.low / before.high, after.high / before.low
+    )  # fmt: skip
+    outcome: Outcome = "same"
+    if change.low > 1 + SAME_SPEED_MARGIN:
+        outcome = "better"
+    elif change.high < 1 - SAME_SPEED_MARGIN:
+        outcome = "worse"
+    return Change(name, "speed-up", f"{before.estimate:.2f}x", f"{after.estimate:.2f}x", outcome, change)
+
+
+def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
+    """A gate that held and does not hold any more, whatever the intervals say."""
+    now = {(gate.name, gate.backend): gate for gate in after.gates}
+    for held in (gate for gate in before.gates if gate.status == "passed"):
+        gate = now.get((held.name, held.backend))
+        status, note = (gate.status, gate.sentence) if gate else ("not set", "The limit was not asked for any more.")
+        outcome: Outcome = "same" if status == "passed" else "worse"
+        yield Change(held.backend, f"gate {held.name}", "passed", status, outcome, note=note)
+
+
+def _images(results: Results) -> tuple[object, ...]:
+    """What tells one set of images from another; the same set may lie elsewhere."""
+    data = results.data
+    return Path(data.path).name, data.images, data.classes, data.seed, data.limit, data.subset
+
+
+def _unlike(before: Results, after: Results, kept: _Kept | None, *, same_images: bool) -> Iterator[str]:
+    a, b = before.data, after.data
+    if not same_images:
+        yield f"Other images: {a.images} of {a.path}, then {b.images} of {b.path}."
+    elif kept is None:
+        yield f"Without {ANSWERS_FILE} beside both records, accuracies are compared as if of unrelated images."
+    for key in ("cpu", "gpu", "threads"):
+        if before.environment.get(key) != after.environment.get(key):
+            yield f"Another {key}: {before.environment.get(key)}, then {after.environment.get(key)}."
+    if before.untrained or after.untrained:
+        yield "Random weights: accuracies mean nothing."

@@ -1,0 +1,114 @@
+"""`doctor`: what works on this machine, and what is missing for the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.core.environment import (
+    cpu_count,
+    cpu_flags,
+    cpu_name,
+    find_gpus,
+    free_disk_bytes,
+    int8_saturates,
+    tool_versions,
+)  # fmt: skip
+from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours
+
+SATURATES = (
+    "no VNNI: products of 8 bits are summed in 16 bits and saturate. hvt-deploy avoids that (session.x64quantprecision "
+    "of ONNX Runtime; set it in your own program too), at the cost of speed."
+)
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Whether a verb will work here. `why` names what is missing, or what it will use."""
+
+    verb: str
+    works: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Facts of this machine by name, and the verbs."""
+
+    facts: dict[str, str]
+    abilities: tuple[Ability, ...]
+
+
+def diagnose(workspace: Path) -> Diagnosis:
+    """Look at packages, providers, GPUs and disk."""
+    gpus, flavours = find_gpus(), available_flavours()
+    installed = [f for f in flavours if isinstance(f, FlavourInfo)]
+    providers = _providers()
+    facts = {
+        "cpu": f"{cpu_name()}, {cpu_count()} threads",
+        "int8 on the cpu": SATURATES if int8_saturates(cpu_flags()) else "sums are exact",
+        "gpu": ", ".join(f"{g.name} (compute capability {g.compute_capability})" for g in gpus) or "none",
+        "driver": gpus[0].driver if gpus else "none",
+        "free disk": f"{free_disk_bytes(workspace) / 1e9:.1f} GB",
+        "ONNX Runtime providers": ", ".join(providers) or "none",
+        **{f.what if not isinstance(f, FlavourInfo) else f.name: _flavour(f) for f in flavours},
+        **tool_versions(),
+    }
+    return Diagnosis(
+        facts, (_export(), _quantize(), _build(bool(gpus), installed), _run(bool(gpus), providers, installed))
+    )
+
+
+def _flavour(flavour: object) -> str:
+    return flavour.version if isinstance(flavour, FlavourInfo) else f"no: {getattr(flavour, 'why', '')}"
+
+
+def _providers() -> tuple[str, ...]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return ()
+    from hvt_deploy.runtime.ort import working_providers
+
+    return working_providers()
+
+
+def _missing(modules: dict[str, str]) -> list[str]:
+    return [f"{name} (pip install 'hvt-deploy[{extra}]')" for name, extra in modules.items()
+            if importlib.util.find_spec(name) is None]  # fmt: skip
+
+
+def _export() -> Ability:
+    needed = {
+        "torch": "export",
+        "onnxscript": "export",
+        "onnxslim": "export",
+        "safetensors": "export",
+        "onnxruntime": "cpu",
+    }
+    missing = _missing(needed)
+    return Ability("export", not missing, f"missing: {', '.join(missing)}" if missing else "PyTorch on the CPU")
+
+
+def _quantize() -> Ability:
+    missing = _missing({"onnxruntime": "cpu"})
+    return Ability("quantize", not missing, f"missing: {', '.join(missing)}" if missing else "ONNX Runtime on the CPU")
+
+
+def _build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
+    names = {f.name for f in installed}
+    if has_gpu and "tensorrt" in names:
+        return Ability("build-trt", True, "TensorRT, for this GPU")
+    if "tensorrt_rtx" in names:
+        return Ability("build-trt", True, "TensorRT-RTX" + ("" if has_gpu else ", ahead of time for RTX cards"))
+    lacking = "TensorRT or TensorRT-RTX" if has_gpu else "a GPU with TensorRT, or TensorRT-RTX to build ahead of time"
+    return Ability("build-trt", False, f"missing: {lacking} (pip install 'hvt-deploy[rtx]')")
+
+
+def _run(has_gpu: bool, providers: tuple[str, ...], installed: list[FlavourInfo]) -> Ability:
+    if has_gpu and installed:
+        return Ability("validate", True, "engines on the GPU, ONNX Runtime")
+    if providers:
+        return Ability(
+            "validate", True, "ONNX Runtime; engines are skipped: " + ("no TensorRT" if has_gpu else "no GPU")
+        )
+    return Ability("validate", False, "missing: onnxruntime (pip install 'hvt-deploy[cpu]')")

@@ -1,0 +1,78 @@
+"""`inspect`: what an ONNX file holds, by stage and role; what an engine does, by its recorded audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.workspace import find_model
+from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.graph.analysis.summary import GraphFacts, inspect_graph
+from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.runtime.tensorrt.passport import read_passport
+
+_ENGINE = ".engine"
+COLUMNS = ("stage", "role", "nodes", "parameters", "MACs", "of all", "int8", "fp16", "fp32")
+PRECISIONS = ("int8", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the passport of an engine says. `device` is the GPU it was built on, or what it was built for."""
+
+    flavour: str
+    version: str
+    device: str
+    precision: str
+    audit: EngineAudit
+
+
+def inspect_target(root: Path, target: str) -> Mapping[str, GraphFacts | EngineFacts]:
+    """The facts of a file, or of every graph and engine of an exported model in the workspace `root`, by their names.
+
+    Raises BadInput for what is neither, and for a file that is not what its name says.
+    """
+    path = Path(target)
+    if path.suffix in (".onnx", _ENGINE):
+        if not path.is_file():
+            raise BadInput(
+                f"There is no file {path}.", "Give an ONNX file, an engine or the name of an exported model."
+            )
+        return {path.name: _inspect_file(path)}
+    folder = find_model(root, target)
+    artifacts = folder.read().artifacts.values()
+    files = [folder.file(artifact) for artifact in artifacts if Path(artifact.main).suffix in (".onnx", _ENGINE)]
+    return {file.name: _inspect_file(file) for file in files}
+
+
+def _inspect_file(path: Path) -> GraphFacts | EngineFacts:
+    if path.suffix != _ENGINE:
+        return inspect_onnx(path)
+    passport = read_passport(path)
+    device = passport.gpu or f"built ahead of time for compute capability {', '.join(passport.compute_capabilities)}"
+    return EngineFacts(passport.flavour, passport.version, device, passport.precision, passport.audit)
+
+
+def inspect_onnx(path: Path) -> GraphFacts:
+    """The facts of an ONNX file. Raises BadInput for one that is missing, cut off or not ONNX."""
+    model = load_onnx(path, weights=False)
+    if not model.graph.node:
+        raise BadInput(f"{path} holds no graph.", "Give an ONNX file that `hvt-deploy export` wrote.")
+    return inspect_graph(model)
+
+
+def graph_rows(facts: GraphFacts) -> Sequence[Sequence[str]]:
+    """The table of `COLUMNS`, with a line for everything as the last."""
+    total = sum(facts.macs.values()) or 1
+
+    def row(stage: str, role: str, nodes: int, parameters: int, macs: dict[str, int]) -> tuple[str, ...]:
+        own = sum(macs.values())
+        shares = [f"{100 * macs.get(p, 0) / own:.0f} %" if own and macs.get(p) else "" for p in PRECISIONS]
+        return (stage, role, str(nodes), f"{parameters:,}", f"{own / 1e6:,.1f} M" if own else "",
+                f"{100 * own / total:.1f} %" if own else "", *shares)  # fmt: skip
+
+    rows = [row(g.stage, g.role, g.nodes, g.parameters, dict(g.macs)) for g in facts.groups]
+    nodes, parameters = sum(g.nodes for g in facts.groups), sum(g.parameters for g in facts.groups)
+    return [*rows, row("all", "", nodes, parameters, dict(facts.macs))]

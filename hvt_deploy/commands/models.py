@@ -1,0 +1,65 @@
+"""`models`: what is known of every model, and whether this machine computes what the official code computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hvt_deploy.core.environment import require
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.models.registry import get_spec, list_specs
+from hvt_deploy.models.spec import Measured, ModelSpec, Published
+
+if TYPE_CHECKING:
+    from hvt_deploy.models.verification import GoldenCheck
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """One line of the list. `published` is the paper's table, `measured` what the model has when it is built."""
+
+    name: str
+    family: str
+    image_size: tuple[int, int]
+    num_classes: int
+    published: Published | None
+    measured: Measured | None
+    code_licence: str
+    weights_licence: str
+
+    def cells(self) -> dict[str, str]:
+        """The line as column -> text."""
+        published, measured = self.published, self.measured
+        return {
+            "model": self.name,
+            "input": "x".join(map(str, self.image_size)),
+            "top-1": f"{published.top1:.2f}" if published and published.top1 else "",
+            "top-5": f"{published.top5:.2f}" if published and published.top5 else "",
+            "params M": f"{measured.params / 1e6:.2f}" if measured else "",
+            "published": f"{published.params_m:g}" if published else "",
+            "MACs G": f"{measured.macs / 1e9:.2f}" if measured else "",
+            "code": self.code_licence,
+            "weights": self.weights_licence,
+        }
+
+
+def list_models() -> list[ListedModel]:
+    """Every model with a name, families together. `timm:NAME` and own HVT configurations come on top."""
+    return [_listed(spec) for spec in list_specs()]
+
+
+def _listed(spec: ModelSpec) -> ListedModel:
+    return ListedModel(
+        spec.name, spec.family, spec.image_size, spec.num_classes, spec.published, spec.measured, spec.code_licence,
+        spec.weights_licence,
+    )  # fmt: skip
+
+
+def verify_model(name: str, ui: Ui) -> list[GoldenCheck]:
+    """Both forms of a model against the recorded logits of the official code. Raises BadInput without a record."""
+    get_spec(name)
+    require("torch", extra="export")
+    from hvt_deploy.models.verification import verify
+
+    with ui.progress(f"Verifying {name}") as progress:
+        return verify(name, progress)

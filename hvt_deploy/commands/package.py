@@ -1,0 +1,83 @@
+"""`package`: an exported model as a folder that a server takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hvt_deploy.core.environment import find_gpus
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import PIXELS, Manifest, ModelFolder
+from hvt_deploy.runtime.tensorrt.passport import read_passport
+from hvt_deploy.runtime.triton.repository import Network, Platform, write_repository
+
+OnnxPlatform = Literal["onnxruntime", "python"]
+GPU_GRAPHS = ("int8", "fp16", "fp32")
+CPU_GRAPHS = ("int8-cpu-twin", "fp32")
+DEFAULT_MAX_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What was written. `ensemble` is the model that takes image files, `pixels_model` one that takes uint8 pixels."""
+
+    folder: Path
+    ensemble: str
+    pixels_model: str | None
+    models: tuple[str, ...]
+
+
+def package_triton(
+    folder: ModelFolder, target: Path, onnx_platform: OnnxPlatform, allow_untrained: bool, ui: Ui
+) -> Packaged:
+    """Write a Triton model repository into `target`, which must be empty or not there.
+
+    Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32 where there is a
+    GPU, else the INT8 twin for CPUs and FP32; last the graph that preprocesses, where there is one. Raises BadInput
+    for untrained weights that are not allowed, for a fixed batch and for a `target` that holds something.
+    """
+    manifest = folder.read()
+    if manifest.weights.untrained and not allow_untrained:
+        raise BadInput(
+            f"{folder.slug} has random weights: its predictions mean nothing.",
+            "Export it with a checkpoint, --weights FILE, or give --allow-untrained to try a server.",
+        )
+    if (batch := manifest.signature.batch) is not None:
+        raise BadInput(
+            f"{folder.slug} takes batches of exactly {batch}, and Triton gives a model as many images as there are.",
+            "Export it without --batch.",
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise BadInput(f"{target} is not an empty folder.", "Give a new one: package --triton DIR")
+    ui.say(manifest.licences)
+    on_gpu = bool(find_gpus())
+    networks = [*_engines(folder, manifest), *_graphs(folder, manifest, onnx_platform, on_gpu)]
+    pixels_model = next((network.name for network in networks if network.takes_pixels), None)
+    target.mkdir(parents=True, exist_ok=True)
+    models = write_repository(
+        target, folder.slug, networks, manifest.signature, manifest.preprocessing, manifest.class_names
+    )
+    return Packaged(target, folder.slug, pixels_model, models)
+
+
+def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
+    """Engines of the full TensorRT; Triton has no backend for TensorRT-RTX."""
+    for key, artifact in manifest.artifacts.items():
+        if key.startswith("engine-") and artifact.facts.get("flavour") == "tensorrt":
+            file = folder.open_artifact(manifest, key)
+            profile = read_passport(file).profiles[0]
+            name = f"{folder.slug}_{key.removeprefix('engine-').replace('.', '_')}"
+            yield Network(name, "tensorrt", file, profile.max, profile.opt, on_gpu=True)
+
+
+def _graphs(folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool) -> Iterator[Network]:
+    for key in (*(GPU_GRAPHS if on_gpu else CPU_GRAPHS), PIXELS):
+        if key in manifest.artifacts:
+            file = folder.open_artifact(manifest, key)
+            yield Network(
+                f"{folder.slug}_{key}", platform, file, DEFAULT_MAX_BATCH, 1,
+                on_gpu=on_gpu and platform != "python", takes_pixels=key == PIXELS,
+            )  # fmt: skip

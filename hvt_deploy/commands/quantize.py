@@ -1,0 +1,154 @@
+"""`quantize`: the FP32 graph -> FP16 and INT8 graphs, from ranges measured on real images.
+
+`int8` makes three graphs from one recipe and one set of ranges: `int8` (FP16 in the rest) for TensorRT, `int8-fp32`
+(the same Q/DQ with FP32 in the rest) whose accuracy ONNX Runtime can judge, and `int8-cpu-twin` for its CPU kernels.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from onnx import ModelProto
+
+from hvt_deploy.commands.calibrate import Calibrated, calibrate
+from hvt_deploy.core.config import Precision, QuantizationConfig, RunConfig
+from hvt_deploy.core.environment import cpu_count, require, tool_versions
+from hvt_deploy.core.errors import BadInput, CheckFailed
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.evaluation.parity import compare_logits
+from hvt_deploy.graph.opset import convert_opset, read_opset
+from hvt_deploy.graph.quantization.calibration import Int8Calibration
+from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_twin
+from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
+from hvt_deploy.graph.quantization.outline import outline
+from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
+from hvt_deploy.graph.quantization.ranges import Ranges
+from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.registry import open_backend
+
+# FP16 must keep this much of the FP32 logits; INT8 is recorded, and judged by `validate`.
+FP16_MIN_SQNR_DB = 40.0
+# What each precision consists of; FP16 comes with INT8 because INT8 has to beat it.
+GRAPHS: dict[Precision, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("fp16",),
+    "int8": ("fp16", "int8-fp32", "int8", "int8-cpu-twin"),
+    "int8-fp32": ("int8-fp32", "int8-cpu-twin"),
+}
+
+_PRECISION_OF = {"int8-cpu-twin": "int8"}
+
+
+def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
+    """Make the graphs of `precision` that are not there yet; returns the manifest that names them.
+
+    Raises BadInput if INT8 is asked for and there are no calibration images, CheckFailed if FP16 loses too much.
+    """
+    require("onnxruntime", extra="cpu")
+    with folder.lock():
+        manifest = folder.read()
+        if precision == "fp32":
+            return manifest
+        # Later verbs go on with the images and the recipe that were chosen here.
+        manifest = replace(manifest, config=replace(
+            manifest.config, calibration=config.calibration, quantization=config.quantization
+        ))  # fmt: skip
+        manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
+        for key in GRAPHS[precision]:
+            recipe = _recipe(config, calibrated, key)
+            if is_fresh(manifest, key) and manifest.artifacts[key].facts["recipe"] == recipe:
+                folder.open_artifact(manifest, key)
+                continue
+            manifest = _add_graph(folder, manifest, config, key, calibrated, ui)
+    return manifest
+
+
+def _recipe(config: RunConfig, calibrated: Calibrated, key: str) -> object:
+    """What a graph is made by, as it is recorded: a graph of another recipe is made anew."""
+    ranges = {"ranges": calibrated.ranges is not None}
+    return ranges if key == "fp16" else {**ranges, **cast("dict[str, object]", to_plain(config.quantization))}
+
+
+def _add_graph(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, key: str, calibrated: Calibrated, ui: Ui
+) -> Manifest:
+    """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
+    fp32 = folder.open_artifact(manifest, "fp32")
+    graph, kept_fp32 = make_graph(fp32, key, config.quantization, calibrated.ranges, calibrated.int8)
+    opset = read_opset(graph)
+    if key == "int8" and opset != manifest.artifacts["fp32"].opset:
+        ui.say(f"{key}: opset {opset} instead of {manifest.artifacts['fp32'].opset}; FP16 Q/DQ exists from opset 19.")
+    with folder.staging() as staged:
+        path = staged / f"{manifest.slug}.{key}.onnx"
+        save_onnx(graph, path)
+        reference = _logits(fp32, "fp32", manifest, calibrated.images)
+        parity = compare_logits(reference, _logits(path, key, manifest, calibrated.images))
+        if key == "fp16" and not parity.sqnr_db >= FP16_MIN_SQNR_DB:
+            raise CheckFailed(
+                f"The FP16 graph of {manifest.slug} keeps {parity.sqnr_db:.1f} dB of the FP32 logits; "
+                f"at least {FP16_MIN_SQNR_DB:.0f} dB were expected.",
+                "Calibrate on images the model was trained for (--calib DIR), so that large ranges stay FP32.",
+            )
+        ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images")
+        needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
+        parents = {k: manifest.artifacts[k].sha256 for k in needed if k in manifest.artifacts}
+        artifact = Artifact(
+            folder=key, main=path.name, files={}, precision=key, opset=opset, parents=parents,
+            remake=f"hvt-deploy quantize {manifest.slug} --precision {_PRECISION_OF.get(key, key)}",
+            facts={
+                "recipe": _recipe(config, calibrated, key), "parity": to_plain(parity), "nodes": len(graph.graph.node),
+                "kept_fp32": to_plain(kept_fp32),
+            },
+            tool_versions=tool_versions(),
+        )  # fmt: skip
+        return folder.add(manifest, key, staged, artifact)
+
+
+def make_graph(
+    fp32: Path,
+    key: str,
+    quantization: QuantizationConfig,
+    ranges: Ranges | None,
+    int8: Int8Calibration | None,
+) -> tuple[ModelProto, tuple[KeptNode, ...]]:
+    """The graph of artifact `key` from the FP32 file, and the nodes that FP16 left in FP32."""
+    model = load_onnx(fp32, weights=False)
+    if key == "fp16":
+        outlined = outline(model, fp32.parent, ())
+        half = to_fp16(outlined.model, ranges)
+        return outlined.fill(half.model, outlined.model), half.kept_fp32
+    if int8 is None:
+        raise BadInput("INT8 needs ranges measured on real images.", "Give training images with --calib DIR.")
+    prepared = int8.prepare(model)
+    chosen = nodes_to_quantize(prepared, quantization.int8_roles, quantization.excluded)
+    outlined = outline(prepared, fp32.parent, chosen)
+    quantized = _quantized(outlined.model, key, quantization, int8.ranges)
+    if key != "int8":
+        return outlined.fill(quantized, quantized), ()
+    half = to_fp16(quantized, int8.ranges)
+    return outlined.fill(half.model, quantized), half.kept_fp32
+
+
+def _quantized(model: ModelProto, key: str, quantization: QuantizationConfig, ranges: Ranges) -> ModelProto:
+    """The Q/DQ graph of `key`, with FP32 in the rest."""
+    roles, excluded = quantization.int8_roles, quantization.excluded
+    if key == "int8-cpu-twin":
+        return make_cpu_twin(quantize_int8(model, ranges, roles, excluded), ranges)
+    opset = read_opset(model) if key == "int8-fp32" else max(QDQ_OPSET, read_opset(model))
+    return quantize_int8(convert_opset(model, opset), ranges, roles, excluded)
+
+
+def _logits(path: Path, key: str, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
+    request = BackendRequest(
+        name=key, runtime="ort", device="cpu", precision=key, path=path, model=manifest.model,
+        signature=manifest.signature, threads=cpu_count(),
+    )  # fmt: skip
+    with closing(open_backend(request)) as backend:
+        return backend.infer(images_NCHW)

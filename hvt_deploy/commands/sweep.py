@@ -1,0 +1,159 @@
+"""`sweep`: which models to run, what of them is done already, and one record of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.workspace import RESULTS, ModelFolder, is_fresh, now, write_failed
+from hvt_deploy.evaluation.record import DataSummary, Results, Row, read_results
+from hvt_deploy.evaluation.report.html import render_html
+from hvt_deploy.evaluation.report.markdown import render_markdown
+from hvt_deploy.models.registry import list_specs
+
+IN_TURN = "Latencies of one model were measured interleaved, those of different models one after the other."
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step of one model that did not work, why, and the exit code it would have had alone."""
+
+    what: str
+    why: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class SweptModel:
+    """One model: the last validation, where there is one, with its exit code, and what failed on the way."""
+
+    model: str
+    results: Results | None
+    exit_code: int
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The record of a sweep, the folder that holds `results.json`, `report.md` and `report.html`, and the models."""
+
+    results: Results
+    folder: Path
+    models: tuple[SweptModel, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of all steps: the largest."""
+        failed = (failure.exit_code for model in self.models for failure in model.failures)
+        return max((*failed, *(model.exit_code for model in self.models)))
+
+
+def match_models(patterns: Sequence[str]) -> tuple[str, ...]:
+    """The models that one of `patterns` (shell wildcards, or `timm:NAME`) stands for, in the order of `models`.
+
+    Raises BadInput for a pattern that stands for none.
+    """
+    names = [spec.name for spec in list_specs()]
+    for pattern in patterns:
+        if not pattern.startswith("timm:") and not any(fnmatch(name, pattern) for name in names):
+            raise unknown_name("model", pattern, names)
+    if not patterns:
+        raise BadInput("No model was named.", "Example: --models 'fdvit_*,faster_vit_0*'")
+    matched = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+    return (*matched, *dict.fromkeys(pattern for pattern in patterns if pattern.startswith("timm:")))
+
+
+def is_exported(folder: ModelFolder, config: RunConfig) -> bool:
+    """Whether an export with the same settings is there."""
+    if not folder.exists():
+        return False
+    manifest = folder.read()
+    return is_fresh(manifest, "fp32") and manifest.config.export == config.export
+
+
+def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Results | None:
+    """The recorded validation, if it is of the artifacts that are there now, of `data` and of the same settings."""
+    manifest = folder.read()
+    artifact = manifest.artifacts.get(RESULTS)
+    if artifact is None or not folder.file(artifact).is_file():
+        return None
+    results, settings = read_results(folder.file(artifact)), config.validation
+    seen = results.data.limit, results.data.seed, results.data.subset, Path(results.data.path).resolve()
+    wanted = settings.limit, settings.seed, settings.subset, data.resolve()
+    validated = {key: results.provenance.get(f"{key} sha256") for key in manifest.artifacts if key != RESULTS}
+    there = {key: artifact.sha256 for key, artifact in manifest.artifacts.items() if key != RESULTS}
+    return results if seen == wanted and validated == there else None
+
+
+def conclude_sweep(patterns: Sequence[str], data: Path, models: Sequence[SweptModel], output: Path) -> Swept:
+    """One record of every row of every model, and its reports, in `output`."""
+    done = [model.results for model in models if model.results is not None]
+    rows = [row for results in done for row in _rows(results)]
+    rows += [
+        Row(model.model, f"{model.model} {failure.what}", "", "", None, skipped=failure.why)
+        for model in models
+        for failure in model.failures
+    ]
+    data_summary = done[0].data if done else DataSummary(str(data), 0, 0, "", 0)
+    results = Results(
+        model=f"sweep of {', '.join(patterns)}", slug="sweep", created=now(),
+        untrained=bool(done) and all(one.untrained for one in done), data=data_summary,
+        rows=tuple(rows), gates=tuple(replace(g, backend=f"{r.slug} {g.backend}") for r in done for g in r.gates),
+        verdict=_verdict(models, rows),
+        warnings=(*_prefixed(done, {one.slug: one.warnings for one in done}), *_of_untrained(done), IN_TURN),
+        errors=tuple(_prefixed(done, {one.slug: one.errors for one in done})),
+        environment=done[0].environment if done else {},
+        provenance={f"{one.slug} {key}": value for one in done for key, value in one.provenance.items()},
+    )  # fmt: skip
+    # A backend's name begins with its model's here, so that reports need not put it before the name once more.
+    shown = replace(results, rows=tuple(replace(row, model=results.model) for row in rows))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        results.write(output / "results.json")
+        (output / "report.md").write_text(render_markdown(shown), encoding="utf-8")
+        (output / "report.html").write_text(render_html(shown), encoding="utf-8")
+    except OSError as error:
+        raise write_failed(output, error) from error
+    return Swept(results, output, tuple(models))
+
+
+def _rows(results: Results) -> Iterable[Row]:
+    """A model's rows under its name. What is known of single classes and images stays in the model's own report."""
+    for row in results.rows:
+        short = replace(
+            row, backend=f"{results.slug} {row.backend}", classes=None, confusions=(), curves=(), flips=(),
+            latency_ms=row.latency_ms and replace(row.latency_ms, samples_ms=(), windows_ms=()),
+        )  # fmt: skip
+        # An accuracy that means nothing is not to stand beside others.
+        yield replace(short, top1=None, top5=None, top1_drop=None) if results.untrained else short
+
+
+def _prefixed(done: Sequence[Results], lines: Mapping[str, Sequence[str]]) -> Iterable[str]:
+    return (f"{results.slug}: {line}" for results in done for line in lines[results.slug])
+
+
+def _of_untrained(done: Sequence[Results]) -> Iterable[str]:
+    return (
+        f"{one.slug} has random weights: its accuracy means nothing and is left out." for one in done if one.untrained
+    )
+
+
+def _verdict(models: Sequence[SweptModel], rows: Sequence[Row]) -> str:
+    """Which backends no other beats in accuracy and latency at once, and what failed."""
+    timed = sorted(
+        (row.latency_ms.median / row.latency_ms.batch, -row.top1.estimate, row.backend)
+        for row in rows
+        if row.top1 is not None and row.latency_ms is not None
+    )
+    best = [one for i, one in enumerate(timed) if all(one[1] < other[1] for other in timed[:i])]
+    front = ", ".join(f"{name} ({-top1:.2f} % at {latency:.3g} ms an image)" for latency, top1, name in best)
+    failed = [f"{model.model} ({failure.what})" for model in models for failure in model.failures]
+    return " ".join([
+        f"{len(models)} models, {sum(row.skipped is None for row in rows)} backends ran.",
+        f"None is faster and as accurate as: {front}." if front else "No backend has accuracy and latency.",
+        f"Failed: {', '.join(failed)}." if failed else "Nothing failed.",
+    ])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Shared foundations: errors, types, files, configuration, workspace and worker processes. Imports no other package."""

@@ -1,0 +1,202 @@
+"""What this machine has: packages, GPUs, disk. Nothing heavy is imported to find out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.core.errors import MissingEnvironment
+
+# The distributions whose versions belong into every record, in the order they are shown.
+RECORDED = (
+    "hvt-deploy", "numpy", "pillow", "onnx", "torch", "timm", "onnxscript", "onnxsim", "onnxslim",
+    "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU as the driver names it. `memory_mib` is its total memory."""
+
+    name: str
+    compute_capability: str
+    memory_mib: int
+    driver: str
+
+
+def require(module: str, extra: str) -> None:
+    """Raise MissingEnvironment with the pip line unless `module` can be imported."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingEnvironment(
+            f"This needs the Python package '{module}', which is not installed.",
+            f"Install it: pip install 'hvt-deploy[{extra}]'",
+        )
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the installed packages that decide results, by distribution name."""
+    versions = {"python": platform.python_version()}
+    for name in RECORDED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that `nvidia-smi` reports; empty without a driver.
+
+    A Jetson's nvidia-smi may not know every field; its integrated GPU is then read from the device tree.
+    """
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return _jetson_gpu()
+    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
+    answer = subprocess.run(
+        [command, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=False, timeout=20
+    )
+    if answer.returncode != 0:
+        return _jetson_gpu()
+    gpus: list[Gpu] = []
+    for line in answer.stdout.splitlines():
+        fields = [f.strip() for f in line.split(",")]
+        if len(fields) == 4 and fields[1].replace(".", "").isdigit():
+            memory = int(fields[2]) if fields[2].isdigit() else 0
+            gpus.append(Gpu(fields[0], fields[1], memory, fields[3]))
+    return tuple(gpus) or _jetson_gpu()
+
+
+# Compute capability by the chip named in the device tree (NVIDIA's CUDA GPU list).
+_JETSON_CHIPS = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
+
+
+def _jetson_gpu() -> tuple[Gpu, ...]:
+    compatible = Path("/proc/device-tree/compatible")
+    if not compatible.is_file():
+        return ()
+    text = compatible.read_text(errors="ignore")
+    for chip, capability in _JETSON_CHIPS.items():
+        if chip in text:
+            model = Path("/proc/device-tree/model")
+            name = model.read_text(errors="ignore").strip("\0\n ") if model.is_file() else chip
+            return (Gpu(name, capability, 0, "JetPack"),)
+    return ()
+
+
+def cpu_name() -> str:
+    """The processor's name as the kernel reports it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="ignore").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of the processor, as the kernel names them; empty where it says nothing."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="ignore").splitlines() if info.is_file() else []
+    return frozenset(
+        next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "").split()
+    )
+
+
+def int8_saturates(flags: Collection[str]) -> bool:
+    """Whether a CPU with these `cpu_flags` adds two products of unsigned and signed 8 bits in 16, which saturates.
+
+    AVX2's and AVX-512's vpmaddubsw does; VNNI sums in 32 bits, as ARM does.
+    """
+    return "avx2" in flags and not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def free_disk_bytes(path: Path) -> int:
+    """Free bytes on the disk that holds `path` or its nearest existing parent."""
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be taken now without swapping: the system's, or what a container's limit leaves of it."""
+    meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+    fields = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.splitlines())}
+    return min(1024 * fields["MemAvailable"], _left_of_cgroup_limit())
+
+
+def _left_of_cgroup_limit() -> int:
+    """Of the version 2 control group of this process; cached files do not count, for the kernel drops them."""
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
+        folder = Path("/sys/fs/cgroup") / group
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        pairs = (line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        cached = next(int(value) for name, value in pairs if name == "inactive_file")
+    except (OSError, ValueError, StopIteration):  # no version 2, or the limit is "max"
+        return sys.maxsize
+    return max(0, limit - used + cached)
+
+
+def check_free_disk(path: Path, needed_bytes: int) -> None:
+    """Raise MissingEnvironment unless `needed_bytes` are free where `path` will be written."""
+    free = free_disk_bytes(path)
+    if free < needed_bytes:
+        raise MissingEnvironment(
+            f"Writing to {path} needs {needed_bytes / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free.",
+            "Free some space or choose another folder with --workspace DIR.",
+        )
+
+
+def resident_mib() -> float:
+    """The memory that this process holds now."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
+def power_mode(sys_folder: Path = Path("/sys")) -> str:
+    """A Jetson's power mode and the clocks of its GPU and first CPU now, as text; empty on other machines.
+
+    A clock below its maximum is not locked (`jetson_clocks` does that), and latencies then vary.
+    """
+    tool = shutil.which("nvpmodel")
+    if tool is None:
+        return ""
+    try:
+        said = subprocess.run([tool, "-q"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "nvpmodel does not answer"
+    mode = " ".join(line.partition(":")[2].strip() for line in said.splitlines() if "Power Mode" in line)
+    gpus = sorted(sys_folder.glob("class/devfreq/*gpu*/cur_freq"))
+    clocks = [_clock(path.parent.name, path, path.with_name("max_freq"), 1_000_000) for path in gpus]
+    for path in sys_folder.glob("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"):
+        clocks.append(_clock("cpu", path, path.with_name("scaling_max_freq"), 1000))
+    return ", ".join([mode or "unknown", *clocks])
+
+
+def _clock(what: str, now: Path, largest: Path, per_mhz: int) -> str:
+    try:
+        found = [int(path.read_text(encoding="ascii")) // per_mhz for path in (now, largest)]
+    except (OSError, ValueError):
+        return f"{what} unknown"
+    return f"{what} {found[0]} of {found[1]} MHz"
+
+
+def cache_folder() -> Path:
+    """Where downloads and interrupted measurements are kept: `hvt-deploy` in $XDG_CACHE_HOME or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"

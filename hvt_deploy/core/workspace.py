@@ -1,0 +1,297 @@
+"""`artifacts/<slug>/`: a manifest and artifacts in folders named by their hash.
+
+Replacing `manifest.json` is the only commit point: what it does not name is garbage, so an interrupted or failed
+run leaves the artifacts that were there before.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
+from hvt_deploy.core.serialization import from_plain, to_plain
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.types import Preprocessing
+
+MANIFEST = "manifest.json"
+# Keys of artifacts that are neither a graph (its precision), an engine (`engine-...`) nor `pytorch`, the weights.
+PIXELS = "fp32-uint8"
+CALIBRATION, INT8_CALIBRATION, BUDGET = "calibration", "int8-calibration", "budget"
+RECORDED, RESULTS = "recorded-reference", "results"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One product. `files` maps names in `folder` to sha256; `main` is the one that is opened.
+
+    `parents` maps the keys of the artifacts it was made from to the sha256 their main file had then; `remake` is the
+    command that makes it again. `facts` are numbers worth keeping: parity, node counts, kept FP32 nodes.
+    """
+
+    folder: str
+    main: str
+    files: Mapping[str, str]
+    remake: str
+    precision: str = ""
+    opset: int | None = None
+    parents: Mapping[str, str] = field(default_factory=dict[str, str])
+    facts: Mapping[str, object] = field(default_factory=dict[str, object])
+    tool_versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    created: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the main file."""
+        return self.files[self.main]
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Where the weights came from: official, packaged, file or random. `keys` counts the file's keys by their fate:
+    loaded, train-only, recomputed and so on (models/fates.py). `licence` is what is stated about them.
+    """
+
+    source: str
+    sha256: str
+    untrained: bool
+    path: str = ""
+    dropped_train_only: tuple[str, ...] = ()
+    keys: Mapping[str, int] = field(default_factory=dict[str, int])
+    licence: str = "not stated"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that later verbs need to know of an exported model. `config` is the effective configuration."""
+
+    slug: str
+    model: str
+    exported: str
+    signature: Signature
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    wnids: tuple[str, ...] | None
+    weights: WeightsRecord
+    config: RunConfig
+    artifacts: Mapping[str, Artifact]
+    code_licence: str = "not stated"
+    schema_version: int = 1
+
+    @property
+    def licences(self) -> str:
+        """What is stated about the official code and these weights, as a sentence to show before they leave."""
+        return f"Licences: code of {self.model} {self.code_licence}, its weights {self.weights.licence}"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, with microseconds so that two exports in one second have an order."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class ModelFolder:
+    """`artifacts/<slug>`: reads and replaces one model's manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.slug = path.name
+
+    def read(self) -> Manifest:
+        """The manifest. Raises BadInput if there is none or it is damaged."""
+        file = self.path / MANIFEST
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadInput(f"Nothing was exported to {self.path}.", f"Run: hvt-deploy export {self.slug}") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BadInput(f"{file} is damaged: {error}.", f"Run: hvt-deploy export {self.slug}") from None
+        return from_plain(Manifest, data, str(file))
+
+    def exists(self) -> bool:
+        """Whether a model was exported here."""
+        return (self.path / MANIFEST).is_file()
+
+    def file(self, artifact: Artifact) -> Path:
+        """The path of an artifact's main file."""
+        return self.path / artifact.folder / artifact.main
+
+    def open_artifact(self, manifest: Manifest, key: str) -> Path:
+        """The main file of artifact `key`, after its hashes and its parents' were checked.
+
+        Raises BadInput if it is missing, was changed since, or was made from something that was replaced.
+        """
+        artifact = manifest.artifacts.get(key)
+        if artifact is None:
+            raise BadInput(
+                f"{manifest.slug} has no '{key}' artifact.", f"It has: {', '.join(manifest.artifacts) or 'none'}."
+            )
+        check_fresh(manifest, key)
+        for name, sha256 in artifact.files.items():
+            path = self.path / artifact.folder / name
+            if not path.is_file():
+                raise BadInput(f"{path} is missing.", f"Run: {artifact.remake}")
+            if hash_file(path) != sha256:
+                raise BadInput(f"{path} is not the file that was recorded (sha256 differs).", f"Run: {artifact.remake}")
+        return self.file(artifact)
+
+    @contextmanager
+    def lock(self, wait_s: float = 3.0) -> Generator[None]:
+        """Hold this folder. Raises MissingEnvironment that names the holder if it stays taken for `wait_s`."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise write_failed(self.path, error) from error
+        with stream:
+            deadline = time.monotonic() + wait_s
+            while not _try_lock(stream.fileno()):
+                if time.monotonic() > deadline:
+                    stream.seek(0)
+                    holder = stream.read().strip() or "another process"
+                    raise MissingEnvironment(
+                        f"{self.path} is in use by {holder}.", "Wait until it ends, or choose another --workspace DIR."
+                    )
+                time.sleep(0.1)
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}) since {now()}")
+            stream.flush()
+            yield
+
+    @contextmanager
+    def staging(self) -> Generator[Path]:
+        """A folder on the same disk to write an artifact in; removed afterwards."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.path))
+        staged.chmod(0o755)  # other users may read artifacts, as they may read what any program writes
+        try:
+            yield staged
+        except OSError as error:
+            raise write_failed(self.path, error) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def store(self, staged: Path, artifact: Artifact) -> Artifact:
+        """Hash the files in `staged` and move them to their folder; returns the artifact as it is recorded.
+
+        Nothing is visible to readers before `commit`.
+        """
+        hashes = {p.name: hash_file(p) for p in sorted(staged.iterdir())}
+        digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+        folder = f"{artifact.folder}-{digest[:12]}"
+        target = self.path / folder
+        if not target.exists():
+            staged.rename(target)
+        elif {p.name: hash_file(p) for p in sorted(target.iterdir())} != hashes:  # changed by hand since
+            shutil.rmtree(target)
+            staged.rename(target)
+        return replace(artifact, folder=folder, files=hashes, created=now())
+
+    def commit(self, manifest: Manifest) -> None:
+        """Replace the manifest, then remove what it does not name."""
+        file = self.path / MANIFEST
+        temporary = self.path / f".{MANIFEST}.new"
+        try:
+            with temporary.open("w", encoding="utf-8") as stream:
+                json.dump(to_plain(manifest), stream, indent=2)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(file)
+        except OSError as error:
+            raise write_failed(file, error) from error
+        kept = {artifact.folder for artifact in manifest.artifacts.values()}
+        for entry in self.path.iterdir():
+            if entry.is_dir() and entry.name not in kept:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def add(self, manifest: Manifest, key: str, staged: Path, artifact: Artifact) -> Manifest:
+        """Store one artifact under `key` and commit."""
+        stored = self.store(staged, artifact)
+        updated = replace(manifest, artifacts={**manifest.artifacts, key: stored})
+        self.commit(updated)
+        return updated
+
+
+def check_fresh(manifest: Manifest, key: str) -> None:
+    """Raise BadInput if an ancestor of artifact `key` was replaced since it was made."""
+    artifact = manifest.artifacts[key]
+    for parent, sha256 in artifact.parents.items():
+        current = manifest.artifacts.get(parent)
+        if current is None or current.sha256 != sha256:
+            raise BadInput(
+                f"The '{key}' artifact of {manifest.slug} was made from another '{parent}' than the one here now.",
+                f"Run: {artifact.remake}",
+            )
+        check_fresh(manifest, parent)
+
+
+def is_fresh(manifest: Manifest, key: str) -> bool:
+    """Whether artifact `key` exists and none of its ancestors was replaced."""
+    if key not in manifest.artifacts:
+        return False
+    try:
+        check_fresh(manifest, key)
+    except BadInput:
+        return False
+    return True
+
+
+def open_folder(root: Path, slug: str) -> ModelFolder:
+    """The folder an export goes to. Raises BadInput for a name that is no plain folder name."""
+    if not slug or slug.startswith(".") or Path(slug).name != slug:
+        raise BadInput(f"'{slug}' cannot be a folder name.", "Give a plain name with --as NAME.")
+    return ModelFolder(root / slug)
+
+
+def find_model(root: Path, name: str | None) -> ModelFolder:
+    """The folder of `name`, or of the newest export where no name is given.
+
+    Raises BadInput if nothing was exported, or if CI=true and the choice would be a guess.
+    """
+    folders = [ModelFolder(p) for p in sorted(root.iterdir())] if root.is_dir() else []
+    exported = {f.slug: f for f in folders if f.exists()}
+    if not exported:
+        raise BadInput(f"Nothing was exported to {root} yet.", "Run: hvt-deploy export MODEL (or give --workspace DIR)")
+    if name is not None:
+        if name not in exported:
+            raise unknown_name(f"exported model in {root}", name, exported)
+        return exported[name]
+    if len(exported) > 1 and os.environ.get("CI", "").lower() == "true":
+        raise BadInput(f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}.")
+    return max(exported.values(), key=lambda f: f.read().exported)
+
+
+def write_failed(path: Path, error: OSError) -> MissingEnvironment:
+    """The error for a write that the system refused (disk full, no permission)."""
+    return MissingEnvironment(
+        f"Could not write to {path}: {error.strerror or error}.",
+        "What was there before is unchanged. Free some space or choose another --workspace DIR.",
+    )
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,130 @@
+"""The images that INT8 ranges are measured on: chosen by seed, hashed file by file, never validated on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.serialization import from_plain, to_plain
+from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
+from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, top_folder
+from hvt_deploy.data.sampling import content_hashes, draw_stratified
+
+Use = Literal["calibration", "search", "confirm"]
+
+
+@dataclass(frozen=True)
+class CalibrationFile:
+    """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat folder.
+
+    `use`: ranges come from `calibration`; a recipe was searched on `search` and its promise measured on `confirm`.
+    """
+
+    file: str
+    sha256: str
+    size_bytes: int
+    class_name: str
+    use: Use = "calibration"
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The calibration manifest. The classes need not be the model's: calibration uses no labels."""
+
+    folder: str
+    seed: int
+    files: tuple[CalibrationFile, ...]
+
+    def samples(self) -> tuple[Sample, ...]:
+        """The files to load, without labels."""
+        return tuple(Sample(Path(self.folder) / f.file, NO_LABEL) for f in self.files if f.use == "calibration")
+
+    @property
+    def content_key(self) -> str:
+        """A sha256 over the files' contents, whatever their names and order: the set's part of a cache key."""
+        return hashlib.sha256("\n".join(sorted(f.sha256 for f in self.files)).encode()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as JSON."""
+        path.write_text(json.dumps(to_plain(self), indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> CalibrationSet:
+        """Read a manifest. Raises BadInput if it is missing or of another shape."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BadInput(f"No calibration manifest at {path}.", "Make it: hvt-deploy quantize --calib DIR") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BadInput(f"{path} is not a calibration manifest: {error}.") from None
+        return from_plain(CalibrationSet, data, str(path))
+
+
+def choose_calibration(
+    folder: Path, images: int, seed: int, threads: int = 4, progress: Callable[[int, int], None] | None = None
+) -> CalibrationSet:
+    """Draw `images` files by `seed`, the same number from each class folder as far as it goes, and hash them.
+
+    A folder with fewer images gives all it has; a flat folder is one class. A folder in the `cifar-100-python` form
+    gives its training images.
+    Raises BadInput for a missing or empty folder, a file that cannot be read or fewer than 1 image.
+    """
+    if images < 1:
+        raise BadInput(f"{images} calibration images are too few.", "Give 1 or more; 512 is the default.")
+    advice = "Give a folder of images like those the model will see, but not the validation images: --calib DIR"
+    if not folder.is_dir():
+        raise BadInput(f"There is no calibration folder {folder}, and INT8 ranges are measured on real images.", advice)
+    if is_cifar100(folder):
+        folder = unpack_cifar100(folder, "train").folder
+    files = find_images(folder)
+    if not files:
+        raise BadInput(f"The calibration folder {folder} holds no images.", advice)
+    chosen = [files[i] for i in draw_stratified([(top_folder(f), f, f) for f in files], images, seed)]
+    paths = [folder / file for file in chosen]
+    hashes = content_hashes(paths, threads, progress)
+    return CalibrationSet(
+        str(folder.absolute()),
+        seed,
+        tuple(
+            CalibrationFile(file, sha256, path.stat().st_size, top_folder(file))
+            for file, path, sha256 in zip(chosen, paths, hashes, strict=True)
+        ),
+    )
+
+
+def hash_samples(samples: Sequence[Sample], use: Use, threads: int = 4) -> tuple[CalibrationFile, ...]:
+    """The entries of a calibration manifest for labelled images. Raises BadInput for a file that cannot be read."""
+    hashes = content_hashes([sample.path for sample in samples], threads)
+    return tuple(
+        CalibrationFile(str(s.path.absolute()), sha256, s.path.stat().st_size, s.path.parent.name, use)
+        for s, sha256 in zip(samples, hashes, strict=True)
+    )
+
+
+def overlap(
+    calibration: CalibrationSet,
+    samples: Sequence[Sample],
+    threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """The samples' files whose content is that of a calibration image, whatever their names.
+
+    Only files of the same size as a calibration image are read. Files that are gone are passed over.
+    """
+    sizes = {f.size_bytes for f in calibration.files}
+    suspects = [sample.path for sample in samples if _size(sample.path) in sizes]
+    calibrated = {f.sha256 for f in calibration.files}
+    hashes = content_hashes(suspects, threads, progress)
+    return [path for path, sha256 in zip(suspects, hashes, strict=True) if sha256 in calibrated]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

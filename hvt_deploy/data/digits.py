@@ -1,0 +1,86 @@
+"""Real images that need no network: scikit-learn's 1797 handwritten digits as image folders."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hvt_deploy.core.environment import require
+from hvt_deploy.core.errors import BadInput
+
+SIDE = 32
+SPLIT_SIZES = {"train": 1000, "calibration": 297, "validation": 500}
+_SEED = 20240229
+
+
+@dataclass(frozen=True)
+class DigitsFolders:
+    """Three image folders without a common image, each with the class folders 0 to 9."""
+
+    train: Path
+    calibration: Path
+    validation: Path
+
+
+class _Digits(Protocol):
+    images: NDArray[np.float64]
+    target: NDArray[np.int64]
+
+
+def write_digits(folder: Path) -> DigitsFolders:
+    """Write the digits under `folder` as 32x32 grey PNG files, enlarged from 8x8 by a bicubic filter.
+
+    The split is fixed and stratified by class. `folder` appears all at once; where it is complete it is left alone.
+    Raises MissingEnvironment without scikit-learn and BadInput where `folder` holds anything else.
+    """
+    folders = DigitsFolders(*(folder / split for split in SPLIT_SIZES))
+    if _is_complete(folder):
+        return folders
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise BadInput(f"{folder} exists and is not the complete set of digits.", "Delete it or give another folder.")
+    require("sklearn", extra="demo")
+    from sklearn.datasets import load_digits
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write_images(cast("_Digits", load_digits()), temporary)
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folders
+
+
+def _is_complete(folder: Path) -> bool:
+    return all(len(list((folder / split).glob("[0-9]/*.png"))) == size for split, size in SPLIT_SIZES.items())
+
+
+def _write_images(digits: _Digits, folder: Path) -> None:
+    order = _stratified_order(digits.target)
+    start = 0
+    for split, size in SPLIT_SIZES.items():
+        for label in range(10):
+            (folder / split / str(label)).mkdir(parents=True)
+        for index in order[start : start + size]:
+            pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
+            image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            image.save(folder / split / str(digits.target[index]) / f"{index:04d}.png")
+        start += size
+
+
+def _stratified_order(labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A seeded order of all indices in which every stretch holds the classes in their overall shares."""
+    shuffled = np.random.default_rng(_SEED).permutation(len(labels_N))
+    place = np.empty(len(labels_N))
+    for label in np.unique(labels_N):
+        members = shuffled[labels_N[shuffled] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((labels_N, place))

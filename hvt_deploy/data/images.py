@@ -1,0 +1,234 @@
+"""From image files to the tensors a model was trained on.
+
+The pixels are those of timm's evaluation transform (`create_transform(..., is_training=False)`) on Pillow
+images, bit for bit: Pillow decodes, resizes with antialiasing and crops, the rest is float32 arithmetic in
+torchvision's order. So nothing here may use Pillow's `draft` or `reducing_gap`, which change pixels, and EXIF
+orientation is not applied, as timm and torchvision do not.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.tensors import ImagesNCHW, LabelsN
+from hvt_deploy.core.types import Preprocessing
+
+if TYPE_CHECKING:
+    from hvt_deploy.data.folders import Sample
+
+# More unreadable files than this share of a set means that the set is not what the user takes it for.
+UNREADABLE_SHARE = 0.01
+
+# A one-pixel-wide image is legal but grows with the square of its length when its short edge is resized:
+# beyond Pillow's own limit for decoding it is refused like any other decompression bomb.
+_MAX_RESIZED_PIXELS = 178_956_970
+
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+class UnreadableImage(BadInput):
+    """A file that is not a whole image, or one too large to handle. The message is the reason, without the path."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that was left out, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Preprocessed images with their labels. `indices_N` are their places in the samples they were loaded from."""
+
+    images_NCHW: ImagesNCHW  # noqa: N815
+    labels_N: LabelsN  # noqa: N815
+    indices_N: NDArray[np.int64]  # noqa: N815
+
+
+def decode(source: Path | IO[bytes]) -> Image.Image:
+    """An image file, or what was read of one, as RGB, as timm and torchvision do: Pillow, EXIF orientation ignored.
+
+    Raises UnreadableImage if the file cannot be opened, is no image, is damaged, truncated or a
+    decompression bomb.
+    """
+    try:
+        if not isinstance(source, Path):
+            return Image.open(source).convert("RGB")
+        with source.open("rb") as file:
+            return Image.open(file).convert("RGB")
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image") from None
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from error
+    # Pillow's decoders answer damaged files with ValueError, SyntaxError, struct.error, EOFError and more.
+    except Exception as error:
+        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+
+
+def make_thumbnail(path: Path, edge: int = 96) -> str:
+    """A readable image file as a JPEG of at most `edge` pixels a side, in base64."""
+    image = decode(path)
+    image.thumbnail((edge, edge))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Resize, crop and normalise an RGB image: float32 (3, height, width).
+
+    Equal bit for bit to timm's evaluation transform: torchvision's Resize and CenterCrop (timm's
+    ResizeKeepRatio where the target is not square), ToTensor, Normalize.
+    Raises UnreadableImage for a shape that cannot be resized in reasonable memory.
+    """
+    return _normalize([_resize_and_crop(image, preprocessing)], preprocessing)[0]
+
+
+def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """The pixels (3, height, width) before they are normalised."""
+    height, width = _resized_size(image.height, image.width, preprocessing)
+    if height * width > _MAX_RESIZED_PIXELS:
+        raise UnreadableImage(f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
+    if (width, height) != image.size:
+        image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
+    crop_height, crop_width = preprocessing.image_size
+    top, left = _crop_start(height, crop_height), _crop_start(width, crop_width)
+    # Pillow fills what lies outside the image with black, as torchvision's padding does.
+    image = image.crop((left, top, left + crop_width, top + crop_height))
+    pixels_HWC = np.ndarray((crop_height, crop_width, 3), np.uint8, image.tobytes())
+    return np.ascontiguousarray(np.transpose(pixels_HWC, (2, 0, 1)))
+
+
+def _normalize(images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing) -> ImagesNCHW:
+    mean = np.array(preprocessing.mean, np.float32)[:, None, None]
+    std = np.array(preprocessing.std, np.float32)[:, None, None]
+    height, width = preprocessing.image_size
+    images_NCHW = np.empty((len(images), 3, height, width), np.float32)
+    for i, pixels_CHW in enumerate(images):  # one image at a time stays in the cache
+        normalized_CHW = images_NCHW[i]
+        np.divide(pixels_CHW, np.float32(255), out=normalized_CHW)
+        normalized_CHW -= mean
+        normalized_CHW /= std
+    return images_NCHW
+
+
+def repeat_to(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
+    """`size` images: the given ones, cut or repeated from the start, for a graph that takes one batch size only."""
+    return np.ascontiguousarray(np.resize(images_NCHW, (size, *images_NCHW.shape[1:])))
+
+
+def load_batches(samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int) -> BatchLoader:
+    """Decode and preprocess `samples` with `threads` threads, in their order, `batch_size` at a time.
+
+    Every batch but the last is full: unreadable files are left out and listed in `unreadable`.
+    """
+    return BatchLoader(samples, preprocessing, batch_size, threads)
+
+
+class BatchLoader:
+    """Batches of images, in the order of the samples. Every iteration starts anew.
+
+    Memory is bounded by one batch and the window of images decoded ahead of it, not by the number of samples.
+    `unreadable` holds the files that the current or last iteration left out.
+    """
+
+    def __init__(self, samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int) -> None:
+        self.samples = samples
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.threads = threads
+        self.unreadable: list[Unreadable] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises BadInput as soon as more than 1 % of all samples are unreadable."""
+        self.unreadable = []
+        images: list[NDArray[np.uint8]] = []
+        indices: list[int] = []
+        with closing(self._load_ahead()) as loaded:
+            for index, image in enumerate(loaded):
+                if isinstance(image, Unreadable):
+                    self._leave_out(image)
+                    continue
+                images.append(image)
+                indices.append(index)
+                if len(images) == self.batch_size:
+                    yield self._batch(images, indices)
+                    images, indices = [], []
+        if images:
+            yield self._batch(images, indices)
+
+    def _batch(self, images: list[NDArray[np.uint8]], indices: list[int]) -> Batch:
+        labels = [self.samples[i].label for i in indices]
+        return Batch(_normalize(images, self.preprocessing), np.array(labels, np.int64), np.array(indices, np.int64))
+
+    def _load_ahead(self) -> Generator[NDArray[np.uint8] | Unreadable]:
+        # Pillow loads most of its formats on first need and tells a second thread that arrives meanwhile that
+        # the file is no image; so they are loaded before there are threads.
+        Image.init()
+        window: deque[Future[NDArray[np.uint8] | Unreadable]] = deque()
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        try:
+            for sample in self.samples:
+                window.append(pool.submit(self._load, sample.path))
+                if len(window) == self.batch_size + self.threads:
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _load(self, path: Path) -> NDArray[np.uint8] | Unreadable:
+        try:
+            return _resize_and_crop(decode(path), self.preprocessing)
+        except UnreadableImage as error:
+            return Unreadable(path, error.message)
+
+    def _leave_out(self, file: Unreadable) -> None:
+        self.unreadable.append(file)
+        count, total = len(self.unreadable), len(self.samples)
+        if count > max(1, UNREADABLE_SHARE * total):  # one damaged file never stops a small set
+            named = "; ".join(f"{u.path} ({u.reason})" for u in self.unreadable[:5])
+            more = f"; and {count - 5} more" if count > 5 else ""
+            raise BadInput(
+                f"At least {count} of {total} images cannot be read; "
+                f"up to {UNREADABLE_SHARE:.0%} would have been left out and named: {named}{more}.",
+                "Repair or remove these files, or copy the images again.",
+            )
+
+
+def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """(height, width) before the crop, in the arithmetic of torchvision (square) and timm (not square)."""
+    target_height, target_width = (math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size)
+    if preprocessing.crop_mode == "squash":
+        return target_height, target_width
+    if target_height != target_width:
+        ratio = min(height / target_height, width / target_width)
+        return round(height / ratio), round(width / ratio)
+    if width <= height:
+        return int(target_width * height / width), target_width
+    return target_height, int(target_height * width / height)
+
+
+def _crop_start(size: int, crop: int) -> int:
+    """Where a centred crop begins; negative where `size` is smaller and is padded (torchvision's CenterCrop)."""
+    return -((crop - size) // 2) if crop > size else round((size - crop) / 2)

@@ -1,0 +1,69 @@
+"""Which images of a set: drawn by hash, the same everywhere; told apart by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.data.folders import Sample
+
+
+def stratified_sample(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
+    """`limit` samples drawn by `seed`, the same number from each class as far as it goes; all for None.
+
+    The choice depends on labels and file names only, not on the order or the place of the files, and a smaller
+    limit's choice is part of a larger one's. The order is that of the given samples.
+    Raises BadInput for a limit below 1.
+    """
+    if limit is None:
+        return tuple(samples)
+    if limit < 1:
+        raise BadInput(f"A limit of {limit} images leaves none.", "Give 1 or more.")
+    keys = [(str(sample.label), sample.path.name, str(sample.path)) for sample in samples]
+    return tuple(samples[i] for i in draw_stratified(keys, limit, seed))
+
+
+def draw_stratified(keys: Sequence[tuple[str, str, str]], limit: int, seed: int) -> list[int]:
+    """The places, in order, of `limit` of the `keys` (class, name, tie-breaker), drawn by hash round by round.
+
+    Each round takes one of every class that has any left; a hash decides which, and the classes of a last,
+    partial round. Hashes rather than a random generator: the same everywhere, and one more file in the folder
+    does not change the whole choice.
+    """
+
+    def rank(i: int) -> tuple[bytes, str]:
+        group, name, tie = keys[i]
+        return hashlib.sha256(os.fsencode(f"{seed}/{group}/{name}")).digest(), tie
+
+    ranked = sorted((rank(i), i) for i in range(len(keys)))
+    seen: dict[str, int] = {}
+    rounds: list[tuple[int, int, int]] = []
+    for place, (_, i) in enumerate(ranked):
+        group = keys[i][0]
+        seen[group] = seen.get(group, 0) + 1
+        rounds.append((seen[group], place, i))
+    return sorted(i for _, _, i in sorted(rounds)[:limit])
+
+
+def content_hashes(
+    paths: Sequence[Path], threads: int, progress: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """The sha256 of each file, in order. Raises BadInput for a file that cannot be read."""
+
+    def content_hash(path: Path) -> str:
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
+
+    hashes: list[str] = []
+    with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
+        for digest in pool.map(content_hash, paths):
+            hashes.append(digest)
+            if progress is not None:
+                progress(len(hashes), len(paths))
+    return hashes

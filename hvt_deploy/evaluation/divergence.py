@@ -1,0 +1,114 @@
+"""Where two forms of a model part: each module of the candidate, given the reference's values, beside the reference.
+
+A module's **own error** is that of its output when everything it takes from other modules is the reference's: the
+error at its input is zero, so nothing that came before counts. A module **jumps** if its own error is above the limit
+of the candidate's precision.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.graph.modules import ModuleGraph
+from hvt_deploy.runtime.base import TappedBackend
+
+Numbers = Literal["fp32", "fp16", "int8"]
+# The own errors of all modules of the four trained demo models reached 2e-6, 5e-3 and 5e-2.
+LIMITS: Mapping[Numbers, float] = {"fp32": 1e-4, "fp16": 3e-2, "int8": 0.15}
+# Stands for infinity, which JSON does not have.
+NOT_FINITE = 1e30
+# What a part of a graph gives for its inputs, both by tensor name.
+PartRunner = Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class ModuleError:
+    """One module and its output tensor. `error` is that of its output in the candidate's own run, `own_error` the one
+    defined above.
+    """
+
+    path: str
+    tensor: str
+    error: float
+    own_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What an own error was found with: the nodes up to the module's output, the reference's values by the names of
+    the part's inputs, in its types, and what the reference has for its output.
+    """
+
+    part: onnx.ModelProto
+    inputs: Mapping[str, NDArray[Any]]
+    expected: NDArray[np.float32]
+
+
+def relative_error(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
+    """The largest root mean square difference of any slice along any axis but the first, over that of the reference.
+
+    A slice is a channel, a token, a row of pixels or the whole: what is wrong in one channel counts as if it were
+    wrong in all. NOT_FINITE where the candidate is not finite and the reference is.
+    """
+    expected, found = reference.astype(np.float64), candidate.astype(np.float64)
+    if not np.isfinite(found).all():
+        return NOT_FINITE if np.isfinite(expected).all() else 0.0
+    squares = np.square(found - expected)
+    axes = range(squares.ndim)
+    worst = max(
+        (float(squares.mean(axis=tuple(i for i in axes if i != axis)).max()) for axis in axes[1:]),
+        default=float(squares.mean()),
+    )
+    scale = float(np.square(expected).mean())
+    return math.sqrt(worst / scale) if scale > 0 else (0.0 if worst == 0 else NOT_FINITE)
+
+
+def numbers_of(model: onnx.ModelProto) -> Numbers:
+    """The lowest precision that a graph computes in."""
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "int8"
+    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return "fp16" if half else "fp32"
+
+
+def compare_modules(
+    reference: TappedBackend, candidate: TappedBackend, graph: ModuleGraph, run: PartRunner, images_NCHW: ImagesNCHW
+) -> Iterator[tuple[ModuleError, Evidence]]:
+    """Every module of the candidate's `graph` whose output the reference has in the same shape, in its order.
+
+    The reference's outputs wait in temporary files, so memory does not grow with their number.
+    """
+    flowing = candidate.taps(images_NCHW, list(graph.outputs))
+    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
+        known: dict[str, Path] = {}
+        for path, expected in reference.taps(images_NCHW, list(graph.outputs)):
+            found = next(array for name, array in flowing if name == path)
+            tensor = graph.outputs[path]
+            if tensor in known or found.shape != expected.shape:
+                continue
+            part = graph.cut(known, [tensor])
+            given = {v.name: np.load(known[v.name]) if v.name in known else images_NCHW for v in part.graph.input}
+            inputs = {value.name: _typed(given[value.name], value) for value in part.graph.input}
+            own = run(part, inputs)[tensor]
+            error = ModuleError(path, tensor, relative_error(expected, found), relative_error(expected, own))
+            yield error, Evidence(part, inputs, expected)
+            known[tensor] = Path(folder) / f"{len(known)}.npy"
+            np.save(known[tensor], expected)
+
+
+def _typed(array: NDArray[np.float32], value: onnx.ValueInfoProto) -> NDArray[Any]:
+    """The reference's values in the type that the candidate computes in."""
+    return array.astype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))

@@ -1,0 +1,97 @@
+"""What an engine's audit says, as text, before any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hvt_deploy.evaluation.record import Results, Row
+from hvt_deploy.evaluation.report.content import Cell, Column, Fact, Line, Table
+from hvt_deploy.evaluation.report.figures import EMPTY
+from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
+
+UNKNOWN = "unknown"
+GROUP_COLUMNS = ("stage", "role", "kernels", "moving", "MACs M", "INT8 %", "FP16 %", "FP32 %", "weights k", "INT8 %")
+
+
+def engines_table(results: Results) -> Table:
+    """A line for each engine, whether it could run here or not."""
+    columns = (
+        _column("kernels", lambda audit: Cell(str(audit.kernels), f"({audit.reformats} only move data)")),
+        _column("layers", lambda audit: Cell(split(audit.layers)), is_text=True),
+        _column("MACs", lambda audit: Cell(split(audit.macs)), is_text=True),
+        _column("weights", lambda audit: Cell(split(audit.weights)), is_text=True),
+        _column("MACs with Q/DQ as INT8", lambda audit: Cell(quantized_share(audit))),
+        _column("attention fused", lambda audit: Cell(attention(audit))),
+    )
+    rows = [row for row in results.rows if row.audit is not None]
+    lines = tuple(Line(row, False, tuple(c.cell(row) or Cell(EMPTY) for c in columns)) for row in rows)
+    return Table(columns, lines)
+
+
+def engine_facts(results: Results) -> tuple[Fact, ...]:
+    """A sentence about each engine, where a table is too wide."""
+    return tuple(
+        Fact(
+            row.backend,
+            f"{row.audit.kernels} kernels; MACs {split(row.audit.macs)}; weights {split(row.audit.weights)}; of "
+            f"the MACs with Q/DQ as INT8 {quantized_share(row.audit)}; attention fused {attention(row.audit)}",
+        )
+        for row in results.rows
+        if row.audit is not None
+    )
+
+
+def _column(title: str, cell: Callable[[EngineAudit], Cell], *, is_text: bool = False) -> Column:
+    def cell_of(row: Row) -> Cell | None:
+        return None if row.audit is None else cell(row.audit)
+
+    return Column(title, "detail", cell_of, is_text)
+
+
+def audit_facts(audit: EngineAudit) -> tuple[Fact, ...]:
+    """The whole engine, and the nodes that are not INT8 although the graph asks for it."""
+    not_int8 = sorted(audit.not_int8, key=lambda node: -node.macs)
+    return (
+        Fact("kernels per inference", f"{audit.kernels}, {audit.reformats} of them only move or convert data"),
+        Fact("layers", split(audit.layers)),
+        Fact("MACs", split(audit.macs)),
+        Fact("weights", split(audit.weights)),
+        Fact("MACs with Q/DQ that run as INT8", quantized_share(audit)),
+        Fact("attention blocks fused", attention(audit)),
+        *(Fact(f"not INT8: {n.node}", f"{n.precision}, {n.macs / 1e6:.1f} M MACs") for n in not_int8),
+    )
+
+
+def quantized_share(audit: EngineAudit) -> str:
+    """Of the MACs with Q/DQ in the graph, what runs as INT8."""
+    return f"{100 * audit.int8_share:.1f} %" if audit.quantized_macs else "none"
+
+
+def attention(audit: EngineAudit) -> str:
+    """Attention blocks that are one kernel, of all."""
+    return f"{audit.fused_attention} of {audit.attention_blocks}" if audit.macs.total else str(audit.fused_attention)
+
+
+def split(counts: ByPrecision) -> str:
+    """`83.1 % INT8, 16.9 % FP16`."""
+    parts = {"INT8": counts.int8, "FP16": counts.fp16, "FP32": counts.fp32, "other": counts.other}
+    shown = [f"{100 * part / counts.total:.1f} % {name}" for name, part in parts.items() if part]
+    return ", ".join(shown) or UNKNOWN
+
+
+def group_rows(audit: EngineAudit) -> list[tuple[str, ...]]:
+    """A row of `GROUP_COLUMNS` for each stage and role."""
+    return [
+        (
+            group.stage, group.role, str(group.layers.total + group.reformats), str(group.reformats),
+            f"{group.macs.total / 1e6:.1f}" if group.macs.total else "",
+            *(_percent(part, group.macs) for part in (group.macs.int8, group.macs.fp16, group.macs.fp32)),
+            f"{group.weights.total / 1e3:.1f}" if group.weights.total else "",
+            _percent(group.weights.int8, group.weights),
+        )
+        for group in audit.groups
+    ]  # fmt: skip
+
+
+def _percent(part: int, whole: ByPrecision) -> str:
+    return f"{100 * part / whole.total:.1f}" if whole.total else ""

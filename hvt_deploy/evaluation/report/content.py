@@ -1,0 +1,250 @@
+"""What every report says: a record's columns, facts and sentences as text, before any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hvt_deploy.evaluation.record import Gate, GateStatus, Interval, Results, Row
+from hvt_deploy.evaluation.report.figures import (
+    EMPTY,
+    cosine,
+    count,
+    decibels,
+    mebibytes,
+    milliseconds,
+    percent,
+    percent_range,
+    points,
+    points_range,
+    probability,
+    ratio,
+    ratio_range,
+    three_digits,
+)
+
+UNTRAINED_TITLE = "UNTRAINED WEIGHTS"
+UNTRAINED_SENTENCE = (
+    "The weights are random. Every accuracy and agreement in this report is meaningless, "
+    "and no accuracy gate can pass. Latencies are real."
+)
+INTERVALS_SENTENCE = "Brackets are 95 % confidence intervals. A positive drop is worse than the reference."
+
+Group = Literal["accuracy", "speed", "detail"]
+Tone = Literal["good", "bad", "warning", "neutral"]
+
+_GATE_TONES: dict[GateStatus, Tone] = {
+    "passed": "good",
+    "failed": "bad",
+    "not proven": "warning",
+    "skipped": "warning",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure, and its interval or spread."""
+
+    value: str
+    spread: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of figures (or, with `is_text`, of names). `cell` gives None where the row has nothing to show."""
+
+    title: str
+    group: Group
+    cell: Callable[[Row], Cell | None]
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A table row: the backend, and one cell for each column."""
+
+    row: Row
+    is_reference: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns for which at least one backend has a figure, and a line for each backend that ran."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A label and what stands beside it."""
+
+    label: str
+    value: str
+
+
+def summary_columns(results: Results) -> tuple[Column, ...]:
+    """The figures a reader compares first."""
+    mark = " (untrained)" if results.untrained else ""
+    return (
+        Column(f"top-1{mark}", "accuracy", lambda r: _percent_cell(r.top1)),
+        Column(f"drop{mark}", "accuracy", lambda r: _points_cell(r.top1_drop)),
+        Column(f"agreement{mark}", "accuracy", lambda r: _percent_cell(r.agreement)),
+        _latency_column(results),
+        Column("img/s", "speed", lambda r: _number_cell(r.throughput_img_s, three_digits)),
+        Column("speed-up", "speed", lambda r: _ratio_cell(r.speedup)),
+    )
+
+
+def accuracy_details(results: Results) -> tuple[Column, ...]:
+    """The rest of what is known of a row's answers and logits."""
+    mark = " (untrained)" if results.untrained else ""
+    return (
+        Column("images", "detail", lambda r: Cell(f"{r.images:,}") if r.images else None),
+        Column(f"top-5{mark}", "detail", lambda r: _percent_cell(r.top5)),
+        Column(f"McNemar p{mark}", "detail", lambda r: _number_cell(r.mcnemar_p, probability)),
+        Column("published top-1", "detail", lambda r: _published_cell(r.published_top1, r.top1)),
+        Column("published top-5", "detail", lambda r: _published_cell(r.published_top5, r.top5)),
+        Column("SQNR", "detail", lambda r: _number_cell(r.sqnr_db, decibels)),
+        Column("logit cosine", "detail", lambda r: _number_cell(r.logit_cosine, cosine)),
+        Column("largest logit error", "detail", lambda r: _number_cell(r.logit_max_abs, three_digits)),
+    )
+
+
+def run_details(_: Results) -> tuple[Column, ...]:
+    """What ran where."""
+    return (
+        Column("device", "detail", lambda r: Cell(r.device), is_text=True),
+        Column("timed runs", "detail", _timed_runs),
+        Column("memory", "detail", lambda r: _number_cell(r.memory_mib, mebibytes)),
+        Column("artifact", "detail", lambda r: Cell(r.artifact) if r.artifact else None, is_text=True),
+    )
+
+
+def fill_table(results: Results, columns: tuple[Column, ...]) -> Table:
+    """Figures of every backend that ran; columns in which nobody has one are left out."""
+    ran = [r for r in results.rows if r.skipped is None]
+    cells = {c.title: [c.cell(r) for r in ran] for c in columns}
+    kept = tuple(c for c in columns if any(cell is not None for cell in cells[c.title]))
+    lines = tuple(
+        Line(row, row is results.rows[0], tuple(cells[c.title][i] or Cell(EMPTY) for c in kept))
+        for i, row in enumerate(ran)
+    )
+    return Table(kept, lines)
+
+
+def skipped_facts(results: Results) -> tuple[Fact, ...]:
+    """Each backend that was not run, and why."""
+    return tuple(Fact(f"{r.backend} ({r.precision}, {r.device})", r.skipped) for r in results.rows if r.skipped)
+
+
+def note_facts(results: Results) -> tuple[Fact, ...]:
+    """What has to be known about a backend that ran."""
+    return tuple(Fact(r.backend, _note(r)) for r in results.rows if r.note and r.skipped is None)
+
+
+def data_facts(results: Results) -> tuple[Fact, ...]:
+    """Which images were seen, without the names of unreadable files."""
+    data = results.data
+    sample = "all of the folder" if data.limit is None else f"a class-stratified sample of {data.limit:,}"
+    return (
+        Fact("folder", data.path),
+        Fact("images", f"{count(data.images, 'image')} ({sample}, seed {data.seed})"),
+        Fact("classes", f"{data.classes:,}"),
+        Fact("class mapping", data.class_mapping),
+        *((Fact("subset", f"{data.subset}: logits of its classes only"),) if data.subset else ()),
+        Fact("unreadable files", f"{len(data.unreadable):,}{', left out' if data.unreadable else ''}"),
+    )
+
+
+def record_facts(results: Results) -> tuple[Fact, ...]:
+    """What was validated and when."""
+    return (
+        Fact("model", results.model),
+        Fact("workspace name", results.slug),
+        Fact("trained", "no, random weights" if results.untrained else "yes"),
+        Fact("created", results.created),
+        Fact("record", f"results.json, schema {results.schema_version}"),
+    )
+
+
+def mapping_facts(mapping: Mapping[str, str]) -> tuple[Fact, ...]:
+    """The entries of `environment` or `provenance`, in their order."""
+    return tuple(Fact(label, value or EMPTY) for label, value in mapping.items())
+
+
+def gate_name(gate: Gate) -> str:
+    """The gate as the user typed it: `--max-top1-drop 0.5`."""
+    return f"--{gate.name} {gate.limit:g}"
+
+
+def gate_tone(gate: Gate) -> Tone:
+    """The colour of a gate's status."""
+    return _GATE_TONES[gate.status]
+
+
+def verdict_tone(results: Results) -> Tone:
+    """The colour of the verdict: that of its worst gate; never good for untrained weights, bad for an invalid run."""
+    tones: set[Tone] = {gate_tone(g) for g in results.gates}
+    if results.untrained:
+        tones.add("warning")
+    if results.invalid:
+        tones.add("bad")
+    if "bad" in tones:
+        return "bad"
+    if "warning" in tones:
+        return "warning"
+    return "good" if tones else "neutral"
+
+
+def _latency_column(results: Results) -> Column:
+    batches = {r.latency_ms.batch for r in results.rows if r.latency_ms}
+    if len(batches) == 1:
+        return Column(f"latency, batch {batches.pop()}", "speed", lambda r: _latency_cell(r, ""))
+    return Column("latency", "speed", lambda r: _latency_cell(r, " (batch {batch})"))
+
+
+def _latency_cell(row: Row, suffix: str) -> Cell | None:
+    latency = row.latency_ms
+    if latency is None:
+        return None
+    median = milliseconds(latency.median) + suffix.format(batch=latency.batch)
+    return Cell(median, f"(p90 {three_digits(latency.p90)}, p99 {three_digits(latency.p99)})")
+
+
+def _timed_runs(row: Row) -> Cell | None:
+    return Cell(f"{len(row.latency_ms.samples_ms):,}") if row.latency_ms and row.latency_ms.samples_ms else None
+
+
+def _note(row: Row) -> str:
+    difference = row.pixel_difference
+    if difference is None:
+        return row.note
+    return (
+        f"{row.note} Its pixels differ from the exact ones by {three_digits(difference.mean)} of 255 on average, "
+        f"{three_digits(difference.largest)} at most."
+    )
+
+
+def _percent_cell(interval: Interval | None) -> Cell | None:
+    return Cell(percent(interval.estimate), percent_range(interval)) if interval else None
+
+
+def _points_cell(interval: Interval | None) -> Cell | None:
+    return Cell(points(interval.estimate), points_range(interval)) if interval else None
+
+
+def _published_cell(published: float | None, measured: Interval | None) -> Cell | None:
+    if published is None or measured is None:
+        return None
+    return Cell(percent(published), f"(measured {points(measured.estimate - published)})")
+
+
+def _ratio_cell(interval: Interval | None) -> Cell | None:
+    return Cell(ratio(interval.estimate), ratio_range(interval)) if interval else None
+
+
+def _number_cell(value: float | None, write: Callable[[float], str]) -> Cell | None:
+    return None if value is None else Cell(write(value))

@@ -1,0 +1,63 @@
+"""A record as one HTML file that opens offline: no script, and no font, style or image from anywhere else."""
+
+from __future__ import annotations
+
+from hvt_deploy.evaluation.record import Results
+from hvt_deploy.evaluation.report import breakdown, content
+from hvt_deploy.evaluation.report.audit import engines_table
+from hvt_deploy.evaluation.report.figures import EMPTY, scrub
+from hvt_deploy.evaluation.report.pareto import draw_pareto, explain_no_pareto
+from hvt_deploy.evaluation.report.plots import draw_curves, draw_latencies
+from hvt_deploy.evaluation.report.svg import colour_of
+
+
+def render_html(results: Results) -> str:
+    """The record as a self-contained page, the verdict on top."""
+    import jinja2  # with matplotlib below the slow part of a start, and only this format needs them
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hvt_deploy.evaluation", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("template.html.j2").render(
+        results=results,
+        untrained_title=content.UNTRAINED_TITLE,
+        untrained_sentence=content.UNTRAINED_SENTENCE,
+        intervals_sentence=content.INTERVALS_SENTENCE,
+        verdict_tone=content.verdict_tone(results),
+        summary=content.fill_table(results, content.summary_columns(results)),
+        accuracy=content.fill_table(results, content.accuracy_details(results)),
+        runs=content.fill_table(results, content.run_details(results)),
+        engines=engines_table(results),
+        gates=[(gate, content.gate_name(gate), content.gate_tone(gate)) for gate in results.gates],
+        notes=content.note_facts(results),
+        skipped=content.skipped_facts(results),
+        data=content.data_facts(results),
+        provenance=(*content.record_facts(results), *content.mapping_facts(results.provenance)),
+        environment=content.mapping_facts(results.environment),
+        colour_of=colour_of,
+        empty=EMPTY,
+        pareto=draw_pareto(results),
+        no_pareto=explain_no_pareto(results),
+        latencies=draw_latencies(results),
+        curves=draw_curves(results),
+        timing=breakdown.timing_grid(results),
+        classes=breakdown.class_grids(results),
+        matrices=breakdown.confusion_matrices(results),
+        confusions=breakdown.confusion_grids(results),
+        curve_grid=breakdown.curve_grid(results),
+        flips=breakdown.flip_groups(results),
+        shown=_shown_row(results),
+        answer_text=breakdown.answer_text,
+        gpu=breakdown.gpu_grid(results.gpu),
+    )
+    return scrub(page)
+
+
+def _shown_row(results: Results) -> int:
+    """Which of the rows with classes is unfolded: the first of the lowest precision, which the verdict is about."""
+    precisions = [colour_of(row.precision) for row in results.rows if row.classes]
+    return next((precisions.index(bits) for bits in ("int8", "fp16") if bits in precisions), len(precisions) - 1)

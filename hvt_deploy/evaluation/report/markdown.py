@@ -1,0 +1,145 @@
+"""A record as GitHub-flavoured Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from hvt_deploy.evaluation.record import Results
+from hvt_deploy.evaluation.report.audit import engines_table
+from hvt_deploy.evaluation.report.breakdown import (
+    Grid,
+    answer_text,
+    class_grids,
+    confusion_grids,
+    curve_grid,
+    flip_groups,
+    gpu_grid,
+    timing_grid,
+)
+from hvt_deploy.evaluation.report.content import (
+    INTERVALS_SENTENCE,
+    UNTRAINED_SENTENCE,
+    UNTRAINED_TITLE,
+    Cell,
+    Fact,
+    Line,
+    Table,
+    accuracy_details,
+    data_facts,
+    fill_table,
+    gate_name,
+    mapping_facts,
+    note_facts,
+    record_facts,
+    run_details,
+    skipped_facts,
+    summary_columns,
+)
+from hvt_deploy.evaluation.report.figures import scrub
+
+# An underscore inside a word is no emphasis on GitHub, so names such as fdvit_b stay readable.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def render_markdown(results: Results) -> str:
+    """The record as a Markdown page with the same content as the HTML report, plots and thumbnails aside."""
+    blocks = [f"# {_escape(results.model)}: validation"]
+    if results.untrained:
+        blocks.append(f"> **{UNTRAINED_TITLE}.** {UNTRAINED_SENTENCE}")
+    if results.invalid:
+        blocks.append(f"> **INVALID LATENCIES.** {_escape(results.invalid)}")
+    blocks.append(f"**{_escape(results.verdict)}**")
+    blocks += [f"> **Error:** {_escape(e)}" for e in results.errors]
+    blocks += [f"> **Warning:** {_escape(w)}" for w in results.warnings]
+    blocks += ["## Results", *_results_table(fill_table(results, summary_columns(results)))]
+    blocks += _section("Notes", _bullets(note_facts(results)))
+    blocks += _section("Gates", _gates(results))
+    blocks += _section(
+        "Is the lower precision worth it?", "\n".join(f"- {_escape(c.sentence)}" for c in results.comparisons)
+    )
+    blocks += _grids("Latency", (timing_grid(results), gpu_grid(results.gpu)))
+    blocks += _grids("Classes", class_grids(results))
+    blocks += _grids("Confusions", confusion_grids(results))
+    blocks += _grids("How well scores tell classes apart", (curve_grid(results),))
+    blocks += _section("Images whose answer flipped", _flips(results))
+    blocks += _section("Not run", _bullets(skipped_facts(results)))
+    blocks += _section("Details", _backend_table(fill_table(results, accuracy_details(results))))
+    blocks += _section("Where it ran", _backend_table(fill_table(results, run_details(results))))
+    blocks += _section("Engines, by their own layers", _backend_table(engines_table(results)))
+    blocks += _section("Data", _bullets(data_facts(results)))
+    if results.data.unreadable:
+        blocks.append("Unreadable files:\n\n" + "\n".join(f"- {_escape(f)}" for f in results.data.unreadable))
+    blocks += _section("Provenance", _bullets((*record_facts(results), *mapping_facts(results.provenance))))
+    blocks += _section("Environment", _bullets(mapping_facts(results.environment)))
+    return scrub("\n\n".join(blocks) + "\n")
+
+
+def _section(title: str, body: str) -> list[str]:
+    return [f"## {title}", body] if body else []
+
+
+def _grids(title: str, grids: Iterable[Grid | None]) -> list[str]:
+    shown = [grid for grid in grids if grid is not None]
+    blocks = [f"## {title}"] if shown else []
+    for grid in shown:
+        flush_right = [place >= grid.names for place in range(len(grid.headings))]
+        rows = ([_escape(cell) for cell in row] for row in grid.rows)
+        blocks += [f"**{_escape(grid.title)}**", _table([_escape(h) for h in grid.headings], flush_right, rows)]
+        blocks += [_escape(grid.note)] if grid.note else []
+    return blocks
+
+
+def _flips(results: Results) -> str:
+    lines = [
+        f"- {_escape(group.backend)}, {kind}: {_escape(flip.path)} is {_escape(results.class_names[flip.label])}; "
+        f"reference {_escape(answer_text(flip.reference, results.class_names))}, "
+        f"here {_escape(answer_text(flip.candidate, results.class_names))}"
+        for group in flip_groups(results)
+        for flip, kind in group.flips
+    ]
+    return "\n".join(lines)
+
+
+def _results_table(table: Table) -> list[str]:
+    if not table.lines:
+        return ["No backend was run."]
+    return [_backend_table(table), INTERVALS_SENTENCE]
+
+
+def _backend_table(table: Table) -> str:
+    if not table.lines:
+        return ""
+    titles = ["backend", "precision", *(c.title for c in table.columns)]
+    aligned = [False, False, *(not c.is_text for c in table.columns)]
+    return _table(titles, aligned, ([*_backend(line), *(_figure(c) for c in line.cells)] for line in table.lines))
+
+
+def _gates(results: Results) -> str:
+    if not results.gates:
+        return ""
+    titles = ["gate", "backend", "status", "why"]
+    rows = ([f"`{gate_name(g)}`", _escape(g.backend), f"**{g.status}**", _escape(g.sentence)] for g in results.gates)
+    return _table(titles, [False] * len(titles), rows)
+
+
+def _table(titles: Sequence[str], flush_right: Sequence[bool], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---:" if right else "---" for right in flush_right]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows))
+
+
+def _backend(line: Line) -> tuple[str, str]:
+    return _escape(line.row.backend) + (" (reference)" if line.is_reference else ""), _escape(line.row.precision)
+
+
+def _figure(cell: Cell) -> str:
+    return _escape(cell.value) + (f" {cell.spread}" if cell.spread else "")
+
+
+def _bullets(facts: Sequence[Fact]) -> str:
+    return "\n".join(f"- **{_escape(f.label)}**: {_escape(f.value)}" for f in facts)
+
+
+def _escape(text: str) -> str:
+    """Text of the record as just that: no markup, no HTML, one line."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))

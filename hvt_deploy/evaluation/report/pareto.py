@@ -1,0 +1,194 @@
+"""Accuracy against latency: which backends no other beats in both."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from hvt_deploy.evaluation.record import Interval, Results
+from hvt_deploy.evaluation.report.figures import milliseconds, percent, percent_range, scrub
+from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INCHES = (8.6, 4.6)
+_LONGEST_LABEL = 40
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name may stand: its offset from the point in points (1/72 inch), and which of its sides is there."""
+
+    right: float
+    up: float
+    align: Literal["left", "center", "right"]
+    stand: Literal["bottom", "center", "top"]
+    is_far: bool
+
+
+# The nearer and the better first.
+_SIDES: tuple[tuple[float, float, Literal["left", "center", "right"], Literal["bottom", "center", "top"]], ...] = (
+    (1.0, 0.0, "left", "center"), (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
+    (-1.0, 0.0, "right", "center"), (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
+    (0.0, 1.0, "center", "bottom"), (0.0, -1.0, "center", "top"),
+)  # fmt: skip
+_LABEL_PLACES = tuple(
+    _Place(distance * right, distance * up, align, stand, distance > 9)
+    for distance in (9.0, 20.0, 34.0, 50.0, 68.0, 90.0)
+    for right, up, align, stand in _SIDES
+)
+
+
+def draw_pareto(results: Results) -> str:
+    """Top-1 against latency as an SVG element; empty where no backend has both."""
+    points = _find_points(results)
+    if not points:
+        return ""
+    latency_title = _latency_title(results)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        _draw_points(axes, points)
+        axes.set_xlabel(latency_title)
+        axes.set_ylabel("top-1")
+        figure.draw_without_rendering()
+        _draw_labels(axes, points)
+
+    described = "; ".join(
+        f"{p.label}: {percent(p.top1.estimate)} {percent_range(p.top1)} at {milliseconds(p.latency)}" for p in points
+    )
+    return draw_svg("pareto", f"Top-1 accuracy against {latency_title}", described, _INCHES, draw)
+
+
+def explain_no_pareto(results: Results) -> str:
+    """Why there is no such plot."""
+    if results.untrained:
+        return "No plot of accuracy against latency: the weights are untrained."
+    return "No plot of accuracy against latency: no backend has both."
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A backend in the plot: latency in milliseconds, top-1 in percent."""
+
+    label: str
+    colour: str
+    is_reference: bool
+    latency: float
+    top1: Interval
+
+
+def _latency_batches(results: Results) -> set[int]:
+    return {row.latency_ms.batch for row in results.rows if row.latency_ms}
+
+
+def _latency_title(results: Results) -> str:
+    batches = _latency_batches(results)
+    return f"median latency, batch {batches.pop()} (ms)" if len(batches) == 1 else "median latency for one image (ms)"
+
+
+def _find_points(results: Results) -> list[_Point]:
+    """The backends with accuracy and latency, fastest first. Where batches differ the latency of one image counts."""
+    if results.untrained:
+        return []
+    several_models = len({row.model for row in results.rows}) > 1
+    several_batches = len(_latency_batches(results)) > 1
+    points: list[_Point] = []
+    for row in results.rows:
+        if row.top1 is None or row.latency_ms is None or row.latency_ms.median <= 0:
+            continue
+        label = scrub(f"{row.model} {row.backend}" if several_models else row.backend)
+        label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+        latency = row.latency_ms.median / (row.latency_ms.batch if several_batches else 1)
+        points.append(_Point(label, colour_of(row.precision), row is results.rows[0], latency, row.top1))
+    return sorted(points, key=lambda p: p.latency)
+
+
+def _find_best(points: Sequence[_Point]) -> list[_Point]:
+    """Those that no faster one is as accurate as."""
+    return [p for i, p in enumerate(points) if all(p.top1.estimate > q.top1.estimate for q in points[:i])]
+
+
+def _draw_points(axes: Axes, points: Sequence[_Point]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    best = _find_best(points)
+    axes.step([p.latency for p in best], [p.top1.estimate for p in best], where="post",
+              color=COLOURS["muted"], linewidth=1.0, linestyle=(0, (4, 4)), zorder=1)  # fmt: skip
+    for point in points:
+        colour = COLOURS[point.colour]
+        axes.vlines(point.latency, point.top1.low, point.top1.high, color=colour, linewidth=1.6, alpha=0.55, zorder=2)
+        axes.plot([point.latency], [point.top1.estimate], marker="D" if point.is_reference else "o", markersize=8,
+                  color=colour, markeredgecolor=COLOURS["panel"], markeredgewidth=1.2, zorder=3)  # fmt: skip
+    axes.grid(visible=True, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(y=0.12)
+    axes.yaxis.set_major_formatter(FuncFormatter(_write_percent_tick))
+    fastest, slowest = points[0].latency, points[-1].latency
+    if slowest > 4 * fastest:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(_write_tick))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(fastest / 1.5, slowest * 1.8)
+    else:
+        room = 0.3 * max(slowest - fastest, 0.3 * slowest)
+        axes.set_xlim(max(0.0, fastest - room), slowest + room)
+
+
+def _write_percent_tick(value: float, _: int) -> str:
+    return f"{value:g} %" if 0 <= value <= 100 else ""
+
+
+def _write_tick(value: float, _: int) -> str:
+    return f"{value:g}"
+
+
+def _draw_labels(axes: Axes, points: Sequence[_Point]) -> None:
+    """Write each name at the nearest place where it covers no point, interval, line or other name."""
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.transforms import Bbox
+
+    def overlap(box: Bbox, other: Bbox) -> float:
+        shared = Bbox.intersection(box, other)
+        return shared.width * shared.height if shared else 0.0
+
+    renderer = RendererAgg(*axes.figure.bbox.size, 72)
+    anchors = [axes.transData.transform((p.latency, p.top1.estimate)) for p in points]
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in anchors]
+    for point in points:
+        ends = axes.transData.transform([(point.latency, point.top1.low), (point.latency, point.top1.high)])
+        taken.append(Bbox.from_extents(ends[0][0] - 2, ends[0][1], ends[1][0] + 2, ends[1][1]))
+    corners = [axes.transData.transform((p.latency, p.top1.estimate)) for p in _find_best(points)]
+    for (x, y), (next_x, next_y) in pairwise(corners):
+        taken.append(Bbox.from_extents(x, y - 2, next_x, y + 2))
+        taken.append(Bbox.from_extents(next_x - 2, y, next_x + 2, next_y))
+    for point, (x, y) in zip(points, anchors, strict=True):
+        probe = axes.text(0, 0, point.label)
+        size = probe.get_window_extent(renderer)
+        probe.remove()
+        best_cost, best_place, best_box = float("inf"), _LABEL_PLACES[0], size
+        for place in _LABEL_PLACES:
+            left = x + place.right + size.width * {"left": 0, "center": -0.5, "right": -1}[place.align]
+            bottom = y + place.up + size.height * {"bottom": 0, "center": -0.5, "top": -1}[place.stand]
+            box = Bbox.from_bounds(left, bottom, size.width, size.height)
+            outside = size.width * size.height - overlap(box, axes.bbox)
+            cost = 3 * outside + sum(overlap(box, other) for other in taken)
+            if cost < best_cost - 1:
+                best_cost, best_place, best_box = cost, place, box
+        taken.append(best_box)
+        _draw_label(axes, point, best_place)
+
+
+def _draw_label(axes: Axes, point: _Point, place: _Place) -> None:
+    line = {"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5}
+    label = axes.annotate(
+        point.label, (point.latency, point.top1.estimate), (place.right, place.up), textcoords="offset points",
+        horizontalalignment=place.align, verticalalignment=place.stand, arrowprops=line if place.is_far else None,
+    )  # fmt: skip
+    label.set_in_layout(False)

@@ -1,0 +1,1 @@
+"""DFvT: specification, reference form and deployed form."""

@@ -1,0 +1,1 @@
+"""FasterViT: specification, reference form and deployed form."""

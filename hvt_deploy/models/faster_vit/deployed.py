@@ -1,0 +1,279 @@
+"""FasterViT's deployed form: position MLPs evaluated, norms and scales folded, tokens in windows for a whole level.
+
+Shapes as in `faster_vit`: R x S windows per image, T carrier tokens in front of the N tokens of each window.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from hvt_deploy.models.faster_vit.model import (
+    Carriers,
+    ConvBlock,
+    ConvLevel,
+    Downsample,
+    FasterViT,
+    TokenBlock,
+    TokenInitializer,
+    TokenLevel,
+)
+from hvt_deploy.models.layers import DeployedSelfAttention, Mlp, batch_norm_affine, fold_batch_norm, linear_from
+
+
+class DeployedStem(nn.Module):
+    """`PatchEmbed` with BatchNorm folded."""
+
+    def __init__(self, reference: nn.Sequential) -> None:
+        super().__init__()
+        conv1, norm1, _, conv2, norm2, _ = reference
+        self.conv_down = nn.Sequential(_folded(conv1, norm1), nn.ReLU(), _folded(conv2, norm2), nn.ReLU())
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the first map (B, C, H/4, W/4), rounded up."""
+        return self.conv_down(images_NCHW)
+
+
+class DeployedConvBlock(nn.Module):
+    """`ConvBlock` with BatchNorm folded."""
+
+    def __init__(self, reference: ConvBlock) -> None:
+        super().__init__()
+        self.conv1, self.act1 = fold_batch_norm(reference.conv1, reference.norm1), nn.GELU()
+        self.conv2 = fold_batch_norm(reference.conv2, reference.norm2)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
+        return map_BCHW + self.conv2(self.act1(self.conv1(map_BCHW)))
+
+
+class DeployedConvLevel(nn.Module):
+    """`ConvLevel` with BatchNorm folded."""
+
+    def __init__(self, reference: ConvLevel) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(DeployedConvBlock(cast("ConvBlock", block)) for block in reference.blocks))
+        self.downsample: Downsample = copy.deepcopy(reference.downsample)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 2C, H/2, W/2), rounded up."""
+        return self.downsample(self.blocks(map_BCHW))
+
+
+class DeployedTokenInitializer(nn.Module):
+    """`TokenInitializer` as one depthwise convolution: an average of shifted 3x3 windows is one wider window."""
+
+    def __init__(self, reference: TokenInitializer) -> None:
+        super().__init__()
+        conv, pool, self.layout = reference.pos_embed, reference.pool, reference.layout
+        height, width = cast("tuple[int, int]", pool.kernel_size)
+        average = torch.full((1, 1, height, width), 1 / (height * width)).to(conv.weight)
+        # Correlating with both kernels in a row is correlating once with their full convolution.
+        kernel = F.conv2d(conv.weight.detach(), average, padding=(height - 1, width - 1))
+        stride = cast("tuple[int, int]", pool.stride)
+        size = (kernel.shape[2], kernel.shape[3])
+        self.pos_embed = nn.Conv2d(len(kernel), len(kernel), size, stride, 1, groups=len(kernel), device="meta")
+        self.pos_embed.weight = nn.Parameter(kernel)
+        self.pos_embed.bias = nn.Parameter(cast("Tensor", conv.bias).detach().clone())
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        """The padded map (B, C, H, W) to each window's carrier tokens (B*R*S, T, C)."""
+        layout, grid = self.layout, self.pos_embed(map_BCHW)
+        split = grid.reshape(-1, grid.shape[1], layout.rows, layout.side, layout.columns, layout.side)
+        return split.permute(0, 2, 4, 3, 5, 1).reshape(-1, layout.side**2, grid.shape[1])
+
+
+class DeployedTokenBlock(nn.Module):
+    """`TokenBlock` for inference. Carrier tokens stay in the order of the windows.
+
+    Attention does not care for the order of its tokens, so positions and biases are put into that order once, instead
+    of the tokens into raster order and back in every block.
+    """
+
+    pos_embed: Tensor
+    hat_pos_embed: Tensor | None
+    order: Tensor | None
+
+    def __init__(self, reference: TokenBlock) -> None:
+        super().__init__()
+        layout = self.layout = reference.layout
+        tokens = reference.window**2 + (0 if layout is None else layout.side**2)
+        self.register_buffer("pos_embed", reference.pos_embed(reference.window).detach())
+        self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
+        self.attn = DeployedSelfAttention(reference.attn, reference.attn.pos_emb_funct(tokens), reference.gamma3)
+        self.mlp = _scaled_mlp(reference.mlp, reference.gamma4)
+        if layout is not None:
+            self._add_carriers(reference, layout)
+
+    def _add_carriers(self, reference: TokenBlock, layout: Carriers) -> None:
+        places = torch.arange(layout.count)[None, :, None]
+        raster = layout.to_raster(places).flatten()
+        in_windows = raster.argsort()
+        bias = reference.hat_attn.pos_emb_funct(layout.count)[:, in_windows][:, :, in_windows]
+        position = reference.hat_pos_embed
+        term = None if position is None else position(layout.rows * layout.side).detach()[:, in_windows]
+        self.register_buffer("hat_pos_embed", term)
+        self.hat_norm1, self.hat_norm2 = copy.deepcopy(reference.hat_norm1), copy.deepcopy(reference.hat_norm2)
+        self.hat_attn = DeployedSelfAttention(reference.hat_attn, bias, reference.gamma1)
+        self.hat_mlp = _scaled_mlp(reference.hat_mlp, reference.gamma2)
+        # Where the official code gives tokens to other windows than they came from.
+        swapped = layout.rows != layout.columns
+        self.register_buffer("order", raster[layout.to_windows(places).flatten()] if swapped else None)
+
+    def forward(self, carriers: Tensor | None, tokens: Tensor) -> Tensor:
+        """Carriers (B*R*S, T, C), where there are any, and tokens (B*R*S, N, C) to both in one sequence."""
+        tokens = tokens + self.pos_embed
+        if carriers is not None:
+            tokens = torch.cat([self._mix_carriers(carriers), tokens], dim=1)
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+    def _mix_carriers(self, carriers: Tensor) -> Tensor:
+        count, (share, channels) = cast("Carriers", self.layout).count, carriers.shape[1:]
+        mixed = carriers.reshape(-1, count, channels)
+        if self.hat_pos_embed is not None:
+            mixed = mixed + self.hat_pos_embed
+        mixed = mixed + self.hat_attn(self.hat_norm1(mixed))
+        mixed = mixed + self.hat_mlp(self.hat_norm2(mixed))
+        if self.order is not None:
+            mixed = mixed.index_select(1, self.order)
+        return mixed.reshape(-1, share, channels)
+
+
+class DeployedPropagation(nn.Module):
+    """A window's carrier tokens, enlarged by nearest neighbour and scaled, added to its tokens."""
+
+    nearest: Tensor
+    gamma1: Tensor | None
+
+    def __init__(self, reference: TokenBlock, layout: Carriers) -> None:
+        super().__init__()
+        own = torch.arange(layout.side**2)[None, :, None]
+        self.register_buffer("nearest", reference.enlarge(own, layout.side).flatten())
+        self.register_buffer("gamma1", None if reference.gamma1 is None else reference.gamma1.detach().clone())
+
+    def forward(self, carriers: Tensor, tokens: Tensor) -> Tensor:
+        """Carriers (B*R*S, T, C) and tokens (B*R*S, N, C) to tokens."""
+        scaled = carriers if self.gamma1 is None else carriers * self.gamma1
+        return tokens + scaled.index_select(1, self.nearest)
+
+
+class DeployedTokenLevel(nn.Module):
+    """`TokenLevel`; the last level ends with features (B, C), averaged over its map."""
+
+    def __init__(self, reference: TokenLevel, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size, self.window, self.grid = size, reference.window, reference.grid
+        self.padded = tuple(count * self.window for count in self.grid)
+        blocks = [cast("TokenBlock", block) for block in reference.blocks]
+        layout = self.layout = blocks[0].layout
+        self.blocks = nn.ModuleList(DeployedTokenBlock(block) for block in blocks)
+        self.global_tokenizer = self.propagation = None
+        if layout is not None and reference.global_tokenizer is not None:
+            self.global_tokenizer = DeployedTokenInitializer(reference.global_tokenizer)
+            self.propagation = DeployedPropagation(blocks[-1], layout) if blocks[-1].propagate else None
+        self.downsample = copy.deepcopy(reference.downsample)
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 2C, H/2, W/2), rounded up; at the last level to features (B, C)."""
+        if self.padded != self.size:
+            (height, width), (new_height, new_width) = self.size, self.padded
+            map_BCHW = F.pad(map_BCHW, (0, new_width - width, 0, new_height - height))
+        carriers = None if self.global_tokenizer is None else self.global_tokenizer(map_BCHW)
+        tokens = self._to_windows(map_BCHW)
+        for i, block in enumerate(self.blocks):
+            tokens = cast("Tensor", block(carriers, tokens))
+            if self.layout is not None:
+                share = self.layout.side**2
+                carriers, tokens = tokens[:, :share], tokens[:, share:]
+                if self.propagation is not None and i == len(self.blocks) - 1:
+                    tokens = self.propagation(carriers, tokens)
+        if self.downsample is None:
+            return self._averaged(tokens)
+        # The norm works on each token, so it comes before the windows are put together.
+        return self.downsample.reduction(self._to_map(self.downsample.norm(tokens)))
+
+    def _to_windows(self, map_BCHW: Tensor) -> Tensor:
+        (rows, columns), window, channels = self.grid, self.window, map_BCHW.shape[1]
+        if rows * columns == 1:
+            return map_BCHW.reshape(-1, channels, window * window).transpose(1, 2)
+        split = map_BCHW.reshape(-1, channels, rows, window, columns, window)
+        return split.permute(0, 2, 4, 3, 5, 1).reshape(-1, window * window, channels)
+
+    def _to_map(self, tokens: Tensor) -> Tensor:
+        (rows, columns), window, channels = self.grid, self.window, tokens.shape[2]
+        (height, width), (padded_height, padded_width) = self.size, self.padded
+        split = tokens.reshape(-1, rows, columns, window, window, channels)
+        whole = split.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, padded_height, padded_width)
+        return whole if self.padded == self.size else whole[:, :, :height, :width]
+
+    def _averaged(self, tokens: Tensor) -> Tensor:
+        if self.padded == self.size:
+            rows, columns = self.grid
+            return tokens.reshape(-1, rows * columns * self.window**2, tokens.shape[2]).mean(dim=1)
+        return self._to_map(tokens).mean(dim=(2, 3))
+
+
+class ScaledFeatures(nn.Module):
+    """The final BatchNorm where there is no head to fold it into."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, features_NC: Tensor) -> Tensor:
+        """Features (B, C) to features (B, C)."""
+        return features_NC * self.scale + self.shift
+
+
+class DeployedFasterViT(nn.Module):
+    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch size."""
+
+    def __init__(self, reference: FasterViT) -> None:
+        super().__init__()
+        self.num_classes = reference.num_classes
+        self.patch_embed = DeployedStem(reference.patch_embed.conv_down)
+        size = cast("tuple[int, int]", tuple(-(-side // 4) for side in reference.architecture.image_size))
+        self.levels = nn.ModuleList()
+        for level in reference.levels:
+            if isinstance(level, ConvLevel):
+                self.levels.append(DeployedConvLevel(level))
+            else:
+                self.levels.append(DeployedTokenLevel(cast("TokenLevel", level), size))
+            size = (-(-size[0] // 2), -(-size[1] // 2))
+        # The average over the map comes after the BatchNorm, which is linear, so it may come before.
+        scale, shift = batch_norm_affine(reference.norm)
+        head = reference.head
+        if isinstance(head, nn.Linear):
+            self.head: nn.Module = linear_from(head.weight.detach() * scale, head.weight @ shift + head.bias)
+        else:
+            self.head = ScaledFeatures(scale, shift)
+        self.eval().requires_grad_(requires_grad=False)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to logits (B, K)."""
+        features = self.patch_embed(images_NCHW)
+        for level in self.levels:
+            features = level(features)
+        return self.head(features)
+
+
+def _scaled_mlp(reference: Mlp, gamma: Tensor | None) -> Mlp:
+    """The MLP with the layer scale of its result folded into fc2."""
+    deployed = copy.deepcopy(reference)
+    if gamma is not None:
+        scale = gamma.detach()
+        deployed.fc2 = linear_from(reference.fc2.weight.detach() * scale[:, None], reference.fc2.bias.detach() * scale)
+    return deployed
+
+
+def _folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    return fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))

@@ -1,0 +1,1 @@
+"""FDViT: specification, reference form and deployed form."""

@@ -1,0 +1,1 @@
+"""HVT: the hierarchical vision transformer with token pooling."""

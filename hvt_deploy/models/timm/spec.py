@@ -1,0 +1,81 @@
+"""Any classification model of timm as `timm:NAME`: what its own configuration says of it."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import cast
+
+from hvt_deploy.core.environment import require
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.models.spec import Checkpoint, ModelSpec
+
+PREFIX = "timm:"
+
+
+@dataclass(frozen=True)
+class TimmArchitecture:
+    """`name` in timm, with or without a tag; `image_size` only where it is not the model's own."""
+
+    name: str
+    image_size: tuple[int, int] | None = None
+
+
+def spec_of(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
+    """The spec of `timm:NAME` with timm's evaluation transform. Raises BadInput for an unknown name, a model without
+    a classifier or a transform that is not ours, MissingEnvironment without timm.
+    """
+    require("timm", extra="export")
+    import timm
+    from timm.data.config import resolve_data_config
+
+    own = name.removeprefix(PREFIX)
+    configuration = timm.models.get_pretrained_cfg(own) if timm.models.is_model(own.partition(".")[0]) else None
+    if configuration is None:
+        near = difflib.get_close_matches(own, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(PREFIX + n for n in near)}? " if near else ""
+        raise BadInput(f"timm has no model '{own}'.", f"{hint}All: python -c 'import timm; print(timm.list_models())'")
+    if configuration.num_classes < 1:
+        raise BadInput(
+            f"{name} has no classifier as timm publishes it.", "Choose a model that was trained to classify."
+        )
+    data = resolve_data_config({}, pretrained_cfg=configuration.to_dict())
+    size = (int(data["input_size"][1]), int(data["input_size"][2]))
+    other = image_size if image_size not in (None, size) else None
+    return ModelSpec(
+        name=name, family="timm", architecture=TimmArchitecture(own, other), num_classes=configuration.num_classes,
+        preprocessing=_preprocessing(name, data, other or size), published=None, measured=None,
+        checkpoint=Checkpoint(url=_address(configuration.url, configuration.hf_hub_id)),
+        code_licence="Apache-2.0", weights_licence=configuration.license or "not stated",
+        resizable=other is not None, heads=_heads(configuration.classifier),
+    )  # fmt: skip
+
+
+def _preprocessing(name: str, data: dict[str, object], size: tuple[int, int]) -> Preprocessing:
+    mode, interpolation = data["crop_mode"], data["interpolation"]
+    if mode not in ("center", "squash") or interpolation not in ("bicubic", "bilinear", "nearest"):
+        raise BadInput(
+            f"{name} is evaluated with crop mode {mode} and {interpolation} interpolation.",
+            "Known here: crop modes center and squash; bicubic, bilinear and nearest interpolation.",
+        )
+    return Preprocessing(
+        size, float(cast("float", data["crop_pct"])), mode, interpolation,
+        cast("tuple[float, float, float]", tuple(cast("tuple[float, ...]", data["mean"]))),
+        cast("tuple[float, float, float]", tuple(cast("tuple[float, ...]", data["std"]))),
+    )  # fmt: skip
+
+
+def _address(url: object, hub_name: str | None) -> str | None:
+    if hub_name:
+        return f"https://huggingface.co/{hub_name}/resolve/main/model.safetensors"
+    return url if isinstance(url, str) and url else None
+
+
+def _heads(classifier: object) -> tuple[str, ...]:
+    """The paths of the classifiers; the first is the one that labels taught."""
+    paths = cast("tuple[str, ...]", classifier) if isinstance(classifier, (tuple, list)) else (str(classifier),)
+    return tuple(paths) if classifier else ("head",)

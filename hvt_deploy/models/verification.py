@@ -1,0 +1,216 @@
+"""Does this machine compute what the official code computes? Recorded logits and the rule behind their weights.
+
+The rule: a standard normal tensor seeded by crc32("<salt>:<name>"), scaled by what kind of parameter it is, for
+every parameter and every BatchNorm statistic. `data/golden/<model>.json` holds what the official code makes of it.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hvt_deploy.core.environment import check_free_disk
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.serialization import from_plain
+from hvt_deploy.data.assets import asset_path
+from hvt_deploy.models.registry import create_model, to_deployed
+
+# Of max(1, |logit|) in float64. Where the official code ran in float32 only, of the largest logit, in float32.
+TOLERANCE = 1e-6
+TOLERANCE_FLOAT32 = 1e-4
+LARGE_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class GoldenOptions:
+    """What a recorded model was made with, where it was not the default."""
+
+    resolution: tuple[int, int] | None = None
+    window_size: tuple[int, ...] | None = None
+    ct_size: int | None = None
+    dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What the official code gives under one salt. Rows are images; `logits_first32` have 7 significant digits."""
+
+    name: str
+    salt: str
+    input: tuple[int, ...]
+    logits_first32: list[list[float]]
+    mean: list[float]
+    std: list[float]
+    argmax: list[int]
+    l2: list[float]
+    f32_vs_f64_max_abs_diff: float | None = None
+    max_abs_row_difference: float | None = None
+    kwargs: GoldenOptions = field(default_factory=GoldenOptions)
+    resolution: tuple[int, int] | None = None
+    window_size: tuple[int, ...] | None = None
+
+    @property
+    def in_float64(self) -> bool:
+        """Whether the official code ran in float64."""
+        return self.f32_vs_f64_max_abs_diff is not None
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """How far one form of a model is from a recorded result, and how far it may be."""
+
+    golden: str
+    form: str
+    dtype: str
+    error: float
+    allowed: float
+    same_argmax: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the result is that of the official code."""
+        return self.error <= self.allowed and self.same_argmax
+
+
+def goldens(model: str) -> list[Golden]:
+    """Everything recorded of a model: its default size first. Raises BadInput if nothing was."""
+    file = asset_path(f"golden/{model}.json")
+    if not file.is_file():
+        raise BadInput(f"No official logits were recorded for {model}.", "The models of the four papers have them.")
+    recorded = json.loads(file.read_text(encoding="utf-8"))
+    default = [{"name": "default", "salt": salt, **values} for salt, values in recorded["golden"].items()]
+    extra = [
+        {"name": key.rpartition("/")[0], "salt": key.rpartition("/")[2], **values}
+        for key, values in recorded["golden_extra"].items()
+    ]
+    return [from_plain(Golden, values, f"{model}.json") for values in (*default, *extra)]
+
+
+def verify(model: str, progress: Callable[[int, int], None]) -> list[GoldenCheck]:
+    """Run both forms of `model` against everything recorded of it, in the dtype of the record.
+
+    Needs the memory of one model in that dtype, and disk for another above 4 GiB. Raises BadInput without a record.
+    """
+    checks: list[GoldenCheck] = []
+    recorded = goldens(model)
+    progress(0, 2 * len(recorded))
+    for golden in recorded:
+        for form in ("reference", "deployed"):
+            checks.append(check(model, golden, form))
+            progress(len(checks), 2 * len(recorded))
+    return checks
+
+
+def check(model: str, golden: Golden, form: str) -> GoldenCheck:
+    """Compare one form, `reference` or `deployed`, with one record."""
+    dtype = torch.float64 if golden.in_float64 else torch.float32
+    made = create_golden(model, golden, dtype)
+    if form == "deployed":
+        with tempfile.TemporaryDirectory() as folder:
+            made = to_deployed(_mapped(made, Path(folder)))
+        gc.collect()
+    with torch.inference_mode():
+        values = made(images(golden.salt, golden.input).to(dtype)).double().numpy()
+    error, allowed = _error(values, golden)
+    same = values.argmax(axis=1).tolist() == golden.argmax
+    return GoldenCheck(golden.name, form, str(dtype).removeprefix("torch."), error, allowed, same)
+
+
+def _mapped(model: nn.Module, folder: Path) -> nn.Module:
+    """A large model with its parameters in a file: both forms of faster_vit_6_224 in float64 are 22 GB."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    if size > LARGE_BYTES:
+        check_free_disk(folder, size)
+        torch.save(model.state_dict(), folder / "state.pth")
+        model.load_state_dict(torch.load(folder / "state.pth", mmap=True, weights_only=True), assign=True)
+    return model
+
+
+def create_golden(model: str, golden: Golden, dtype: torch.dtype) -> nn.Module:
+    """The reference form as the official one was made for this record, with the rule's weights."""
+    made = create_model(
+        model,
+        image_size=golden.kwargs.resolution,
+        window_size=golden.kwargs.window_size,
+        carrier_token_size=golden.kwargs.ct_size,
+    )
+    fill(made, golden.salt)
+    return made.to(dtype)
+
+
+def _error(values_NK: NDArray[np.float64], golden: Golden) -> tuple[float, float]:
+    """(error, allowed): the worst over the first 32 logits and over mean, deviation and norm of all of them."""
+    pairs = [(values_NK[:, :32], np.asarray(golden.logits_first32))]
+    for got, wanted in (
+        (values_NK.mean(axis=1), golden.mean),
+        (values_NK.std(axis=1), golden.std),
+        (np.linalg.norm(values_NK, axis=1), golden.l2),
+    ):
+        pairs.append((got, np.asarray(wanted)))
+    if golden.in_float64:
+        return max(float((np.abs(a - b) / np.maximum(1, np.abs(b))).max()) for a, b in pairs), TOLERANCE
+    largest = float(np.abs(values_NK).max())
+    return float(np.abs(pairs[0][0] - pairs[0][1]).max()) / largest, TOLERANCE_FLOAT32
+
+
+def normal(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The standard normal tensor of a name."""
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{salt}:{name}".encode())))
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def draw(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The value of the parameter or BatchNorm statistic with this official name, float32 throughout."""
+    return np.asarray(_scaled(normal(salt, name, shape), name, shape), np.float32)
+
+
+def _scaled(v: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.floating[Any]]:
+    f32 = np.float32
+    if name.endswith("running_var"):
+        return f32(0.75) + f32(0.25) * np.abs(v)
+    if name.endswith("running_mean"):
+        return f32(0.1) * v
+    if name.rsplit(".", maxsplit=1)[-1] == "pos_embed":
+        return f32(0.2) * v
+    if name.endswith("pos_emb_funct.cpb_mlp.0.bias"):
+        return v
+    if name.endswith("pos_emb_funct.cpb_mlp.2.weight"):
+        return (v - f32(0.25)) / f32(math.sqrt(shape[1]))
+    if len(shape) <= 1:
+        return f32(0.05) * v if name.endswith("bias") else f32(1) + f32(0.1) * v
+    if len(shape) in (2, 4):
+        return v / f32(math.sqrt(math.prod(shape[1:])))
+    return f32(0.2) * v
+
+
+def state(salt: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """The rule's tensors for these names and shapes."""
+    return {name: torch.from_numpy(draw(salt, name, tuple(shape))) for name, shape in shapes.items()}
+
+
+def fill(model: nn.Module, salt: str) -> None:
+    """Give every parameter and BatchNorm statistic of a model with official names its value, in place."""
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(torch.from_numpy(draw(salt, name, tuple(parameter.shape))))
+    for name, buffer in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.copy_(torch.from_numpy(draw(salt, name, tuple(buffer.shape))))
+
+
+def images(salt: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The rule's input (B, 3, H, W), float32."""
+    return torch.from_numpy(normal(salt, "input", shape))

@@ -1,0 +1,1 @@
+"""Checkpoints: found, downloaded, read without executing them, matched key by key, loaded."""

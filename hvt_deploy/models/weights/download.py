@@ -1,0 +1,174 @@
+"""Finding a model's weights file: packaged, given, cached or downloaded from where the authors published it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from typing import Literal, cast
+
+from hvt_deploy.core.environment import check_free_disk
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.data.assets import asset_path
+from hvt_deploy.models.spec import Checkpoint, ModelSpec
+
+# sha256 of every file as it was first seen, beside the files themselves.
+RECORD_NAME = "sha256.json"
+_CONNECT_TIMEOUT_S = 10
+_CHUNK_BYTES = 1 << 20
+_HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class ObtainedWeights:
+    """Which weights to use. `path` is None for seeded random weights; `warning` is empty when all is well."""
+
+    path: Path | None
+    source: Literal["official", "packaged", "file", "random"]
+    untrained: bool
+    warning: str
+
+
+class _HostUnreachable(MissingEnvironment):
+    """No answer at all: no network, an unknown or silent host, a proxy that refuses."""
+
+
+def obtain_weights(
+    spec: ModelSpec, choice: str, cache_dir: Path, progress: Callable[[int, int], None] | None = None
+) -> ObtainedWeights:
+    """Decide on `choice`: auto, official, random or the path of a checkpoint.
+
+    `auto` takes the packaged or the official file (from `cache_dir`, else downloaded into it; `progress` gets bytes
+    done and total) and falls back to random weights only where no file was published or its host cannot be reached.
+    `official` raises MissingEnvironment there. Raises BadInput for a missing file, an answer other than the file, an
+    incomplete download and a file that is not the one first downloaded.
+    """
+    if choice == "random":
+        return _untrained("Random weights were asked for.")
+    if choice not in ("auto", "official"):
+        path = Path(choice).expanduser()
+        if not path.is_file():
+            raise BadInput(f"There is no checkpoint file {path}.", "--weights takes auto, official, random or a file.")
+        return ObtainedWeights(path, "file", untrained=False, warning="")
+    if spec.checkpoint.packaged is not None:
+        return ObtainedWeights(asset_path(spec.checkpoint.packaged), "packaged", untrained=False, warning="")
+    if spec.checkpoint.url is None:
+        if choice == "official":
+            raise BadInput(f"No weights of {spec.name} were published.", "Give a file, or random, with --weights.")
+        return _untrained(f"No weights of {spec.name} were published.")
+    try:
+        return ObtainedWeights(_official_file(spec, cache_dir, progress), "official", untrained=False, warning="")
+    except _HostUnreachable as unreachable:
+        if choice == "official":
+            raise
+        return _untrained(f"{unreachable.message} {unreachable.hint}")
+
+
+def direct_url(checkpoint: Checkpoint) -> str:
+    """The address that answers with the file itself. Google Drive's share links answer with a page."""
+    url = checkpoint.url or ""
+    shared = re.search(r"/file/d/([\w-]+)", url)
+    if checkpoint.how != "google-drive" or shared is None:
+        return url
+    return f"https://drive.usercontent.google.com/download?id={shared[1]}&export=download&confirm=t"
+
+
+def looks_like_html(start: bytes) -> bool:
+    """Whether a file that starts like this is a web page."""
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<head"))
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _untrained(reason: str) -> ObtainedWeights:
+    warning = f"{reason} The model has seeded RANDOM weights: it is UNTRAINED and its accuracy means nothing."
+    return ObtainedWeights(None, "random", untrained=True, warning=warning)
+
+
+def _cache_name(spec: ModelSpec) -> str:
+    """Models that were published in one file share it. Drive's links name no file, hubs call all of them alike."""
+    published = PurePosixPath(urllib.parse.urlsplit(spec.checkpoint.url or "").path).name
+    if spec.checkpoint.how == "direct" and published not in _HUB_NAMES:
+        return published
+    return re.sub(r"[:/]", "-", spec.name) + (PurePosixPath(published).suffix or ".pth")
+
+
+def _official_file(spec: ModelSpec, cache_dir: Path, progress: Callable[[int, int], None] | None) -> Path:
+    path = cache_dir / _cache_name(spec)
+    if not path.is_file():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _download(spec.checkpoint, path, progress)
+    _check_record(path)
+    return path
+
+
+def _by_hand(checkpoint: Checkpoint, path: Path) -> str:
+    return f"Fetch {checkpoint.url} by hand and save it as {path}, or give a file with --weights PATH."
+
+
+def _download(checkpoint: Checkpoint, path: Path, progress: Callable[[int, int], None] | None) -> None:
+    """Write the published file to `path`, which appears only when it is complete."""
+    url, hint = direct_url(checkpoint), _by_hand(checkpoint, path)
+    try:
+        answer = cast("HTTPResponse", urllib.request.urlopen(url, timeout=_CONNECT_TIMEOUT_S))  # noqa: S310 - from a spec
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise BadInput(f"{url} answered {error.code} {error.reason} instead of the checkpoint.", hint) from None
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise _HostUnreachable(f"The host of {url} cannot be reached ({reason}).", hint) from None
+    with answer, tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
+        temporary = Path(part.name)
+        try:
+            total = int(answer.headers.get("Content-Length") or 0)
+            check_free_disk(path, total)
+            done = 0
+            while chunk := answer.read(_CHUNK_BYTES):
+                if done == 0 and looks_like_html(chunk):
+                    raise BadInput(f"{url} answered with a web page instead of the checkpoint.", hint)
+                part.write(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, max(total, done))
+            part.flush()
+            if done == 0 or done < total:
+                raise BadInput(f"The download of {url} broke off after {done} of {total or 'unknown'} bytes.", hint)
+            temporary.replace(path)
+        except (OSError, HTTPException) as error:
+            raise BadInput(f"The download of {url} broke off: {error}.", hint) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _check_record(path: Path) -> None:
+    """Record the file's sha256 the first time, compare it from then on."""
+    record_path = path.parent / RECORD_NAME
+    record: dict[str, str] = json.loads(record_path.read_text()) if record_path.is_file() else {}
+    sha256 = sha256_of(path)
+    if path.name not in record:
+        with path.open("rb") as file:
+            if looks_like_html(file.read(512)):
+                raise BadInput(f"{path} is a web page, not a checkpoint.", "Delete it and save the file itself there.")
+        temporary = record_path.with_name(f".{RECORD_NAME}.part")
+        temporary.write_text(json.dumps({**record, path.name: sha256}, indent=1) + "\n")
+        temporary.replace(record_path)
+    elif record[path.name] != sha256:
+        raise BadInput(
+            f"{path} is not the file first seen: its sha256 is {sha256}, recorded is {record[path.name]}.",
+            f"Delete it to download it again; if the published file has changed, delete its line in {record_path} too.",
+        )

@@ -1,0 +1,247 @@
+"""Filling a model: official and fine-tuned checkpoints, safetensors, and seeded random weights."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from hvt_deploy.core.environment import require
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.models.registry import create_from, family_of, open_family, spec_of
+from hvt_deploy.models.spec import ModelSpec
+from hvt_deploy.models.weights.container import Container, read_container
+from hvt_deploy.models.weights.download import ObtainedWeights, obtain_weights, sha256_of
+from hvt_deploy.models.weights.key_report import Fate, KeyFate, decide_fates, summarize_fates
+from hvt_deploy.models.weights.nearest import describe_nearest, needed_at_inference, tables_of_another
+
+__all__ = [
+    "LoadReport",
+    "ObtainedWeights",
+    "load_checkpoint",
+    "load_model",
+    "obtain_weights",
+    "save_reference",
+    "seed_random_weights",
+]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading found. `container` is `bare` or the key that held the weights, `fates` has every key of the file
+    in its order, `num_classes` is the head's size, which the model now has. Nothing is ever resized.
+    """
+
+    path: Path
+    container: str
+    fates: tuple[KeyFate, ...]
+    num_classes: int
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the file, read when it is asked for."""
+        return sha256_of(self.path)
+
+    @property
+    def loaded(self) -> int:
+        """How many tensors the model took."""
+        return len(self.keys("loaded"))
+
+    @property
+    def dropped_train_only(self) -> tuple[str, ...]:
+        """Keys without use at inference."""
+        return self.keys("train-only")
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """Stored buffers that the model computes itself."""
+        return self.keys("recomputed")
+
+    @property
+    def summary(self) -> Mapping[str, int]:
+        """How many keys met each fate: {"loaded": 386, "recomputed": 88, ...}."""
+        return summarize_fates(self.fates)
+
+    def keys(self, fate: Fate) -> tuple[str, ...]:
+        """The keys with this fate."""
+        return tuple(key.key for key in self.fates if key.fate == fate)
+
+
+class _Classifying(Protocol):
+    """What every reference form has."""
+
+    num_classes: int
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
+    """Fill the reference form `model` from a checkpoint with official key names, in place.
+
+    Takes safetensors and torch files: a bare state dict, or one under `state_dict`, `model`, `state_dict_ema` or
+    `model_ema`, with or without the prefixes `module.` and `encoder.`. A head of another size replaces the model's
+    and sets `model.num_classes`. Raises BadInput, with the model as it was, for a file that is damaged, unsafe or
+    made for another model.
+    """
+    return _fill(model, read_container(Path(path)), assign=False)
+
+
+def load_model(spec: ModelSpec, path: str | Path, num_classes: int | None = None) -> tuple[nn.Module, LoadReport]:
+    """`create_from` and `load_checkpoint` in one, without a second copy of the weights: the float32 model's
+    parameters are the file's own pages where it holds float32, so they cost memory only once they are used.
+
+    The file must stay as it is while the model lives (replacing it by another is fine). What a file lacks because it
+    is of use in training only is zero. Raises BadInput as both do.
+    """
+    container = read_container(Path(path))
+    with _parameters_without_memory() if open_family(spec.family).builds_light else nullcontext():
+        model = create_from(spec, num_classes)
+    report = _fill(model, container, assign=True)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                setattr(module, name, nn.Parameter(torch.zeros_like(parameter, device="cpu")))
+    return model, report
+
+
+@contextmanager
+def _parameters_without_memory() -> Generator[None]:
+    """Models made inside have their parameters on the meta device. Buffers are real: nobody else computes them."""
+
+    def forget(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    # Its signature says that the hook returns nothing; its documentation, that it may return a new parameter.
+    handle = register_module_parameter_registration_hook(cast("Callable[..., None]", forget))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
+    wanted = needed_at_inference(model)
+    fates = decide_fates(container.state, wanted, spec_of(model), family_of(model))
+    given = {fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"}
+    heads = _heads_of_another_size(wanted, given, spec_of(model).heads)
+    _check_keys(container, model, wanted, given, ignore=frozenset(heads))
+    _check_tables(container, model)
+    for path in spec_of(model).heads if heads else ():
+        _replace_head(model, path, *heads[f"{path}.weight"].shape)
+    if assign:
+        given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in given.items()}
+    model.load_state_dict(given, strict=False, assign=assign)
+    return LoadReport(container.path, container.name, fates, cast("_Classifying", model).num_classes)
+
+
+def save_reference(model: nn.Module, path: Path) -> None:
+    """Write what the reference form needs at inference as safetensors; `load_checkpoint` reads it back."""
+    require("safetensors", extra="export")
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    stored = set[int]()
+    for key, tensor in needed_at_inference(model).items():
+        values = tensor.contiguous().cpu()
+        place = values.untyped_storage().data_ptr()
+        tensors[key] = values.clone() if place in stored else values  # safetensors takes no shared memory
+        stored.add(place)
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors gives its file to the owner alone; artifacts are there to be served
+
+
+def seed_random_weights(model: nn.Module, seed: int) -> None:
+    """Fill every parameter, in place, with values that depend only on `seed`, its name and its shape.
+
+    Matrices and convolutions have variance 1 / fan-in, norms scatter around 1, biases around 0: activations and
+    logits keep the scale of a trained model, so parity and quantization figures mean something.
+    """
+    for name, parameter in model.named_parameters():
+        generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
+        values = torch.from_numpy(generator.standard_normal(tuple(parameter.shape), dtype=np.float32))
+        if parameter.ndim <= 1:
+            values = 0.05 * values if name.endswith("bias") else 1 + 0.1 * values
+        elif parameter.ndim == 3 or name.endswith("pos_embed"):
+            values = 0.2 * values
+        else:
+            values = values / math.sqrt(math.prod(parameter.shape[1:]))
+        parameter.data.copy_(values)
+
+
+def _heads_of_another_size(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], paths: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The given heads, when each is a whole Linear over the same features, for one other number of classes."""
+    weights, biases = ([f"{path}.{part}" for path in paths] for part in ("weight", "bias"))
+    if any(key not in given or key not in wanted for key in (*weights, *biases)):
+        return {}
+    classes = {given[key].shape[:1] for key in (*weights, *biases)}
+    if len(classes) > 1 or classes == {wanted[weights[0]].shape[:1]}:
+        return {}
+    if any(given[key].ndim != 2 or given[key].shape[1:] != wanted[key].shape[1:] for key in weights):
+        return {}
+    return {key: given[key] for key in (*weights, *biases)}
+
+
+def _replace_head(model: nn.Module, path: str, classes: int, features: int) -> None:
+    parent, _, name = path.rpartition(".")
+    old = cast("nn.Linear", model.get_submodule(path))
+    new = nn.Linear(features, classes, device=old.weight.device, dtype=old.weight.dtype)
+    setattr(model.get_submodule(parent), name, new)
+    cast("_Classifying", model).num_classes = classes
+
+
+def _check_keys(
+    container: Container,
+    model: nn.Module,
+    wanted: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    ignore: frozenset[str],
+) -> None:
+    """Raise BadInput unless `given` fills `wanted`. A BatchNorm's count of batches may lack: nothing reads it."""
+    spec, parts = spec_of(model), family_of(model).size_dependent
+    missing = [key for key in wanted if key not in given and not key.endswith(".num_batches_tracked")]
+    unexpected = [key for key in given if key not in wanted]
+    shapes = [k for k in wanted if k in given and k not in ignore and wanted[k].shape != given[k].shape]
+    if not (missing or unexpected or shapes):
+        return
+    if not (unexpected or shapes) and all(any(part in key for part in parts) for key in missing):
+        raise BadInput(
+            f"{container.path} was saved at an image size at which the model has no {_listed(missing)}; "
+            f"{spec.name} at {'x'.join(map(str, spec.image_size))} needs {'it' if len(missing) == 1 else 'them'}.",
+            "Nothing can stand in for trained weights: take the --image-size of the file, or a file of square images.",
+        )
+    reshaped = [f"{k} {tuple(given[k].shape)} for {tuple(wanted[k].shape)}" for k in shapes]
+    lists = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    differences = [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in lists.items() if keys]
+    raise BadInput(
+        f"{container.path} is not a checkpoint of {spec.name}: {'; '.join(differences)}.",
+        describe_nearest(model, container.state),
+    )
+
+
+def _check_tables(container: Container, model: nn.Module) -> None:
+    """Raise BadInput for weights of a model that differs only in sizes that no weight has. Any-resolution models
+    take such weights: they are made for other sizes.
+    """
+    spec, state = spec_of(model), container.state
+    for key in () if spec.resizable else tables_of_another(spec, family_of(model), state):
+        raise BadInput(
+            f"{container.path} is not a checkpoint of {spec.name}: its weights have the right shapes, but were trained "
+            f"with other windows ({key} is {tuple(state[key].shape)}).",
+            describe_nearest(model, state),
+        )
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"

@@ -1,0 +1,85 @@
+"""Which model of this package a checkpoint was made for, for the error about a file that does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from hvt_deploy.models.registry import create_from, family_of, list_specs, spec_of
+from hvt_deploy.models.spec import Family, ModelSpec
+from hvt_deploy.models.weights.key_report import decide_fates
+
+__all__ = ["describe_nearest", "needed_at_inference", "tables_of_another"]
+
+# Below this share of agreeing tensors a file is not called anybody's: norms and biases agree by chance.
+_LIKENESS = 0.3
+
+
+def needed_at_inference(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without train-only keys and without buffers that the model computes itself."""
+    family = family_of(model)
+    return {
+        key: tensor
+        for key, tensor in model.state_dict().items()
+        if not key.startswith(family.train_only_prefixes) and not key.endswith(family.recomputed_suffixes)
+    }
+
+
+def tables_of_another(spec: ModelSpec, family: Family, state: Mapping[str, Tensor]) -> list[str]:
+    """Computed buffers of a file that have other shapes than in the official file of `spec`."""
+    if family.stored_shapes is None:
+        return []
+    shapes = family.stored_shapes(spec)
+    return [key for key in shapes if key in state and tuple(state[key].shape) != shapes[key]]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A model with a name: what it needs, without its weights."""
+
+    spec: ModelSpec
+    family: Family
+    shapes: Mapping[str, torch.Size]
+
+    def agreement(self, state: Mapping[str, Tensor]) -> tuple[int, int]:
+        """(tensors of the file that fit, tensors that would have to), heads of any size, tables counted where wrong."""
+        fates = decide_fates(state, self.shapes, self.spec, self.family)
+        given = {fate.target: state[fate.key].shape for fate in fates if fate.fate == "loaded"}
+        fitting = sum(self._fits(key, given[key]) for key in given.keys() & self.shapes.keys())
+        wrong = len(tables_of_another(self.spec, self.family, state))
+        return fitting, len(given.keys() | self.shapes.keys()) + wrong
+
+    def _fits(self, key: str, shape: torch.Size) -> bool:
+        classes = int(key.startswith(f"{self.spec.head}."))  # their number is the first size of a head's tensors
+        return shape[classes:] == self.shapes[key][classes:]
+
+
+@lru_cache(maxsize=1)
+def _known_models() -> tuple[_Known, ...]:
+    with torch.device("meta"):
+        return tuple(_known(create_from(spec)) for spec in list_specs())
+
+
+def _known(model: nn.Module) -> _Known:
+    shapes = {key: tensor.shape for key, tensor in needed_at_inference(model).items()}
+    return _Known(spec_of(model), family_of(model), shapes)
+
+
+def describe_nearest(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """A hint that names the models which `state` fits; where it fits none, the one with the most in common."""
+    asked = spec_of(model)
+    others = [known for known in _known_models() if known.spec.name != asked.name]
+    scores = [(known.spec, *known.agreement(state)) for known in (_known(model), *others)]
+    fitting = [spec for spec, agreeing, total in scores if agreeing == total and spec.name != asked.name]
+    if fitting:
+        alike = [spec for spec in fitting if spec.resizable == asked.resizable] or fitting
+        return f"It is a checkpoint of {' or '.join(spec.name for spec in alike)}."
+    nearest, agreeing, total = max(scores, key=lambda score: score[1] / score[2])
+    if agreeing < _LIKENESS * total:
+        return "It is like no model that is known here: check the model name and the file."
+    itself = " itself" if nearest.name == asked.name else ""
+    return f"It is nearest to {nearest.name}{itself}: {agreeing} of {total} tensors agree."

@@ -1,0 +1,99 @@
+"""What every runtime offers: the shape of this shelf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
+from hvt_deploy.runtime.placement import Placement
+
+# One synchronised inference: the milliseconds it took by the device's own clock, None where it has none.
+BoundCall: TypeAlias = "Callable[[], float | None]"
+Runtime = Literal["pytorch", "ort", "trt"]
+Device = Literal["cpu", "cuda"]
+# How many modules' outputs `taps` holds at a time.
+TAPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class BackendRequest:
+    """Which artifact to run where.
+
+    `name` is the row's name in reports. `path` is the artifact: reference weights (safetensors) for pytorch, an
+    ONNX file for ort, an engine for trt. `threads` is the CPU thread count of one inference. `allow_cpu_nodes`: ort may
+    leave nodes to the CPU where a GPU was asked for.
+    """
+
+    name: str
+    runtime: Runtime
+    device: Device
+    precision: str
+    path: Path
+    model: str
+    signature: Signature
+    threads: int
+    allow_cpu_nodes: bool = False
+
+
+class Backend(Protocol):
+    """An opened model on a runtime. `infer` and `bind` take any batch size the artifact allows."""
+
+    name: str
+
+    def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
+        """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
+        ...
+
+    def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
+        """A call that runs one synchronised inference on these images, already on the device."""
+        ...
+
+    def close(self) -> None:
+        """Free the session, engine and device memory."""
+        ...
+
+
+@runtime_checkable
+class PlacedBackend(Protocol):
+    """A backend that leaves its nodes to several providers; `placement` is None where there is only one."""
+
+    placement: Placement | None
+
+
+class TappedBackend(Backend, Protocol):
+    """A backend that can be looked into."""
+
+    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs of the modules at `paths` for images (N, 3, H, W), in that order; `model` is the whole model.
+
+        A module without exactly one output tensor is left out. Not more than TAPS_AT_ONCE are held at a time.
+        """
+        ...
+
+
+@runtime_checkable
+class PixelsBackend(Protocol):
+    """An opened model whose preprocessing is in its graph: it takes images as they were decoded."""
+
+    name: str
+
+    def infer_pixels(self, images: Sequence[PixelsHWC]) -> LogitsNK:
+        """Logits (N, K) in float32 for RGB images (H, W, 3) of any sizes."""
+        ...
+
+    def preprocess(self, image: PixelsHWC) -> ImagesNCHW:
+        """What the network in the graph is given for one image: (1, 3, H, W)."""
+        ...
+
+    def close(self) -> None:
+        """Free the session."""
+        ...
+
+
+AnyBackend: TypeAlias = Backend | PixelsBackend

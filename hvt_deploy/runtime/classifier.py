@@ -1,0 +1,161 @@
+"""A plain runtime: `Classifier` turns images into labels with an exported model, in a few lines of any program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice, repeat
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hvt_deploy.core.config import ValidationConfig
+from hvt_deploy.core.environment import cpu_count
+from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
+from hvt_deploy.core.tensors import LogitsNK
+from hvt_deploy.core.workspace import ModelFolder, find_model
+from hvt_deploy.data.images import decode, preprocess, repeat_to
+from hvt_deploy.evaluation.candidates import Planned, plan_rows
+from hvt_deploy.runtime.base import AnyBackend, PixelsBackend
+
+# A file, a Pillow image, or pixels (H, W, 3) as uint8 RGB.
+ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
+ROOT = Path("artifacts")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class and how probable it is (softmax of the logits, 0 to 1)."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one image, most probable first."""
+
+    labels: tuple[Label, ...]
+
+    @property
+    def best(self) -> Label:
+        """The most probable class."""
+        return self.labels[0]
+
+
+class Classifier:
+    """An exported model, ready to classify.
+
+    `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is the newest.
+    `backend` is a row's name as `validate` shows it ("ort int8 cpu-twin"), a runtime ("ort", "trt", "pytorch") or
+    "auto": an engine where one runs, else ONNX Runtime in FP32. Raises BadInput for a name that does not exist,
+    MissingEnvironment where the backend cannot run here.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        backend: str = "auto",
+        *,
+        workspace: str | Path = ROOT,
+        batch_size: int = 8,
+        threads: int | None = None,
+    ) -> None:
+        self._folder = _open(model, Path(workspace))
+        manifest = self._folder.read()
+        self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
+        self._fixed_batch = manifest.signature.batch
+        self._batch_size = self._fixed_batch or batch_size
+        self._threads = threads or cpu_count()
+        rows = plan_rows(self._folder, manifest, ValidationConfig(threads=self._threads))
+        self._backend = _open_backend(rows, backend)
+        self.untrained = manifest.weights.untrained
+
+    @property
+    def backend(self) -> str:
+        """What runs the model: the name of its row in `validate`."""
+        return self._backend.name
+
+    @property
+    def model(self) -> str:
+        """The exported model's name."""
+        return self._folder.slug
+
+    def __call__(self, images: Iterable[ImageLike], top: int = 5) -> list[Prediction]:
+        """The `top` most probable classes of every image, in the order of the images.
+
+        Raises UnreadableImage for a file that is no image, BadInput for an array that is no RGB image.
+        """
+        return list(self.stream(images, top))
+
+    def stream(self, images: Iterable[ImageLike], top: int = 5) -> Iterator[Prediction]:
+        """`__call__` for any number of images: memory is bounded by one batch."""
+        waiting = iter(images)
+        with ThreadPoolExecutor(self._threads) as pool:
+            while batch := list(islice(waiting, self._batch_size)):
+                for logits_K in self._infer(list(pool.map(_as_rgb, batch)), pool):
+                    yield Prediction(_most_probable(logits_K, self._names, top))
+
+    def close(self) -> None:
+        """Free the model."""
+        self._backend.close()
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _infer(self, images: Sequence[Image.Image], pool: ThreadPoolExecutor) -> LogitsNK:
+        if isinstance(self._backend, PixelsBackend):
+            return self._backend.infer_pixels([np.asarray(image) for image in images])
+        images_NCHW = np.stack(list(pool.map(preprocess, images, repeat(self._preprocessing))))
+        if self._fixed_batch is None:
+            return self._backend.infer(images_NCHW)
+        return self._backend.infer(repeat_to(images_NCHW, self._fixed_batch))[: len(images_NCHW)]
+
+
+def _open(model: str | Path | None, workspace: Path) -> ModelFolder:
+    if model is not None and ModelFolder(Path(model)).exists():
+        return ModelFolder(Path(model))
+    return find_model(workspace, None if model is None else str(model))
+
+
+def _open_backend(rows: Sequence[Planned], name: str) -> AnyBackend:
+    if name == "auto":
+        chosen = [r for r in rows if r.runtime == "trt"] + [r for r in rows if r.row.backend == "ort fp32"]
+    else:
+        chosen = [r for r in rows if name in (r.row.backend, r.runtime)]
+    if not chosen:
+        raise unknown_name("backend", name, {"auto", *(r.row.backend for r in rows), *(r.runtime for r in rows)})
+    for row in chosen:
+        if row.open is not None:
+            return row.open()
+    raise MissingEnvironment(f"{name} cannot run here: {chosen[0].row.skipped}", "`hvt-deploy doctor` says what can.")
+
+
+def _as_rgb(image: ImageLike) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if not isinstance(image, np.ndarray):
+        return decode(Path(image))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise BadInput(
+            f"An array {image.shape} of {image.dtype} is no image.", "Give pixels (height, width, 3), RGB, uint8."
+        )
+    return Image.fromarray(image)
+
+
+def _most_probable(logits_K: NDArray[np.float32], names: Sequence[str], top: int) -> tuple[Label, ...]:
+    shifted_K = np.exp(logits_K.astype(np.float64) - logits_K.max())
+    probabilities_K = shifted_K / shifted_K.sum()
+    order = [int(i) for i in np.argsort(-probabilities_K, kind="stable")[:top]]
+    return tuple(Label(i, names[i], float(probabilities_K[i])) for i in order)

@@ -1,0 +1,128 @@
+"""A PyTorch module: eager in float32, the reference of every other backend, and the faster forms that PyTorch has."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.graph.modules import ROOT
+from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall, Device
+
+
+@dataclass(frozen=True)
+class Form:
+    """How PyTorch runs a module: in float16 with channels last, and compiled (into CUDA graphs on a GPU)."""
+
+    half: bool = False
+    compiled: bool = False
+
+
+REFERENCE = Form()
+
+
+class PyTorchBackend:
+    """Runs `module` (images (N, 3, H, W) -> logits (N, K)), which it moves to `device` and takes over.
+
+    Thread count and TF32 are settings of the whole process in PyTorch: the last opened backend decides them.
+    Raises MissingEnvironment where CUDA is asked for and there is none.
+    """
+
+    def __init__(self, name: str, module: nn.Module, device: Device, threads: int, form: Form = REFERENCE) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise MissingEnvironment(
+                "PyTorch cannot use a CUDA GPU here.",
+                "`hvt-deploy doctor` shows the driver and the PyTorch build; the CPU works with --device cpu.",
+            )
+        torch.set_num_threads(threads)
+        # cuDNN's convolutions take TF32 unless told not to: 10 bits of mantissa are no reference.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        self.name = name
+        self._device = torch.device(device)
+        self._dtype = torch.float16 if form.half else torch.float32
+        self._format = torch.channels_last if form.half else torch.contiguous_format
+        self._module = module.eval().to(self._device, self._dtype).to(memory_format=self._format)
+        if form.compiled:
+            self._module.compile(mode="reduce-overhead")
+
+    def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
+        """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
+        with torch.inference_mode():
+            return self._module(self._on_device(images_NCHW)).float().cpu().numpy()
+
+    def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
+        """A call that runs one synchronised inference on these images, already on the device.
+
+        On a GPU it gives the milliseconds between two CUDA events.
+        """
+        module, images = self._module, self._on_device(images_NCHW)
+
+        def run() -> None:
+            with torch.inference_mode():
+                module(images)
+
+        if self._device.type == "cpu":
+            return run
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+        def run_timed() -> float:
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end)
+
+        return run_timed
+
+    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs of the modules at `paths`, as `TappedBackend.taps` says; those called more than once are left
+        out. Every TAPS_AT_ONCE modules cost an inference.
+        """
+        modules: dict[str, nn.Module] = {name or ROOT: module for name, module in self._module.named_modules()}
+        known = [path for path in paths if path in modules]
+        for start in range(0, len(known), TAPS_AT_ONCE):
+            chunk = known[start : start + TAPS_AT_ONCE]
+            outputs = self._outputs_of({path: modules[path] for path in chunk}, images_NCHW)
+            for path in chunk:
+                output = outputs[path][0] if len(outputs[path]) == 1 else None
+                if isinstance(output, torch.Tensor):
+                    yield path, output.float().cpu().numpy()
+
+    def _outputs_of(self, modules: dict[str, nn.Module], images_NCHW: ImagesNCHW) -> dict[str, list[object]]:
+        """What each module gave, call by call, in one inference."""
+        given: dict[str, list[object]] = defaultdict(list)
+
+        def keep(path: str) -> Callable[[nn.Module, object, object], None]:
+            # A copy: what follows may work in place.
+            return lambda _module, _inputs, output: given[path].append(
+                output.clone() if isinstance(output, torch.Tensor) else output
+            )
+
+        hooks = [module.register_forward_hook(keep(path)) for path, module in modules.items()]
+        try:
+            self.infer(images_NCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return given
+
+    def close(self) -> None:
+        """Let go of the module and give cached GPU memory back."""
+        self._module = nn.Identity()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _on_device(self, images_NCHW: ImagesNCHW) -> torch.Tensor:
+        # `torch.tensor` copies, and takes read-only arrays, but no negative strides.
+        images = torch.tensor(np.ascontiguousarray(images_NCHW), device=self._device)
+        return images.to(self._dtype, memory_format=self._format)

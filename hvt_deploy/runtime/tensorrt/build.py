@@ -1,0 +1,71 @@
+"""Build an engine in a child process, so that a library that crashes takes nothing with it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
+from hvt_deploy.core.serialization import from_plain, to_plain
+from hvt_deploy.core.worker import Crash, run_in_child
+from hvt_deploy.runtime.tensorrt.api import FlavourInfo, is_noise
+from hvt_deploy.runtime.tensorrt.layers import EngineLayer
+from hvt_deploy.runtime.tensorrt.monitor import PROGRESS_MARK, PROGRESS_STEPS
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan
+
+
+@dataclass(frozen=True)
+class BuildOutcome:
+    """A finished engine file: what built it, its layers, and what the builder remarked."""
+
+    engine: Path
+    flavour: FlavourInfo
+    layers: tuple[EngineLayer, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def build_engine(plan: BuildPlan, progress: Callable[[int, int], None] = lambda done, total: None) -> BuildOutcome:
+    """Carry out a plan: afterwards `plan.engine` exists, or it is as it was before.
+
+    Raises BadInput for an ONNX file or profiles that do not fit, MissingEnvironment for a missing library, GPU or
+    disk space, ToolFailure (with ONNX node, reason and hint) where parser or builder refuse or crash.
+    """
+    if not plan.onnx.is_file():
+        raise BadInput(f"There is no ONNX file {plan.onnx}.", "Run `hvt-deploy export` again.")
+
+    def take(line: str) -> bool:
+        mark, *steps = line.split()[:3] or [""]
+        if mark == PROGRESS_MARK:
+            progress(int(steps[0]), int(steps[1]))
+        return mark == PROGRESS_MARK or is_noise(line)
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=plan.engine.parent) as folder:
+            staged = Path(folder) / plan.engine.name
+            run_in_child("hvt_deploy.runtime.tensorrt.worker", replace(plan, engine=staged), take)
+            outcome = from_plain(BuildOutcome, json.loads(_outcome_file(staged).read_text(encoding="utf-8")))
+            staged.replace(plan.engine)
+    except Crash as crash:
+        if crash.by_signal in ("", "SIGKILL"):
+            raise
+        hint = "The library crashed on this graph. Opset 23 and later are known for it: export with --opset 17 to 22."
+        raise ToolFailure(crash.message, hint) from crash
+    except OSError as error:
+        raise MissingEnvironment(
+            f"Could not write {plan.engine}: {error.strerror or error}.", "Free some space or choose another folder."
+        ) from error
+    progress(PROGRESS_STEPS, PROGRESS_STEPS)
+    return replace(outcome, engine=plan.engine)
+
+
+def leave_outcome(outcome: BuildOutcome) -> None:
+    """The child's last act: the outcome in a file beside the engine."""
+    _outcome_file(outcome.engine).write_text(json.dumps(to_plain(outcome)), encoding="utf-8")
+
+
+def _outcome_file(engine: Path) -> Path:
+    return engine.with_name("outcome.json")

@@ -1,0 +1,132 @@
+"""What to build: the decisions of a build, made before anything runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hvt_deploy.core.environment import Gpu
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.types import Skipped
+from hvt_deploy.runtime.tensorrt.api import FlavourInfo, FlavourName, available_flavours, engine_tag, install_hint
+
+AskedFlavour = Literal["auto", "tensorrt", "rtx"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The batch sizes an engine accepts, and the one it is tuned for. Raises BadInput unless 1 ≤ min ≤ opt ≤ max."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise BadInput(
+                f"Profile {self} is not in order: expected 1 ≤ MIN ≤ OPT ≤ MAX batch sizes.",
+                "Example: --profile 1,8,32",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.min},{self.opt},{self.max}"
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """One build. `engine` is the file to write.
+
+    `profiles` is empty for an ONNX file of fixed batch size. `compute_capabilities` ("8.6") are what TensorRT-RTX
+    builds for; TensorRT builds for the GPU it runs on, whose capability this then is. `timing_cache` is read where it
+    exists and written after the build; None keeps nothing.
+    """
+
+    onnx: Path
+    engine: Path
+    flavour: FlavourName
+    compute_capabilities: tuple[str, ...]
+    profiles: tuple[Profile, ...]
+    workspace_mib: int
+    timing_cache: Path | None = None
+
+
+def parse_profile(text: str) -> Profile:
+    """`"1,8,32"` as MIN, OPT and MAX batch size. Raises BadInput."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*", text)
+    if match is None:
+        raise BadInput(f"'{text}' is no profile: expected three batch sizes MIN,OPT,MAX.", "Example: --profile 1,8,32")
+    return Profile(*map(int, match.groups()))
+
+
+def parse_compute_capability(text: str) -> str:
+    """A compute capability as "8.6", from `8.6`, `86` or `sm86`. Raises BadInput."""
+    match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower())
+    if match is None:
+        raise BadInput(f"'{text}' is no compute capability.", "Example: --compute-capability 8.6")
+    return f"{int(match[1])}.{match[2]}"
+
+
+def choose_flavour(
+    asked: AskedFlavour, gpu_present: bool, available: Sequence[FlavourInfo | Skipped] | None = None
+) -> FlavourInfo:
+    """The library to build with: the one asked for, or the one that can build here.
+
+    With a GPU `auto` takes TensorRT where it is installed; without one only TensorRT-RTX can build, ahead of time.
+    Raises MissingEnvironment where the library or the GPU it needs is missing.
+    """
+    found = available_flavours() if available is None else available
+    installed = {f.name: f for f in found if isinstance(f, FlavourInfo)}
+    name: FlavourName = "tensorrt" if asked == "tensorrt" else "tensorrt_rtx"
+    if asked == "auto" and "tensorrt" in installed and (gpu_present or "tensorrt_rtx" not in installed):
+        name = "tensorrt"
+    if name not in installed:
+        raise MissingEnvironment(_not_installed(asked, gpu_present), _install_lines(asked, gpu_present))
+    if name == "tensorrt" and not gpu_present:
+        raise MissingEnvironment(
+            "TensorRT builds an engine on the GPU that will run it, and there is no NVIDIA GPU here.",
+            "Run build-trt on that machine; or build ahead of time for RTX cards with --flavour rtx "
+            f"({install_hint('tensorrt_rtx')}).",
+        )
+    return installed[name]
+
+
+def choose_capabilities(flavour: FlavourName, gpus: Sequence[Gpu], ahead_of_time: Sequence[str]) -> tuple[str, ...]:
+    """The compute capabilities an engine is for: this machine's first GPU's, or `ahead_of_time` where there is none.
+
+    Raises BadInput for one that cannot be read or is named twice.
+    """
+    if gpus:
+        return (gpus[0].compute_capability,)
+    if flavour == "tensorrt":
+        raise MissingEnvironment("TensorRT builds an engine on the GPU that will run it, and there is none here.")
+    capabilities = tuple(parse_compute_capability(text) for text in ahead_of_time)
+    if not capabilities or len(set(capabilities)) < len(capabilities):
+        raise BadInput(
+            f"Expected different compute capabilities, at least one; got {', '.join(capabilities) or 'none'}.",
+            "Example: --compute-capability 8.6",
+        )
+    return capabilities
+
+
+def engine_file_name(slug: str, precision: str, flavour: FlavourInfo, compute_capabilities: Sequence[str]) -> str:
+    """`fdvit_b.int8.rtx-sm86.engine`, `fdvit_b.int8.trt10.13-sm87.engine`."""
+    return f"{slug}.{precision}.{engine_tag(flavour, compute_capabilities)}.engine"
+
+
+def _not_installed(asked: AskedFlavour, gpu_present: bool) -> str:
+    if asked == "tensorrt":
+        return "TensorRT (Python package 'tensorrt') is not installed."
+    if asked == "rtx":
+        return "TensorRT-RTX (Python package 'tensorrt_rtx') is not installed."
+    if gpu_present:
+        return "Neither TensorRT nor TensorRT-RTX is installed."
+    return "There is no NVIDIA GPU here, and TensorRT-RTX, which builds engines without one, is not installed."
+
+
+def _install_lines(asked: AskedFlavour, gpu_present: bool) -> str:
+    if asked == "tensorrt" or (asked == "auto" and gpu_present):
+        return install_hint("tensorrt")
+    return install_hint("tensorrt_rtx")

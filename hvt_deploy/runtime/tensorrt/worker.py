@@ -1,0 +1,196 @@
+"""The process that builds one engine. While it runs it reports through lines on its standard output (see `build`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
+from hvt_deploy.core.worker import answer
+from hvt_deploy.runtime.tensorrt.api import (
+    Builder,
+    Flavour,
+    IBuilderConfig,
+    INetworkDefinition,
+    OnnxParser,
+    RtxIBuilderConfig,
+    RtxTensorRT,
+    TensorRT,
+    is_noise,
+    make_logger,
+    open_flavour,
+)
+from hvt_deploy.runtime.tensorrt.build import BuildOutcome, leave_outcome
+from hvt_deploy.runtime.tensorrt.hints import hint_for
+from hvt_deploy.runtime.tensorrt.layers import EngineLayer, parse_inspector_json, parse_layer_lines
+from hvt_deploy.runtime.tensorrt.monitor import BuildLog, make_monitor
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
+
+
+def work(plan: BuildPlan) -> None:
+    """Build what the plan says and leave the outcome beside the engine."""
+    try:
+        leave_outcome(build(plan))
+    except OSError as error:
+        message = f"The engine could not be written: {error.strerror or error}."
+        raise MissingEnvironment(message, "Free some space.") from error
+
+
+def build(plan: BuildPlan) -> BuildOutcome:
+    """Parse, configure, build, write. Raises what `build_engine` says."""
+    started = time.monotonic()
+    flavour, log = open_flavour(plan.flavour), BuildLog()
+    trt = flavour.trt
+    logger = make_logger(trt, log.add)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # how a constructor that gives nothing shows in Python
+        raise MissingEnvironment(
+            f"{flavour.info.title} cannot start here: {_last(log.errors) or error}",
+            "It needs an NVIDIA GPU and a driver that fits; `hvt-deploy doctor` shows them.",
+        ) from error
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(trt.OnnxParser(network, logger), network, plan, flavour)
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
+    config.clear_flag(trt.BuilderFlag.TF32)  # the graph says FP32, and TF32 has 10 bits of mantissa
+    _add_profiles(builder, network, config, plan, log)
+    if plan.flavour == "tensorrt_rtx":
+        name_targets(cast("RtxTensorRT", trt), cast("RtxIBuilderConfig", config), plan, flavour)
+    cache_note = "" if plan.flavour == "tensorrt_rtx" else _load_timing_cache(config, plan)
+    config.progress_monitor = make_monitor(trt)
+    blob = builder.build_serialized_network(network, config)
+    if blob is None:
+        reason = " ".join(log.errors) or "no reason given"
+        raise ToolFailure(f"{flavour.info.title} cannot build {plan.onnx.name}: {reason}", hint_for(reason))
+    plan.engine.write_bytes(blob)
+    if plan.flavour != "tensorrt_rtx":
+        cache_note = _save_timing_cache(config, plan) or cache_note
+    layers, layers_note = _read_layers(trt, logger, log, plan)
+    notes = tuple(note for note in (cache_note, layers_note, *log.warnings) if note)
+    return BuildOutcome(plan.engine, flavour.info, layers, time.monotonic() - started, notes)
+
+
+def name_targets(trt: RtxTensorRT, config: RtxIBuilderConfig, plan: BuildPlan, flavour: Flavour) -> None:
+    """Set the compute capabilities to build for. Raises BadInput with the known ones."""
+    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    config.num_compute_capabilities = len(plan.compute_capabilities)
+    for index, capability in enumerate(plan.compute_capabilities):
+        name = f"SM{capability.replace('.', '')}"
+        if name not in known or not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+            numbers = sorted(int(known_name[2:]) for known_name in known)
+            raise BadInput(
+                f"{flavour.info.title} cannot build for compute capability {capability}.",
+                f"It knows: {', '.join(f'{n // 10}.{n % 10}' for n in numbers)}. "
+                "For other GPUs run build-trt with TensorRT on the machine that has one.",
+            )
+
+
+def _parse(parser: OnnxParser, network: INetworkDefinition, plan: BuildPlan, flavour: Flavour) -> None:
+    # From a path, not from bytes: weights in external data are looked up beside it.
+    parsed = parser.parse_from_file(str(plan.onnx))
+    if not parsed and parser.num_errors:
+        error = parser.get_error(parser.num_errors - 1)
+        reason = _without_noise(error.desc())
+        code = str(error.code()).rpartition(".")[2]
+        where = f"node '{error.node_name()}' ({error.node_operator()})" if error.node_operator() else "the file"
+        raise ToolFailure(
+            f"{flavour.info.title} refuses {where} of {plan.onnx.name}: {code}: {reason}", hint_for(f"{code} {reason}")
+        )
+    if not parsed or network.num_layers == 0 or network.num_outputs == 0:
+        raise ToolFailure(
+            f"{plan.onnx.name} holds no graph that {flavour.info.title} can read: it has {network.num_layers} layers.",
+            "The file is empty or damaged. Run `hvt-deploy export` again.",
+        )
+
+
+def _add_profiles(
+    builder: Builder, network: INetworkDefinition, config: IBuilderConfig, plan: BuildPlan, log: BuildLog
+) -> None:
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    for name, shape in shapes.items():
+        if -1 in shape[1:]:
+            raise BadInput(f"Input '{name}' of {plan.onnx.name} has shape {shape}: only the batch may be dynamic.")
+    fixed = {shape[0] for shape in shapes.values()} - {-1}
+    if not any(shape[0] == -1 for shape in shapes.values()):
+        wrong = [p for p in plan.profiles if fixed != {p.min} or p != Profile(p.min, p.min, p.min)]
+        if wrong:
+            batch = max(fixed)
+            raise BadInput(
+                f"{plan.onnx.name} has the fixed batch size {batch}, which profile {wrong[0]} does not fit.",
+                f"Leave --profile out, or give {batch},{batch},{batch}; or export with a dynamic batch.",
+            )
+        return
+    if not plan.profiles:
+        raise BadInput(f"{plan.onnx.name} has a dynamic batch: an engine needs a profile.", "Example: --profile 1,8,32")
+    for profile in plan.profiles:
+        limits = builder.create_optimization_profile()
+        for name, (_, *rest) in shapes.items():
+            limits.set_shape(name, (profile.min, *rest), (profile.opt, *rest), (profile.max, *rest))
+        if config.add_optimization_profile(limits) < 0:
+            raise ToolFailure(f"Profile {profile} was refused: {_last(log.errors)}", hint_for(_last(log.errors)))
+
+
+def _load_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
+    """Give the builder the timings of earlier builds; the note says why those that are there cannot be used.
+
+    TensorRT-RTX has the same calls, but they do nothing there and warn.
+    """
+    if plan.timing_cache is None:
+        return ""
+    stored = plan.timing_cache.read_bytes() if plan.timing_cache.is_file() else b""
+    cache = config.create_timing_cache(stored)
+    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+        return ""
+    empty = config.create_timing_cache(b"")
+    if empty is not None:
+        config.set_timing_cache(empty, ignore_mismatch=False)
+    return f"The timing cache {plan.timing_cache} is of another version or device, or damaged; it was ignored."
+
+
+def _save_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
+    cache = config.get_timing_cache()
+    if plan.timing_cache is None or cache is None:
+        return ""
+    temporary = plan.timing_cache.with_name(f".{plan.timing_cache.name}.{os.getpid()}")
+    try:
+        plan.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(cache.serialize())
+        temporary.replace(plan.timing_cache)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        return f"The timing cache {plan.timing_cache} could not be written: {error.strerror or error}."
+    return ""
+
+
+def _read_layers(trt: TensorRT, logger: object, log: BuildLog, plan: BuildPlan) -> tuple[tuple[EngineLayer, ...], str]:
+    """The engine's layers; a list that cannot be read is a note, for the engine itself is good."""
+    try:
+        if log.layers:
+            return parse_layer_lines(log.layers), ""
+        engine = trt.Runtime(logger).deserialize_cuda_engine(plan.engine.read_bytes())
+        if engine is None:
+            raise ToolFailure(f"The engine that was just built cannot be read: {_last(log.errors)}")
+        inspector = engine.create_engine_inspector()
+        return parse_inspector_json(inspector.get_engine_information(trt.LayerInformationFormat.JSON)), ""
+    except ToolFailure as error:
+        return (), f"The engine was not audited. {error.message}"
+
+
+def _without_noise(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not is_noise(line))
+
+
+def _last(messages: Sequence[str]) -> str:
+    return messages[-1] if messages else ""
+
+
+if __name__ == "__main__":
+    sys.exit(answer(BuildPlan, work))

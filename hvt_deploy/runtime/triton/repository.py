@@ -1,0 +1,184 @@
+"""A model repository for NVIDIA Triton Inference Server: images in (JPEG, PNG, ...), class names out.
+
+Three kinds of models (Triton's documentation, "Model Repository" and "Model Configuration"): `<slug>_preprocess`, the
+exact evaluation transform in the Python backend; `<slug>_<artifact>`, the network; `<slug>`, an ensemble of the two.
+A client sends the bytes of image files to the ensemble and asks for classes (Triton's classification extension).
+A network whose preprocessing is in its graph takes uint8 pixels and needs no ensemble.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hvt_deploy.core import errors, tensors, types
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.tensors import PIXELS_NAME, Signature
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.data import images
+
+Platform = Literal["tensorrt", "onnxruntime", "python"]
+_FILES: dict[Platform, str] = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": "network.onnx"}
+# How long a request may wait for others to share its batch.
+QUEUE_DELAY_US = 500
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One artifact to serve. `name` is its Triton model's; batches up to `max_batch`, `best_batch` is preferred.
+
+    `takes_pixels`: uint8 (height, width, 3) instead of preprocessed images. `platform` python runs an ONNX file with
+    ONNX Runtime in Triton's Python backend, for servers that have no other.
+    """
+
+    name: str
+    platform: Platform
+    file: Path
+    max_batch: int
+    best_batch: int
+    on_gpu: bool
+    takes_pixels: bool = False
+
+    def input(self, signature: Signature) -> tuple[str, str, tuple[int, ...]]:
+        """Name, Triton's type and dimensions without the batch, where -1 is any."""
+        if self.takes_pixels:
+            return PIXELS_NAME, "TYPE_UINT8", (-1, -1, 3)
+        return signature.input_name, "TYPE_FP32", (3, *signature.image_size)
+
+
+def write_repository(
+    folder: Path,
+    slug: str,
+    networks: Sequence[Network],
+    signature: Signature,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+) -> tuple[str, ...]:
+    """Write the repository into the empty `folder`; returns the names of its models.
+
+    The ensemble `<slug>` uses the first network, `<slug>_<network>` each of the others.
+    """
+    largest = max(network.max_batch for network in networks)
+    _write_preprocess(folder / f"{slug}_preprocess", preprocessing, signature, largest)
+    names = [f"{slug}_preprocess"]
+    for i, network in enumerate(networks):
+        _write_network(folder / network.name, network, signature, class_names)
+        names.append(network.name)
+        if network.takes_pixels:
+            continue
+        ensemble = slug if i == 0 else f"{slug}_from_{network.name}"
+        _write_ensemble(folder / ensemble, slug, network, signature, class_names)
+        names.append(ensemble)
+    return tuple(names)
+
+
+def _write_preprocess(model: Path, preprocessing: Preprocessing, signature: Signature, max_batch: int) -> None:
+    version = model / "1"
+    package = version / "hvt_deploy"
+    version.mkdir(parents=True)
+    shutil.copy(_TEMPLATES / "preprocess.py", version / "model.py")
+    (version / "preprocessing.json").write_text(json.dumps(to_plain(preprocessing), indent=1) + "\n", encoding="utf-8")
+    # The server needs numpy and Pillow, not this package: the pixels come from the same four files.
+    for module in (errors, tensors, types, images):
+        source = Path(str(module.__file__))
+        part = package / source.parent.name
+        part.mkdir(parents=True, exist_ok=True)
+        (part / "__init__.py").touch()
+        shutil.copy(source, part / source.name)
+    (package / "__init__.py").touch()
+    _write_config(
+        model,
+        f'name: "{model.name}"',
+        'backend: "python"',
+        f"max_batch_size: {max_batch}",
+        _tensor("input", "image", "TYPE_STRING", (1,)),
+        _tensor("output", signature.input_name, "TYPE_FP32", (3, *signature.image_size)),
+        "instance_group [{ kind: KIND_CPU, count: 2 }]",
+        _dynamic_batching(max_batch),
+    )
+
+
+def _write_network(model: Path, network: Network, signature: Signature, class_names: Sequence[str]) -> None:
+    version = model / "1"
+    version.mkdir(parents=True)
+    shutil.copy(network.file, version / _FILES[network.platform])
+    for weights in network.file.parent.glob("*.data"):
+        shutil.copy(weights, version / weights.name)  # ONNX names its external weights: the name must stay
+    if network.platform == "python":
+        shutil.copy(_TEMPLATES / "network.py", version / "model.py")
+    _write_labels(model, class_names)
+    kind = "KIND_GPU" if network.on_gpu else "KIND_CPU"
+    profile = ', profile: ["0"]' if network.platform == "tensorrt" else ""
+    _write_config(
+        model,
+        f'name: "{model.name}"',
+        f'backend: "{network.platform}"',
+        f"max_batch_size: {network.max_batch}",
+        _tensor("input", *network.input(signature)),
+        _tensor("output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True),
+        f"instance_group [{{ kind: {kind}, count: 1{profile} }}]",
+        _dynamic_batching(network.max_batch, network.best_batch),
+        _warm_up(network, signature),
+    )
+
+
+def _write_ensemble(model: Path, slug: str, network: Network, signature: Signature, class_names: Sequence[str]) -> None:
+    (model / "1").mkdir(parents=True)
+    (model / "1" / ".keep").touch()  # Triton wants the version's folder, and archives drop empty ones
+    _write_labels(model, class_names)
+    steps = (
+        _step(f"{slug}_preprocess", {"image": "image"}, {signature.input_name: "pixels"}),
+        _step(network.name, {signature.input_name: "pixels"}, {signature.output_name: signature.output_name}),
+    )
+    _write_config(
+        model,
+        f'name: "{model.name}"',
+        'platform: "ensemble"',
+        f"max_batch_size: {network.max_batch}",
+        _tensor("input", "image", "TYPE_STRING", (1,)),
+        _tensor("output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True),
+        "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}",
+    )
+
+
+def _write_config(model: Path, *parts: str) -> None:
+    (model / "config.pbtxt").write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _write_labels(model: Path, class_names: Sequence[str]) -> None:
+    one_line = (" ".join(name.split()) for name in class_names)
+    (model / "labels.txt").write_text("\n".join(one_line) + "\n", encoding="utf-8")
+
+
+def _tensor(
+    what: Literal["input", "output"], name: str, data_type: str, dims: Sequence[int], labels: bool = False
+) -> str:
+    label_file = ', label_filename: "labels.txt"' if labels else ""
+    return f'{what} [{{ name: "{name}", data_type: {data_type}, dims: {list(dims)}{label_file} }}]'
+
+
+def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
+    maps = [f'input_map {{ key: "{key}", value: "{value}" }}' for key, value in inputs.items()]
+    maps += [f'output_map {{ key: "{key}", value: "{value}" }}' for key, value in outputs.items()]
+    return f'    {{ model_name: "{model}", model_version: -1, {", ".join(maps)} }}'
+
+
+def _dynamic_batching(max_batch: int, best_batch: int | None = None) -> str:
+    if max_batch == 1:
+        return ""
+    preferred = f"preferred_batch_size: [{best_batch}], " if best_batch and best_batch > 1 else ""
+    return f"dynamic_batching {{ {preferred}max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
+
+
+def _warm_up(network: Network, signature: Signature) -> str:
+    """One inference before the first request, with noise: engines and CUDA start slowly."""
+    name, data_type, dims = network.input(signature)
+    size = [256 if edge == -1 else edge for edge in dims]
+    data = f"data_type: {data_type}, dims: {size}, random_data: true"
+    value = f'inputs {{ key: "{name}", value {{ {data} }} }}'
+    return f'model_warmup [{{ name: "noise", batch_size: {network.best_batch}, {value} }}]'

@@ -1,0 +1,119 @@
+"""`quantize --budget` on the trained FasterViT of the demo and real digits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import hvt_deploy
+from hvt_deploy.commands.budget import quantize_within as search
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
+from hvt_deploy.commands.flows import quantize_within
+from hvt_deploy.commands.validate import validate
+from hvt_deploy.core.config import load_recipe
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.data.calibration_set import CalibrationSet
+from hvt_deploy.data.digits import write_digits
+from hvt_deploy.evaluation.budget_record import BudgetRequest
+
+OUTLIER = 700.0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Digits, and the demo model with an outlier channel before its head: the same function in FP32."""
+    place = tmp_path_factory.mktemp("budget")
+    digits = write_digits(place / "digits")
+    state = load_file(Path(hvt_deploy.__file__).parent / "data" / "assets" / "faster_vit_demo.safetensors")
+    last = "levels.3.blocks.0"
+    state[f"{last}.mlp.fc2.bias"][1] += OUTLIER / state[f"{last}.gamma4"][1]
+    state["norm.running_mean"][1] += OUTLIER
+    save_file({key: value.contiguous() for key, value in state.items()}, place / "planted.safetensors")
+    config = config_of("faster_vit_demo")
+    config = replace(
+        config,
+        export=replace(config.export, weights=str(place / "planted.safetensors")),
+        calibration=replace(config.calibration, folder=str(digits.calibration), images=64),
+        quantization=replace(config.quantization, calibrator="max", recovery=()),
+    )
+    with torch.no_grad():
+        export(ModelFolder(place / "artifacts" / "m"), config, None, SilentUi())
+    return place, digits, config
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def request_of(digits, **changes):
+    return replace(BudgetRequest(2.0, digits.calibration.parent / "train", 400), **changes)
+
+
+def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place, tmp_path):
+    root, digits, config = place
+    folder = ModelFolder(root / "artifacts" / "m")
+    found = quantize_within(folder, config, request_of(digits), SilentUi())
+    assert found.record.chosen.excluded == ("head/head",)
+    assert found.record.sensitivity[0].group == "head/head"
+    assert 0.9 < found.record.chosen.int8_share < 1
+    assert found.record.holds
+    everything = next(trial for trial in found.record.trials if not trial.excluded)
+    assert everything.drop.high > 2.0, "with the planted group in INT8 the budget is broken"
+    recipe = load_recipe(found.folder / "recipe.yaml")
+    assert recipe == found.recipe
+    made = folder.read().artifacts["int8-fp32"].facts["recipe"]
+    assert made["excluded"] == ["head/head"]
+    assert "head/head" in (found.folder / "budget.md").read_text()
+    assert "<svg" in (found.folder / "budget.svg").read_text()
+    assert json.loads((found.folder / "budget.json").read_text())["metric"] == "top-1"
+
+
+def test_its_images_must_not_be_validated_on(place):
+    root, digits, config = place
+    folder = ModelFolder(root / "artifacts" / "m")
+    found = search(folder, config, request_of(digits), SilentUi())
+    files = CalibrationSet.read(found.folder / "calibration.json").files
+    counts = {use: sum(file.use == use for file in files) for use in ("calibration", "search", "confirm")}
+    assert counts == {"calibration": 64, "search": 200, "confirm": 200}
+    assert len({file.sha256 for file in files}) >= 450, "no image is in two parts"
+    with pytest.raises(BadInput, match="calibrated on"):
+        validate(folder, config, digits.calibration.parent / "train", None, SilentUi())
+
+
+def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
+    root, digits, config = place
+    folder = ModelFolder(root / "artifacts" / "m")
+    from hvt_deploy.commands import budget
+
+    runs = []
+    real = budget.quantize_int8
+
+    def counted(*arguments):
+        runs.append(arguments)
+        if len(runs) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(budget, "quantize_int8", counted)
+    with pytest.raises(KeyboardInterrupt):
+        search(folder, config, request_of(digits, label_free=True), SilentUi())
+    first = len(runs)
+    found = search(folder, config, request_of(digits, label_free=True), SilentUi())
+    assert found.record.metric == "agreement with FP32"
+    measured = {trial.excluded for trial in found.record.trials} | {g.group for g in found.record.sensitivity}
+    assert len(runs) - first <= len(measured) - 4 + 1, "four measurements were kept; the promise is one more"
+
+
+def test_too_few_images_are_refused_with_the_number_needed(place):
+    root, digits, config = place
+    with pytest.raises(BadInput, match=r"0\.1 points needs \d+"):
+        search(ModelFolder(root / "artifacts" / "m"), config, request_of(digits, budget=0.1), SilentUi())

@@ -1,0 +1,128 @@
+"""`sweep`: everything runs, a failure stops nothing, what was done is not done again, and one report holds all."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from test_pipeline import run
+
+from hvt_deploy.commands import export as export_step
+from hvt_deploy.commands import flows
+from hvt_deploy.commands import quantize as quantize_step
+from hvt_deploy.commands.sweep import is_exported, last_validation, match_models
+from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.data.digits import write_digits
+from hvt_deploy.evaluation import timing
+from hvt_deploy.evaluation.record import read_results
+
+
+def test_patterns_stand_for_models_in_their_order():
+    assert match_models(["hvt_s_1", "fdvit_*"]) == ("fdvit_ti", "fdvit_s", "fdvit_b", "fdvit_demo", "hvt_s_1")
+    assert match_models(["timm:resnet18", "hvt_demo"]) == ("hvt_demo", "timm:resnet18")
+    with pytest.raises(BadInput, match="fdvit_x"):
+        match_models(["fdvit_b", "fdvit_x*"])
+    with pytest.raises(BadInput):
+        match_models([])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("place")
+    write_digits(place / "digits")
+    return place
+
+
+class Sweep:
+    """Sweeps of two models, one of which cannot be exported; `calls` are the steps that were called."""
+
+    def __init__(self, place, monkeypatch):
+        self.place, self.calls = place, []
+        for step, module in (("export", export_step), ("quantize", quantize_step), ("validate", flows)):
+            monkeypatch.setattr(module, step, self.counted(step, getattr(module, step)))
+        monkeypatch.setattr(flows.build_step, "build_trt", self.no_engine)
+        # Latencies are not what is tested here.
+        monkeypatch.setattr(timing, "measure_latency", partial(timing.measure_latency, budget_s=2))
+
+    def counted(self, step, real):
+        def call(folder, *rest, **more):
+            self.calls.append(f"{step} {folder.slug}")
+            if self.calls[-1] == "export dfvt_demo":
+                raise CheckFailed("The exported graph differs from PyTorch.", "Try another --simplifier.")
+            return real(folder, *rest, **more)
+
+        return call
+
+    def no_engine(self, folder, *_):
+        raise MissingEnvironment("No TensorRT here.")
+
+    def __call__(self, **changed):
+        self.calls.clear()
+        flags = {"calibration.folder": str(self.place / "digits/calibration"), "calibration.images": 8,
+                 "validation.limit": 40, **changed}  # fmt: skip
+        return flows.sweep(
+            ["dfvt_demo", "hvt_demo"], ["fp32", "fp16"], self.place / "digits/validation", None, flags,
+            self.place / "artifacts", self.place / "sweep", SilentUi(),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def sweep(place, monkeypatch):
+    return Sweep(place, monkeypatch)
+
+
+def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, place):
+    done = sweep()
+    assert sweep.calls == ["export dfvt_demo", "export hvt_demo", "quantize hvt_demo", "validate hvt_demo"]
+    assert [(m.model, [(f.what, f.exit_code) for f in m.failures]) for m in done.models] == [
+        ("dfvt_demo", [("export", 1)]), ("hvt_demo", []),
+    ]  # fmt: skip
+    assert done.exit_code == 1
+
+    rows = {row.backend: row for row in read_results(place / "sweep/results.json").rows}
+    assert {"hvt_demo pytorch fp32", "hvt_demo ort fp32", "hvt_demo ort fp16"} <= set(rows)
+    assert "--simplifier" in rows["dfvt_demo export"].skipped
+    assert rows["hvt_demo ort fp32"].top1.estimate > 90
+    for report in ("report.md", "report.html"):
+        text = (place / "sweep" / report).read_text()
+        assert "hvt_demo ort fp32" in text
+        assert "differs from PyTorch" in text
+        assert "hvt_demo hvt_demo" not in text
+    assert "None is faster and as accurate as: hvt_demo ort fp32" in done.results.verdict
+    assert "Failed: dfvt_demo (export)." in done.results.verdict
+
+    again = sweep()
+    assert sweep.calls == ["export dfvt_demo", "quantize hvt_demo"], "quantize looks for itself what is there"
+    assert again.results.rows == done.results.rows
+    folder = ModelFolder(place / "artifacts/hvt_demo")
+    config = with_flags(folder.read().config, {"validation.limit": 40})
+    data = place / "digits/validation"
+    assert last_validation(folder, config, data) == read_results(folder.file(folder.read().artifacts["results"]))
+    assert last_validation(folder, with_flags(config, {"validation.limit": 30}), data) is None
+    assert last_validation(folder, config, data.parent) is None
+    assert not is_exported(folder, with_flags(config, {"export.opset": 19}))
+
+
+def test_a_fault_of_this_program_and_other_settings(sweep, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(export_step, "export", broken)
+    done = sweep(**{"export.seed": 7})
+    assert [[(f.what, f.exit_code) for f in m.failures] for m in done.models] == [[("export", 4)], [("export", 4)]]
+    assert "ZeroDivisionError: by zero" in done.models[0].failures[0].why
+    assert done.exit_code == 4
+    assert done.results.verdict.startswith("2 models, 0 backends ran.")
+
+
+def test_bad_input_is_one_message(tmp_path):
+    for arguments, said in (
+        (("--models", "nope_*"), "nope_*"),
+        (("--models", "hvt_*", "--precisions", "int4"), "int4"),
+    ):
+        done = run("sweep", *arguments, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr

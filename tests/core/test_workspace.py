@@ -1,0 +1,159 @@
+"""The workspace: one commit point, locks, stale and changed artifacts, writes that fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.core.workspace import (
+    Artifact,
+    Manifest,
+    ModelFolder,
+    WeightsRecord,
+    find_model,
+    is_fresh,
+    now,
+    open_folder,
+)
+
+
+def make_manifest(slug="m"):
+    return Manifest(
+        slug=slug, model="fdvit_ti", exported=now(), signature=Signature((32, 32), 2),
+        preprocessing=Preprocessing((32, 32)), class_names=("a", "b"), wnids=None,
+        weights=WeightsRecord("random", "", True), config=config_of("fdvit_ti"), artifacts={},
+    )  # fmt: skip
+
+
+def add(folder, manifest, key, text, parents=None):
+    with folder.staging() as staged:
+        (staged / "file").write_text(text)
+        artifact = Artifact(folder=key, main="file", files={}, remake=f"remake {key}", parents=parents or {})
+        return folder.add(manifest, key, staged, artifact)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = ModelFolder(tmp_path / "artifacts" / "m")
+    add(folder, make_manifest(), "fp32", "weights")
+    return folder
+
+
+def test_an_artifact_comes_back_with_its_manifest(folder):
+    manifest = folder.read()
+    assert folder.open_artifact(manifest, "fp32").read_text() == "weights"
+    assert manifest == replace(make_manifest(), exported=manifest.exported, artifacts=manifest.artifacts)
+
+
+def test_a_changed_or_missing_file_names_the_command_that_remakes_it(folder):
+    manifest = folder.read()
+    path = folder.open_artifact(manifest, "fp32")
+    path.write_text("other")
+    with pytest.raises(BadInput, match="sha256") as caught:
+        folder.open_artifact(manifest, "fp32")
+    assert "remake fp32" in caught.value.hint
+    path.unlink()
+    with pytest.raises(BadInput, match="missing"):
+        folder.open_artifact(manifest, "fp32")
+
+
+def test_a_child_of_a_replaced_parent_is_stale(folder):
+    manifest = folder.read()
+    manifest = add(folder, manifest, "int8", "q", {"fp32": manifest.artifacts["fp32"].sha256})
+    manifest = add(folder, manifest, "engine", "e", {"int8": manifest.artifacts["int8"].sha256})
+    folder.open_artifact(manifest, "engine")
+    manifest = add(folder, manifest, "fp32", "retrained")
+    assert not is_fresh(manifest, "engine")
+    with pytest.raises(BadInput) as caught:
+        folder.open_artifact(manifest, "engine")
+    assert "remake int8" in caught.value.hint
+
+
+def test_replaced_artifacts_and_unfinished_ones_are_removed(folder):
+    (folder.path / "leftover").mkdir()
+    manifest = add(folder, folder.read(), "fp32", "second")
+    folders = [p.name for p in folder.path.iterdir() if p.is_dir()]
+    assert folders == [manifest.artifacts["fp32"].folder]
+
+
+def test_an_interrupt_in_the_middle_of_a_write_leaves_the_old_artifact(folder):
+    before = folder.read()
+    with pytest.raises(KeyboardInterrupt), folder.staging() as staged:
+        (staged / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert folder.read() == before
+    assert folder.open_artifact(before, "fp32").read_text() == "weights"
+    assert not list(folder.path.glob(".staging*"))
+
+
+def test_a_full_disk_leaves_the_old_artifact(folder, tmp_path):
+    # A file size limit makes the system refuse the write in the middle, as a full disk does.
+    code = (
+        "import resource, signal, sys, pathlib; sys.path.insert(0, sys.argv[2])\n"
+        "from hvt_deploy.core.workspace import ModelFolder; from hvt_deploy.core.errors import MissingEnvironment\n"
+        "folder = ModelFolder(pathlib.Path(sys.argv[1])); manifest = folder.read()\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    with folder.staging() as staged: (staged / 'file').write_bytes(bytes(100_000))\n"
+        "except MissingEnvironment as error: print(error.exit_code, error.message, error.hint)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder.path), "."], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("3 Could not write"), done.stderr
+    assert folder.open_artifact(folder.read(), "fp32").read_text() == "weights"
+
+
+def test_a_second_run_says_who_holds_the_folder(folder):
+    code = (
+        "import sys, pathlib; from hvt_deploy.core.workspace import ModelFolder\n"
+        "with ModelFolder(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(MissingEnvironment, match=f"process {other.pid}"), folder.lock(wait_s=0.2):
+            pass
+        other.stdin.close()
+    with folder.lock(wait_s=5):
+        pass
+
+
+def test_a_damaged_manifest_names_the_way_out(folder):
+    (folder.path / "manifest.json").write_text("{")
+    with pytest.raises(BadInput, match="damaged"):
+        folder.read()
+    (folder.path / "manifest.json").write_text(json.dumps({"slug": "m"}))
+    with pytest.raises(BadInput, match="missing key"):
+        folder.read()
+
+
+def test_the_newest_export_is_found_and_ci_wants_a_name(folder, monkeypatch):
+    root = folder.path.parent
+    monkeypatch.delenv("CI", raising=False)
+    newer = ModelFolder(root / "newer")
+    add(newer, make_manifest("newer"), "fp32", "w")
+    assert find_model(root, None).slug == "newer"
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(BadInput, match="several models"):
+        find_model(root, None)
+    assert find_model(root, "m").slug == "m"
+    with pytest.raises(BadInput, match="newe"):
+        find_model(root, "newe")
+
+
+def test_nothing_exported_and_bad_names(tmp_path):
+    with pytest.raises(BadInput, match="Nothing was exported"):
+        find_model(tmp_path / "none", None)
+    for name in ("", "../up", "a/b", ".hidden"):
+        with pytest.raises(BadInput):
+            open_folder(tmp_path, name)

@@ -1,0 +1,176 @@
+"""Every report carries what the record holds, escapes what it quotes and asks nothing of the network."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+from samples import bare, detailed, trained, untrained
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.evaluation.record import ClassCounts, read_results
+from hvt_deploy.evaluation.report.breakdown import (
+    class_grids,
+    confusion_grids,
+    confusion_matrices,
+    curve_grid,
+    gpu_grid,
+    timing_grid,
+)
+from hvt_deploy.evaluation.report.html import render_html
+from hvt_deploy.evaluation.report.markdown import render_markdown
+from hvt_deploy.evaluation.report.terminal import print_error, print_results, print_table
+from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
+
+
+def terminal(results):
+    console = Console(record=True, width=120, force_terminal=False)
+    print_results(results, console)
+    return console.export_text()
+
+
+RENDERERS = {"terminal": terminal, "markdown": render_markdown, "html": render_html}
+
+
+@pytest.fixture(params=RENDERERS, scope="module")
+def render(request):
+    return RENDERERS[request.param]
+
+
+def test_verdict_rows_gates_skipped_and_warnings_are_all_there(render):
+    text = re.sub(r"\s+", " ", render(trained()))
+    for part in (
+        "ort int8 cpu-twin is not fast enough", "97.40", "1.83×", "not proven", "onnxruntime-gpu is not installed",
+        "another process used the CPU", "imagenet/val",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_untrained_weights_cannot_be_overlooked(render):
+    assert "UNTRAINED" in render(untrained())
+    assert "UNTRAINED" not in render(trained())
+
+
+def test_missing_values_are_not_written_as_python(render):
+    for results in (bare(), untrained(), trained(), detailed(10)):
+        assert not re.search(r"\b(None|nan|inf)\b", render(results))
+
+
+def test_engines_show_what_they_compute_in_even_where_they_cannot_run(render):
+    text = re.sub(r"[\s\\]+", " ", render(trained()))
+    assert "Engines, by their own layers" not in text
+    audit = EngineAudit(
+        kernels=170, layers=ByPrecision(50, 110, 7), reformats=3, macs=ByPrecision(831, 169),
+        weights=ByPrecision(99, 1), fused_attention=12, attention_blocks=13, quantized_macs=1000,
+        quantized_int8_macs=750, not_int8=(), groups=(),
+    )  # fmt: skip
+    rows = [replace(row, audit=audit) if row.backend == "trt int8" else row for row in trained().rows]
+    text = re.sub(r"[\s\\]+", " ", render(replace(trained(), rows=tuple(rows))))
+    for part in ("Engines, by their own layers", "83.1 % INT8", "16.9 % FP16", "75.0 %", "12 of 13", "170"):
+        assert part in text, part
+
+
+class Outside(HTMLParser):
+    """Collects what a page would fetch, and its elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [v for k, v in attrs if k in {"src", "href", "xlink:href"} and v and not v.startswith("#")]
+
+
+def test_the_page_opens_offline_with_its_plot():
+    page = render_html(trained())
+    parser = Outside()
+    parser.feed(page + render_html(detailed(10)))
+    assert [target for target in parser.fetched if not target.startswith("data:image/jpeg")] == []
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert "svg" in parser.tags
+    assert "script" not in parser.tags
+    assert render_html(trained()) == page
+
+
+def words(page):
+    """What a page or a Markdown text says, without markup and line breaks."""
+    text = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[a-z!/][^>]*>", " ", text))).replace("\\", "")
+
+
+@pytest.mark.parametrize("num_classes", [10, 1000])
+@pytest.mark.parametrize("render_page", [render_markdown, render_html])
+def test_everything_in_the_record_is_in_html_and_markdown_alike(render_page, num_classes):
+    results = detailed(num_classes)
+    text = words(render_page(results))
+    grids = (*class_grids(results), *confusion_grids(results), timing_grid(results), gpu_grid(results.gpu))
+    expected = [cell for grid in grids if grid for row in grid.rows for cell in row]
+    curves = curve_grid(results)
+    assert (curves is not None) == (num_classes == 10)
+    expected += [cell for row in curves.rows for cell in row] if curves else []
+    expected += [
+        results.rows[3].flips[0].path,
+        results.comparisons[0].sentence,
+        *results.errors,
+        "812 MiB",
+        "+0.04 pts",
+    ]
+    assert [part for part in expected if re.sub(r"\s+", " ", part) not in text] == []
+
+
+def test_per_class_figures_follow_from_the_counts():
+    counts = ClassCounts(images=(10, 4), correct=(8, 3), answered=(9, 5), lost=(2, 0), gained=(0, 1))
+    results = detailed(10)
+    row = replace(results.rows[1], classes=counts)
+    results = replace(results, rows=(results.rows[0], row), class_names=("cat", "dog"))
+    (grid,) = class_grids(replace(results, rows=(replace(results.rows[0], classes=None), row)))
+    assert grid.rows[0] == ("cat", "10", "88.89 %", "80.00 %", "84.21 %", "+20.00 pts", "2", "0")
+    assert grid.rows[1] == ("dog", "4", "60.00 %", "75.00 %", "66.67 %", "-25.00 pts", "0", "1")
+
+
+def test_the_confusion_matrix_adds_up_and_is_not_drawn_for_many_classes():
+    results = detailed(10)
+    for matrix, row in zip(confusion_matrices(results), [r for r in results.rows if r.classes], strict=True):
+        assert [sum(line) for line in matrix.images] == list(row.classes.images)
+        assert [sum(column) for column in zip(*matrix.images, strict=True)] == list(row.classes.answered)
+    assert confusion_matrices(detailed(51)) == ()
+
+
+def test_an_invalid_run_and_untrained_classes_cannot_be_taken_for_results(render):
+    page = render(replace(trained(), invalid="The GPU's clock moved by 7.1 %."))
+    assert "INVALID" in page
+    assert "moved by 7.1 %" in page
+    assert class_grids(replace(detailed(10), untrained=True)) == ()
+
+
+def test_names_cannot_break_out_of_the_page():
+    evil = "<script>alert(1)</script>"
+    results = trained()
+    page = render_html(replace(results, model=evil, verdict=evil, data=replace(results.data, path=evil)))
+    assert evil not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_record_comes_back_as_it_was_written(tmp_path):
+    for results in (trained(), detailed(10)):
+        results.write(tmp_path / "results.json")
+        assert read_results(tmp_path / "results.json") == results
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(BadInput, match="missing key"):
+        read_results(tmp_path / "results.json")
+
+
+def test_errors_and_tables_are_plain_text():
+    console = Console(record=True, width=100, force_terminal=False)
+    print_error(BadInput("It [bold]broke[/bold].", "Mend it."), console)
+    print_table("Models", ("name", "MACs"), [("fdvit_b", "14.06")], console)
+    text = console.export_text()
+    assert "It [bold]broke[/bold]." in text
+    assert "Mend it." in text
+    assert "14.06" in text

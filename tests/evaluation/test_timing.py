@@ -1,0 +1,132 @@
+"""Several batch sizes, with backends that sleep; and that interleaving does not slow a real backend down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.evaluation import timing
+from hvt_deploy.evaluation.gpu import GpuReading
+from hvt_deploy.evaluation.latency import Latency, measure_latency
+from hvt_deploy.evaluation.memory import MemoryMeter
+from hvt_deploy.evaluation.timing import WatchedGpu, time_backends
+from hvt_deploy.runtime.base import Backend, BackendRequest, BoundCall
+from hvt_deploy.runtime.registry import open_backend
+
+IMAGES = np.zeros((2, 3, 4, 4), np.float32)
+
+
+@dataclass
+class Sleeper:
+    """Takes `ms` for an image, and batches up to `most`."""
+
+    name: str
+    ms: float
+    most: int = 99
+
+    def infer(self, images_NCHW: np.ndarray) -> np.ndarray:
+        return np.zeros((len(images_NCHW), 2), np.float32)
+
+    def bind(self, images_NCHW: np.ndarray) -> BoundCall:
+        if len(images_NCHW) > self.most:
+            raise BadInput(f"{self.name} takes batches of 1 to {self.most} images, not {len(images_NCHW)}.")
+        return lambda: time.sleep(self.ms * len(images_NCHW) / 1000)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(bound, batch, **options):
+        return measure_latency(bound, batch, budget_s=0.5, **options)
+
+    monkeypatch.setattr(timing, "measure_latency", short)
+
+
+def test_every_batch_size_has_its_latency_and_a_size_that_is_too_large_is_told() -> None:
+    backends: dict[str, Backend] = {"ort": Sleeper("ort", 1), "trt": Sleeper("trt", 0.5, most=2)}
+    found = time_backends(backends, IMAGES, (1, 4), None, SilentUi())
+    assert [latency.batch for latency in found.latency["ort"]] == [1, 4]
+    assert [latency.batch for latency in found.latency["trt"]] == [1]
+    assert found.latency["ort"][1].median >= 4
+    assert found.warnings == ("trt was not timed at batch 4: trt takes batches of 1 to 2 images, not 4.",)
+
+
+def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
+    clocks = iter(range(1000, 9000))
+    gpu = WatchedGpu("Some GPU", lambda: GpuReading(next(clocks), 100, 50))
+    found = time_backends({"trt": Sleeper("trt", 2)}, IMAGES, (1, 2), gpu, SilentUi())
+    assert [state.batch for state in found.gpu] == [1, 2]
+    assert found.gpu[0].sm_mhz[1] < found.gpu[1].sm_mhz[0]
+    assert found.warnings == ()
+
+
+def test_a_gpu_that_cannot_be_read_is_told() -> None:
+    found = time_backends({"trt": Sleeper("trt", 2)}, IMAGES, (1,), WatchedGpu("Some GPU", None), SilentUi())
+    assert found.gpu == ()
+    assert "could not be read" in found.warnings[0]
+
+
+def test_memory_is_what_was_added_and_kept() -> None:
+    meter, kept = MemoryMeter(None), []
+    for _ in range(2):
+        with meter.watch("ort", "cpu"):
+            kept.append(np.ones(8 * 2**20))  # 64 MiB, which never comes from memory that was freed before
+    with meter.watch("trt", "cuda"):
+        pass
+    assert meter.mib["ort"] == pytest.approx(128, abs=10)
+    assert "trt" not in meter.mib, "a GPU that cannot be read"
+
+
+def test_memory_on_a_gpu_is_that_of_the_gpu() -> None:
+    used = iter((100.0, 356.0))
+    meter = MemoryMeter(lambda: GpuReading(1000, 1, 1, (), next(used)))
+    with meter.watch("trt", "cuda"):
+        pass
+    assert meter.mib == {"trt": 256.0}
+
+
+@pytest.mark.slow
+def test_a_backends_median_interleaved_is_that_of_it_alone(tmp_path) -> None:
+    """Pools of threads that go on spinning after their turn would take the processors from the others.
+
+    A neighbour on the machine may disturb one attempt; it does not disturb four.
+    """
+    from torch import nn
+
+    module = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1),
+                           nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()  # fmt: skip
+    signature = Signature((96, 96), 10)
+    path = export(module, tmp_path / "model.onnx")
+    backends = {
+        "ort": open_backend(BackendRequest("ort", "ort", "cpu", "fp32", path, "m", signature, 2)),
+        "pytorch": open_backend(BackendRequest("pytorch", "pytorch", "cpu", "fp32", path, "m", signature, 2),
+                                lambda _: module),
+    }  # fmt: skip
+    bound = {name: backend.bind(np.zeros((1, 3, 96, 96), np.float32)) for name, backend in backends.items()}
+
+    def measure(*names: str) -> dict[str, Latency]:
+        return measure_latency({name: bound[name] for name in names}, 1, budget_s=10)
+
+    ratios: list[float] = []
+    for _ in range(4):
+        alone, together = measure("ort")["ort"], measure("ort", "pytorch")["ort"]
+        ratios.append(together.median / alone.median)
+        if abs(ratios[-1] - 1) <= 0.15:
+            return
+    pytest.fail(f"Interleaved over alone, four times: {ratios}")
+
+
+def export(module, path):
+    import torch
+
+    torch.onnx.export(module, (torch.zeros(2, 3, 96, 96),), path, dynamo=True, input_names=["images"],
+                      output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},))  # fmt: skip
+    return path

@@ -1,0 +1,196 @@
+"""Thresholds, SmoothQuant, bias correction: what INT8 takes from images, on planted numbers and on a small FDViT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+from running import run, sqnr
+
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.quantization.bias_correction import correct_biases
+from hvt_deploy.graph.quantization.calibration import (
+    CalibrationImages,
+    Int8Settings,
+    calibrate_int8,
+    read_int8_calibration,
+)
+from hvt_deploy.graph.quantization.calibrators import BINS, CALIBRATORS, LEVELS, choose_threshold
+from hvt_deploy.graph.quantization.product_error import measure_products
+from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
+from hvt_deploy.graph.quantization.ranges import collect_histograms, collect_ranges
+from hvt_deploy.graph.quantization.smooth_quant import measure_smoothing, smooth
+from hvt_deploy.graph.storage import load_onnx, save_onnx
+
+
+def histogram_of(values):
+    largest = np.abs(values).max()
+    return np.histogram(np.abs(values), BINS, (0, largest))[0], float(largest)
+
+
+def error_of(values, threshold):
+    scale = threshold / LEVELS
+    return np.square(values - np.clip(np.rint(values / scale), -LEVELS, LEVELS) * scale).mean()
+
+
+@pytest.mark.parametrize("calibrator", ["percentile", "entropy", "mse"])
+def test_an_outlier_far_from_everything_else_is_clipped(calibrator):
+    values = np.append(np.random.default_rng(0).standard_normal(100_000), 50.0)
+    histogram, largest = histogram_of(values)
+    assert choose_threshold(histogram, largest, "max") == 50.0
+    assert 3 < choose_threshold(histogram, largest, calibrator) < 40
+
+
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
+def test_a_flat_distribution_is_hardly_clipped(calibrator):
+    values = np.random.default_rng(1).uniform(-1, 1, 100_000)
+    histogram, largest = histogram_of(values)
+    assert 0.95 <= choose_threshold(histogram, largest, calibrator) / largest <= 1
+
+
+def test_mse_finds_about_the_smallest_error_there_is():
+    values = np.random.default_rng(2).laplace(size=200_000)
+    histogram, largest = histogram_of(values)
+    smallest = min(error_of(values, t) for t in np.linspace(largest / 20, largest, 200))
+    assert error_of(values, choose_threshold(histogram, largest, "mse")) <= 1.02 * smallest
+    assert error_of(values, largest) > 1.3 * smallest, "else the test shows nothing"
+
+
+def test_a_tensor_of_zeros_has_a_threshold():
+    assert choose_threshold(np.zeros(BINS, np.int64), 0.0, "entropy") == 0.0
+
+
+@pytest.fixture(scope="module")
+def model(fp32):
+    """The small FDViT with an outlier channel planted before the first Linear: the same function in FP32."""
+    planted = type(fp32)()
+    planted.CopyFrom(fp32)
+    tensors = {tensor.name: tensor for tensor in planted.graph.initializer}
+    qkv = next(n for n in planted.graph.node if n.name == "transformers.0.blocks.0.attn.qkv/MatMul")
+    norm = next(n for n in planted.graph.node if n.output[0] == qkv.input[0])
+    for name, factor in ((norm.input[1], 200), (norm.input[2], 200), (qkv.input[1], 1 / 200)):
+        values = numpy_helper.to_array(tensors[name]).copy()
+        values[3] *= factor
+        tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+    return planted
+
+
+@pytest.fixture(scope="module")
+def path(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("planted") / "m.onnx"
+    save_onnx(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def planted_ranges(path, images):
+    return collect_ranges(path, [images[:4], images[4:]], threads=1)
+
+
+def test_histograms_count_every_value_of_every_batch(path, planted_ranges, images):
+    tensors = ["images", load_onnx(path).graph.node[0].output[0]]
+    one = collect_histograms(path, planted_ranges, tensors, [images], threads=1)
+    several = collect_histograms(path, planted_ranges, tensors, [images[:2], images[2:]], threads=1)
+    assert one["images"].sum() == images.size
+    expected = np.histogram(np.abs(images), BINS, (0, planted_ranges.largest("images")))[0]
+    assert np.abs(one["images"] - expected).sum() <= 4, "but for values on an edge"
+    for name in tensors:
+        assert np.array_equal(one[name], several[name])
+
+
+def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channel(path, model, images, planted_ranges):
+    nodes = nodes_to_quantize(model, DEFAULT_INT8_ROLES)
+    scales = measure_smoothing(path, nodes, [images], threads=1)
+    norms = [name for name in scales if name.startswith("transformers.0.blocks.0.norm1")]
+    assert int(np.argmax(scales[norms[0]])) == 3
+    smoothed = smooth(model, scales)
+    expected = run(model, images)
+    assert np.abs(run(smoothed, images) - expected).max() <= 2e-5 * np.abs(expected).max()
+    smoothed_path = path.with_name("smoothed.onnx")
+    save_onnx(smoothed, smoothed_path)
+    ranges = collect_ranges(smoothed_path, [images], threads=1)
+    before = sqnr(expected, run(quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES), images))
+    after = sqnr(expected, run(quantize_int8(smoothed, ranges, DEFAULT_INT8_ROLES), images))
+    assert after > before + 3
+
+
+def test_a_normalization_that_another_node_reads_is_not_smoothed(path, model, images):
+    nodes = nodes_to_quantize(model, DEFAULT_INT8_ROLES)
+    some = measure_smoothing(path, nodes, [images], threads=1)
+    without_fc1 = [name for name in nodes if ".fc1/" not in name]
+    fewer = measure_smoothing(path, without_fc1, [images], threads=1)
+    assert {name for name in some if "norm2" in name} and not {name for name in fewer if "norm2" in name}
+
+
+def test_a_model_with_nothing_to_smooth_or_to_look_into_is_calibrated_all_the_same(path, planted_ranges, images):
+    assert measure_smoothing(path, (), [images], threads=1) == {}
+    only = collect_histograms(path, planted_ranges, ["images"], [images], threads=1)
+    assert {name: counts.sum() for name, counts in only.items()} == {"images": images.size}
+
+
+def test_products_are_measured_on_the_activations_of_fp32(path, model, images, planted_ranges):
+    fc1 = quantize_int8(model, planted_ranges, ("fc1",))
+    everything = quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES)
+    alone = measure_products(path, fc1, [images[:4], images[4:]], threads=1)
+    together = measure_products(path, everything, [images], threads=1)
+    assert len(together) == len(nodes_to_quantize(model, DEFAULT_INT8_ROLES))
+    assert alone
+    for name, error in alone.items():
+        assert 0 < error.relative_noise < 0.01
+        assert error.noise == pytest.approx(together[name].noise, rel=1e-3)
+        assert np.allclose(error.shift, together[name].shift, atol=1e-5 + 1e-3 * np.abs(error.shift).max())
+
+
+def test_bias_correction_takes_the_mean_error_away(path, model, images, planted_ranges):
+    quantized = quantize_int8(model, planted_ranges, ("qkv",))
+    errors = measure_products(path, quantized, [images], threads=1)
+    corrected = correct_biases(model, {name: error.shift for name, error in errors.items()})
+    first = "transformers.0.blocks.0.attn.qkv/Add"
+    outputs = {n.name: n.output[0] for n in model.graph.node}
+
+    def mean_of(graph):
+        graph = type(graph).FromString(graph.SerializeToString())
+        del graph.graph.output[:]
+        graph.graph.output.add().name = outputs[first]
+        return run(graph, images, optimize=False).mean(axis=(0, 1))
+
+    expected = mean_of(model)
+    before = np.abs(mean_of(quantized) - expected).max()
+    after = np.abs(mean_of(quantize_int8(corrected, planted_ranges, ("qkv",))) - expected).max()
+    assert after < before / 20
+
+
+def test_calibration_keeps_what_helps_and_comes_back_from_its_files(path, model, images, planted_ranges, tmp_path):
+    def some():
+        return [images[:4]]
+
+    def others():
+        return [images[4:]]
+
+    settings = Int8Settings(DEFAULT_INT8_ROLES, "auto", ("smooth-quant", "bias-correction"))
+    read = CalibrationImages(lambda: [images], some, others)
+    found = calibrate_int8(path, planted_ranges, settings, read, 1, tmp_path, SilentUi())
+    effects = {effect.name: effect for effect in found.effects}
+    assert list(effects) == ["smooth-quant", "calibrator auto", "bias-correction"]
+    assert effects["smooth-quant"].kept and found.smoothing
+    worth_db = {"calibrator auto": 0.5}
+    assert all(e.kept == (e.after_db > e.before_db + worth_db.get(name, 0.1)) for name, e in effects.items())
+    assert set(found.sqnr_by_role["fc2"]) == set(CALIBRATORS)
+    expected = run(model, images)
+    plain = sqnr(expected, run(quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES), images))
+    graph = quantize_int8(found.prepare(model), found.ranges, DEFAULT_INT8_ROLES)
+    assert sqnr(expected, run(graph, images)) > plain + 3
+    found.write(tmp_path)
+    again = read_int8_calibration(tmp_path)
+    assert (again.ranges, again.clipping, again.effects) == (found.ranges, found.clipping, found.effects)
+    made = quantize_int8(again.prepare(model), again.ranges, DEFAULT_INT8_ROLES)
+    assert made.SerializeToString() == graph.SerializeToString()
+
+
+def test_without_recovery_and_with_max_nothing_changes(path, model, planted_ranges, images, tmp_path):
+    settings = Int8Settings(DEFAULT_INT8_ROLES, "max", ())
+    read = CalibrationImages(lambda: [images], lambda: [images], lambda: [images])
+    found = calibrate_int8(path, planted_ranges, settings, read, 1, tmp_path, SilentUi())
+    assert found.ranges == planted_ranges
+    assert found.prepare(model) is model

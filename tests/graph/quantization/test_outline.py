@@ -1,0 +1,71 @@
+"""FP16 and INT8 of a model whose weights are in a file beside it: bit for bit those of the model that holds them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from hvt_deploy.commands.quantize import GRAPHS, make_graph
+from hvt_deploy.core.config import QuantizationConfig
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.graph import large
+from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.quantization.calibration import Int8Calibration
+from hvt_deploy.graph.quantization.outline import outline
+from hvt_deploy.graph.quantization.qdq import nodes_to_quantize
+from hvt_deploy.graph.quantization.ranges import collect_ranges
+from hvt_deploy.graph.simplify import simplify
+from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.models import create_model, to_deployed
+from hvt_deploy.models.weights.load import seed_random_weights
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same graph with its weights inside, and beside it; and their ranges."""
+    model = create_model("faster_vit_demo")
+    seed_random_weights(model, 0)
+    size = model.spec.image_size
+    graph = simplify(export_onnx(to_deployed(model), Signature(size, 10), 18), "onnxslim")
+    inside = tmp_path_factory.mktemp("inside") / "m.onnx"
+    beside = tmp_path_factory.mktemp("beside") / "m.onnx"
+    save_onnx(graph, inside)
+    save_onnx(graph, beside, external_above_bytes=1)
+    assert beside.with_name("m.onnx.data").stat().st_size > 10 * beside.stat().st_size
+    images = np.random.default_rng(0).standard_normal((4, 3, *size), np.float32)
+    return inside, beside, collect_ranges(inside, [images], 1), collect_ranges(beside, [images], 1)
+
+
+def test_ranges_do_not_depend_on_where_the_weights_are(files):
+    assert files[2] == files[3]
+
+
+@pytest.mark.parametrize("key", GRAPHS["int8"])
+def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
+    monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
+    inside, beside, ranges, _ = files
+    quantization = QuantizationConfig(DEFAULT_INT8_ROLES)
+    expected, kept = make_graph(inside, key, quantization, ranges, Int8Calibration(ranges))
+    found, also_kept = make_graph(beside, key, quantization, ranges, Int8Calibration(ranges))
+    assert [(n.name, n.op_type, *n.input) for n in found.graph.node] == [
+        (n.name, n.op_type, *n.input) for n in expected.graph.node
+    ]
+    assert [value.name for value in found.graph.input] == ["images"]
+    assert kept == also_kept
+    wanted = {tensor.name: numpy_helper.to_array(tensor) for tensor in expected.graph.initializer}
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in found.graph.initializer}
+    assert tensors.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert tensors[name].dtype == values.dtype, name
+        assert np.array_equal(tensors[name], values), name
+    save_onnx(found, tmp_path / "m.onnx", external_above_bytes=1)  # and onnx.checker takes it
+
+
+def test_an_outline_is_small_and_reads_weights_only_to_find_their_largest(files, monkeypatch):
+    monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
+    model = load_onnx(files[1], weights=False)
+    outlined = outline(model, files[1].parent, nodes_to_quantize(model, DEFAULT_INT8_ROLES))
+    assert len(outlined.external) > 20
+    assert outlined.model.ByteSize() < 0.2 * files[0].stat().st_size

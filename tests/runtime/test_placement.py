@@ -1,0 +1,107 @@
+"""Where nodes ran: read from a real profile of the CPU, and from one in the form that a GPU's has."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from test_ort import images, linear, request
+
+from hvt_deploy.commands.validate import _open
+from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
+from hvt_deploy.evaluation.candidates import Planned
+from hvt_deploy.evaluation.memory import MemoryMeter
+from hvt_deploy.evaluation.record import Row
+from hvt_deploy.runtime import ort
+from hvt_deploy.runtime.placement import Placement, read_placement
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def event(name, provider, op, index, category="Node"):
+    arguments = {"op_name": op, "node_index": str(index), "output_size": "2"}
+    return {"cat": category, "pid": 1, "tid": 1, "dur": 5, "ts": 10 * index, "ph": "X", "name": name,
+            "args": {**arguments, "provider": provider} if provider else arguments}  # fmt: skip
+
+
+@pytest.fixture
+def gpu_profile(tmp_path):
+    """A run with CUDA in the form of ONNX Runtime's profiler; one node has no CUDA kernel, so data is copied for it."""
+    events = [
+        {"cat": "Session", "pid": 1, "tid": 1, "dur": 9, "ts": 1, "ph": "X", "name": "model_run", "args": {}},
+        event("patch_embed/Conv_fence_before", "", "Conv", 1),
+        event("patch_embed/Conv_kernel_time", CUDA, "Conv", 1),
+        event("ampere_sgemm_128x64_tn", "", "Conv", 1, category="Kernel"),
+        event("patch_embed/Conv_fence_after", "", "Conv", 1),
+        event("Memcpy_kernel_time", CUDA, "MemcpyToHost", 2),
+        event("blocks.0/Unique_kernel_time", CPU, "Unique", 3),
+        event("_kernel_time", CUDA, "MatMul", 4),
+    ]
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(events))
+    return path
+
+
+def test_a_gpus_profile_lists_every_node_that_ran(gpu_profile):
+    placement = read_placement(gpu_profile)
+    assert placement.providers == {
+        "patch_embed/Conv": CUDA, "Memcpy": CUDA, "blocks.0/Unique": CPU, "MatMul 4": CUDA,
+    }  # fmt: skip
+    assert placement.outside(CUDA) == ("blocks.0/Unique",)
+    assert placement.sentence == f"3 nodes on {CUDA}, 1 on {CPU} (blocks.0/Unique)."
+
+
+def test_a_real_profile_lists_every_node_of_the_graph(tmp_path):
+    path = linear(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    for i, node in enumerate(model.graph.node):
+        node.name = f"layer.{i}/{node.op_type}"
+    onnx.save(model, path)
+    placement = ort.prove_placement(request(path))
+    # The Cast from float to float does nothing and is optimized away.
+    assert placement == Placement({"layer.0/Flatten": CPU, "layer.2/Gemm": CPU})
+    assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.fixture
+def on_gpu(monkeypatch, gpu_profile):
+    """The CPU's provider stands for CUDA's; the profile is the recorded one."""
+    monkeypatch.setitem(ort._PROVIDERS, "cuda", CPU)
+    monkeypatch.setattr(ort.onnxruntime, "preload_dlls", lambda: None)
+    gpu_profile.write_text(gpu_profile.read_text().replace(CPU, "x").replace(CUDA, CPU).replace('"x"', f'"{CUDA}"'))
+    monkeypatch.setattr(ort, "read_placement", lambda _: read_placement(gpu_profile))
+
+
+def test_nodes_elsewhere_are_refused_by_name_unless_allowed(tmp_path, on_gpu):
+    asked = request(linear(tmp_path / "m.onnx"), device="cuda")
+    with pytest.raises(MissingEnvironment, match=r"1 of 4 nodes of ort fp32 .*: blocks\.0/Unique") as caught:
+        ort.OrtBackend(asked)
+    assert "--allow-cpu-nodes" in caught.value.hint
+    backend = ort.OrtBackend(replace(asked, allow_cpu_nodes=True))
+    assert backend.placement.providers["blocks.0/Unique"] == CUDA  # the two are exchanged here
+    assert np.isfinite(backend.infer(images(2))).all()
+    assert ort.OrtBackend(replace(asked, device="cpu")).placement is None
+
+
+def test_a_validation_skips_such_a_backend_loudly_or_records_where_its_nodes_are(tmp_path, on_gpu):
+    asked = request(linear(tmp_path / "m.onnx"), device="cuda")
+    planned = Planned("ort", Row("m", "ort fp32", "cuda", "fp32", None), lambda: ort.OrtBackend(asked))
+    with ExitStack() as stack:
+        refused = _open(planned, {}, MemoryMeter(None), stack).row
+        assert "blocks.0/Unique" in refused.skipped
+        allowed = replace(planned, open=lambda: ort.OrtBackend(replace(asked, allow_cpu_nodes=True)))
+        row = _open(allowed, {}, MemoryMeter(None), stack).row
+    assert row.skipped is None
+    assert len(row.placement) == 4
+    assert "1 on CUDAExecutionProvider (blocks.0/Unique)" in row.note
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '[{"cat": "Session", "name": "model_run", "args": {}}]', "[3]"])
+def test_a_profile_without_nodes_proves_nothing(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(ToolFailure, match=r"p\.json"):
+        read_placement(tmp_path / "p.json")

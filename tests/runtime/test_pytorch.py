@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.runtime.pytorch import Form, PyTorchBackend
+
+
+def images(batch: int) -> np.ndarray:
+    return np.random.default_rng(batch).standard_normal((batch, 3, 8, 8)).astype(np.float32)
+
+
+def tiny() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 7))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_logits_are_those_of_the_module_in_eval_mode(batch: int) -> None:
+    with torch.no_grad():
+        expected = tiny().eval()(torch.from_numpy(images(batch))).numpy()
+    logits = PyTorchBackend("pytorch", tiny().train(), "cpu", threads=1).infer(images(batch))
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_module_of_another_dtype_runs_in_float32() -> None:
+    backend = PyTorchBackend("pytorch", tiny().double(), "cpu", threads=1)
+    logits = backend.infer(images(2))
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, PyTorchBackend("again", tiny(), "cpu", threads=1).infer(images(2)))
+
+
+def test_read_only_and_strided_images_are_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    backend = PyTorchBackend("pytorch", tiny(), "cpu", threads=1)
+    batch = images(3)
+    batch.setflags(write=False)
+    np.testing.assert_allclose(backend.infer(batch[::-1].copy()), backend.infer(batch)[::-1], rtol=1e-5, atol=1e-6)
+    backend.infer(batch[::-1])
+    assert not recwarn.list
+
+
+def test_the_half_form_runs_in_float16_with_channels_last() -> None:
+    class Watching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.dtype == torch.float16
+            assert x.is_contiguous(memory_format=torch.channels_last)
+            return x
+
+    module = nn.Sequential(Watching(), tiny())
+    logits = PyTorchBackend("pytorch fp16", module, "cpu", 1, Form(half=True)).infer(images(3))
+    assert logits.dtype == np.float32
+    exact = PyTorchBackend("pytorch fp32", tiny(), "cpu", threads=1).infer(images(3))
+    assert 0 < np.abs(logits - exact).max() < 5e-3
+
+
+class Recorder(nn.Module):
+    """Remembers what reached it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[np.ndarray, bool, int]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append((x.numpy().copy(), torch.is_inference_mode_enabled(), torch.get_num_threads()))
+        return x.mean(dim=(2, 3))
+
+
+def test_bound_call_runs_once_on_a_copy_of_the_images() -> None:
+    module = Recorder()
+    backend = PyTorchBackend("pytorch", module, "cpu", threads=1)
+    batch = images(2)
+    run = backend.bind(batch)
+    original = batch.copy()
+    batch[:] = 0
+    assert run() is None
+    assert len(module.seen) == 1
+    seen, is_inference, threads = module.seen[0]
+    np.testing.assert_array_equal(seen, original)
+    assert is_inference
+    assert threads == 1
+    backend.close()
+    run()  # what is bound outlives the backend
+
+
+def test_reference_is_never_computed_in_tf32() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    PyTorchBackend("pytorch", tiny(), "cpu", threads=1)
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_cuda_that_is_not_there_is_missing_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingEnvironment, match="CUDA") as caught:
+        PyTorchBackend("pytorch", tiny(), "cuda", threads=1)
+    assert "doctor" in caught.value.hint
+
+
+def test_taps_give_each_modules_output_and_leave_out_what_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hvt_deploy.runtime.pytorch.TAPS_AT_ONCE", 2)
+    module = tiny().eval()
+    backend = PyTorchBackend("pytorch", nn.Sequential(module, shared := nn.ReLU(inplace=True), shared), "cpu", 1)
+    taps = dict(backend.taps(images(2), ["0.0", "0.4", "nowhere", "0", "1", "model"]))
+    assert list(taps) == ["0.0", "0.4", "0", "model"], "a module that is called twice has no one output"
+    with torch.no_grad():
+        x = torch.from_numpy(images(2))
+        np.testing.assert_allclose(taps["0.0"], module[0](x).numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(taps["0"], module(x).numpy(), rtol=1e-5, atol=1e-6)
+    assert taps["0.4"].min() < 0, "what works in place afterwards changes nothing"
+    np.testing.assert_array_equal(taps["model"], backend.infer(images(2)))

@@ -1,0 +1,111 @@
+"""The code path of TensorRT, which needs a GPU to build: on a stand-in that knows only what each version has."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_tensorrt import RTX, VERSIONS, FakeTensorRT, World
+
+from hvt_deploy.runtime.tensorrt.monitor import make_monitor
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
+from hvt_deploy.runtime.tensorrt.worker import build
+
+CLASSIC = [v for v in VERSIONS if v != RTX]
+
+
+def install(monkeypatch: pytest.MonkeyPatch, world: World, name: str = "tensorrt") -> None:
+    monkeypatch.setitem(sys.modules, name, FakeTensorRT(world))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> BuildPlan:
+    onnx = tmp_path / "model.onnx"
+    onnx.write_bytes(b"graph")
+    engine = tmp_path / "model.trt-sm87.engine"
+    profiles = (Profile(1, 8, 32), Profile(1, 1, 1))
+    return BuildPlan(onnx, engine, "tensorrt", ("8.7",), profiles, 2048, tmp_path / "cache" / "timing.cache")
+
+
+@pytest.mark.parametrize("version", CLASSIC)
+def test_build_on_every_recorded_version(plan: BuildPlan, monkeypatch, version: str) -> None:
+    world = World(version)
+    install(monkeypatch, world)
+    outcome = build(plan)
+    strongly_typed = 2 if version.startswith("10.") else 1
+    assert world.calls == [
+        f"network flags {strongly_typed}",
+        f"MemoryPoolType.WORKSPACE = {2048 * 2**20}",
+        "clear BuilderFlag.TF32",
+        "profile images 1,8,32",
+        "profile images 1,1,1",
+    ]
+    assert plan.engine.read_bytes() == b"engine"
+    assert outcome.flavour.version == version
+    assert [(layer.name, layer.inputs) for layer in outcome.layers] == [("head", ("Float",))]
+    assert outcome.notes == ()
+
+
+def test_timing_cache_is_kept_and_used_again(plan: BuildPlan, monkeypatch) -> None:
+    world = World("10.3.0")
+    install(monkeypatch, world)
+    build(plan)
+    assert plan.timing_cache is not None
+    assert plan.timing_cache.read_bytes() == world.timing_cache
+    assert build(plan).notes == ()
+    assert [p.name for p in plan.timing_cache.parent.iterdir()] == ["timing.cache"]
+
+
+def test_timing_cache_of_another_version_is_ignored_with_a_note_and_replaced(plan: BuildPlan, monkeypatch) -> None:
+    install(monkeypatch, World("10.3.0"))
+    assert plan.timing_cache is not None
+    plan.timing_cache.parent.mkdir()
+    plan.timing_cache.write_bytes(b"timings of another version")
+    (note,) = build(plan).notes
+    assert "ignored" in note
+    assert plan.timing_cache.read_bytes() == b"timings of this version"
+
+
+def test_timing_cache_that_cannot_be_written_does_not_fail_a_build(plan: BuildPlan, monkeypatch) -> None:
+    install(monkeypatch, World("10.3.0"))
+    blocked = replace(plan, timing_cache=plan.onnx / "timing.cache")
+    (note,) = build(blocked).notes
+    assert "could not be written" in note
+    assert plan.engine.is_file()
+
+
+def test_rtx_is_not_asked_for_timing_caches(plan: BuildPlan, monkeypatch) -> None:
+    world = World(RTX)
+    install(monkeypatch, world, "tensorrt_rtx")
+    module = sys.modules["tensorrt_rtx"]
+    known = {"SM86": 1}
+    monkeypatch.setattr(type(module), "ComputeCapability", type("E", (), known), raising=False)
+    monkeypatch.setattr(
+        "fake_tensorrt.IBuilderConfig.set_compute_capability",
+        lambda self, compute_capability, index: True,
+        raising=False,
+    )
+    build(replace(plan, flavour="tensorrt_rtx", compute_capabilities=("8.6",)))
+    assert plan.timing_cache is not None
+    assert not plan.timing_cache.exists()
+
+
+def test_progress_of_nested_phases_only_grows(capsys) -> None:
+    monitor = make_monitor(FakeTensorRT(World("11.4.0.106")))
+    monitor.phase_start("build", None, 2)
+    monitor.phase_start("first", "build", 4)
+    for step in range(4):
+        assert monitor.step_complete("first", step)
+    monitor.phase_finish("first")
+    monitor.step_complete("build", 0)
+    monitor.phase_start("again", "build", 2)
+    monitor.step_complete("again", 0)
+    monitor.phase_finish("again")
+    monitor.step_complete("build", 1)
+    monitor.phase_finish("build")
+    monitor.phase_start("late", None, 3)  # a second tree must not start over
+    monitor.step_complete("late", 0)
+    shown = [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert shown == [125, 250, 375, 500, 750, 1000]

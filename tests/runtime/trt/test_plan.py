@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hvt_deploy.core.environment import Gpu
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.types import Skipped
+from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours, flavour_of, open_flavour
+from hvt_deploy.runtime.tensorrt.plan import (
+    Profile,
+    choose_capabilities,
+    choose_flavour,
+    engine_file_name,
+    parse_compute_capability,
+    parse_profile,
+)
+
+TRT = FlavourInfo("tensorrt", "10.13.3.9")
+RTX = FlavourInfo("tensorrt_rtx", "1.7.1.116")
+NO_TRT = Skipped("TensorRT", "not installed")
+NO_RTX = Skipped("TensorRT-RTX", "not installed")
+ORIN = Gpu("Orin", "8.7", 0, "JetPack")
+
+
+def test_profile_is_read() -> None:
+    assert parse_profile("1, 8,32") == Profile(1, 8, 32)
+    assert str(Profile(1, 8, 32)) == "1,8,32"
+
+
+@pytest.mark.parametrize("text", ["8", "1,8", "1,8,32,64", "a,b,c", "0,1,2", "4,2,8", "1,8,4", "-1,2,3", "1,8,", ""])
+def test_bad_profile_says_what_is_expected(text: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_profile(text)
+    assert "MIN" in caught.value.message
+    assert "--profile 1,8,32" in caught.value.hint
+
+
+def test_profile_of_a_config_is_checked_too() -> None:
+    with pytest.raises(BadInput, match="not in order"):
+        Profile(8, 1, 32)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("8.6", "8.6"), ("86", "8.6"), ("SM89", "8.9"), ("sm_120", "12.0")])
+def test_compute_capability_is_read(text: str, expected: str) -> None:
+    assert parse_compute_capability(text) == expected
+
+
+@pytest.mark.parametrize("text", ["ampere", "8", "8.60", ""])
+def test_bad_compute_capability(text: str) -> None:
+    with pytest.raises(BadInput, match="no compute capability"):
+        parse_compute_capability(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "available", "expected"),
+    [
+        ("auto", True, (TRT, RTX), TRT),
+        ("auto", True, (NO_TRT, RTX), RTX),
+        ("auto", False, (TRT, RTX), RTX),
+        ("auto", False, (NO_TRT, RTX), RTX),
+        ("rtx", True, (TRT, RTX), RTX),
+        ("tensorrt", True, (TRT, RTX), TRT),
+    ],
+)
+def test_flavour_that_can_build_here_is_chosen(asked, gpu, available, expected) -> None:
+    assert choose_flavour(asked, gpu, available) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "available", "message", "hint"),
+    [
+        ("tensorrt", False, (TRT, RTX), "no NVIDIA GPU", "--flavour rtx"),
+        ("auto", False, (TRT, NO_RTX), "no NVIDIA GPU", "hvt-deploy[rtx]"),
+        ("auto", False, (NO_TRT, NO_RTX), "TensorRT-RTX, which builds engines without one", "hvt-deploy[rtx]"),
+        ("auto", True, (NO_TRT, NO_RTX), "Neither", "hvt-deploy[tensorrt]"),
+        ("tensorrt", True, (NO_TRT, RTX), "not installed", "hvt-deploy[tensorrt]"),
+        ("rtx", False, (TRT, NO_RTX), "not installed", "hvt-deploy[rtx]"),
+    ],
+)
+def test_flavour_that_cannot_build_here_says_what_is_missing(
+    *, asked, gpu, available, message, hint, monkeypatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(MissingEnvironment) as caught:
+        choose_flavour(asked, gpu, available)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_on_a_jetson_tensorrt_comes_with_jetpack(monkeypatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(MissingEnvironment) as caught:
+        choose_flavour("auto", True, (NO_TRT, NO_RTX))
+    assert "JetPack" in caught.value.hint
+    assert "pip install" not in caught.value.hint
+
+
+def test_what_is_installed_here_is_found() -> None:
+    found = {f.name: f for f in available_flavours() if isinstance(f, FlavourInfo)}
+    assert found["tensorrt_rtx"] == open_flavour("tensorrt_rtx").info
+
+
+def test_library_that_is_not_installed(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert all(isinstance(f, Skipped) and "pip install" in f.why for f in available_flavours())
+
+
+def test_capabilities_are_the_gpus_where_there_is_one() -> None:
+    assert choose_capabilities("tensorrt", [ORIN], ["8.6"]) == ("8.7",)
+    assert choose_capabilities("tensorrt_rtx", [], ["8.6", "sm89"]) == ("8.6", "8.9")
+
+
+@pytest.mark.parametrize("asked", [[], ["8.6", "86"]])
+def test_capabilities_to_build_ahead_for_must_differ(asked) -> None:
+    with pytest.raises(BadInput, match="different compute capabilities"):
+        choose_capabilities("tensorrt_rtx", [], asked)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "capabilities", "name"),
+    [
+        (RTX, ("8.6",), "fdvit_b.int8.rtx-sm86.engine"),
+        (RTX, ("8.6", "12.0"), "fdvit_b.int8.rtx-sm86-sm120.engine"),
+        (TRT, ("8.7",), "fdvit_b.int8.trt10.13-sm87.engine"),
+    ],
+)
+def test_file_name_says_where_an_engine_runs(flavour, capabilities, name) -> None:
+    assert engine_file_name("fdvit_b", "int8", flavour, capabilities) == name
+    assert flavour_of(Path("folder.trt10.3-sm86.engine") / name) == flavour.name
+
+
+@pytest.mark.parametrize("name", ["model.engine", "model.plan", "fdvit_b.int8.sm86.engine", "rtx-sm86.engine"])
+def test_file_of_another_name_is_no_engine_of_ours(name: str) -> None:
+    with pytest.raises(BadInput, match="does not say which library"):
+        flavour_of(Path(name))
