@@ -1,11 +1,13 @@
-"""Every model through the whole product: python benchmarks/check_all.py [--models 'hvt_*'] [--output FILE].
+"""Every model through the whole product: python benchmarks/check_all.py [--models 'hvt_*']
+[--output FILE].
 
-For each name: the official code's recorded logits in both forms (`models --verify`), export at opsets 17 and 20 with
-random weights (contract and parity are errors), FP16 and INT8 engines for TensorRT-RTX on compute capability 8.6 with
-their layer lists. Engines are calibrated on noise: they prove the graph, not an accuracy. Any-resolution models run at
-224x448, a grid that is not square: their own 576x960 costs five times as much. Rows are kept after every
-model and those of this commit are not measured again, so an interrupted run goes on where it was. FILE.md is the table.
-Ends with 1 if a model failed. Hours for all; minutes for a small one.
+For each name: the official code's recorded logits in both forms (`models --verify`), export at
+opsets 17 and 20 with random weights (contract and parity are errors), FP16 and INT8 engines for
+TensorRT-RTX on compute capability 8.6 with their layer lists. Engines are calibrated on noise: they
+prove the graph, not an accuracy. Any-resolution models run at 224x448, a grid that is not square:
+their own 576x960 costs five times as much. Rows are kept after every model and those of this commit
+are not measured again, so an interrupted run goes on where it was. FILE.md is the table. Ends with
+1 if a model failed. Hours for all; minutes for a small one.
 """
 
 from __future__ import annotations
@@ -31,14 +33,27 @@ from hvt_deploy.models.registry import get_spec, list_specs
 
 Record: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
-OFFICIAL: Record = json.loads((ROOT / "benchmarks" / "official_exports.json").read_text(encoding="utf-8"))
+OFFICIAL: Record = json.loads(
+    (ROOT / "benchmarks" / "official_exports.json").read_text(encoding="utf-8")
+)
 OPSETS = (17, 20)
 ANY_RES_SIZE = "224x448"
 LARGE_MACS = 100e9
 COLUMNS = (
-    "model", "official logits", "parity 17", "parity 20", "nodes", "official nodes", "attention fused FP16", "INT8",
-    "kernels FP16", "official FP16", "kernels INT8", "INT8 layers", "minutes",
-)  # fmt: skip
+    "model",
+    "official logits",
+    "parity 17",
+    "parity 20",
+    "nodes",
+    "official nodes",
+    "attention fused FP16",
+    "INT8",
+    "kernels FP16",
+    "official FP16",
+    "kernels INT8",
+    "INT8 layers",
+    "minutes",
+)
 
 
 def check_model(name: str, verify: bool) -> Record:
@@ -51,18 +66,43 @@ def check_model(name: str, verify: bool) -> Record:
             if verify:
                 row["golden"] = hvt_deploy(folder, "models", "--verify", name)
             for opset in OPSETS:
-                export = ("export", name, "--weights", "random", "--opset", str(opset), "--as", f"opset{opset}")
+                export = (
+                    "export",
+                    name,
+                    "--weights",
+                    "random",
+                    "--opset",
+                    str(opset),
+                    "--as",
+                    f"opset{opset}",
+                )
                 size = ("--image-size", ANY_RES_SIZE) if name.endswith("_any_res") else ()
                 row[f"opset{opset}"] = hvt_deploy(folder, *export, *size)
-            manifest = json.loads((folder / "artifacts" / "opset17" / "manifest.json").read_text(encoding="utf-8"))
-            row["attention_blocks"] = manifest["artifacts"]["fp32"]["facts"]["ops"].get("Softmax", 0)
+            manifest = json.loads(
+                (folder / "artifacts" / "opset17" / "manifest.json").read_text(encoding="utf-8")
+            )
+            row["attention_blocks"] = manifest["artifacts"]["fp32"]["facts"]["ops"].get(
+                "Softmax", 0
+            )
             write_noise(folder / "noise", manifest["preprocessing"]["image_size"])
             for precision in ("fp16", "int8"):
                 images = ("--calib-images", "2" if is_large(name) else "8")
-                build = ("build-trt", "opset17", "--precision", precision, "--calib", "noise", *images)
+                build = (
+                    "build-trt",
+                    "opset17",
+                    "--precision",
+                    precision,
+                    "--calib",
+                    "noise",
+                    *images,
+                )
                 row[precision] = audit_of(hvt_deploy(folder, *build, "--flavour", "rtx"))
         except subprocess.CalledProcessError as error:
-            row["failed"] = {"command": " ".join(error.cmd[3:]), "exit_code": error.returncode, "said": error.stderr}
+            row["failed"] = {
+                "command": " ".join(error.cmd[3:]),
+                "exit_code": error.returncode,
+                "said": error.stderr,
+            }
     row["seconds"] = round(time.monotonic() - started)
     return row
 
@@ -71,7 +111,9 @@ def hvt_deploy(folder: Path, *arguments: str) -> Any:  # noqa: ANN401 - the JSON
     """What `hvt-deploy ARGUMENTS --json` prints, run in `folder`."""
     command = [sys.executable, "-m", "hvt_deploy", *arguments, "--json"]
     environment = {**os.environ, "CI": ""}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr)
         raise subprocess.CalledProcessError(done.returncode, command, stderr=done.stderr[-2000:])
@@ -89,7 +131,9 @@ def write_noise(folder: Path, image_size: Sequence[int]) -> None:
     rng = np.random.default_rng(0)
     for i in range(8):
         (folder / str(i % 2)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*image_size, 3), dtype=np.uint8)).save(folder / str(i % 2) / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (*image_size, 3), dtype=np.uint8)).save(
+            folder / str(i % 2) / f"{i}.png"
+        )
 
 
 def audit_of(built: Mapping[str, Any]) -> Record:
@@ -107,21 +151,28 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     golden = [check["error"] for check in row.get("golden", [])]
     blocks = row["attention_blocks"]
     return [
-        row["model"], f"{max(golden):.0e}" if golden else "none" if row["model"].endswith("_demo") else "not run",
+        row["model"],
+        f"{max(golden):.0e}" if golden else "none" if row["model"].endswith("_demo") else "not run",
         *(f"{row[f'opset{opset}']['parity']['relative_to_largest']:.0e}" for opset in OPSETS),
-        str(row["opset17"]["nodes"]), str(official.get("nodes", "")),
+        str(row["opset17"]["nodes"]),
+        str(official.get("nodes", "")),
         *(f"{row[p]['fused_attention']}/{blocks}" for p in ("fp16", "int8")),
-        str(row["fp16"]["kernels"]), str(official.get("kernels", "")), str(row["int8"]["kernels"]),
-        str(row["int8"]["int8_layers"]), f"{row['seconds'] / 60:.1f}",
-    ]  # fmt: skip
+        str(row["fp16"]["kernels"]),
+        str(official.get("kernels", "")),
+        str(row["int8"]["kernels"]),
+        str(row["int8"]["int8_layers"]),
+        f"{row['seconds'] / 60:.1f}",
+    ]
 
 
 def write(output: Path, rows: Mapping[str, Record]) -> None:
     """The record and its table."""
     record = {
-        "command": "python benchmarks/check_all.py", "cpu": cpu_name(), "versions": tool_versions(),
+        "command": "python benchmarks/check_all.py",
+        "cpu": cpu_name(),
+        "versions": tool_versions(),
         "rows": list(rows.values()),
-    }  # fmt: skip
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows.values())]
@@ -151,11 +202,19 @@ def commit() -> str:
 
 def main() -> int:
     """Check the models that are asked for and not done at this commit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default="*", help="names or patterns, separated by commas")
-    parser.add_argument("--no-verify", action="store_true", help="leave out the official logits (tests have them)")
-    parser.add_argument("--again", action="store_true", help="measure again what is there from this commit")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "check_all.json")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="leave out the official logits (tests have them)"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure again what is there from this commit"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "check_all.json"
+    )
     options = parser.parse_args()
     patterns = options.models.split(",")
     known = [spec.name for spec in list_specs()]
@@ -163,7 +222,11 @@ def main() -> int:
     rows = read_rows(options.output)
     here, failed = commit(), 0
     for i, name in enumerate(names, start=1):
-        if rows.get(name, {}).get("commit") == here and "failed" not in rows[name] and not options.again:
+        if (
+            rows.get(name, {}).get("commit") == here
+            and "failed" not in rows[name]
+            and not options.again
+        ):
             continue
         print(f"{i}/{len(names)} {name}", file=sys.stderr, flush=True)
         row = check_model(name, verify=not options.no_verify and not name.endswith("_demo"))

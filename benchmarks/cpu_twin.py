@@ -1,10 +1,13 @@
-"""What each pass of the CPU twin does to logits and latency: python benchmarks/cpu_twin.py [--models NAMES].
+"""What each pass of the CPU twin does to logits and latency: python benchmarks/cpu_twin.py
+[--models NAMES].
 
-The INT8 graph for engines (signed, float biases) is changed pass by pass into the twin (`hvt_deploy/graph/twin.py`).
-After each: SQNR of the logits against FP32 and against the signed graph, whether they are bit for bit those of the
-signed graph (ONNX Runtime's optimizer off), and how many times as fast as FP32 it is: one thread, batch 1, windows
-interleaved among all graphs. Demo models on digits, others with random weights on crops of photographs (`pictures.py`).
-With --emulator qemu-x86_64-static the demo models also run on an emulated CPU with AVX2 and without VNNI. Minutes.
+The INT8 graph for engines (signed, float biases) is changed pass by pass into the twin
+(`hvt_deploy/graph/twin.py`). After each: SQNR of the logits against FP32 and against the signed
+graph, whether they are bit for bit those of the signed graph (ONNX Runtime's optimizer off), and
+how many times as fast as FP32 it is: one thread, batch 1, windows interleaved among all graphs.
+Demo models on digits, others with random weights on crops of photographs (`pictures.py`). With
+--emulator qemu-x86_64-static the demo models also run on an emulated CPU with AVX2 and without
+VNNI. Minutes.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false
@@ -36,7 +39,12 @@ from hvt_deploy.core.workspace import Manifest, open_folder
 from hvt_deploy.evaluation.latency import measure_latency, median_interval, speedup_interval
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.quantization.calibration import read_int8_calibration
-from hvt_deploy.graph.quantization.cpu_int8 import gather_gelu, quantize_biases, quantize_outputs, to_unsigned
+from hvt_deploy.graph.quantization.cpu_int8 import (
+    gather_gelu,
+    quantize_biases,
+    quantize_outputs,
+    to_unsigned,
+)
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
@@ -46,12 +54,18 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo", "fdvit_b", "faster_vit_0_224")
 IMAGES = 32
 EMULATED_CPU, EMULATED_IMAGES = "Haswell", 8  # AVX2 without VNNI
-FP32, SIGNED, TWIN = "FP32", "signed, float biases (the engine's)", "+ GELU as one operator (the twin)"
+FP32, SIGNED, TWIN = (
+    "FP32",
+    "signed, float biases (the engine's)",
+    "+ GELU as one operator (the twin)",
+)
 KERNELS = ("QLinearConv", "MatMulIntegerToFloat", "QGemm", "Conv", "MatMul", "Gelu", "Erf")
 
 
 def graphs_of(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[str, Path]]:
-    """Export and calibrate `model`, then write the graph after each pass; FP32 first, all in `folder`."""
+    """Export and calibrate `model`, then write the graph after each pass; FP32 first, all in
+    `folder`.
+    """
     weights = "auto" if model.endswith("_demo") else "random"
     hvt_deploy(folder, "export", model, "--weights", weights)
     images = ("--calib", str(pictures), "--calib-images", str(IMAGES))
@@ -66,9 +80,13 @@ def graphs_of(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[
     biased = quantize_biases(unsigned)
     outputs = quantize_outputs(biased, ranges)
     made = {
-        "FP32, GELU as one operator": gather_gelu(load_onnx(fp32_path)), SIGNED: signed, "+ unsigned": unsigned,
-        "+ int32 biases": biased, "+ outputs of convolutions": outputs, TWIN: gather_gelu(outputs),
-    }  # fmt: skip
+        "FP32, GELU as one operator": gather_gelu(load_onnx(fp32_path)),
+        SIGNED: signed,
+        "+ unsigned": unsigned,
+        "+ int32 biases": biased,
+        "+ outputs of convolutions": outputs,
+        TWIN: gather_gelu(outputs),
+    }
     paths = {FP32: fp32_path}
     for i, (name, graph) in enumerate(made.items()):
         paths[name] = folder / f"{i}.onnx"
@@ -84,11 +102,15 @@ def measure(model: str, budget_s: float, emulator: str | None) -> Record:
         manifest, paths = graphs_of(model, folder, pictures.calibration)
         images_NCHW, _ = read_pictures(pictures, manifest.preprocessing, IMAGES)
         requests = {
-            name: BackendRequest(name, "ort", "cpu", "int8", path, model, manifest.signature, threads=1)
+            name: BackendRequest(
+                name, "ort", "cpu", "int8", path, model, manifest.signature, threads=1
+            )
             for name, path in paths.items()
         }
         backends = {name: OrtBackend(request) for name, request in requests.items()}
-        logits = {name: in_batches(backend.infer, images_NCHW) for name, backend in backends.items()}
+        logits = {
+            name: in_batches(backend.infer, images_NCHW) for name, backend in backends.items()
+        }
         plain = {name: in_batches(unoptimized(path), images_NCHW) for name, path in paths.items()}
         bound = {name: backend.bind(images_NCHW[:1]) for name, backend in backends.items()}
         latencies = measure_latency(bound, 1, budget_s=budget_s)
@@ -107,7 +129,11 @@ def measure(model: str, budget_s: float, emulator: str | None) -> Record:
         record: Record = {"model": model, "rows": rows, "commit": commit().removesuffix("-dirty")}
         if emulator and pictures.labelled:
             record["emulated"] = emulated(
-                emulator, paths, logits[FP32][:EMULATED_IMAGES], images_NCHW[:EMULATED_IMAGES], folder
+                emulator,
+                paths,
+                logits[FP32][:EMULATED_IMAGES],
+                images_NCHW[:EMULATED_IMAGES],
+                folder,
             )
         return record
 
@@ -131,28 +157,49 @@ def kernels(path: Path, folder: Path) -> dict[str, int]:
     options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     optimized = onnx.load(folder / "optimized.onnx", load_external_data=False)
-    count = Counter(node.op_type.removeprefix("Fused").removeprefix("Bias") for node in optimized.graph.node)
+    count = Counter(
+        node.op_type.removeprefix("Fused").removeprefix("Bias") for node in optimized.graph.node
+    )
     return {name: count[name] for name in KERNELS}
 
 
 def emulated(
-    emulator: str, paths: Mapping[str, Path], reference: LogitsNK, images_NCHW: ImagesNCHW, folder: Path
+    emulator: str,
+    paths: Mapping[str, Path],
+    reference: LogitsNK,
+    images_NCHW: ImagesNCHW,
+    folder: Path,
 ) -> list[Record]:
-    """SQNR against FP32 of the signed graph and the twin on a CPU without VNNI, by ONNX Runtime's precision mode."""
+    """SQNR against FP32 of the signed graph and the twin on a CPU without VNNI, by ONNX Runtime's
+    precision mode.
+    """
     np.save(folder / "images.npy", images_NCHW)
     rows: list[Record] = []
     for name in (SIGNED, TWIN):
         for precise in ("0", "1"):
-            child = [sys.executable, __file__, "--child", str(paths[name]), str(folder / "images.npy"), precise]
+            child = [
+                sys.executable,
+                __file__,
+                "--child",
+                str(paths[name]),
+                str(folder / "images.npy"),
+                precise,
+            ]
             command = [emulator, "-cpu", EMULATED_CPU, *child, str(folder / "logits.npy")]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)  # what the emulator does not emulate
+            subprocess.run(
+                command, check=True, stderr=subprocess.DEVNULL
+            )  # what the emulator does not emulate
             parity = compare_logits(reference, np.load(folder / "logits.npy"))
-            rows.append({"graph": name, "x64quantprecision": precise, "sqnr_fp32_db": parity.sqnr_db})
+            rows.append(
+                {"graph": name, "x64quantprecision": precise, "sqnr_fp32_db": parity.sqnr_db}
+            )
     return rows
 
 
 def run_child(model: str, images: str, precise: str, output: str) -> None:
-    """Write the logits of `images` with or without the mode that keeps CPUs without VNNI from saturating."""
+    """Write the logits of `images` with or without the mode that keeps CPUs without VNNI from
+    saturating.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     options.add_session_config_entry("session.x64quantprecision", precise)
@@ -164,19 +211,33 @@ def run_child(model: str, images: str, precise: str, output: str) -> None:
 def write(output: Path, records: Mapping[str, Record]) -> None:
     """The record and its tables."""
     vnni = not int8_saturates(cpu_flags())
-    facts = {"command": "python benchmarks/cpu_twin.py", "cpu": cpu_name(), "vnni": vnni, "versions": tool_versions()}
+    facts = {
+        "command": "python benchmarks/cpu_twin.py",
+        "cpu": cpu_name(),
+        "vnni": vnni,
+        "versions": tool_versions(),
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({**facts, "models": list(records.values())}, indent=1) + "\n", encoding="utf-8")
+    output.write_text(
+        json.dumps({**facts, "models": list(records.values())}, indent=1) + "\n", encoding="utf-8"
+    )
     lines = [
-        "# The CPU twin, pass by pass", "",
+        "# The CPU twin, pass by pass",
+        "",
         f"`python benchmarks/cpu_twin.py` on {cpu_name()}, {'with' if vnni else 'without'} VNNI, ONNX Runtime "
         f"{onnxruntime.__version__}, one thread, batch 1.",
         f"SQNR of all logits of {IMAGES} images in dB. Exact: the signed graph's logits bit for bit, optimizer off.",
-        "Times as fast as FP32: median over interleaved rounds with its 95 % interval.", "",
-    ]  # fmt: skip
+        "Times as fast as FP32: median over interleaved rounds with its 95 % interval.",
+        "",
+    ]
     for record in records.values():
         heads = ("graph", "SQNR to FP32", "to signed", "exact", "ms", "times FP32", *KERNELS)
-        lines += [f"## {record['model']}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+        lines += [
+            f"## {record['model']}",
+            "",
+            f"| {' | '.join(heads)} |",
+            "|" + "---|" * len(heads),
+        ]
         lines += [f"| {' | '.join(cells(row))} |" for row in record["rows"]]
         for row in record.get("emulated", ()):
             mode = "with" if row["x64quantprecision"] == "1" else "without"
@@ -192,36 +253,63 @@ def write(output: Path, records: Mapping[str, Record]) -> None:
 def cells(row: Mapping[str, Any]) -> list[str]:
     """One line of a table."""
     speed, latency = row["speedup"], row["latency_ms"]
-    times = f"{speed['estimate']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})" if speed else "too few rounds"
+    times = (
+        f"{speed['estimate']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})"
+        if speed
+        else "too few rounds"
+    )
     milliseconds = f"{latency['estimate']:.1f}" if latency else ""
-    decibels = (f"{row[key]:.1f}" if row[key] < 120 else "same" for key in ("sqnr_fp32_db", "sqnr_signed_db"))
+    decibels = (
+        f"{row[key]:.1f}" if row[key] < 120 else "same"
+        for key in ("sqnr_fp32_db", "sqnr_signed_db")
+    )
     exact = "yes" if row["exact"] else "no"
-    return [row["graph"], *decibels, exact, milliseconds, times,
-            *(str(row["kernels"][name]) for name in KERNELS)]  # fmt: skip
+    return [
+        row["graph"],
+        *decibels,
+        exact,
+        milliseconds,
+        times,
+        *(str(row["kernels"][name]) for name in KERNELS),
+    ]
 
 
 def main() -> int:
     """Measure the models that are asked for and not done at this commit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default=",".join(MODELS), help="names, separated by commas")
     parser.add_argument(
-        "--budget", type=float, default=60.0, metavar="S", help="most seconds of latency for each model"
+        "--budget",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="most seconds of latency for each model",
     )
     parser.add_argument("--emulator", metavar="PATH", help="qemu-x86_64-static")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpu_twin.json")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpu_twin.json"
+    )
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         run_child(*options.child)
         return 0
-    there: list[Record] = json.loads(options.output.read_text())["models"] if options.output.is_file() else []
+    there: list[Record] = (
+        json.loads(options.output.read_text())["models"] if options.output.is_file() else []
+    )
     records = {record["model"]: record for record in there}
     here = commit().removesuffix("-dirty")  # the results that are being written make it dirty
     for model in options.models.split(","):
         if records.get(model, {}).get("commit") != here:
             print(model, file=sys.stderr, flush=True)
             records[model] = measure(model, options.budget, options.emulator)
-            records = {name: records[name] for name in dict.fromkeys((*MODELS, *records)) if name in records}
+            records = {
+                name: records[name]
+                for name in dict.fromkeys((*MODELS, *records))
+                if name in records
+            }
             write(options.output, records)
     return 0
 

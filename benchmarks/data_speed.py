@@ -1,12 +1,15 @@
-"""How fast images are loaded: python benchmarks/data_speed.py [--data DIR] [--images N] [--rounds N]
+"""How fast images are loaded: python benchmarks/data_speed.py [--data DIR] [--images N] [--rounds
+N]
 
-On the same files, in the same run, round after round in turn: Pillow's own decoding and resizing with as many threads
-as there are cores (the limit, for pixels have to be exactly timm's), hvt-deploy's loader, and timm's `create_loader`
-with as many workers, with and without its prefetcher, and with the one worker that it has if none are asked for.
-Without --data, JPEG files of 500 x 375 pixels are made.
+On the same files, in the same run, round after round in turn: Pillow's own decoding and resizing
+with as many threads as there are cores (the limit, for pixels have to be exactly timm's),
+hvt-deploy's loader, and timm's `create_loader` with as many workers, with and without its
+prefetcher, and with the one worker that it has if none are asked for. Without --data, JPEG files of
+500 x 375 pixels are made.
 
-Images per second by the clock suffer from other work on the machine; images per second of processor time hardly do,
-and say what one core does. Ratios are medians over the rounds. Writes OUTPUT.json and OUTPUT.md.
+Images per second by the clock suffer from other work on the machine; images per second of processor
+time hardly do, and say what one core does. Ratios are medians over the rounds. Writes OUTPUT.json
+and OUTPUT.md.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -42,14 +45,17 @@ RESIZED_EDGE = 256
 BATCH = 32
 LIMIT, OURS = "Pillow, decode and resize only", "hvt-deploy"
 TIMM, TIMM_PLAIN, TIMM_ALONE = (
-    f"timm create_loader, {how}" for how in ("all cores", "all cores, no prefetcher", "one worker, its default")
+    f"timm create_loader, {how}"
+    for how in ("all cores", "all cores, no prefetcher", "one worker, its default")
 )
 GOALS = {LIMIT: 0.9, TIMM: 2.0, TIMM_PLAIN: 2.0, TIMM_ALONE: 2.0}
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One pass over all files. `busy` is the share of the cores that this process and its children used."""
+    """One pass over all files. `busy` is the share of the cores that this process and its children
+    used.
+    """
 
     wall_s: float
     cpu_s: float
@@ -77,7 +83,9 @@ def write_photos(folder: Path, number: int) -> None:
     rng = np.random.default_rng(0)
     (folder / "0").mkdir(parents=True)
     for i in range(number):
-        coarse = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).resize((500, 375))
+        coarse = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).resize(
+            (500, 375)
+        )
         grain = rng.normal(0, 9, (375, 500, 1))
         pixels = np.clip(np.asarray(coarse, np.float32) + grain, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "0" / f"{i:05}.jpg", quality=92)
@@ -103,16 +111,26 @@ def pass_ours(paths: Sequence[Path], cores: int) -> int:
 
 
 def open_timm(folder: Path, workers: int, prefetcher: bool) -> Callable[[], int]:
-    """A pass over timm's loader. Its workers stay from pass to pass; a first one here has started them."""
+    """A pass over timm's loader. Its workers stay from pass to pass; a first one here has started
+    them.
+    """
     import timm.data
     import torch
 
     timm_data = cast("Any", timm.data)
     loader = timm_data.create_loader(
-        timm_data.create_dataset("", str(folder)), input_size=(3, 224, 224), batch_size=BATCH, is_training=False,
-        use_prefetcher=prefetcher, interpolation="bicubic", crop_pct=0.875, num_workers=workers,
-        device=torch.device("cpu"), pin_memory=False, persistent_workers=True,
-    )  # fmt: skip
+        timm_data.create_dataset("", str(folder)),
+        input_size=(3, 224, 224),
+        batch_size=BATCH,
+        is_training=False,
+        use_prefetcher=prefetcher,
+        interpolation="bicubic",
+        crop_pct=0.875,
+        num_workers=workers,
+        device=torch.device("cpu"),
+        pin_memory=False,
+        persistent_workers=True,
+    )
 
     def run() -> int:
         return sum(len(images) for images, _ in loader)
@@ -130,7 +148,9 @@ def measured(found: list[Speed], images: int, cores: int) -> Generator[None]:
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of its running children (those of worker processes are in /proc)."""
+    """Processor time of this process and of its running children (those of worker processes are in
+    /proc).
+    """
     own = resource.getrusage(resource.RUSAGE_SELF)
     total = own.ru_utime + own.ru_stime
     ticks = os.sysconf("SC_CLK_TCK")
@@ -170,7 +190,9 @@ def summarize(speeds: dict[str, list[Speed]]) -> list[dict[str, object]]:
     """A line for each loader; ratios are ours over theirs."""
 
     def ratio(name: str, of: Callable[[Speed], float]) -> float:
-        return median(of(ours) / of(other) for ours, other in zip(speeds[OURS], speeds[name], strict=True))
+        return median(
+            of(ours) / of(other) for ours, other in zip(speeds[OURS], speeds[name], strict=True)
+        )
 
     return [
         {
@@ -188,7 +210,14 @@ def summarize(speeds: dict[str, list[Speed]]) -> list[dict[str, object]]:
 
 def write(output: Path, record: dict[str, Any]) -> str:
     """OUTPUT.json and OUTPUT.md; the table as text."""
-    titles = ("loader", "images per core second", "images per second", "cores busy", "ours over it", "by the clock")
+    titles = (
+        "loader",
+        "images per core second",
+        "images per second",
+        "cores busy",
+        "ours over it",
+        "by the clock",
+    )
     lines = [f"| {' | '.join((*titles, 'goal'))} |", "|---" + 6 * "|---:" + "|"]
     for line in record["loaders"]:
         goal = "" if line["goal"] is None else f"{line['goal']:g}"
@@ -202,17 +231,23 @@ def write(output: Path, record: dict[str, Any]) -> str:
     output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     head = f"`{record['command']}` on {record['cpu']}, {record['cores']} cores, {record['images']} images; "
     head += f"load average of the machine before: {record['load_average_before']}"
-    output.with_suffix(".md").write_text(f"# Loading images\n\n{head}\n\n{table}\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(
+        f"# Loading images\n\n{head}\n\n{table}\n", encoding="utf-8"
+    )
     return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="a folder of class folders with images")
     parser.add_argument("--images", type=int, default=512, help="how many to make without --data")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "data_speed")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "data_speed"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as made:
         folder = options.data or Path(made)
@@ -222,11 +257,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         speeds = measure(folder, options.rounds)
     record: dict[str, Any] = {
         "command": f"python benchmarks/data_speed.py --images {options.images} --rounds {options.rounds}",
-        "cpu": cpu_name(), "cores": cpu_count(),
-        "load_average_before": round(neighbours, 1), "versions": tool_versions(),
+        "cpu": cpu_name(),
+        "cores": cpu_count(),
+        "load_average_before": round(neighbours, 1),
+        "versions": tool_versions(),
         "data": options.data.name if options.data else "made JPEG files of 500 x 375 pixels",
-        "images": next(iter(speeds.values()))[0].images, "loaders": summarize(speeds),
-    }  # fmt: skip
+        "images": next(iter(speeds.values()))[0].images,
+        "loaders": summarize(speeds),
+    }
     print(write(options.output, record))
     return 0
 

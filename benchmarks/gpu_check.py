@@ -1,8 +1,10 @@
-"""Everything that needs a GPU, by one command: python benchmarks/gpu_check.py [--out DIR] [--model NAME].
+"""Everything that needs a GPU, by one command: python benchmarks/gpu_check.py [--out DIR] [--model
+NAME].
 
-Runs tests/gpu (PyTorch on CUDA, ONNX Runtime's CUDA provider, TensorRT and TensorRT-RTX engines against PyTorch, in
-logits and latency) and `hvt-deploy demo`, and writes DIR/gpu_check.json after every section: what was done stays if a
-later one fails. DIR is $OUT if that is set, else benchmarks/results. Ends with 1 if a section failed, 3 without a GPU.
+Runs tests/gpu (PyTorch on CUDA, ONNX Runtime's CUDA provider, TensorRT and TensorRT-RTX engines
+against PyTorch, in logits and latency) and `hvt-deploy demo`, and writes DIR/gpu_check.json after
+every section: what was done stays if a later one fails. DIR is $OUT if that is set, else
+benchmarks/results. Ends with 1 if a section failed, 3 without a GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def describe_machine() -> Section:
         "cpu": cpu_name(),
         "system": platform.platform(),
         "versions": tool_versions(),
-        "flavours": [f.title if isinstance(f, FlavourInfo) else f"{f.what}: {f.why}" for f in flavours],
+        "flavours": [
+            f.title if isinstance(f, FlavourInfo) else f"{f.what}: {f.why}" for f in flavours
+        ],
     }
 
 
@@ -49,9 +53,21 @@ def run_tests(model: str, folder: Path) -> Section:
     junit, records = folder / "junit.xml", folder / "records.jsonl"
     records.touch()
     environment = {**os.environ, "GPU_CHECK_RECORDS": str(records), "GPU_CHECK_MODEL": model}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={junit}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={junit}",
+    ]
     section = run([*command, str(ROOT / "tests" / "gpu")], ROOT, environment)
-    section["measured"] = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    section["measured"] = [
+        json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()
+    ]
     if junit.is_file():
         cases = ElementTree.parse(junit).getroot().iter("testcase")
         section["tests"] = {case.get("name"): outcome(case) for case in cases}
@@ -66,7 +82,10 @@ def run_demo(folder: Path) -> Section:
         return {**section, "ok": False}
     results = read_results(found[-1])
     # Without the thousands of single times, which nobody reads here.
-    rows = [replace(r, latency_ms=r.latency_ms and replace(r.latency_ms, samples_ms=())) for r in results.rows]
+    rows = [
+        replace(r, latency_ms=r.latency_ms and replace(r.latency_ms, samples_ms=()))
+        for r in results.rows
+    ]
     return {**section, "results": to_plain(replace(results, rows=tuple(rows)))}
 
 
@@ -74,7 +93,13 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> Sectio
     """Run a command; its exit code, time and the end of what it wrote."""
     started = time.monotonic()
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     sys.stderr.write(done.stdout)
     return {
@@ -97,8 +122,12 @@ def outcome(case: ElementTree.Element) -> str:
 
 def main() -> int:
     """Run the sections one after the other and keep what each gave."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
+    )
     parser.add_argument("--model", default="fdvit_b")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

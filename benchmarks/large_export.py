@@ -1,9 +1,11 @@
-"""Memory and time of exporting the largest models: python benchmarks/large_export.py [--models A,B] [--output FILE].
+"""Memory and time of exporting the largest models: python benchmarks/large_export.py [--models A,B]
+[--output FILE].
 
-Each model is exported as a user would, with random weights. Of the command and every process it starts the resident
-memory is read from /proc ten times a second: `anonymous` is what the process holds itself, `resident` has the pages
-of mapped files in it too, which the kernel takes back when it needs memory. Needs Linux, 20 GiB of memory and
-three times the weights on disk. FILE.md is the table. Rows of other models stay in FILE.
+Each model is exported as a user would, with random weights. Of the command and every process it
+starts the resident memory is read from /proc ten times a second: `anonymous` is what the process
+holds itself, `resident` has the pages of mapped files in it too, which the kernel takes back when
+it needs memory. Needs Linux, 20 GiB of memory and three times the weights on disk. FILE.md is the
+table. Rows of other models stay in FILE.
 """
 
 from __future__ import annotations
@@ -23,13 +25,33 @@ from hvt_deploy.core.environment import cpu_count, cpu_name, tool_versions
 
 Record: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = ("model", "parameters", "ONNX GB", "nodes", "parity", "export GB", "PyTorch GB", "ORT GB", "minutes")
+COLUMNS = (
+    "model",
+    "parameters",
+    "ONNX GB",
+    "nodes",
+    "parity",
+    "export GB",
+    "PyTorch GB",
+    "ORT GB",
+    "minutes",
+)
 
 
 def measure(name: str) -> Record:
     """Export `name` into a folder that is removed afterwards; what it printed, and its peaks."""
     with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "hvt_deploy", "export", name, "--weights", "random", "--opset", "17"]
+        command = [
+            sys.executable,
+            "-m",
+            "hvt_deploy",
+            "export",
+            name,
+            "--weights",
+            "random",
+            "--opset",
+            "17",
+        ]
         command += ["--workspace", temporary, "--json"]
         started = time.monotonic()
         answer = Path(temporary) / "answer.json"
@@ -44,7 +66,9 @@ def measure(name: str) -> Record:
         row["files_bytes"] = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         manifest = json.loads((folder.parent / "manifest.json").read_text(encoding="utf-8"))
         reference = manifest["artifacts"]["pytorch"]
-        row["reference_bytes"] = (folder.parent / reference["folder"] / reference["main"]).stat().st_size
+        row["reference_bytes"] = (
+            (folder.parent / reference["folder"] / reference["main"]).stat().st_size
+        )
     row["peak_gb"] = peaks
     row["peak_together_gb"] = together
     row["measured"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -68,7 +92,9 @@ def watch(process: subprocess.Popen[bytes]) -> tuple[Record, Record]:
 
 
 def roles(parent: int) -> list[tuple[str, int]]:
-    """The export itself and the processes that it started: the first of these runs PyTorch, the second ONNX Runtime."""
+    """The export itself and the processes that it started: the first of these runs PyTorch, the
+    second ONNX Runtime.
+    """
     found = [("export", parent)]
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -76,7 +102,10 @@ def roles(parent: int) -> list[tuple[str, int]]:
         try:
             stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
             command = (folder / "cmdline").read_bytes().split(b"\0")
-            if int(stat.rpartition(")")[2].split()[1]) != parent or b"hvt_deploy.runtime.worker" not in command:
+            if (
+                int(stat.rpartition(")")[2].split()[1]) != parent
+                or b"hvt_deploy.runtime.worker" not in command
+            ):
                 continue
             job = json.loads(Path(os.fsdecode(command[3])).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -100,19 +129,33 @@ def table(record: Record) -> str:
     """The rows as Markdown, newest conditions above them."""
     machine = record["machine"]
     lines = [
-        "# Export of the largest models", "", "Written by `python benchmarks/large_export.py`.", "",
+        "# Export of the largest models",
+        "",
+        "Written by `python benchmarks/large_export.py`.",
+        "",
         f"{machine['cpu']}, {machine['cpus']} processors, {machine['memory_gb']:.1f} GB of memory; "
-        f"torch {record['tools']['torch']}, onnxruntime {record['tools'].get('onnxruntime', '-')}.", "",
-        "GB are the peaks of memory that a process holds itself / with the pages of the mapped weights file.", "",
-        f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}",
-    ]  # fmt: skip
+        f"torch {record['tools']['torch']}, onnxruntime {record['tools'].get('onnxruntime', '-')}.",
+        "",
+        "GB are the peaks of memory that a process holds itself / with the pages of the mapped weights file.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+    ]
     for row in record["rows"]:
         peaks = row["peak_gb"]
-        memory = [f"{peaks[k]['anonymous']:.1f} / {peaks[k]['resident']:.1f}" for k in ("export", "pytorch", "ort")]
+        memory = [
+            f"{peaks[k]['anonymous']:.1f} / {peaks[k]['resident']:.1f}"
+            for k in ("export", "pytorch", "ort")
+        ]
         cells = [
-            row["model"], f"{row['reference_bytes'] / 4e6:.0f} M", f"{sum(row['files_bytes'].values()) / 1e9:.2f}",
-            str(row["nodes"]), f"{row['parity']['relative_to_largest']:.1e}", *memory, f"{row['seconds'] / 60:.1f}",
-        ]  # fmt: skip
+            row["model"],
+            f"{row['reference_bytes'] / 4e6:.0f} M",
+            f"{sum(row['files_bytes'].values()) / 1e9:.2f}",
+            str(row["nodes"]),
+            f"{row['parity']['relative_to_largest']:.1e}",
+            *memory,
+            f"{row['seconds'] / 60:.1f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -126,7 +169,9 @@ def main() -> None:
     """Measure what was asked for, one after the other, and write after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="faster_vit_5_224,faster_vit_6_224")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "large_export.json")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "large_export.json"
+    )
     arguments = parser.parse_args()
     rows: list[Record] = []
     if arguments.output.is_file():

@@ -1,7 +1,9 @@
-"""Images that benchmarks measure on without a data set: digits for the demo models, crops of photographs for the rest.
+"""Images that benchmarks measure on without a data set: digits for the demo models, crops of
+photographs for the rest.
 
-The photographs are the two that scikit-learn carries. Calibration sees crops of their left halves, evaluation crops of
-their right halves: random weights have no accuracy, but ranges and noise are those of real pictures.
+The photographs are the two that scikit-learn carries. Calibration sees crops of their left halves,
+evaluation crops of their right halves: random weights have no accuracy, but ranges and noise are
+those of real pictures.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportAttributeAccessIssue=false
@@ -28,7 +30,9 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Pictures:
-    """Two folders of class folders with no image in common. `labelled`: the demo models know these classes."""
+    """Two folders of class folders with no image in common. `labelled`: the demo models know these
+    classes.
+    """
 
     calibration: Path
     evaluation: Path
@@ -36,7 +40,9 @@ class Pictures:
 
 
 def pictures_for(model: str, folder: Path, crops: int) -> Pictures:
-    """The pictures of a model, written into `folder` at the first call; `crops` of each photograph's half."""
+    """The pictures of a model, written into `folder` at the first call; `crops` of each
+    photograph's half.
+    """
     if model.endswith("_demo"):
         digits = write_digits(folder / "digits")
         return Pictures(digits.calibration, digits.validation, labelled=True)
@@ -50,10 +56,12 @@ def pictures_for(model: str, folder: Path, crops: int) -> Pictures:
 def read_pictures(
     pictures: Pictures, preprocessing: Preprocessing, count: int, *, calibration: bool = False
 ) -> tuple[ImagesNCHW, LabelsN]:
-    """`count` images (N, 3, H, W) of the evaluation set, or those that hvt-deploy calibrates on, and their folders'
-    numbers (N,).
+    """`count` images (N, 3, H, W) of the evaluation set, or those that hvt-deploy calibrates on,
+    and their folders' numbers (N,).
     """
-    chosen = choose_calibration(pictures.calibration if calibration else pictures.evaluation, count, seed=0)
+    chosen = choose_calibration(
+        pictures.calibration if calibration else pictures.evaluation, count, seed=0
+    )
     batches = list(load_batches(chosen.samples(), preprocessing, _BATCH, threads=2))
     labels_N = np.array([int(file.class_name) for file in chosen.files], np.int64)
     return np.concatenate([batch.images_NCHW for batch in batches]), labels_N
@@ -61,17 +69,26 @@ def read_pictures(
 
 def in_batches(infer: Callable[[ImagesNCHW], LogitsNK], images_NCHW: ImagesNCHW) -> LogitsNK:
     """Logits (N, K), eight images at a time: every session keeps the memory of its largest batch."""
-    return np.concatenate([infer(images_NCHW[i : i + _BATCH]) for i in range(0, len(images_NCHW), _BATCH)])
+    return np.concatenate(
+        [infer(images_NCHW[i : i + _BATCH]) for i in range(0, len(images_NCHW), _BATCH)]
+    )
 
 
 def _write_crops(folder: Path, half: int, crops: int) -> None:
-    """Square crops of seeded place and size from one half of every photograph, in a folder for each."""
+    """Square crops of seeded place and size from one half of every photograph, in a folder for
+    each.
+    """
     rng = np.random.default_rng(half)
     for number, pixels in enumerate(load_sample_images().images):
         (folder / str(number)).mkdir(parents=True)
         height, width = pixels.shape[0], pixels.shape[1] // 2
         for i in range(crops):
             side = int(rng.integers(_SMALLEST, min(height, width) + 1))
-            top, left = int(rng.integers(height - side + 1)), half * width + int(rng.integers(width - side + 1))
+            top, left = (
+                int(rng.integers(height - side + 1)),
+                half * width + int(rng.integers(width - side + 1)),
+            )
             crop = Image.fromarray(pixels[top : top + side, left : left + side])
-            crop.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(folder / str(number) / f"{i}.png")
+            crop.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(
+                folder / str(number) / f"{i}.png"
+            )

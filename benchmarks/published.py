@@ -1,10 +1,12 @@
-"""The papers' tables, measured: python benchmarks/published.py --models 'fdvit_*,faster_vit_0_224' --data imagenet/val
+"""The papers' tables, measured: python benchmarks/published.py --models 'fdvit_*,faster_vit_0_224'
+--data imagenet/val
 
-With official weights (downloaded, or NAME.pth and the like in --weights-dir) and a benchmark set on disk, validates
-every model in PyTorch and ONNX Runtime under its paper's preprocessing and sets the published top-1 and top-5 beside
-the measured ones. `--subset imagenet-a|imagenet-r|imagenet-v2` does the robustness table of FasterViT (crop 0.875).
-A model that fails is told and the others go on. Writes OUTPUT.json and OUTPUT.md after every model. Ends with 1 if a
-measured top-1 is not the published one: outside the measured interval by more than 0.1 point, or a model failed.
+With official weights (downloaded, or NAME.pth and the like in --weights-dir) and a benchmark set on
+disk, validates every model in PyTorch and ONNX Runtime under its paper's preprocessing and sets the
+published top-1 and top-5 beside the measured ones. `--subset imagenet-a|imagenet-r|imagenet-v2`
+does the robustness table of FasterViT (crop 0.875). A model that fails is told and the others go
+on. Writes OUTPUT.json and OUTPUT.md after every model. Ends with 1 if a measured top-1 is not the
+published one: outside the measured interval by more than 0.1 point, or a model failed.
 """
 
 from __future__ import annotations
@@ -82,10 +84,13 @@ class Line:
         elif not self.agrees:
             verdict += ", NOT the published one"
         return (
-            self.model, self.backend, f"{self.images:,}",
+            self.model,
+            self.backend,
+            f"{self.images:,}",
             f"{_percent(self.published_top1)} / {_percent(self.published_top5)}",
-            f"{_interval(self.top1)} / {_interval(self.top5)}", verdict,
-        )  # fmt: skip
+            f"{_interval(self.top1)} / {_interval(self.top5)}",
+            verdict,
+        )
 
 
 COLUMNS = ("model", "backend", "images", "published top-1 / top-5", "measured", "difference")
@@ -110,8 +115,10 @@ def published(spec: ModelSpec, subset: SubsetName | None) -> tuple[float | None,
 def configured(name: str, subset: SubsetName | None, weights: str) -> RunConfig:
     """The paper's own evaluation of a model."""
     flags: dict[str, object] = {
-        "export.weights": weights, "validation.subset": subset, "validation.backends": ["ort"],
-    }  # fmt: skip
+        "export.weights": weights,
+        "validation.subset": subset,
+        "validation.backends": ["ort"],
+    }
     if subset is not None:
         flags["preprocessing.crop_pct"] = ROBUSTNESS_CROP
     return with_flags(config_of(name), flags)
@@ -123,11 +130,16 @@ def weights_of(name: str, folder: Path | None) -> str:
         return "auto"
     found = sorted(path for path in folder.glob(f"{name}.*") if path.is_file())
     if not found:
-        raise BadInput(f"{folder} holds no checkpoint of {name}.", f"Put it there as {name}.pth or {name}.safetensors.")
+        raise BadInput(
+            f"{folder} holds no checkpoint of {name}.",
+            f"Put it there as {name}.pth or {name}.safetensors.",
+        )
     return str(found[0])
 
 
-def measure(name: str, options: argparse.Namespace, subset: SubsetName | None, ui: Ui) -> list[Line]:
+def measure(
+    name: str, options: argparse.Namespace, subset: SubsetName | None, ui: Ui
+) -> list[Line]:
     """Export and validate one model; a failure becomes a line."""
     try:
         config = configured(name, subset, weights_of(name, options.weights_dir))
@@ -142,7 +154,16 @@ def measure(name: str, options: argparse.Namespace, subset: SubsetName | None, u
 def lines_of(name: str, results: Results, figures: tuple[float | None, float | None]) -> list[Line]:
     """A line for every backend that ran."""
     return [
-        Line(name, row.backend, row.images, figures[0], figures[1], row.top1, row.top5, results.untrained)
+        Line(
+            name,
+            row.backend,
+            row.images,
+            figures[0],
+            figures[1],
+            row.top1,
+            row.top5,
+            results.untrained,
+        )
         for row in results.rows
         if row.top1 is not None
     ]
@@ -151,26 +172,43 @@ def lines_of(name: str, results: Results, figures: tuple[float | None, float | N
 def write(output: Path, lines: Sequence[Line], command: str) -> None:
     """OUTPUT.json and OUTPUT.md."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    record = {"command": command, "lines": [to_plain(line) | {"difference": line.difference} for line in lines]}
+    record = {
+        "command": command,
+        "lines": [to_plain(line) | {"difference": line.difference} for line in lines],
+    }
     output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     table = [COLUMNS, ("---",) * len(COLUMNS), *(line.cells() for line in lines)]
     text = "\n".join("| " + " | ".join(row) + " |" for row in table)
-    output.with_suffix(".md").write_text(f"# Published and measured\n\n`{command}`\n\n{text}\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(
+        f"# Published and measured\n\n`{command}`\n\n{text}\n", encoding="utf-8"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the models that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", required=True, help="names or patterns, separated by commas")
     parser.add_argument("--data", type=Path, required=True, help="the benchmark set")
-    parser.add_argument("--subset", choices=SUBSETS, help="which benchmark set it is, if not ImageNet's own")
-    parser.add_argument("--weights-dir", type=Path, help="checkpoints as NAME.pth; without it they are downloaded")
+    parser.add_argument(
+        "--subset", choices=SUBSETS, help="which benchmark set it is, if not ImageNet's own"
+    )
+    parser.add_argument(
+        "--weights-dir", type=Path, help="checkpoints as NAME.pth; without it they are downloaded"
+    )
     parser.add_argument("--workspace", type=Path, default=Path("artifacts"))
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "published")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "published"
+    )
     options = parser.parse_args(arguments)
     subset = parse_subset(options.subset) if options.subset else None
     patterns = options.models.split(",")
-    names = [spec.name for spec in list_specs() if any(fnmatch(spec.name, pattern) for pattern in patterns)]
+    names = [
+        spec.name
+        for spec in list_specs()
+        if any(fnmatch(spec.name, pattern) for pattern in patterns)
+    ]
     if not names:
         parser.error(f"no model is called {options.models}")
     ui = TerminalUi(open_console(stderr=True))

@@ -12,7 +12,9 @@ __all__ = ["Classifier", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """`Classifier` is imported when it is asked for: the command line must start without numpy (PEP 562)."""
+    """`Classifier` is imported when it is asked for: the command line must start without numpy (PEP
+    562).
+    """
     if name == "Classifier":
         from hvt_deploy.runtime.classifier import Classifier
 

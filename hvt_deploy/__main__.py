@@ -6,7 +6,9 @@ from hvt_deploy.cli import run
 
 
 def main() -> None:
-    """Run the command line. Exit codes are those of `hvt_deploy.core.errors`, and 130 where it was interrupted."""
+    """Run the command line. Exit codes are those of `hvt_deploy.core.errors`, and 130 where it was
+    interrupted.
+    """
     run()
 
 

@@ -1,8 +1,8 @@
 """Stand-ins for what this machine lacks: TensorRT with a GPU, and the CUDA runtime.
 
-Every class of the stand-in bears the name of a class of TensorRT's and refuses a name or a parameter that the
-recorded API (data/tensorrt_api/api.json) of the version it plays does not have. "Device memory" is host memory, so
-what goes in and what comes out is really copied.
+Every class of the stand-in bears the name of a class of TensorRT's and refuses a name or a
+parameter that the recorded API (data/tensorrt_api/api.json) of the version it plays does not have.
+"Device memory" is host memory, so what goes in and what comes out is really copied.
 """
 
 # ruff: noqa: N815 - the names are those of the libraries
@@ -26,7 +26,9 @@ RTX = "rtx"
 
 
 def recorded(version: str, class_name: str, name: str | None = None) -> Mapping[str, Any] | None:
-    """The record of a class, or of an attribute or enum member of it; None where this version lacks it."""
+    """The record of a class, or of an attribute or enum member of it; None where this version lacks
+    it.
+    """
     entry = API["classes"].get(class_name)
     if entry is None or version in entry.get("absent", ()):
         return None
@@ -58,7 +60,9 @@ class Recorded:
             entry = next(filter(None, (recorded(v, cls.__name__, name) for v in VERSIONS)), None)
             assert entry is not None, f"{cls.__name__}.{name} is in no recorded version"
             given = list(inspect.signature(value).parameters)[1:]
-            assert matches(entry["parameters"], given), f"{cls.__name__}.{name}{given} is not as recorded"
+            assert matches(entry["parameters"], given), (
+                f"{cls.__name__}.{name}{given} is not as recorded"
+            )
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith("_"):
@@ -85,7 +89,9 @@ class FakeEnum:
 
     def __getattr__(self, member: str) -> Any:
         if recorded(self._version, self._name, member) is None:
-            raise AttributeError(f"{self._name}.{member} does not exist in TensorRT {self._version}")
+            raise AttributeError(
+                f"{self._name}.{member} does not exist in TensorRT {self._version}"
+            )
         return Member(f"{self._name}.{member}", self._version)
 
 
@@ -97,7 +103,9 @@ class Member:
     version: str
 
     def __int__(self) -> int:
-        assert self.text == "NetworkDefinitionCreationFlag.STRONGLY_TYPED", f"do not use the integer of {self.text}"
+        assert self.text == "NetworkDefinitionCreationFlag.STRONGLY_TYPED", (
+            f"do not use the integer of {self.text}"
+        )
         return 1 if self.version.startswith("10.") else 0
 
     def __str__(self) -> str:
@@ -133,7 +141,13 @@ class World:
 class ILogger:
     """Subclassed by the code; severities are its attributes in every version."""
 
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = "internal error", "error", "warning", "info", "verbose"
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = (
+        "internal error",
+        "error",
+        "warning",
+        "info",
+        "verbose",
+    )
 
 
 class IProgressMonitor:
@@ -165,7 +179,9 @@ class OnnxParser(Recorded):
 
 
 class IOptimizationProfile(Recorded):
-    def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None:
+    def set_shape(
+        self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]
+    ) -> None:
         self._world.calls.append(f"profile {input} {min[0]},{opt[0]},{max[0]}")
 
 
@@ -216,7 +232,9 @@ class Builder(Recorded):
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile(self._world)
 
-    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes:
+    def build_serialized_network(
+        self, network: INetworkDefinition, config: IBuilderConfig
+    ) -> bytes:
         config.progress_monitor.phase_start("Building", None, 2)
         assert config.progress_monitor.step_complete("Building", 0)
         config.progress_monitor.phase_finish("Building")
@@ -282,7 +300,10 @@ class ICudaEngine(Recorded):
     def create_execution_context(self, *args: object) -> IExecutionContext:
         if args:
             (config,) = args
-            strategies = (config.dynamic_shapes_kernel_specialization_strategy, config.cuda_graph_strategy)
+            strategies = (
+                config.dynamic_shapes_kernel_specialization_strategy,
+                config.cuda_graph_strategy,
+            )
             self._world.calls.append(" ".join(map(str, strategies)))
         return IExecutionContext(self._world)
 
@@ -296,7 +317,9 @@ class ICudaEngine(Recorded):
         return ("images", "logits")[index]
 
     def get_tensor_mode(self, name: str) -> Member:
-        return getattr(FakeEnum(self._world.version, "TensorIOMode"), "INPUT" if name == "images" else "OUTPUT")
+        return getattr(
+            FakeEnum(self._world.version, "TensorIOMode"), "INPUT" if name == "images" else "OUTPUT"
+        )
 
     def get_tensor_dtype(self, name: str) -> Member:
         return getattr(FakeEnum(self._world.version, "DataType"), self._world.dtype)
@@ -352,7 +375,9 @@ def view(address: int, shape: Sequence[int]) -> np.ndarray:
 
 
 class FakeCuda:
-    """`cuda.bindings.runtime` on host memory: the functions that are used, with their real parameters."""
+    """`cuda.bindings.runtime` on host memory: the functions that are used, with their real
+    parameters.
+    """
 
     cudaError_t = SimpleNamespace(cudaSuccess=0, cudaErrorStreamCaptureInvalidated=901)
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
@@ -388,7 +413,9 @@ class FakeCuda:
         return (0,)
 
     def cudaEventElapsedTime(self, start: int, end: int) -> tuple[int, float]:
-        return 0, float(self.events[end] - self.events[start])  # a millisecond for each call between them
+        return 0, float(
+            self.events[end] - self.events[start]
+        )  # a millisecond for each call between them
 
     def cudaEventDestroy(self, event: int) -> tuple[int]:
         del self.events[event]

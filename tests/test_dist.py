@@ -1,4 +1,6 @@
-"""What is released: wheel and sdist are whole, and the wheel runs the demo where nothing else is installed."""
+"""What is released: wheel and sdist are whole, and the wheel runs the demo where nothing else is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ def dist(tmp_path_factory):
 
 
 def files_below(folder):
-    paths = (Path(top) / name for top, _, names in os.walk(ROOT / folder, followlinks=True) for name in names)
+    paths = (
+        Path(top) / name
+        for top, _, names in os.walk(ROOT / folder, followlinks=True)
+        for name in names
+    )
     return {path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts}
 
 
@@ -56,20 +62,41 @@ def test_the_sdist_holds_what_building_and_testing_need(dist):
     folders = ("hvt_deploy", "export_configs", "tests", "benchmarks", "docker", "training", ".ci")
     for folder in folders:
         assert files_below(folder) <= names, folder
-    assert {name for name in names if not name.startswith(tuple(f"{folder}/" for folder in folders))} == {
-        "pyproject.toml", "constraints.txt", "Makefile", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md",
-        "PKG-INFO", ".gitignore", ".dockerignore",
-    }  # fmt: skip
+    assert {
+        name for name in names if not name.startswith(tuple(f"{folder}/" for folder in folders))
+    } == {
+        "pyproject.toml",
+        "constraints.txt",
+        "Makefile",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "PKG-INFO",
+        ".gitignore",
+        ".dockerignore",
+    }
 
 
 def test_the_wheel_runs_the_demo_in_an_environment_of_its_own(dist, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     wheel = f"hvt-deploy[export,cpu,rtx,demo] @ {(dist / f'{RELEASE}-py3-none-any.whl').as_uri()}"
-    install = [tmp_path / "venv" / "bin" / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel]
+    install = [
+        tmp_path / "venv" / "bin" / "pip",
+        "install",
+        "--quiet",
+        "-c",
+        ROOT / "constraints.txt",
+        wheel,
+    ]
     subprocess.run(install, check=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+    }
     command = [tmp_path / "venv" / "bin" / "hvt-deploy", "demo"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "ort int8 cpu-twin" in done.stdout
     assert list((tmp_path / "demo").rglob("*.engine"))

@@ -1,4 +1,6 @@
-"""One small trained model of every family: all opsets, and engines whose attention is fused and whose INT8 is INT8."""
+"""One small trained model of every family: all opsets, and engines whose attention is fused and
+whose INT8 is INT8.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ def calibration(tmp_path_factory):
 @pytest.mark.parametrize("name", DEMOS)
 def test_engines_fuse_all_attention_and_compute_in_int8(name, calibration, tmp_path) -> None:
     folder = open_folder(tmp_path, name)
-    flags = {"calibration.folder": str(calibration), "calibration.images": 16, "engine.flavour": "rtx"}
+    flags = {
+        "calibration.folder": str(calibration),
+        "calibration.images": 16,
+        "engine.flavour": "rtx",
+    }
     config = with_flags(config_of(name), flags)
     exported = export(folder, config, None, SilentUi())
     blocks = exported.contract.ops["Softmax"]

@@ -10,11 +10,24 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "hvt_deploy"
 ORDER = ("core", "data", "graph", "models", "runtime", "evaluation", "commands", "cli")
 HOMES = {
-    "torch": ("models/", "graph/export.py", "runtime/pytorch.py", "runtime/registry.py", "commands/export.py"),
-    "onnxruntime": ("runtime/ort.py", "runtime/ort_pixels.py", "graph/", "runtime/triton/templates/network.py"),
+    "torch": (
+        "models/",
+        "graph/export.py",
+        "runtime/pytorch.py",
+        "runtime/registry.py",
+        "commands/export.py",
+    ),
+    "onnxruntime": (
+        "runtime/ort.py",
+        "runtime/ort_pixels.py",
+        "graph/",
+        "runtime/triton/templates/network.py",
+    ),
     "typer": ("cli/",),
     "rich": ("cli/", "evaluation/report/terminal.py"),
-    "matplotlib": tuple(f"evaluation/report/{name}.py" for name in ("svg", "pareto", "plots", "budget")),
+    "matplotlib": tuple(
+        f"evaluation/report/{name}.py" for name in ("svg", "pareto", "plots", "budget")
+    ),
 }
 
 
@@ -40,7 +53,11 @@ def test_a_package_imports_only_packages_to_its_left():
             continue
         for module in imported_modules(path):
             parts = module.split(".")
-            if parts[0] == "hvt_deploy" and parts[1] in ORDER and ORDER.index(parts[1]) > ORDER.index(package):
+            if (
+                parts[0] == "hvt_deploy"
+                and parts[1] in ORDER
+                and ORDER.index(parts[1]) > ORDER.index(package)
+            ):
                 wrong.append(f"{name} imports {module}")
     assert wrong == []
 

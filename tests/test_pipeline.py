@@ -1,4 +1,6 @@
-"""The product's main job through its command line: export, INT8, engine, validate, on folders of real image files."""
+"""The product's main job through its command line: export, INT8, engine, validate, on folders of
+real image files.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,18 @@ from hvt_deploy.evaluation.answers import read_answers
 
 def run(*arguments, cwd, **environment):
     """The finished command `hvt-deploy ...`."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd), "CI": "", "COLUMNS": "200"}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(cwd),
+        "CI": "",
+        "COLUMNS": "200",
+    }
     env |= environment
     command = [sys.executable, "-m", "hvt_deploy", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=280
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +87,10 @@ def test_inspect_shows_every_graph_and_the_engine_of_a_model(place, built):
     assert set(graphs) == {"fp32", "fp16", "int8-fp32", "int8", "int8-cpu-twin"}
 
     def macs(facts):
-        return {p: sum(group["macs"].get(p, 0) for group in facts["groups"]) for p in ("int8", "fp16", "fp32")}
+        return {
+            p: sum(group["macs"].get(p, 0) for group in facts["groups"])
+            for p in ("int8", "fp16", "fp32")
+        }
 
     assert macs(graphs["fp16"])["int8"] == macs(graphs["fp32"])["int8"] == 0
     assert macs(graphs["int8"])["int8"] == engine["audit"]["quantized_macs"] > 0
@@ -109,7 +122,9 @@ def test_an_unchanged_calibration_is_not_run_again(place, built):
     assert done.returncode == 0
     assert "Calibrating" not in done.stderr
     after = manifest(place)["artifacts"]
-    assert {k: a["created"] for k, a in after.items()} == {k: a["created"] for k, a in before.items()}
+    assert {k: a["created"] for k, a in after.items()} == {
+        k: a["created"] for k, a in before.items()
+    }
 
 
 def test_validate_compares_every_backend_and_writes_reports(place, validated):
@@ -118,7 +133,13 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
     folder = place / "artifacts/fdvit_demo" / results["folder"]
     record = json.loads((folder / "results.json").read_text())
     rows = {row["backend"]: row for row in record["rows"]}
-    assert {"pytorch fp32", "ort fp32", "ort fp16", "ort int8 cpu-twin", "int8 engine numerics"} <= set(rows)
+    assert {
+        "pytorch fp32",
+        "ort fp32",
+        "ort fp16",
+        "ort int8 cpu-twin",
+        "int8 engine numerics",
+    } <= set(rows)
     assert rows["ort fp32"]["agreement"]["estimate"] == 100
     assert rows["ort fp32"]["latency_ms"]["median"] > 0
     assert rows["int8 engine numerics"]["latency_ms"] is None
@@ -142,7 +163,16 @@ def test_no_gate_passes_on_untrained_weights(validated):
 
 
 def test_a_named_backend_that_cannot_run_exits_3(place, built):
-    done = run("validate", "--data", "imagenet/val", "--backends", "trt", "--max-latency-ms", "5", cwd=place)
+    done = run(
+        "validate",
+        "--data",
+        "imagenet/val",
+        "--backends",
+        "trt",
+        "--max-latency-ms",
+        "5",
+        cwd=place,
+    )
     assert done.returncode == 3, done.stderr
 
 
@@ -163,7 +193,14 @@ def test_the_report_can_be_had_again(place, validated):
 
 def test_int8_without_calibration_images_is_an_error(place, tmp_path):
     done = run(
-        "build-trt", "fdvit_demo", "--int8", "--calib", "nowhere", "--workspace", place / "artifacts", cwd=tmp_path
+        "build-trt",
+        "fdvit_demo",
+        "--int8",
+        "--calib",
+        "nowhere",
+        "--workspace",
+        place / "artifacts",
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert "--calib DIR" in done.stderr
@@ -190,7 +227,11 @@ def test_a_re_export_with_other_weights_makes_children_stale(place, validated, t
         (("build-trt", "--profile", "8,1"), 2, "MIN,OPT,MAX"),
         (("quantize", "--fp16", "--int8"), 2, "Several precisions"),
         (("build-trt", "--precision", "int4"), 2, "int8-fp32"),
-        (("build-trt", "--precision", "fp32", "--compute-capability", "1.1"), 2, "compute capabilit"),
+        (
+            ("build-trt", "--precision", "fp32", "--compute-capability", "1.1"),
+            2,
+            "compute capabilit",
+        ),
         (("frobnicate",), 2, "frobnicate"),
     ],
 )
@@ -207,15 +248,30 @@ def test_machine_readable_answers(place):
     assert {"fdvit_ti", "fdvit_s", "fdvit_b"} <= names
     doctor = json.loads(run("doctor", "--json", cwd=place).stdout)
     assert {a["verb"]: a["works"] for a in doctor["abilities"]} == {
-        "export": True, "quantize": True, "build-trt": True, "validate": True,
-    }  # fmt: skip
+        "export": True,
+        "quantize": True,
+        "build-trt": True,
+        "validate": True,
+    }
 
 
 def test_an_interrupt_exits_130_and_leaves_what_was_there(place):
     before = manifest(place)
-    command = [sys.executable, "-m", "hvt_deploy", "export", "fdvit_demo", "--weights", "random", "--seed", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "hvt_deploy",
+        "export",
+        "fdvit_demo",
+        "--weights",
+        "random",
+        "--seed",
+        "4",
+    ]
     with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as process:
-        assert "UNTRAINED" in process.stderr.readline()  # the weights are there, the export has begun
+        assert (
+            "UNTRAINED" in process.stderr.readline()
+        )  # the weights are there, the export has begun
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -228,7 +284,9 @@ def test_a_fixed_batch_goes_all_the_way(place, tmp_path):
     done = run("export", "fdvit_demo", "--weights", "random", "--batch", "5", *root, cwd=place)
     assert done.returncode == 0, done.stderr
     assert run("quantize", "--int8", *root, cwd=place).returncode == 0
-    done = run("validate", "--data", "imagenet/val", "--backends", "ort", "--json", *root, cwd=place)
+    done = run(
+        "validate", "--data", "imagenet/val", "--backends", "ort", "--json", *root, cwd=place
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert {row["images"] for row in rows} == {24}

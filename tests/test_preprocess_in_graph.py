@@ -1,4 +1,6 @@
-"""`export --preprocess-in-graph`: a graph that takes photos as they were decoded, and what `validate` says of it."""
+"""`export --preprocess-in-graph`: a graph that takes photos as they were decoded, and what
+`validate` says of it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ SIZES = ((60, 45), (32, 32), (45, 60), (97, 64))
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The trained demo model with its preprocessing in a graph, and digits as photos of several sizes."""
+    """The trained demo model with its preprocessing in a graph, and digits as photos of several
+    sizes.
+    """
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
     for digit in range(10):
@@ -87,7 +91,9 @@ def test_the_classifier_gives_it_pixels(place):
         assert classifier.backend == "ort fp32", "the exact pipeline, where there is one"
 
 
-def test_with_a_fixed_batch_and_weights_in_a_file_and_an_export_without_the_flag_takes_it_away(tmp_path, monkeypatch):
+def test_with_a_fixed_batch_and_weights_in_a_file_and_an_export_without_the_flag_takes_it_away(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(storage, "EXTERNAL_ABOVE_BYTES", 1000)
     monkeypatch.setattr("hvt_deploy.graph.large.LARGE_BYTES", 10_000)
     monkeypatch.setattr("hvt_deploy.graph.export.LARGE_BYTES", 10_000)

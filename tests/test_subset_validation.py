@@ -1,4 +1,6 @@
-"""`validate --subset`: top-1 over the logits of the benchmark's classes alone, for every backend alike."""
+"""`validate --subset`: top-1 over the logits of the benchmark's classes alone, for every backend
+alike.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,14 @@ from hvt_deploy.data.images import decode, preprocess
 from hvt_deploy.evaluation.report.markdown import render_markdown
 
 TINY = {
-    "input_size": 32, "patch_size": 8, "num_heads": 1, "num_blocks": 2, "pool_kernel_size": 3, "pool_stride": 2,
+    "input_size": 32,
+    "patch_size": 8,
+    "num_heads": 1,
+    "num_blocks": 2,
+    "pool_kernel_size": 3,
+    "pool_stride": 2,
     "pool_block_width": 2,
-}  # fmt: skip
+}
 
 
 def test_only_the_subsets_classes_compete(tmp_path) -> None:

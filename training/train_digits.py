@@ -1,9 +1,11 @@
-"""Train a demo model on scikit-learn's handwritten digits: the checkpoint that `hvt-deploy demo` deploys.
+"""Train a demo model on scikit-learn's handwritten digits: the checkpoint that `hvt-deploy demo`
+deploys.
 
     python training/train_digits.py --model fdvit_demo
 
-Seeded, a few minutes on two cores. Trains on the `train` split alone and looks at `validation` once, at the end.
-Writes hvt_deploy/data/assets/<model>.safetensors and, beside this script, what was measured.
+Seeded, a few minutes on two cores. Trains on the `train` split alone and looks at `validation`
+once, at the end. Writes hvt_deploy/data/assets/<model>.safetensors and, beside this script, what
+was measured.
 """
 
 # ruff: noqa: T201 - a script that tells how far it is
@@ -48,14 +50,22 @@ def load_split(folder: Path, preprocessing: Preprocessing) -> tuple[Tensor, Tens
 
 
 def augment(images_NCHW: Tensor) -> Tensor:
-    """A small random rotation, scale, shear and shift of each image, and noise: no digit becomes another one."""
+    """A small random rotation, scale, shear and shift of each image, and noise: no digit becomes
+    another one.
+    """
     n = len(images_NCHW)
     angle, shear_x, shear_y = (0.2 * (2 * torch.rand(n) - 1) for _ in range(3))
     scale = 1 + 0.15 * (2 * torch.rand(n) - 1)
     shift_N2 = 0.2 * (2 * torch.rand(n, 2) - 1)
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    rows_N2x2 = torch.stack((torch.stack((cos, shear_x - sin), 1), torch.stack((sin + shear_y, cos), 1)), 1)
-    grid = F.affine_grid(torch.cat((rows_N2x2, shift_N2[:, :, None]), 2), list(images_NCHW.shape), align_corners=False)
+    rows_N2x2 = torch.stack(
+        (torch.stack((cos, shear_x - sin), 1), torch.stack((sin + shear_y, cos), 1)), 1
+    )
+    grid = F.affine_grid(
+        torch.cat((rows_N2x2, shift_N2[:, :, None]), 2),
+        list(images_NCHW.shape),
+        align_corners=False,
+    )
     moved = F.grid_sample(images_NCHW, grid, padding_mode="border", align_corners=False)
     return (moved + 0.05 * torch.randn_like(moved)).clamp(-1, 1)
 
@@ -67,13 +77,21 @@ def learning_rate(progress: float) -> float:
     return PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-def loss_of(result: Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]], labels_N: Tensor) -> Tensor:
-    """Cross-entropy with label smoothing of logits (N, K), plus FDViT's auto-encoder loss where there are pairs."""
+def loss_of(
+    result: Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]], labels_N: Tensor
+) -> Tensor:
+    """Cross-entropy with label smoothing of logits (N, K), plus FDViT's auto-encoder loss where
+    there are pairs.
+    """
     if isinstance(result, Tensor):
         return F.cross_entropy(result, labels_N, label_smoothing=0.1)
     logits_NK, pairs = result
-    rebuilt = torch.stack([F.mse_loss(rebuilt, target.detach()) for target, rebuilt in pairs]).mean()
-    return F.cross_entropy(logits_NK, labels_N, label_smoothing=0.1) + RECONSTRUCTION_RATIO * rebuilt
+    rebuilt = torch.stack(
+        [F.mse_loss(rebuilt, target.detach()) for target, rebuilt in pairs]
+    ).mean()
+    return (
+        F.cross_entropy(logits_NK, labels_N, label_smoothing=0.1) + RECONSTRUCTION_RATIO * rebuilt
+    )
 
 
 def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) -> None:
@@ -81,12 +99,16 @@ def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) 
     model.train()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], weight_decay=0.05)
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], weight_decay=0.05
+    )
     batches = len(labels_N) // BATCH
     started = time.monotonic()
     for epoch in range(epochs):
         total = 0.0
-        for step, chosen in enumerate(torch.randperm(len(labels_N))[: batches * BATCH].split(BATCH)):
+        for step, chosen in enumerate(
+            torch.randperm(len(labels_N))[: batches * BATCH].split(BATCH)
+        ):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate((epoch + step / batches) / epochs)
             loss = loss_of(model(augment(images_NCHW[chosen])), labels_N[chosen])
@@ -95,7 +117,10 @@ def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) 
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}/{epochs}: loss {total / batches:.3f}, {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{epochs}: loss {total / batches:.3f}, {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
     model.eval()
 
 
@@ -105,7 +130,9 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path, help="where to write it, if not into the package")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="where to write it, if not into the package"
+    )
     parser.add_argument("--record", type=Path, help="where to write it, if not beside this script")
     options = parser.parse_args()
     checkpoint = options.checkpoint or DATA / f"{options.model}.safetensors"

@@ -1,7 +1,8 @@
-"""The command line: one command per verb. It reads flags, calls a step or a flow, shows what came back.
+"""The command line: one command per verb. It reads flags, calls a step or a flow, shows what came
+back.
 
-Logs and progress go to stderr, results to stdout. Nothing heavy is imported before a verb needs it. Verbs stand in
-`--help` in the order of these imports.
+Logs and progress go to stderr, results to stdout. Nothing heavy is imported before a verb needs it.
+Verbs stand in `--help` in the order of these imports.
 """
 
 # ruff: noqa: I001

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
 def demo(
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")] = Path("demo"),
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")
+    ] = Path("demo"),
     family: Annotated[str, typer.Option(help="fdvit, faster_vit, dfvt or hvt.")] = "fdvit",
     as_json: AsJson = False,
 ) -> None:
-    """Run everything on real data without a network: export, INT8, engine, validate on handwritten digits."""
+    """Run everything on real data without a network: export, INT8, engine, validate on handwritten
+    digits.
+    """
     from hvt_deploy.core.environment import require
 
     for module, extra in {"torch": "export", "onnxruntime": "cpu", "sklearn": "demo"}.items():
@@ -36,7 +40,8 @@ def demo(
 @app.command(epilog="Example: **hvt-deploy models --verify faster_vit_0_224**")
 def models(
     verify: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Compare a model with the official code's logits, here.")
+        str | None,
+        typer.Option(metavar="NAME", help="Compare a model with the official code's logits, here."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,15 +54,29 @@ def models(
         if as_json:
             print_json(listed)
         else:
-            print_table("Models", tuple(listed[0].cells()), [tuple(m.cells().values()) for m in listed], open_console())
+            print_table(
+                "Models",
+                tuple(listed[0].cells()),
+                [tuple(m.cells().values()) for m in listed],
+                open_console(),
+            )
         return
     checks = verify_model(verify, open_ui(as_json))
     if as_json:
         print_json(checks)
     else:
         columns = ("official result", "form", "in", "error", "allowed", "")
-        rows = [(c.golden, c.form, c.dtype, f"{c.error:.1e}", f"{c.allowed:.0e}", "ok" if c.passed else "DIFFERENT")
-                for c in checks]  # fmt: skip
+        rows = [
+            (
+                c.golden,
+                c.form,
+                c.dtype,
+                f"{c.error:.1e}",
+                f"{c.allowed:.0e}",
+                "ok" if c.passed else "DIFFERENT",
+            )
+            for c in checks
+        ]
         print_table(f"{verify} against the official code", columns, rows, open_console())
     raise typer.Exit(0 if all(c.passed for c in checks) else 1)
 
@@ -80,8 +99,12 @@ def doctor(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: **hvt-deploy config fdvit_b > my.yaml**")
 def config(
-    model: Annotated[str | None, typer.Argument(help="A name that `hvt-deploy models` lists.")] = None,
-    all_models: Annotated[Path | None, typer.Option("--all", metavar="DIR", help="Write every model's here.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A name that `hvt-deploy models` lists.")
+    ] = None,
+    all_models: Annotated[
+        Path | None, typer.Option("--all", metavar="DIR", help="Write every model's here.")
+    ] = None,
 ) -> None:
     """Print a model's configuration: everything a run can set."""
     from hvt_deploy.commands.config import config_of, write_configs

@@ -21,7 +21,9 @@ SECONDS_TO_INSIST = 2.0
 
 @contextmanager
 def _insisting_interrupts() -> Generator[None]:
-    """Ctrl-C interrupts again after a while: libraries that try this and that swallow it now and then."""
+    """Ctrl-C interrupts again after a while: libraries that try this and that swallow it now and
+    then.
+    """
 
     def interrupt(_signal: int, _frame: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_INSIST)
@@ -86,6 +88,8 @@ def _version(asked: bool) -> None:
 @app.callback()
 def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")
+    ] = False,
 ) -> None:
     """Options of every verb."""

@@ -19,13 +19,21 @@ if TYPE_CHECKING:
 
 Model = Annotated[str | None, typer.Argument(help="Exported model; without it the newest export.")]
 DEFAULT_ROOT = Path("artifacts")
-Root = Annotated[Path, typer.Option("--workspace", metavar="DIR", help="Folder of exported models.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")]
+Root = Annotated[
+    Path, typer.Option("--workspace", metavar="DIR", help="Folder of exported models.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration file.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
-Calib = Annotated[str | None, typer.Option("--calib", metavar="DIR", help="Folder of calibration images.")]
+Calib = Annotated[
+    str | None, typer.Option("--calib", metavar="DIR", help="Folder of calibration images.")
+]
 CalibImages = Annotated[int | None, typer.Option(min=1, help="Calibration images to draw.")]
 PrecisionName = Literal["fp32", "fp16", "int8", "int8-fp32"]
-Precision = Annotated[PrecisionName | None, typer.Option(help="Precision of the graph; `int8` has FP16 in the rest.")]
+Precision = Annotated[
+    PrecisionName | None, typer.Option(help="Precision of the graph; `int8` has FP16 in the rest.")
+]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")]
 
@@ -54,7 +62,9 @@ def print_json(value: object) -> None:
 def find_exported(
     root: Path, model: str | None, config_file: Path | None, flags: Mapping[str, object], ui: Ui
 ) -> tuple[ModelFolder, RunConfig]:
-    """The exported model a verb works on, and its configuration: flags over --config over that of the export."""
+    """The exported model a verb works on, and its configuration: flags over --config over that of
+    the export.
+    """
     from hvt_deploy.core.config import load_config, with_flags
     from hvt_deploy.core.workspace import find_model
 
@@ -67,10 +77,15 @@ def find_exported(
 
 def one_precision(asked: PrecisionName | None, fp16: bool, int8: bool) -> PrecisionName | None:
     """The one precision that the three flags give; None if none does. Raises BadInput for several."""
-    given: list[PrecisionName] = [*([asked] if asked else []), *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
+    given: list[PrecisionName] = [
+        *([asked] if asked else []),
+        *(["fp16"] if fp16 else []),
+        *(["int8"] if int8 else []),
+    ]
     if len(given) > 1:
         raise BadInput(
-            f"Several precisions were given: {', '.join(given)}.", "Give one of --precision, --fp16, --int8."
+            f"Several precisions were given: {', '.join(given)}.",
+            "Give one of --precision, --fp16, --int8.",
         )
     return given[0] if given else None
 

@@ -1,8 +1,9 @@
-"""`quantize --budget`: the recipe with the largest share of INT8 whose accuracy stays inside a budget.
+"""`quantize --budget`: the recipe with the largest share of INT8 whose accuracy stays inside a
+budget.
 
-The images are split by seed: the search sees one part, the promised interval is measured once on the other. A recipe
-counts as inside when the upper end of its interval is. Every measurement is kept as soon as it is made, so an
-interrupted search goes on where it was.
+The images are split by seed: the search sees one part, the promised interval is measured once on
+the other. A recipe counts as inside when the upper end of its interval is. Every measurement is
+kept as soon as it is made, so an interrupted search goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import BUDGET, CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder
+from hvt_deploy.core.workspace import (
+    BUDGET,
+    CALIBRATION,
+    INT8_CALIBRATION,
+    Artifact,
+    Manifest,
+    ModelFolder,
+)
 from hvt_deploy.data.calibration_set import CalibrationSet, hash_samples, overlap
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
@@ -43,21 +51,26 @@ from hvt_deploy.graph.quantization.ranges import Ranges, open_graph
 from hvt_deploy.graph.storage import load_onnx
 
 Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
-# Without --budget-images: enough for the budget, and at least so many for a search that is not blind.
+# Without --budget-images: enough for the budget, and at least so many for a search that is not
+# blind.
 _FEWEST_IMAGES = 2000
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class Budgeted:
-    """The recipe that was chosen, and the folder with its files: recipe.yaml, budget.json, budget.md, budget.svg."""
+    """The recipe that was chosen, and the folder with its files: recipe.yaml, budget.json,
+    budget.md, budget.svg.
+    """
 
     recipe: QuantizationConfig
     record: BudgetRecord
     folder: Path
 
 
-def quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui) -> Budgeted:
+def quantize_within(
+    folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui
+) -> Budgeted:
     """Find the recipe and record it with everything that was measured.
 
     Raises BadInput for images without labels and for too few of them, naming the number needed.
@@ -67,18 +80,32 @@ def quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetReque
         manifest = folder.read()
         manifest, calibrated = calibrate(folder, manifest, config, int8=True, ui=ui)
         if calibrated.int8 is None or calibrated.ranges is None:
-            raise BadInput("INT8 needs ranges measured on real images.", "Give training images with --calib DIR.")
-        calibration = CalibrationSet.read(folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json"))
+            raise BadInput(
+                "INT8 needs ranges measured on real images.",
+                "Give training images with --calib DIR.",
+            )
+        calibration = CalibrationSet.read(
+            folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
+        )
         search, confirm = _split(manifest, config, request, calibration)
         model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))
         bench = _Bench(
-            model, calibrated.int8.ranges, config.quantization, manifest.preprocessing, manifest.signature.batch
+            model,
+            calibrated.int8.ranges,
+            config.quantization,
+            manifest.preprocessing,
+            manifest.signature.batch,
         )
         memory = _Memory(_key(manifest, config, request, search))
         record = _search(bench, search, confirm, request, memory, ui)
         recipe = replace(config.quantization, excluded=record.chosen.excluded)
         files = replace(
-            calibration, files=(*calibration.files, *hash_samples(search, "search"), *hash_samples(confirm, "confirm"))
+            calibration,
+            files=(
+                *calibration.files,
+                *hash_samples(search, "search"),
+                *hash_samples(confirm, "confirm"),
+            ),
         )
         manifest = _store(folder, manifest, recipe, record, files)
         return Budgeted(recipe, record, folder.path / manifest.artifacts[BUDGET].folder)
@@ -142,7 +169,9 @@ class _Bench:
                 shares[group] = shares.get(group, 0.0) + macs[node.name] / sum(macs.values())
         return shares
 
-    def run(self, excluded: Iterable[str] | None, samples: Sequence[Sample], progress: Progress) -> _Answers:
+    def run(
+        self, excluded: Iterable[str] | None, samples: Sequence[Sample], progress: Progress
+    ) -> _Answers:
         """Every group in INT8 but those `excluded`; None runs the FP32 graph."""
         graph = self.model
         if excluded is not None:
@@ -152,7 +181,11 @@ class _Bench:
         logits: list[LogitsNK] = []
         labels: list[LabelsN] = []
         for batch in load_batches(samples, self.preprocessing, self.batch or _BATCH, cpu_count()):
-            images_NCHW = batch.images_NCHW if self.batch is None else repeat_to(batch.images_NCHW, self.batch)
+            images_NCHW = (
+                batch.images_NCHW
+                if self.batch is None
+                else repeat_to(batch.images_NCHW, self.batch)
+            )
             logits.append(run([output], images_NCHW)[0][: len(batch.labels_N)])
             labels.append(batch.labels_N)
             progress(sum(map(len, logits)), len(samples))
@@ -178,15 +211,26 @@ class _Memory:
         temporary.replace(self.path)
 
 
-def _key(manifest: Manifest, config: RunConfig, request: BudgetRequest, search: Sequence[Sample]) -> str:
+def _key(
+    manifest: Manifest, config: RunConfig, request: BudgetRequest, search: Sequence[Sample]
+) -> str:
     contents = [file.sha256 for file in hash_samples(search, "search")]
     labels = [sample.label for sample in search]
-    parts = [manifest.artifacts[INT8_CALIBRATION].sha256, to_plain(config.quantization), request.label_free]
+    parts = [
+        manifest.artifacts[INT8_CALIBRATION].sha256,
+        to_plain(config.quantization),
+        request.label_free,
+    ]
     return hashlib.sha256(json.dumps([parts, contents, labels]).encode()).hexdigest()
 
 
 def _search(
-    bench: _Bench, search: Sequence[Sample], confirm: Sequence[Sample], request: BudgetRequest, memory: _Memory, ui: Ui
+    bench: _Bench,
+    search: Sequence[Sample],
+    confirm: Sequence[Sample],
+    request: BudgetRequest,
+    memory: _Memory,
+    ui: Ui,
 ) -> BudgetRecord:
     shares = bench.groups()
     with ui.progress(f"FP32 on {len(search)} images") as progress:
@@ -209,19 +253,35 @@ def _search(
     with ui.progress(f"Confirming on {len(confirm)} other images") as progress:
         chosen = trials[-1]
         truth = bench.run(None, confirm, _part(progress, 0, 2))
-        found = truth if not chosen.int8_share else bench.run(chosen.excluded, confirm, _part(progress, 1, 2))
+        found = (
+            truth
+            if not chosen.int8_share
+            else bench.run(chosen.excluded, confirm, _part(progress, 1, 2))
+        )
     metric = "agreement with FP32" if request.label_free else "top-1"
     tried = tuple(dict.fromkeys(trials))
     promised = _drop(truth, found, label_free=request.label_free)
     return BudgetRecord(
-        request.budget, metric, len(search), len(confirm), tuple(sensitivity), tried, chosen, promised
-    )  # fmt: skip
+        request.budget,
+        metric,
+        len(search),
+        len(confirm),
+        tuple(sensitivity),
+        tried,
+        chosen,
+        promised,
+    )
 
 
 def _greedy(
-    noisiest_first: Sequence[str], shares: Mapping[str, float], budget: float, measure: Measure, progress: Progress
+    noisiest_first: Sequence[str],
+    shares: Mapping[str, float],
+    budget: float,
+    measure: Measure,
+    progress: Progress,
 ) -> list[Trial]:
-    """Leave groups out, the noisiest first, until the accuracy is inside the budget; then put back what fits.
+    """Leave groups out, the noisiest first, until the accuracy is inside the budget; then put back
+    what fits.
 
     The last trial is the chosen one.
     """
@@ -243,9 +303,14 @@ def _greedy(
 
 
 def _trial(
-    bench: _Bench, samples: Sequence[Sample], fp32: _Answers, shares: Mapping[str, float], excluded: frozenset[str],
-    request: BudgetRequest, progress: Progress,
-) -> Trial:  # fmt: skip
+    bench: _Bench,
+    samples: Sequence[Sample],
+    fp32: _Answers,
+    shares: Mapping[str, float],
+    excluded: frozenset[str],
+    request: BudgetRequest,
+    progress: Progress,
+) -> Trial:
     nothing_left = excluded >= shares.keys()
     found = fp32 if nothing_left else bench.run(excluded, samples, progress)
     signal = float(np.square(fp32.logits, dtype=np.float64).sum())
@@ -269,19 +334,31 @@ def _part(progress: Progress, index: int, parts: int) -> Progress:
 
 
 def _store(
-    folder: ModelFolder, manifest: Manifest, recipe: QuantizationConfig, record: BudgetRecord, files: CalibrationSet
+    folder: ModelFolder,
+    manifest: Manifest,
+    recipe: QuantizationConfig,
+    record: BudgetRecord,
+    files: CalibrationSet,
 ) -> Manifest:
     with folder.staging() as staged:
         files.write(staged / "calibration.json")
         header = "# A recipe: hvt-deploy quantize --recipe FILE\n"
-        text = header + yaml.safe_dump(to_plain(recipe), sort_keys=False, default_flow_style=None, width=100)
+        text = header + yaml.safe_dump(
+            to_plain(recipe), sort_keys=False, default_flow_style=None, width=100
+        )
         (staged / "recipe.yaml").write_text(text, encoding="utf-8")
-        (staged / "budget.json").write_text(json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8")
+        (staged / "budget.json").write_text(
+            json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8"
+        )
         (staged / "budget.svg").write_text(draw_budget(record), encoding="utf-8")
         (staged / "budget.md").write_text(render_budget(record, "budget.svg"), encoding="utf-8")
         parents = {key: manifest.artifacts[key].sha256 for key in ("fp32", INT8_CALIBRATION)}
         artifact = Artifact(
-            folder=BUDGET, main="recipe.yaml", files={}, parents=parents, tool_versions=tool_versions(),
+            folder=BUDGET,
+            main="recipe.yaml",
+            files={},
+            parents=parents,
+            tool_versions=tool_versions(),
             remake=f"hvt-deploy quantize {manifest.slug} --budget {record.budget:g}",
-        )  # fmt: skip
+        )
         return folder.add(manifest, BUDGET, staged, artifact)

@@ -19,7 +19,13 @@ from hvt_deploy.runtime.tensorrt.api import FlavourInfo, engine_tag
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
 from hvt_deploy.runtime.tensorrt.passport import make_passport
-from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile, choose_capabilities, choose_flavour, engine_file_name
+from hvt_deploy.runtime.tensorrt.plan import (
+    BuildPlan,
+    Profile,
+    choose_capabilities,
+    choose_flavour,
+    engine_file_name,
+)
 
 ENGINE = "engine"
 _CALIBRATION_FILE = "calibration.json"
@@ -27,7 +33,9 @@ _CALIBRATION_FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Target:
-    """What a build is for. `gpus` is empty for a build ahead of time; `profiles` for a graph of fixed batch size."""
+    """What a build is for. `gpus` is empty for a build ahead of time; `profiles` for a graph of
+    fixed batch size.
+    """
 
     flavour: FlavourInfo
     capabilities: tuple[str, ...]
@@ -42,7 +50,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Explained:
-    """A build that was not done. `graph` is "" where it has to be made first; `replaces` an engine that is there."""
+    """A build that was not done. `graph` is "" where it has to be made first; `replaces` an engine
+    that is there.
+    """
 
     model: str
     precision: str
@@ -60,12 +70,19 @@ class Explained:
         """The plan as it is read."""
         where = "built ahead of time" if self.ahead_of_time else "this machine's GPU"
         return (
-            ("graph", self.graph or f"made first: hvt-deploy quantize {self.model} --precision {self.precision}"),
+            (
+                "graph",
+                self.graph
+                or f"made first: hvt-deploy quantize {self.model} --precision {self.precision}",
+            ),
             ("library", self.library),
             ("compute capability", f"{', '.join(self.compute_capabilities)} ({where})"),
             ("profiles MIN,OPT,MAX", "  ".join(self.profiles) or "none, the batch size is fixed"),
             ("workspace", f"{self.workspace_mib} MiB"),
-            ("engine", f"{self.engine}{' (replaces the one that is there)' if self.replaces else ''}"),
+            (
+                "engine",
+                f"{self.engine}{' (replaces the one that is there)' if self.replaces else ''}",
+            ),
         )
 
 
@@ -90,7 +107,9 @@ def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) 
     return Explained(
         model=folder.slug,
         precision=precision,
-        graph=folder.open_artifact(manifest, precision).name if is_fresh(manifest, precision) else "",
+        graph=folder.open_artifact(manifest, precision).name
+        if is_fresh(manifest, precision)
+        else "",
         library=target.flavour.title,
         compute_capabilities=target.capabilities,
         ahead_of_time=not target.gpus,
@@ -102,13 +121,17 @@ def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) 
 
 
 def build_trt(
-    folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui, min_int8: float | None = None
+    folder: ModelFolder,
+    config: RunConfig,
+    precision: Precision,
+    ui: Ui,
+    min_int8: float | None = None,
 ) -> Built:
     """Build the engine of `precision`, whose ONNX artifact must be there (see `flows.build_trt`).
 
-    Raises MissingEnvironment where no library can build here, ToolFailure naming the node that was refused,
-    CheckFailed for an engine labelled INT8 of which less than `min_int8` of the MACs with Q/DQ (or nothing) is INT8;
-    that engine is not kept.
+    Raises MissingEnvironment where no library can build here, ToolFailure naming the node that was
+    refused, CheckFailed for an engine labelled INT8 of which less than `min_int8` of the MACs with
+    Q/DQ (or nothing) is INT8; that engine is not kept.
     """
     with folder.lock():
         manifest = folder.read()
@@ -118,11 +141,17 @@ def build_trt(
         with folder.staging() as staged:
             plan = BuildPlan(
                 onnx=onnx_path,
-                engine=staged / engine_file_name(folder.slug, precision, target.flavour, target.capabilities),
-                flavour=target.flavour.name, compute_capabilities=target.capabilities, profiles=target.profiles,
-                workspace_mib=config.engine.workspace_mib, timing_cache=folder.path / f"timing-{target.tag}.cache",
-            )  # fmt: skip
-            with ui.progress(f"Building the {precision} engine with {target.flavour.title}") as progress:
+                engine=staged
+                / engine_file_name(folder.slug, precision, target.flavour, target.capabilities),
+                flavour=target.flavour.name,
+                compute_capabilities=target.capabilities,
+                profiles=target.profiles,
+                workspace_mib=config.engine.workspace_mib,
+                timing_cache=folder.path / f"timing-{target.tag}.cache",
+            )
+            with ui.progress(
+                f"Building the {precision} engine with {target.flavour.title}"
+            ) as progress:
                 outcome = build_engine(plan, progress)
             for note in outcome.notes:
                 ui.say(note)
@@ -130,27 +159,39 @@ def build_trt(
             audit = audit_layers(outcome.layers, facts)
             if precision.startswith("int8"):
                 check_int8(plan.engine.name, audit, facts, min_int8)
-            passport = make_passport(plan, outcome, target.gpus, precision, audit, _calibration(manifest, precision))
+            passport = make_passport(
+                plan, outcome, target.gpus, precision, audit, _calibration(manifest, precision)
+            )
             passport.write(plan.engine)
             artifact = _artifact(plan, outcome, target, audit, precision, manifest)
             manifest = folder.add(manifest, key, staged, artifact)
     return Built(
-        folder.file(manifest.artifacts[key]), precision, target.flavour.title, target.capabilities, outcome.seconds,
-        audit, ahead_of_time=not target.gpus,
-    )  # fmt: skip
+        folder.file(manifest.artifacts[key]),
+        precision,
+        target.flavour.title,
+        target.capabilities,
+        outcome.seconds,
+        audit,
+        ahead_of_time=not target.gpus,
+    )
 
 
-def check_int8(engine: str, audit: EngineAudit, nodes: Sequence[NodeFacts], min_int8: float | None) -> None:
-    """Raise CheckFailed, naming the layers, unless an engine labelled INT8 is as far INT8 as its graph asks.
+def check_int8(
+    engine: str, audit: EngineAudit, nodes: Sequence[NodeFacts], min_int8: float | None
+) -> None:
+    """Raise CheckFailed, naming the layers, unless an engine labelled INT8 is as far INT8 as its
+    graph asks.
 
-    Without `min_int8` something must be; an engine whose layers cannot be read passes then. Where the MACs are not
-    known a single INT8 layer is something.
+    Without `min_int8` something must be; an engine whose layers cannot be read passes then. Where
+    the MACs are not known a single INT8 layer is something.
     """
     unknown = not (audit.kernels and nodes)
     if unknown and min_int8 is None and (not audit.kernels or audit.layers.int8):
         return
     if unknown and min_int8 is not None:
-        why = "the MACs of its graph are not known" if audit.kernels else "its layers cannot be read"
+        why = (
+            "the MACs of its graph are not known" if audit.kernels else "its layers cannot be read"
+        )
         raise CheckFailed(
             f"{engine} is labelled INT8, and how much of it runs as INT8 cannot be told: {why}. It was not kept.",
             "Build it without --min-int8.",
@@ -181,7 +222,9 @@ def _profiles(config: RunConfig, manifest: Manifest) -> tuple[Profile, ...]:
     if manifest.signature.batch is not None:
         return ()
     if not config.engine.profiles:
-        raise BadInput("An ONNX file with any batch size needs a profile.", "Example: --profile 1,8,32")
+        raise BadInput(
+            "An ONNX file with any batch size needs a profile.", "Example: --profile 1,8,32"
+        )
     return tuple(Profile(*profile) for profile in config.engine.profiles)
 
 
@@ -194,28 +237,42 @@ def _read_facts(onnx: Path, ui: Ui) -> tuple[NodeFacts, ...]:
 
 
 def _calibration(manifest: Manifest, precision: str) -> str:
-    """The hash of the list of calibration images that the graph of `precision` was made from; "" for none."""
+    """The hash of the list of calibration images that the graph of `precision` was made from; ""
+    for none.
+    """
     parents = (manifest.artifacts[key] for key in manifest.artifacts[precision].parents)
     return next((p.files[_CALIBRATION_FILE] for p in parents if _CALIBRATION_FILE in p.files), "")
 
 
 def _artifact(
-    plan: BuildPlan, outcome: BuildOutcome, target: Target, audit: EngineAudit, precision: str, manifest: Manifest
+    plan: BuildPlan,
+    outcome: BuildOutcome,
+    target: Target,
+    audit: EngineAudit,
+    precision: str,
+    manifest: Manifest,
 ) -> Artifact:
     flags = [f"--precision {precision}", *(f"--profile {profile}" for profile in target.profiles)]
     if not target.gpus:
         flags += [f"--compute-capability {capability}" for capability in target.capabilities]
     flags.append(f"--flavour {'rtx' if target.flavour.name == 'tensorrt_rtx' else 'tensorrt'}")
     return Artifact(
-        folder=f"{ENGINE}-{precision}", main=plan.engine.name, files={}, precision=precision,
+        folder=f"{ENGINE}-{precision}",
+        main=plan.engine.name,
+        files={},
+        precision=precision,
         remake=f"hvt-deploy build-trt {manifest.slug} {' '.join(flags)}",
         parents={precision: manifest.artifacts[precision].sha256},
         facts={
-            "flavour": outcome.flavour.name, "version": outcome.flavour.version,
+            "flavour": outcome.flavour.name,
+            "version": outcome.flavour.version,
             "compute_capabilities": list(plan.compute_capabilities),
             "gpu": target.gpus[0].name if target.gpus else "",
-            "profiles": [str(profile) for profile in plan.profiles], "seconds": outcome.seconds,
-            "audit": to_plain(replace(audit, groups=())),  # the passport beside the engine holds the groups too
+            "profiles": [str(profile) for profile in plan.profiles],
+            "seconds": outcome.seconds,
+            "audit": to_plain(
+                replace(audit, groups=())
+            ),  # the passport beside the engine holds the groups too
         },
         tool_versions=tool_versions(),
-    )  # fmt: skip
+    )

@@ -1,7 +1,8 @@
-"""`bundle` and its counterpart on the device: an exported model in one file, with the hash of everything in it.
+"""`bundle` and its counterpart on the device: an exported model in one file, with the hash of
+everything in it.
 
-A bundle is a tar: `bundle.json` first, then the files that it lists. Nothing in it is executed, and nothing is
-written outside the folder it is unpacked to.
+A bundle is a tar: `bundle.json` first, then the files that it lists. Nothing in it is executed, and
+nothing is written outside the folder it is unpacked to.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from hvt_deploy.core.workspace import (
 
 INDEX = "bundle.json"
 SCHEMA_VERSION = 1
-# Made for one machine, or of no use on another: engines and reports, and the weights that only PyTorch reads.
+# Made for one machine, or of no use on another: engines and reports, and the weights that only
+# PyTorch reads.
 _LEFT_OUT = ("engine-", "results", "pytorch")
 _CHUNK_BYTES = 1 << 20
 
@@ -47,10 +49,11 @@ class BundleIndex:
 
 
 def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> Path:
-    """Write graphs, calibration, recorded reference, class names and configuration of an exported model to `output`,
-    after its licences were shown.
+    """Write graphs, calibration, recorded reference, class names and configuration of an exported
+    model to `output`, after its licences were shown.
 
-    Raises BadInput for untrained weights that are not allowed and for artifacts that are stale or changed.
+    Raises BadInput for untrained weights that are not allowed and for artifacts that are stale or
+    changed.
     """
     manifest = folder.read()
     if manifest.weights.untrained and not allow_untrained:
@@ -63,17 +66,25 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
     for key, artifact in manifest.artifacts.items():
         if not key.startswith(_LEFT_OUT):
             folder.open_artifact(manifest, key)
-            files |= {f"{artifact.folder}/{name}": folder.path / artifact.folder / name for name in artifact.files}
+            files |= {
+                f"{artifact.folder}/{name}": folder.path / artifact.folder / name
+                for name in artifact.files
+            }
     if "recorded-reference" not in manifest.artifacts:
         ui.warn(
             "No recorded reference: on the device, accuracy is compared with ONNX Runtime. Make one: validate --record"
         )
     content = json.dumps(to_plain(_portable(manifest)), indent=2).encode()
-    hashes = {MANIFEST: hashlib.sha256(content).hexdigest()} | {name: hash_file(path) for name, path in files.items()}
+    hashes = {MANIFEST: hashlib.sha256(content).hexdigest()} | {
+        name: hash_file(path) for name, path in files.items()
+    }
     index = json.dumps(to_plain(BundleIndex(folder.slug, hashes, now())), indent=2).encode()
     temporary = output.with_name(f".{output.name}.new")
     try:
-        with tarfile.open(temporary, "w") as archive, ui.progress(f"Writing {output.name}") as progress:
+        with (
+            tarfile.open(temporary, "w") as archive,
+            ui.progress(f"Writing {output.name}") as progress,
+        ):
             _add(archive, INDEX, index)
             _add(archive, MANIFEST, content)
             for done, (name, path) in enumerate(files.items(), start=1):
@@ -89,10 +100,11 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
 
 
 def unpack(bundle_file: Path, root: Path, ui: Ui) -> ModelFolder:
-    """Put a bundle's model into the workspace `root`. What is there already of this very model stays, engines too.
+    """Put a bundle's model into the workspace `root`. What is there already of this very model
+    stays, engines too.
 
-    Raises BadInput for a file that is no bundle, a path outside its folder, a link, a wrong hash, a file too many or
-    too few; nothing is in the workspace then.
+    Raises BadInput for a file that is no bundle, a path outside its folder, a link, a wrong hash, a
+    file too many or too few; nothing is in the workspace then.
     """
     try:
         with tarfile.open(bundle_file, "r:") as archive:
@@ -101,47 +113,71 @@ def unpack(bundle_file: Path, root: Path, ui: Ui) -> ModelFolder:
             with folder.lock(), folder.staging() as staged:
                 with ui.progress(f"Unpacking {bundle_file.name}") as progress:
                     _extract(bundle_file, archive, members, index, staged, progress)
-                manifest = from_plain(Manifest, json.loads((staged / MANIFEST).read_text(encoding="utf-8")), MANIFEST)
+                manifest = from_plain(
+                    Manifest, json.loads((staged / MANIFEST).read_text(encoding="utf-8")), MANIFEST
+                )
                 for artifact in manifest.artifacts.values():
                     for name in (artifact.folder, artifact.main, *artifact.files):
                         if Path(name).name != name:
-                            raise _refused(bundle_file, f"its manifest names {name}, outside its folder")
+                            raise _refused(
+                                bundle_file, f"its manifest names {name}, outside its folder"
+                            )
                 _move_in(folder, manifest, staged)
             return folder
     except FileNotFoundError:
-        raise BadInput(f"There is no bundle {bundle_file}.", "Write one: hvt-deploy bundle MODEL") from None
+        raise BadInput(
+            f"There is no bundle {bundle_file}.", "Write one: hvt-deploy bundle MODEL"
+        ) from None
     except (tarfile.TarError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise _refused(bundle_file, f"it is not a bundle, or it is truncated ({error})") from None
 
 
 def _portable(manifest: Manifest) -> Manifest:
-    """The manifest without artifacts of this machine. The entry of the weights stays: others were made from them."""
-    kept = {k: a for k, a in manifest.artifacts.items() if k == "pytorch" or not k.startswith(_LEFT_OUT)}
+    """The manifest without artifacts of this machine. The entry of the weights stays: others were
+    made from them.
+    """
+    kept = {
+        k: a for k, a in manifest.artifacts.items() if k == "pytorch" or not k.startswith(_LEFT_OUT)
+    }
     return replace(manifest, artifacts=kept)
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes | IO[bytes], size: int | None = None) -> None:
+def _add(
+    archive: tarfile.TarFile, name: str, content: bytes | IO[bytes], size: int | None = None
+) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = len(content) if isinstance(content, bytes) else (size or 0)
     archive.addfile(entry, io.BytesIO(content) if isinstance(content, bytes) else content)
 
 
-def _read_index(file: Path, archive: tarfile.TarFile) -> tuple[BundleIndex, Iterator[tarfile.TarInfo]]:
+def _read_index(
+    file: Path, archive: tarfile.TarFile
+) -> tuple[BundleIndex, Iterator[tarfile.TarInfo]]:
     members = iter(archive)
     first = next(members, None)
-    stream = archive.extractfile(first) if first is not None and first.name == INDEX and first.isreg() else None
+    stream = (
+        archive.extractfile(first)
+        if first is not None and first.name == INDEX and first.isreg()
+        else None
+    )
     if stream is None:
         raise _refused(file, f"its first file is not {INDEX}")
     index = from_plain(BundleIndex, json.loads(stream.read().decode()), f"{file}/{INDEX}")
     if index.schema_version != SCHEMA_VERSION:
-        raise _refused(file, f"it has version {index.schema_version} of the format, known is {SCHEMA_VERSION}")
+        raise _refused(
+            file, f"it has version {index.schema_version} of the format, known is {SCHEMA_VERSION}"
+        )
     return index, members
 
 
 def _extract(
-    file: Path, archive: tarfile.TarFile, members: Iterator[tarfile.TarInfo], index: BundleIndex, target: Path,
+    file: Path,
+    archive: tarfile.TarFile,
+    members: Iterator[tarfile.TarInfo],
+    index: BundleIndex,
+    target: Path,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     missing = dict(index.files)
     for member in members:
         name = member.name
@@ -173,9 +209,14 @@ def _move_in(folder: ModelFolder, manifest: Manifest, staged: Path) -> None:
     for artifact in manifest.artifacts.values():
         if (staged / artifact.folder).is_dir() and not (folder.path / artifact.folder).exists():
             (staged / artifact.folder).rename(folder.path / artifact.folder)
-    built = {k: a for k, a in before.items() if k not in manifest.artifacts and k.startswith(_LEFT_OUT)}
+    built = {
+        k: a for k, a in before.items() if k not in manifest.artifacts and k.startswith(_LEFT_OUT)
+    }
     folder.commit(replace(manifest, artifacts={**manifest.artifacts, **built}))
 
 
 def _refused(file: Path, why: str) -> BadInput:
-    return BadInput(f"{file} was refused: {why}.", "Nothing was unpacked. Copy the bundle again, or write it anew.")
+    return BadInput(
+        f"{file} was refused: {why}.",
+        "Nothing was unpacked. Copy the bundle again, or write it anew.",
+    )

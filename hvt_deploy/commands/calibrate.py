@@ -1,4 +1,6 @@
-"""The calibration of a workspace's model: made once, found again while images, graph and settings are the same."""
+"""The calibration of a workspace's model: made once, found again while images, graph and settings
+are the same.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.core.workspace import (
+    CALIBRATION,
+    INT8_CALIBRATION,
+    Artifact,
+    Manifest,
+    ModelFolder,
+    is_fresh,
+)
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
 from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches, repeat_to
@@ -34,13 +43,16 @@ from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ra
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
-# Of the calibration images, how many INT8's passes are found on, and how many others they are judged on.
+# Of the calibration images, how many INT8's passes are found on, and how many others they are
+# judged on.
 _SOME = 32
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration gave: ranges, or none where there are no images; a batch that parity is shown on."""
+    """What calibration gave: ranges, or none where there are no images; a batch that parity is
+    shown on.
+    """
 
     ranges: Ranges | None
     images: ImagesNCHW
@@ -54,10 +66,14 @@ class _Reader:
     manifest: Manifest
     batch_size: int
 
-    def batches(self, samples: tuple[Sample, ...], progress: Progress | None = None) -> Iterator[ImagesNCHW]:
+    def batches(
+        self, samples: tuple[Sample, ...], progress: Progress | None = None
+    ) -> Iterator[ImagesNCHW]:
         """The images in batches (N, 3, H, W), in order."""
         fixed, done = self.manifest.signature.batch, 0
-        for batch in load_batches(samples, self.manifest.preprocessing, fixed or self.batch_size, cpu_count()):
+        for batch in load_batches(
+            samples, self.manifest.preprocessing, fixed or self.batch_size, cpu_count()
+        ):
             yield batch.images_NCHW if fixed is None else repeat_to(batch.images_NCHW, fixed)
             done += len(batch.images_NCHW)
             if progress:
@@ -78,7 +94,9 @@ def calibrate(
                 f"INT8 needs real images to calibrate on, and there is no folder {source}.",
                 "Give training images with --calib DIR (any image folder; never the validation images).",
             )
-        ui.warn(f"No calibration images ({source}): FP16 without measured ranges. Give some with --calib DIR.")
+        ui.warn(
+            f"No calibration images ({source}): FP16 without measured ranges. Give some with --calib DIR."
+        )
         noise = seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0)
         return manifest, Calibrated(None, noise)
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
@@ -105,20 +123,35 @@ def _ranges(
         ranges.write(staged / "ranges.json")
         chosen.write(staged / "calibration.json")
         artifact = Artifact(
-            folder=CALIBRATION, main="ranges.json", files={}, remake=f"hvt-deploy quantize {manifest.slug} --int8",
-            parents={"fp32": manifest.artifacts["fp32"].sha256}, facts={"key": key}, tool_versions=tool_versions(),
-        )  # fmt: skip
+            folder=CALIBRATION,
+            main="ranges.json",
+            files={},
+            remake=f"hvt-deploy quantize {manifest.slug} --int8",
+            parents={"fp32": manifest.artifacts["fp32"].sha256},
+            facts={"key": key},
+            tool_versions=tool_versions(),
+        )
         return folder.add(manifest, CALIBRATION, staged, artifact), ranges
 
 
 def _int8(
-    folder: ModelFolder, manifest: Manifest, config: RunConfig, chosen: CalibrationSet, ranges: Ranges, ui: Ui
+    folder: ModelFolder,
+    manifest: Manifest,
+    config: RunConfig,
+    chosen: CalibrationSet,
+    ranges: Ranges,
+    ui: Ui,
 ) -> tuple[Manifest, Int8Calibration]:
     quantization = config.quantization
     settings = Int8Settings(quantization.int8_roles, quantization.calibrator, quantization.recovery)
     key = _key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
-    if is_fresh(manifest, INT8_CALIBRATION) and manifest.artifacts[INT8_CALIBRATION].facts["key"] == key:
-        return manifest, read_int8_calibration(folder.open_artifact(manifest, INT8_CALIBRATION).parent)
+    if (
+        is_fresh(manifest, INT8_CALIBRATION)
+        and manifest.artifacts[INT8_CALIBRATION].facts["key"] == key
+    ):
+        return manifest, read_int8_calibration(
+            folder.open_artifact(manifest, INT8_CALIBRATION).parent
+        )
     fp32 = folder.open_artifact(manifest, "fp32")
     reader, samples = _Reader(manifest, config.calibration.batch_size), chosen.samples()
     step = max(1, len(samples) // (2 * _SOME))
@@ -136,11 +169,19 @@ def _int8(
     with folder.staging() as staged:
         found.write(staged)
         artifact = Artifact(
-            folder=INT8_CALIBRATION, main="int8.json", files={}, remake=f"hvt-deploy quantize {manifest.slug} --int8",
-            parents={k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION)}, tool_versions=tool_versions(),
-            facts={"key": key, "effects": {e.name: describe(e) for e in found.effects},
-                   "sqnr_by_role": to_plain(found.sqnr_by_role), "clipping": dict(Counter(found.clipping.values()))},
-        )  # fmt: skip
+            folder=INT8_CALIBRATION,
+            main="int8.json",
+            files={},
+            remake=f"hvt-deploy quantize {manifest.slug} --int8",
+            parents={k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION)},
+            tool_versions=tool_versions(),
+            facts={
+                "key": key,
+                "effects": {e.name: describe(e) for e in found.effects},
+                "sqnr_by_role": to_plain(found.sqnr_by_role),
+                "clipping": dict(Counter(found.clipping.values())),
+            },
+        )
         return folder.add(manifest, INT8_CALIBRATION, staged, artifact), found
 
 

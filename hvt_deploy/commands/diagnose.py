@@ -1,4 +1,6 @@
-"""`diagnose`: the first module at which a graph parts from PyTorch, or an FP16 or INT8 graph from the FP32 one."""
+"""`diagnose`: the first module at which a graph parts from PyTorch, or an FP16 or INT8 graph from
+the FP32 one.
+"""
 
 # pyright: reportUnknownMemberType=false
 
@@ -51,9 +53,11 @@ _IMAGES = 4
 
 @dataclass(frozen=True)
 class Divergence:
-    """One graph beside its reference. `modules` are in the order of the graph; a module jumps above `limit`.
+    """One graph beside its reference. `modules` are in the order of the graph; a module jumps above
+    `limit`.
 
-    `logits_error` is that of the whole file, run as it is. `folder` holds what shows the first jump, if there is one.
+    `logits_error` is that of the whole file, run as it is. `folder` holds what shows the first
+    jump, if there is one.
     """
 
     reference: str
@@ -104,13 +108,21 @@ class Fault:
 
 
 def diagnose(
-    folder: ModelFolder, config: RunConfig, graph: str | None, data: Path | None, device: Device, output: Path, ui: Ui
+    folder: ModelFolder,
+    config: RunConfig,
+    graph: str | None,
+    data: Path | None,
+    device: Device,
+    output: Path,
+    ui: Ui,
 ) -> tuple[Divergence, ...]:
-    """Compare `graph` (an artifact's name or an ONNX file), or every graph that was made, with its reference.
+    """Compare `graph` (an artifact's name or an ONNX file), or every graph that was made, with its
+    reference.
 
-    FP32 is compared with PyTorch, other precisions with FP32, on images of `data`, else of the calibration folder.
-    What shows a jump is written to `output`/<model>.<graph>. Raises BadInput for unknown artifacts, CheckFailed where
-    PyTorch's own two forms differ, MissingEnvironment for a device that is not there.
+    FP32 is compared with PyTorch, other precisions with FP32, on images of `data`, else of the
+    calibration folder. What shows a jump is written to `output`/<model>.<graph>. Raises BadInput
+    for unknown artifacts, CheckFailed where PyTorch's own two forms differ, MissingEnvironment for
+    a device that is not there.
     """
     require("onnxruntime", extra="cpu")
     manifest = folder.read()
@@ -124,10 +136,17 @@ def diagnose(
         if against_pytorch:
             opened = _open_pytorch(folder, manifest, config, images)
         else:
-            opened = _open_fp32(folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8")
-        with opened as reference, _open_ort(_request(manifest, config, f"ort {name}", path, device)) as candidate:
+            opened = _open_fp32(
+                folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8"
+            )
+        with (
+            opened as reference,
+            _open_ort(_request(manifest, config, f"ort {name}", path, device)) as candidate,
+        ):
             written = output / f"{manifest.slug}.{name}"
-            found.append(_compare(manifest, reference, candidate, parts, device, images, written, ui))
+            found.append(
+                _compare(manifest, reference, candidate, parts, device, images, written, ui)
+            )
     return tuple(found)
 
 
@@ -144,16 +163,24 @@ def _graphs(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:
 def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) -> ImagesNCHW:
     source, signature = data or Path(config.calibration.folder), manifest.signature
     if data is None and not source.is_dir():
-        ui.warn(f"There is no {source}: noise is taken for images, which says little of INT8. Give some: --data DIR")
+        ui.warn(
+            f"There is no {source}: noise is taken for images, which says little of INT8. Give some: --data DIR"
+        )
         return seeded_noise(signature, signature.batch or _IMAGES, seed=0)
     chosen = choose_calibration(source, _IMAGES, config.calibration.seed)
-    images = next(iter(load_batches(chosen.samples(), manifest.preprocessing, _IMAGES, cpu_count()))).images_NCHW
+    images = next(
+        iter(load_batches(chosen.samples(), manifest.preprocessing, _IMAGES, cpu_count()))
+    ).images_NCHW
     return images if signature.batch is None else repeat_to(images, signature.batch)
 
 
-def _request(manifest: Manifest, config: RunConfig, name: str, path: Path, device: Device) -> BackendRequest:
+def _request(
+    manifest: Manifest, config: RunConfig, name: str, path: Path, device: Device
+) -> BackendRequest:
     threads = config.validation.threads or cpu_count()
-    return BackendRequest(name, "ort", device, "", path, manifest.model, manifest.signature, threads)
+    return BackendRequest(
+        name, "ort", device, "", path, manifest.model, manifest.signature, threads
+    )
 
 
 @contextmanager
@@ -168,13 +195,20 @@ def _open_ort(request: BackendRequest) -> Generator[TappedBackend]:
 def _open_fp32(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, device: Device, *, smoothed: bool
 ) -> Generator[TappedBackend]:
-    """The FP32 graph. INT8 is made from a smoothed one, whose normalizations give other numbers for the same logits."""
+    """The FP32 graph. INT8 is made from a smoothed one, whose normalizations give other numbers for
+    the same logits.
+    """
     path = folder.open_artifact(manifest, "fp32")
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as scratch:
         if smoothed and INT8_CALIBRATION in manifest.artifacts:
-            calibration = read_int8_calibration(folder.open_artifact(manifest, INT8_CALIBRATION).parent)
+            calibration = read_int8_calibration(
+                folder.open_artifact(manifest, INT8_CALIBRATION).parent
+            )
             if calibration.smoothing:
-                save_onnx(smooth(load_onnx(path), calibration.smoothing), path := Path(scratch) / "smoothed.onnx")
+                save_onnx(
+                    smooth(load_onnx(path), calibration.smoothing),
+                    path := Path(scratch) / "smoothed.onnx",
+                )
         with _open_ort(_request(manifest, config, "ort fp32", path, device)) as backend:
             yield backend
 
@@ -183,14 +217,19 @@ def _open_fp32(
 def _open_pytorch(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, images: ImagesNCHW
 ) -> Generator[PyTorchBackend]:
-    """The deployed form in PyTorch, whose modules are those of the graph, once it gives the reference form's logits."""
+    """The deployed form in PyTorch, whose modules are those of the graph, once it gives the
+    reference form's logits.
+    """
     require("torch", extra="export")
     from hvt_deploy.models.registry import get_spec, to_deployed
     from hvt_deploy.models.weights.load import load_model
     from hvt_deploy.runtime.pytorch import PyTorchBackend
 
     spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
-    path, threads = folder.open_artifact(manifest, "pytorch"), config.validation.threads or cpu_count()
+    path, threads = (
+        folder.open_artifact(manifest, "pytorch"),
+        config.validation.threads or cpu_count(),
+    )
     module, _ = load_model(spec, path, manifest.signature.num_classes)
     deployed = to_deployed(module)
     with closing(PyTorchBackend("pytorch", module, "cpu", threads)) as reference:
@@ -207,9 +246,15 @@ def _open_pytorch(
 
 
 def _compare(
-    manifest: Manifest, reference: TappedBackend, candidate: TappedBackend, graph: ModuleGraph, device: Device,
-    images: ImagesNCHW, written: Path, ui: Ui,
-) -> Divergence:  # fmt: skip
+    manifest: Manifest,
+    reference: TappedBackend,
+    candidate: TappedBackend,
+    graph: ModuleGraph,
+    device: Device,
+    images: ImagesNCHW,
+    written: Path,
+    ui: Ui,
+) -> Divergence:
     """Every module; evidence of the first jump is written when it is found."""
     limit, run = LIMITS[numbers_of(graph.model)], _runner(graph.folder, device)
     modules: list[ModuleError] = []
@@ -221,7 +266,14 @@ def _compare(
             if not folder and not module.own_error <= limit:
                 nodes = tuple(node.name for node in evidence.part.graph.node)
                 fault = Fault(
-                    manifest.model, reference.name, candidate.name, module, limit, nodes, device, tool_versions()
+                    manifest.model,
+                    reference.name,
+                    candidate.name,
+                    module,
+                    limit,
+                    nodes,
+                    device,
+                    tool_versions(),
                 )
                 _write(fault, evidence, graph.folder, written)
                 folder = str(written)
@@ -229,7 +281,9 @@ def _compare(
     return Divergence(reference.name, candidate.name, limit, error, tuple(modules), folder)
 
 
-def _runner(folder: Path, device: Device) -> Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], dict[str, Any]]:
+def _runner(
+    folder: Path, device: Device
+) -> Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], dict[str, Any]]:
     from hvt_deploy.runtime.ort import run_part
 
     return lambda part, inputs: run_part(part, inputs, device, cpu_count(), folder)
@@ -237,7 +291,10 @@ def _runner(folder: Path, device: Device) -> Callable[[onnx.ModelProto, Mapping[
 
 def _write(fault: Fault, evidence: Evidence, weights: Path, folder: Path) -> None:
     """The part with its weights, its input and what was expected."""
-    inputs, expected = dict[str, Any](evidence.inputs), dict[str, Any]({fault.module.tensor: evidence.expected})
+    inputs, expected = (
+        dict[str, Any](evidence.inputs),
+        dict[str, Any]({fault.module.tensor: evidence.expected}),
+    )
     onnx.load_external_data_for_model(evidence.part, str(weights))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -256,12 +313,16 @@ def replay(folder: Path) -> tuple[Fault, float]:
     """
     require("onnxruntime", extra="cpu")
     try:
-        fault = from_plain(Fault, json.loads((folder / "fault.json").read_text(encoding="utf-8")), "fault.json")
+        fault = from_plain(
+            Fault, json.loads((folder / "fault.json").read_text(encoding="utf-8")), "fault.json"
+        )
         with np.load(folder / "input.npz", allow_pickle=False) as inputs:
             values = {name: inputs[name] for name in inputs.files}
         with np.load(folder / "expected.npz", allow_pickle=False) as outputs:
             expected = outputs[fault.module.tensor]
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise BadInput(f"{folder} is not what `diagnose` wrote: {error}.", "Run: hvt-deploy diagnose") from None
+        raise BadInput(
+            f"{folder} is not what `diagnose` wrote: {error}.", "Run: hvt-deploy diagnose"
+        ) from None
     found = _runner(folder, fault.device)(load_onnx(folder / "part.onnx"), values)
     return fault, relative_error(expected, found[fault.module.tensor])

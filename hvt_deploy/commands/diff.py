@@ -20,7 +20,9 @@ Outcome = Literal["same", "better", "worse", "new", "not comparable"]
 
 @dataclass(frozen=True)
 class Change:
-    """One number of one backend in both records. `change` is after minus before, or for speeds after over before."""
+    """One number of one backend in both records. `change` is after minus before, or for speeds
+    after over before.
+    """
 
     backend: str
     what: str
@@ -47,24 +49,34 @@ class Difference:
 def diff(before: Path, after: Path) -> Difference:
     """Compare two `results.json`. Raises BadInput for a file that is none, or of another model.
 
-    Where both have the answers to every image beside them, of the same images, top-1 and agreement are compared image
-    by image (Tango's interval); otherwise as of unrelated images (Newcombe's), which sees less.
+    Where both have the answers to every image beside them, of the same images, top-1 and agreement
+    are compared image by image (Tango's interval); otherwise as of unrelated images (Newcombe's),
+    which sees less.
     """
     a, b = read_results(before), read_results(after)
     if a.model != b.model:
-        raise BadInput(f"{before} is of {a.model}, {after} of {b.model}.", "Compare two validations of one model.")
+        raise BadInput(
+            f"{before} is of {a.model}, {after} of {b.model}.",
+            "Compare two validations of one model.",
+        )
     kept = _Kept.beside(before, after, (a.rows[0].backend, b.rows[0].backend))
     same_images = _images(a) == _images(b) if kept is None else kept.same_images
     rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
     changes: list[Change] = []
     for name in dict.fromkeys((*rows_a, *rows_b)):
-        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name), kept, same_images=same_images)
-    return Difference((*changes, *_compare_gates(a, b)), tuple(_unlike(a, b, kept, same_images=same_images)))
+        changes += _compare_rows(
+            name, rows_a.get(name), rows_b.get(name), kept, same_images=same_images
+        )
+    return Difference(
+        (*changes, *_compare_gates(a, b)), tuple(_unlike(a, b, kept, same_images=same_images))
+    )
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The answers to every image of both validations, images in one order, and the names of their references."""
+    """The answers to every image of both validations, images in one order, and the names of their
+    references.
+    """
 
     before: ImageAnswers
     after: ImageAnswers
@@ -82,11 +94,19 @@ class _Kept:
     @property
     def same_images(self) -> bool:
         """Whether both saw images of the same names and labels."""
-        return self.before.files == self.after.files and np.array_equal(self.before.labels, self.after.labels)
+        return self.before.files == self.after.files and np.array_equal(
+            self.before.labels, self.after.labels
+        )
 
     def change(self, name: str, what: str) -> Interval | None:
-        """The paired change of a backend's top-1 or agreement; None for anything else, or if it did not run in both."""
-        if what == "top-5" or not self.same_images or not all(name in one.answers for one in (self.before, self.after)):
+        """The paired change of a backend's top-1 or agreement; None for anything else, or if it did
+        not run in both.
+        """
+        if (
+            what == "top-5"
+            or not self.same_images
+            or not all(name in one.answers for one in (self.before, self.after))
+        ):
             return None
         was, now = (
             one.answers[name] == (one.labels if what == "top-1" else one.answers[reference])
@@ -107,8 +127,11 @@ def _compare_rows(
         outcome: Outcome = "worse" if ran_before else "new"
         yield Change(name, "row", words[ran_before], words[ran_after], outcome, note=why)
         return
-    for what, x, y in (("top-1", before.top1, after.top1), ("top-5", before.top5, after.top5),
-                       ("agreement", before.agreement, after.agreement)):  # fmt: skip
+    for what, x, y in (
+        ("top-1", before.top1, after.top1),
+        ("top-5", before.top5, after.top5),
+        ("agreement", before.agreement, after.agreement),
+    ):
         if x is not None and y is not None:
             paired = kept.change(name, what) if kept is not None else None
             yield _accuracy_change(name, what, x, y, paired, same_images=same_images)
@@ -117,26 +140,36 @@ def _compare_rows(
 
 
 def _accuracy_change(
-    name: str, what: str, before: Interval, after: Interval, paired: Interval | None, *, same_images: bool
+    name: str,
+    what: str,
+    before: Interval,
+    after: Interval,
+    paired: Interval | None,
+    *,
+    same_images: bool,
 ) -> Change:
     change = paired or newcombe_interval(before, after)
     outcome: Outcome = "better" if change.low > 0 else "worse" if change.high < 0 else "same"
     if not same_images:
         outcome = "not comparable"
-    return Change(name, what, f"{before.estimate:.2f} %", f"{after.estimate:.2f} %", outcome, change)
+    return Change(
+        name, what, f"{before.estimate:.2f} %", f"{after.estimate:.2f} %", outcome, change
+    )
 
 
 def _speed_change(name: str, before: Interval, after: Interval) -> Change:
     """Speed-ups over the reference of the same run: the machine's own speed of the day falls out."""
     change = Interval(
         after.estimate / before.estimate, after.low / before.high, after.high / before.low
-    )  # fmt: skip
+    )
     outcome: Outcome = "same"
     if change.low > 1 + SAME_SPEED_MARGIN:
         outcome = "better"
     elif change.high < 1 - SAME_SPEED_MARGIN:
         outcome = "worse"
-    return Change(name, "speed-up", f"{before.estimate:.2f}x", f"{after.estimate:.2f}x", outcome, change)
+    return Change(
+        name, "speed-up", f"{before.estimate:.2f}x", f"{after.estimate:.2f}x", outcome, change
+    )
 
 
 def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
@@ -144,7 +177,11 @@ def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
     now = {(gate.name, gate.backend): gate for gate in after.gates}
     for held in (gate for gate in before.gates if gate.status == "passed"):
         gate = now.get((held.name, held.backend))
-        status, note = (gate.status, gate.sentence) if gate else ("not set", "The limit was not asked for any more.")
+        status, note = (
+            (gate.status, gate.sentence)
+            if gate
+            else ("not set", "The limit was not asked for any more.")
+        )
         outcome: Outcome = "same" if status == "passed" else "worse"
         yield Change(held.backend, f"gate {held.name}", "passed", status, outcome, note=note)
 
@@ -155,7 +192,9 @@ def _images(results: Results) -> tuple[object, ...]:
     return Path(data.path).name, data.images, data.classes, data.seed, data.limit, data.subset
 
 
-def _unlike(before: Results, after: Results, kept: _Kept | None, *, same_images: bool) -> Iterator[str]:
+def _unlike(
+    before: Results, after: Results, kept: _Kept | None, *, same_images: bool
+) -> Iterator[str]:
     a, b = before.data, after.data
     if not same_images:
         yield f"Other images: {a.images} of {a.path}, then {b.images} of {b.path}."

@@ -14,7 +14,7 @@ from hvt_deploy.core.environment import (
     free_disk_bytes,
     int8_saturates,
     tool_versions,
-)  # fmt: skip
+)
 from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours
 
 SATURATES = (
@@ -48,7 +48,8 @@ def diagnose(workspace: Path) -> Diagnosis:
     facts = {
         "cpu": f"{cpu_name()}, {cpu_count()} threads",
         "int8 on the cpu": SATURATES if int8_saturates(cpu_flags()) else "sums are exact",
-        "gpu": ", ".join(f"{g.name} (compute capability {g.compute_capability})" for g in gpus) or "none",
+        "gpu": ", ".join(f"{g.name} (compute capability {g.compute_capability})" for g in gpus)
+        or "none",
         "driver": gpus[0].driver if gpus else "none",
         "free disk": f"{free_disk_bytes(workspace) / 1e9:.1f} GB",
         "ONNX Runtime providers": ", ".join(providers) or "none",
@@ -56,12 +57,22 @@ def diagnose(workspace: Path) -> Diagnosis:
         **tool_versions(),
     }
     return Diagnosis(
-        facts, (_export(), _quantize(), _build(bool(gpus), installed), _run(bool(gpus), providers, installed))
+        facts,
+        (
+            _export(),
+            _quantize(),
+            _build(bool(gpus), installed),
+            _run(bool(gpus), providers, installed),
+        ),
     )
 
 
 def _flavour(flavour: object) -> str:
-    return flavour.version if isinstance(flavour, FlavourInfo) else f"no: {getattr(flavour, 'why', '')}"
+    return (
+        flavour.version
+        if isinstance(flavour, FlavourInfo)
+        else f"no: {getattr(flavour, 'why', '')}"
+    )
 
 
 def _providers() -> tuple[str, ...]:
@@ -73,8 +84,11 @@ def _providers() -> tuple[str, ...]:
 
 
 def _missing(modules: dict[str, str]) -> list[str]:
-    return [f"{name} (pip install 'hvt-deploy[{extra}]')" for name, extra in modules.items()
-            if importlib.util.find_spec(name) is None]  # fmt: skip
+    return [
+        f"{name} (pip install 'hvt-deploy[{extra}]')"
+        for name, extra in modules.items()
+        if importlib.util.find_spec(name) is None
+    ]
 
 
 def _export() -> Ability:
@@ -86,12 +100,18 @@ def _export() -> Ability:
         "onnxruntime": "cpu",
     }
     missing = _missing(needed)
-    return Ability("export", not missing, f"missing: {', '.join(missing)}" if missing else "PyTorch on the CPU")
+    return Ability(
+        "export", not missing, f"missing: {', '.join(missing)}" if missing else "PyTorch on the CPU"
+    )
 
 
 def _quantize() -> Ability:
     missing = _missing({"onnxruntime": "cpu"})
-    return Ability("quantize", not missing, f"missing: {', '.join(missing)}" if missing else "ONNX Runtime on the CPU")
+    return Ability(
+        "quantize",
+        not missing,
+        f"missing: {', '.join(missing)}" if missing else "ONNX Runtime on the CPU",
+    )
 
 
 def _build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
@@ -99,8 +119,14 @@ def _build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
     if has_gpu and "tensorrt" in names:
         return Ability("build-trt", True, "TensorRT, for this GPU")
     if "tensorrt_rtx" in names:
-        return Ability("build-trt", True, "TensorRT-RTX" + ("" if has_gpu else ", ahead of time for RTX cards"))
-    lacking = "TensorRT or TensorRT-RTX" if has_gpu else "a GPU with TensorRT, or TensorRT-RTX to build ahead of time"
+        return Ability(
+            "build-trt", True, "TensorRT-RTX" + ("" if has_gpu else ", ahead of time for RTX cards")
+        )
+    lacking = (
+        "TensorRT or TensorRT-RTX"
+        if has_gpu
+        else "a GPU with TensorRT, or TensorRT-RTX to build ahead of time"
+    )
     return Ability("build-trt", False, f"missing: {lacking} (pip install 'hvt-deploy[rtx]')")
 
 
@@ -109,6 +135,8 @@ def _run(has_gpu: bool, providers: tuple[str, ...], installed: list[FlavourInfo]
         return Ability("validate", True, "engines on the GPU, ONNX Runtime")
     if providers:
         return Ability(
-            "validate", True, "ONNX Runtime; engines are skipped: " + ("no TensorRT" if has_gpu else "no GPU")
+            "validate",
+            True,
+            "ONNX Runtime; engines are skipped: " + ("no TensorRT" if has_gpu else "no GPU"),
         )
     return Ability("validate", False, "missing: onnxruntime (pip install 'hvt-deploy[cpu]')")

@@ -1,4 +1,6 @@
-"""`export`: checkpoint -> reference form -> deployed form -> ONNX, with a proven contract and parity."""
+"""`export`: checkpoint -> reference form -> deployed form -> ONNX, with a proven contract and
+parity.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ from hvt_deploy.models.weights.load import load_model, save_reference, seed_rand
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.job import InferenceJob, infer_in_child
 
-# Largest logit difference an FP32 graph may show, relative to the largest logit of the reference form.
+# Largest logit difference an FP32 graph may show, relative to the largest logit of the reference
+# form.
 FP32_PARITY = 2e-5
 PROVED_BATCHES = (1, 2, 3, 5)
 # Beside the stored weights: each key of the checkpoint and what became of it.
@@ -49,7 +52,8 @@ INFERENCE_MODULE = "hvt_deploy.runtime.worker"
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made. `parity` is the worst over every batch of images and of noise that was tried.
+    """What `export` made. `parity` is the worst over every batch of images and of noise that was
+    tried.
 
     `pixels_path` is the graph with its preprocessing, where it was asked for.
     """
@@ -64,10 +68,12 @@ class Exported:
 
 
 def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui) -> Exported:
-    """Export `config.model` into `folder`. The manifest that was there stays until everything is proven.
+    """Export `config.model` into `folder`. The manifest that was there stays until everything is
+    proven.
 
-    Raises BadInput for weights or options that do not fit, MissingEnvironment where memory or disk are too small,
-    CheckFailed for a broken contract or parity, ToolFailure where the exporter or a simplifier fails.
+    Raises BadInput for weights or options that do not fit, MissingEnvironment where memory or disk
+    are too small, CheckFailed for a broken contract or parity, ToolFailure where the exporter or a
+    simplifier fails.
     """
     require("torch", extra="export")
     require("onnxruntime", extra="cpu")
@@ -79,28 +85,50 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
         reference_path = staged_weights / f"{folder.slug}.safetensors"
         num_classes, weights = _store_reference(spec, config, reference_path, ui)
-        names = class_names_for(num_classes, class_names, Path(weights.path) if weights.path else None)
+        names = class_names_for(
+            num_classes, class_names, Path(weights.path) if weights.path else None
+        )
         signature = Signature(spec.image_size, num_classes, config.export.batch)
         manifest = Manifest(
-            slug=folder.slug, model=spec.name, exported=now(), signature=signature, preprocessing=config.preprocessing,
-            class_names=names.names, wnids=names.wnids, weights=weights, config=config,
-            artifacts=folder.read().artifacts if folder.exists() else {}, code_licence=spec.code_licence,
-        )  # fmt: skip
+            slug=folder.slug,
+            model=spec.name,
+            exported=now(),
+            signature=signature,
+            preprocessing=config.preprocessing,
+            class_names=names.names,
+            wnids=names.wnids,
+            weights=weights,
+            config=config,
+            artifacts=folder.read().artifacts if folder.exists() else {},
+            code_licence=spec.code_licence,
+        )
         path = staged / f"{folder.slug}.fp32.onnx"
         contract = _write_graph(spec, reference_path, path, signature, config, ui)
         with ui.progress("Comparing with PyTorch") as progress:
             parity = _prove_parity(reference_path, path, manifest, config, progress)
         remake = f"hvt-deploy export {spec.name} --as {folder.slug} --opset {config.export.opset}"
         fp32 = Artifact(
-            folder="fp32", main=path.name, files={}, remake=remake, precision="fp32", opset=config.export.opset,
+            folder="fp32",
+            main=path.name,
+            files={},
+            remake=remake,
+            precision="fp32",
+            opset=config.export.opset,
             facts={"parity": to_plain(parity), "nodes": contract.nodes, "ops": dict(contract.ops)},
             tool_versions=tool_versions(),
-        )  # fmt: skip
+        )
         reference = Artifact(
-            folder="pytorch", main=f"{folder.slug}.safetensors", files={}, remake=remake, precision="fp32",
+            folder="pytorch",
+            main=f"{folder.slug}.safetensors",
+            files={},
+            remake=remake,
+            precision="fp32",
             tool_versions=tool_versions(),
-        )  # fmt: skip
-        stored = {"pytorch": folder.store(staged_weights, reference), "fp32": folder.store(staged, fp32)}
+        )
+        stored = {
+            "pytorch": folder.store(staged_weights, reference),
+            "fp32": folder.store(staged, fp32),
+        }
         if config.export.preprocess_in_graph:
             stored[PIXELS] = _store_pixels_graph(folder, stored["fp32"], config)
         kept = {key: artifact for key, artifact in manifest.artifacts.items() if key != PIXELS}
@@ -113,7 +141,9 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
 
 
 def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
-    """What `export` will need of memory and disk. Raises as it does for a model or options that are unknown."""
+    """What `export` will need of memory and disk. Raises as it does for a model or options that are
+    unknown.
+    """
     spec = get_spec(config.model, config.preprocessing.image_size, config.options)
     with torch.device("meta"):
         reference = create_from(spec)
@@ -129,10 +159,14 @@ def _weight_bytes(deployed: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
 
 
-def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> tuple[int, WeightsRecord]:
-    """Write the reference form with the weights that were asked for to `path`, and say for how many classes it is.
+def _store_reference(
+    spec: ModelSpec, config: RunConfig, path: Path, ui: Ui
+) -> tuple[int, WeightsRecord]:
+    """Write the reference form with the weights that were asked for to `path`, and say for how many
+    classes it is.
 
-    From then on everybody reads that file: mapped into memory it is no second copy beside the deployed form.
+    From then on everybody reads that file: mapped into memory it is no second copy beside the
+    deployed form.
     """
     with ui.progress("Fetching weights") as progress:
         obtained = obtain_weights(spec, config.export.weights, cache_folder(), progress)
@@ -158,15 +192,24 @@ def _store_reference(spec: ModelSpec, config: RunConfig, path: Path, ui: Ui) -> 
         str(obtained.path),
         report.dropped_train_only,
         report.summary,
-        f"unknown, they are from {obtained.path.name}" if obtained.source == "file" else spec.weights_licence,
+        f"unknown, they are from {obtained.path.name}"
+        if obtained.source == "file"
+        else spec.weights_licence,
     )
     return report.num_classes, record
 
 
 def _write_graph(
-    spec: ModelSpec, reference_path: Path, path: Path, signature: Signature, config: RunConfig, ui: Ui
+    spec: ModelSpec,
+    reference_path: Path,
+    path: Path,
+    signature: Signature,
+    config: RunConfig,
+    ui: Ui,
 ) -> ContractReport:
-    """The deployed form of the stored reference form as a checked ONNX file. Afterwards no weight is in memory."""
+    """The deployed form of the stored reference form as a checked ONNX file. Afterwards no weight
+    is in memory.
+    """
     with ui.progress(f"Exporting {config.model}") as progress:
         reference, _ = load_model(spec, reference_path, signature.num_classes)
         deployed = to_deployed(reference)
@@ -180,9 +223,12 @@ def _write_graph(
         graph = simplify(graph, config.export.simplifier)
         progress(3, 5)
         graph = convert_opset(graph, config.export.opset)
-        # timm's models are as they are: what they break is told, not refused. Parity finds a false dynamic batch.
+        # timm's models are as they are: what they break is told, not refused. Parity finds a false
+        # dynamic batch.
         look = inspect_contract if spec.family == "timm" else check_contract
-        contract = look(graph, opset=config.export.opset, signature=signature, layer_norms=layer_norms)
+        contract = look(
+            graph, opset=config.export.opset, signature=signature, layer_norms=layer_norms
+        )
         progress(4, 5)
         save_onnx(graph, path)
         progress(5, 5)
@@ -202,15 +248,23 @@ def _store_pixels_graph(folder: ModelFolder, fp32: Artifact, config: RunConfig) 
                 shutil.copyfile(source.with_name(name), staged / name)
         save_onnx(graph, path)
         artifact = Artifact(
-            folder=PIXELS, main=path.name, files={}, remake=f"{fp32.remake} --preprocess-in-graph", precision="fp32",
-            opset=read_opset(graph), parents={"fp32": fp32.sha256}, facts={"nodes": len(graph.graph.node)},
+            folder=PIXELS,
+            main=path.name,
+            files={},
+            remake=f"{fp32.remake} --preprocess-in-graph",
+            precision="fp32",
+            opset=read_opset(graph),
+            parents={"fp32": fp32.sha256},
+            facts={"nodes": len(graph.graph.node)},
             tool_versions=tool_versions(),
-        )  # fmt: skip
+        )
         return folder.store(staged, artifact)
 
 
 def _release(module: nn.Module) -> None:
-    """Free the weights of a module, whoever holds on to it: the exporter's rewriter keeps the last graph it saw."""
+    """Free the weights of a module, whoever holds on to it: the exporter's rewriter keeps the last
+    graph it saw.
+    """
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.new_empty(0)
 
@@ -222,14 +276,19 @@ def _prove_parity(
 
     Each runs in a process of its own, one after the other: the weights are never in memory twice.
     """
-    ort_request = BackendRequest("ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, cpu_count())
+    ort_request = BackendRequest(
+        "ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, cpu_count()
+    )
     torch_request = replace(ort_request, name="pytorch", runtime="pytorch", path=reference_path)
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as temporary:
         batches: dict[Path, str] = {}
         for images_NCHW, what in _parity_batches(manifest, config):
             batches[Path(temporary) / f"{len(batches)}.npy"] = what
             np.save(list(batches)[-1], images_NCHW)
-        jobs = (InferenceJob(request, config, tuple(batches)) for request in (torch_request, ort_request))
+        jobs = (
+            InferenceJob(request, config, tuple(batches))
+            for request in (torch_request, ort_request)
+        )
         logits: list[list[LogitsNK]] = []
         for done, job in enumerate(jobs, start=1):
             logits.append(infer_in_child(INFERENCE_MODULE, job))
@@ -242,7 +301,9 @@ def _prove_parity(
 
 
 def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[ImagesNCHW, str]]:
-    """Seeded noise, and the first calibration images where there are any, at every batch size to prove."""
+    """Seeded noise, and the first calibration images where there are any, at every batch size to
+    prove.
+    """
     signature = manifest.signature
     batches = (signature.batch,) if signature.batch else PROVED_BATCHES
     for batch in batches:
@@ -251,18 +312,23 @@ def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Ima
     if source.is_dir():
         chosen = choose_calibration(source, max(batches), config.calibration.seed)
         for batch in batches:
-            for real in islice(load_batches(chosen.samples(), manifest.preprocessing, batch, cpu_count()), 1):
+            for real in islice(
+                load_batches(chosen.samples(), manifest.preprocessing, batch, cpu_count()), 1
+            ):
                 if signature.batch in (None, len(real.images_NCHW)):
                     yield real.images_NCHW, f"real images, batch {len(real.images_NCHW)}"
 
 
-def _compare(reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str, *, untrained: bool) -> Parity:
+def _compare(
+    reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str, *, untrained: bool
+) -> Parity:
     parity = compare_logits(reference_NK, candidate_NK)
     if parity.relative_to_largest > FP32_PARITY or not parity.same_argmax:
         raise CheckFailed(
             f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest "
             f"logit, {FP32_PARITY:.0e} allowed{'' if parity.same_argmax else '; another class wins'}.",
             "Try another --simplifier; if it stays, report it with the model's name."
-            + untrained * " Activations of random weights may grow until float32 is not exact: try --weights FILE.",
+            + untrained
+            * " Activations of random weights may grow until float32 is not exact: try --weights FILE.",
         )
     return parity

@@ -21,7 +21,13 @@ from hvt_deploy.commands.sweep import (
 )
 from hvt_deploy.commands.validate import Validated, validate
 from hvt_deploy.core.config import Precision, RunConfig, with_flags
-from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment, as_failure, unknown_name
+from hvt_deploy.core.errors import (
+    BadInput,
+    HvtDeployError,
+    MissingEnvironment,
+    as_failure,
+    unknown_name,
+)
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import RECORDED, ModelFolder, is_fresh, open_folder
 from hvt_deploy.evaluation.budget_record import BudgetRequest
@@ -38,7 +44,9 @@ DEMO_FAMILIES = ("fdvit", "faster_vit", "dfvt", "hvt")
 
 @dataclass(frozen=True)
 class Attempt:
-    """One build of several: what was built or would be, or why not. `precision` is "" if there is no such model."""
+    """One build of several: what was built or would be, or why not. `precision` is "" if there is
+    no such model.
+    """
 
     model: str
     precision: str
@@ -48,7 +56,11 @@ class Attempt:
 
 
 def build_trt(
-    folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui, min_int8: float | None = None
+    folder: ModelFolder,
+    config: RunConfig,
+    precision: Precision,
+    ui: Ui,
+    min_int8: float | None = None,
 ) -> build_step.Built:
     """Make the graphs of `precision` where they are not there yet, then build the engine."""
     _make_graphs(folder, config, precision, ui)
@@ -63,10 +75,16 @@ def _make_graphs(folder: ModelFolder, config: RunConfig, precision: Precision, u
 
 
 def build_matrix(
-    models: Sequence[str | None], precisions: Sequence[Precision], open_model: OpenModel, ui: Ui,
-    min_int8: float | None = None, *, explain: bool = False,
-) -> tuple[Attempt, ...]:  # fmt: skip
-    """Build every model (None: the newest export) in every precision, by default that of its configuration.
+    models: Sequence[str | None],
+    precisions: Sequence[Precision],
+    open_model: OpenModel,
+    ui: Ui,
+    min_int8: float | None = None,
+    *,
+    explain: bool = False,
+) -> tuple[Attempt, ...]:
+    """Build every model (None: the newest export) in every precision, by default that of its
+    configuration.
 
     A build that fails is noted, and the next one starts. With `explain` nothing is built.
     """
@@ -77,7 +95,9 @@ def build_matrix(
         except Exception as error:
             attempts.append(Attempt(model or "", "", error=as_failure(error)))
             continue
-        wanted: tuple[Precision, ...] = tuple(dict.fromkeys(precisions or [config.engine.precision]))
+        wanted: tuple[Precision, ...] = tuple(
+            dict.fromkeys(precisions or [config.engine.precision])
+        )
         for precision in wanted:
             try:
                 _check_gate(min_int8, wanted)
@@ -100,7 +120,9 @@ def _check_gate(min_int8: float | None, precisions: Sequence[Precision]) -> None
         )
 
 
-def quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui) -> Budgeted:
+def quantize_within(
+    folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui
+) -> Budgeted:
     """Find the recipe inside an accuracy budget, then make the INT8 graphs by it."""
     from hvt_deploy.commands.budget import quantize_within as find_recipe
     from hvt_deploy.commands.quantize import quantize
@@ -110,7 +132,9 @@ def quantize_within(folder: ModelFolder, config: RunConfig, request: BudgetReque
     return found
 
 
-def deploy(bundle: Path, root: Path, precision: Precision | None, data: Path, labels: Path | None, ui: Ui) -> Validated:
+def deploy(
+    bundle: Path, root: Path, precision: Precision | None, data: Path, labels: Path | None, ui: Ui
+) -> Validated:
     """Unpack a bundle, build the engine of this device, validate against the recorded reference.
 
     Run again after an interruption it goes on: what was unpacked or built is taken as it is.
@@ -121,12 +145,16 @@ def deploy(bundle: Path, root: Path, precision: Precision | None, data: Path, la
     _engine_if_possible(folder, manifest.config, wanted, ui)
     recorded = manifest.artifacts.get(RECORDED)
     sample = cast("dict[str, object]", recorded.facts["sample"]) if recorded else {}
-    config = with_flags(manifest.config, {f"validation.{key}": value for key, value in sample.items()})
+    config = with_flags(
+        manifest.config, {f"validation.{key}": value for key, value in sample.items()}
+    )
     return validate(folder, config, data, labels, ui)
 
 
 def run_demo(output: Path, family: str, ui: Ui) -> Validated:
-    """Export, quantize, build and validate a family's small trained model on handwritten digits, under `output`."""
+    """Export, quantize, build and validate a family's small trained model on handwritten digits,
+    under `output`.
+    """
     from hvt_deploy.commands.export import export
     from hvt_deploy.data.digits import write_digits
 
@@ -134,7 +162,11 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
         raise unknown_name("family", family, DEMO_FAMILIES)
     digits = write_digits(output / "digits")
     ui.say(f"Images: {digits.validation.parent}")
-    flags = {"calibration.folder": str(digits.calibration), "validation.batch_size": 32, "validation.margin": 1.0}
+    flags = {
+        "calibration.folder": str(digits.calibration),
+        "validation.batch_size": 32,
+        "validation.margin": 1.0,
+    }
     config = with_flags(config_of(f"{family}_demo"), flags)
     folder = open_folder(output / "artifacts", config.model)
     exported = export(folder, config, None, ui)
@@ -144,36 +176,54 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
 
 
 def _make(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
-    """The graphs and the engine of a precision. That no engine can be built here is told and is no failure."""
+    """The graphs and the engine of a precision. That no engine can be built here is told and is no
+    failure.
+    """
     _make_graphs(folder, config, precision, ui)
     _engine_if_possible(folder, config, precision, ui)
 
 
-def _engine_if_possible(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
+def _engine_if_possible(
+    folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui
+) -> None:
     """Build an engine from graphs that are there, unless it was built before.
 
     That no engine can be built here is told and is no failure: `validate` skips it as well.
     """
     manifest = folder.read()
-    before = [key for key in manifest.artifacts if key.startswith(f"engine-{precision}-") and is_fresh(manifest, key)]
+    before = [
+        key
+        for key in manifest.artifacts
+        if key.startswith(f"engine-{precision}-") and is_fresh(manifest, key)
+    ]
     if before:
         ui.say(f"Built before: {', '.join(before)}")
         return
     try:
         built = build_step.build_trt(folder, config, precision, ui)
-        ui.say(f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.layers.int8} INT8 layers")
+        ui.say(
+            f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.layers.int8} INT8 layers"
+        )
     except MissingEnvironment as error:
         ui.warn(f"No {precision} engine: {error.message} {error.hint}")
 
 
 def sweep(
-    patterns: Sequence[str], precisions: Sequence[Precision], data: Path, labels: Path | None,
-    flags: Mapping[str, object], root: Path, output: Path, ui: Ui,
-) -> Swept:  # fmt: skip
-    """Export, quantize, build and validate every model that `patterns` stand for; one record of all in `output`.
+    patterns: Sequence[str],
+    precisions: Sequence[Precision],
+    data: Path,
+    labels: Path | None,
+    flags: Mapping[str, object],
+    root: Path,
+    output: Path,
+    ui: Ui,
+) -> Swept:
+    """Export, quantize, build and validate every model that `patterns` stand for; one record of all
+    in `output`.
 
-    A step that fails is recorded and the rest goes on; what was done before and is still right is not done again.
-    `flags` are settings by dotted key, for every model. Raises BadInput for a pattern that stands for no model.
+    A step that fails is recorded and the rest goes on; what was done before and is still right is
+    not done again. `flags` are settings by dotted key, for every model. Raises BadInput for a
+    pattern that stands for no model.
     """
     models = match_models(patterns)
     swept: list[SweptModel] = []
@@ -184,9 +234,14 @@ def sweep(
 
 
 def _sweep_one(
-    model: str, precisions: Sequence[Precision], data: Path, labels: Path | None, flags: Mapping[str, object],
-    root: Path, ui: Ui,
-) -> SweptModel:  # fmt: skip
+    model: str,
+    precisions: Sequence[Precision],
+    data: Path,
+    labels: Path | None,
+    flags: Mapping[str, object],
+    root: Path,
+    ui: Ui,
+) -> SweptModel:
     failures: list[Failure] = []
 
     def attempt(what: str, work: Callable[[], T]) -> T | None:
@@ -206,7 +261,9 @@ def _sweep_one(
         attempt(precision, lambda p=precision: _make(folder, config, p, ui))
     if (results := last_validation(folder, config, data)) is not None:
         ui.say("Validated before.")
-        return SweptModel(model, results, Validated(results, folder.path).exit_code, tuple(failures))
+        return SweptModel(
+            model, results, Validated(results, folder.path).exit_code, tuple(failures)
+        )
     done = attempt("validate", lambda: validate(folder, config, data, labels, ui))
     if done is None:
         return SweptModel(model, None, 0, tuple(failures))
@@ -219,7 +276,9 @@ def _exported(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> Mo
     from hvt_deploy.models.registry import get_spec
 
     config = with_flags(config_of(model), flags)
-    folder = open_folder(root, get_spec(config.model, config.preprocessing.image_size, config.options).slug)
+    folder = open_folder(
+        root, get_spec(config.model, config.preprocessing.image_size, config.options).slug
+    )
     if is_exported(folder, config):
         ui.say(f"Exported before: {folder.path}")
     else:

@@ -1,4 +1,6 @@
-"""`inspect`: what an ONNX file holds, by stage and role; what an engine does, by its recorded audit."""
+"""`inspect`: what an ONNX file holds, by stage and role; what an engine does, by its recorded
+audit.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ PRECISIONS = ("int8", "fp16", "fp32")
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What the passport of an engine says. `device` is the GPU it was built on, or what it was built for."""
+    """What the passport of an engine says. `device` is the GPU it was built on, or what it was
+    built for.
+    """
 
     flavour: str
     version: str
@@ -30,7 +34,8 @@ class EngineFacts:
 
 
 def inspect_target(root: Path, target: str) -> Mapping[str, GraphFacts | EngineFacts]:
-    """The facts of a file, or of every graph and engine of an exported model in the workspace `root`, by their names.
+    """The facts of a file, or of every graph and engine of an exported model in the workspace
+    `root`, by their names.
 
     Raises BadInput for what is neither, and for a file that is not what its name says.
     """
@@ -38,12 +43,17 @@ def inspect_target(root: Path, target: str) -> Mapping[str, GraphFacts | EngineF
     if path.suffix in (".onnx", _ENGINE):
         if not path.is_file():
             raise BadInput(
-                f"There is no file {path}.", "Give an ONNX file, an engine or the name of an exported model."
+                f"There is no file {path}.",
+                "Give an ONNX file, an engine or the name of an exported model.",
             )
         return {path.name: _inspect_file(path)}
     folder = find_model(root, target)
     artifacts = folder.read().artifacts.values()
-    files = [folder.file(artifact) for artifact in artifacts if Path(artifact.main).suffix in (".onnx", _ENGINE)]
+    files = [
+        folder.file(artifact)
+        for artifact in artifacts
+        if Path(artifact.main).suffix in (".onnx", _ENGINE)
+    ]
     return {file.name: _inspect_file(file) for file in files}
 
 
@@ -51,15 +61,22 @@ def _inspect_file(path: Path) -> GraphFacts | EngineFacts:
     if path.suffix != _ENGINE:
         return inspect_onnx(path)
     passport = read_passport(path)
-    device = passport.gpu or f"built ahead of time for compute capability {', '.join(passport.compute_capabilities)}"
-    return EngineFacts(passport.flavour, passport.version, device, passport.precision, passport.audit)
+    device = (
+        passport.gpu
+        or f"built ahead of time for compute capability {', '.join(passport.compute_capabilities)}"
+    )
+    return EngineFacts(
+        passport.flavour, passport.version, device, passport.precision, passport.audit
+    )
 
 
 def inspect_onnx(path: Path) -> GraphFacts:
     """The facts of an ONNX file. Raises BadInput for one that is missing, cut off or not ONNX."""
     model = load_onnx(path, weights=False)
     if not model.graph.node:
-        raise BadInput(f"{path} holds no graph.", "Give an ONNX file that `hvt-deploy export` wrote.")
+        raise BadInput(
+            f"{path} holds no graph.", "Give an ONNX file that `hvt-deploy export` wrote."
+        )
     return inspect_graph(model)
 
 
@@ -67,11 +84,22 @@ def graph_rows(facts: GraphFacts) -> Sequence[Sequence[str]]:
     """The table of `COLUMNS`, with a line for everything as the last."""
     total = sum(facts.macs.values()) or 1
 
-    def row(stage: str, role: str, nodes: int, parameters: int, macs: dict[str, int]) -> tuple[str, ...]:
+    def row(
+        stage: str, role: str, nodes: int, parameters: int, macs: dict[str, int]
+    ) -> tuple[str, ...]:
         own = sum(macs.values())
-        shares = [f"{100 * macs.get(p, 0) / own:.0f} %" if own and macs.get(p) else "" for p in PRECISIONS]
-        return (stage, role, str(nodes), f"{parameters:,}", f"{own / 1e6:,.1f} M" if own else "",
-                f"{100 * own / total:.1f} %" if own else "", *shares)  # fmt: skip
+        shares = [
+            f"{100 * macs.get(p, 0) / own:.0f} %" if own and macs.get(p) else "" for p in PRECISIONS
+        ]
+        return (
+            stage,
+            role,
+            str(nodes),
+            f"{parameters:,}",
+            f"{own / 1e6:,.1f} M" if own else "",
+            f"{100 * own / total:.1f} %" if own else "",
+            *shares,
+        )
 
     rows = [row(g.stage, g.role, g.nodes, g.parameters, dict(g.macs)) for g in facts.groups]
     nodes, parameters = sum(g.nodes for g in facts.groups), sum(g.parameters for g in facts.groups)

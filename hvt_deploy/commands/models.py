@@ -1,4 +1,6 @@
-"""`models`: what is known of every model, and whether this machine computes what the official code computes."""
+"""`models`: what is known of every model, and whether this machine computes what the official code
+computes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListedModel:
-    """One line of the list. `published` is the paper's table, `measured` what the model has when it is built."""
+    """One line of the list. `published` is the paper's table, `measured` what the model has when it
+    is built.
+    """
 
     name: str
     family: str
@@ -44,19 +48,29 @@ class ListedModel:
 
 
 def list_models() -> list[ListedModel]:
-    """Every model with a name, families together. `timm:NAME` and own HVT configurations come on top."""
+    """Every model with a name, families together. `timm:NAME` and own HVT configurations come on
+    top.
+    """
     return [_listed(spec) for spec in list_specs()]
 
 
 def _listed(spec: ModelSpec) -> ListedModel:
     return ListedModel(
-        spec.name, spec.family, spec.image_size, spec.num_classes, spec.published, spec.measured, spec.code_licence,
+        spec.name,
+        spec.family,
+        spec.image_size,
+        spec.num_classes,
+        spec.published,
+        spec.measured,
+        spec.code_licence,
         spec.weights_licence,
-    )  # fmt: skip
+    )
 
 
 def verify_model(name: str, ui: Ui) -> list[GoldenCheck]:
-    """Both forms of a model against the recorded logits of the official code. Raises BadInput without a record."""
+    """Both forms of a model against the recorded logits of the official code. Raises BadInput
+    without a record.
+    """
     get_spec(name)
     require("torch", extra="export")
     from hvt_deploy.models.verification import verify

@@ -22,7 +22,9 @@ DEFAULT_MAX_BATCH = 32
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was written. `ensemble` is the model that takes image files, `pixels_model` one that takes uint8 pixels."""
+    """What was written. `ensemble` is the model that takes image files, `pixels_model` one that
+    takes uint8 pixels.
+    """
 
     folder: Path
     ensemble: str
@@ -35,9 +37,10 @@ def package_triton(
 ) -> Packaged:
     """Write a Triton model repository into `target`, which must be empty or not there.
 
-    Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32 where there is a
-    GPU, else the INT8 twin for CPUs and FP32; last the graph that preprocesses, where there is one. Raises BadInput
-    for untrained weights that are not allowed, for a fixed batch and for a `target` that holds something.
+    Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32
+    where there is a GPU, else the INT8 twin for CPUs and FP32; last the graph that preprocesses,
+    where there is one. Raises BadInput for untrained weights that are not allowed, for a fixed
+    batch and for a `target` that holds something.
     """
     manifest = folder.read()
     if manifest.weights.untrained and not allow_untrained:
@@ -58,7 +61,12 @@ def package_triton(
     pixels_model = next((network.name for network in networks if network.takes_pixels), None)
     target.mkdir(parents=True, exist_ok=True)
     models = write_repository(
-        target, folder.slug, networks, manifest.signature, manifest.preprocessing, manifest.class_names
+        target,
+        folder.slug,
+        networks,
+        manifest.signature,
+        manifest.preprocessing,
+        manifest.class_names,
     )
     return Packaged(target, folder.slug, pixels_model, models)
 
@@ -73,11 +81,18 @@ def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
             yield Network(name, "tensorrt", file, profile.max, profile.opt, on_gpu=True)
 
 
-def _graphs(folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool) -> Iterator[Network]:
+def _graphs(
+    folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool
+) -> Iterator[Network]:
     for key in (*(GPU_GRAPHS if on_gpu else CPU_GRAPHS), PIXELS):
         if key in manifest.artifacts:
             file = folder.open_artifact(manifest, key)
             yield Network(
-                f"{folder.slug}_{key}", platform, file, DEFAULT_MAX_BATCH, 1,
-                on_gpu=on_gpu and platform != "python", takes_pixels=key == PIXELS,
-            )  # fmt: skip
+                f"{folder.slug}_{key}",
+                platform,
+                file,
+                DEFAULT_MAX_BATCH,
+                1,
+                on_gpu=on_gpu and platform != "python",
+                takes_pixels=key == PIXELS,
+            )

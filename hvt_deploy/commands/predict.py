@@ -39,22 +39,32 @@ class Predictions:
     images: tuple[PredictedImage, ...]
 
 
-def predict(paths: Sequence[Path], model: str | None, root: Path, backend: str, top: int, ui: Ui) -> Predictions:
-    """Classify files and every image below folders. An unreadable file is reported and the rest goes on.
+def predict(
+    paths: Sequence[Path], model: str | None, root: Path, backend: str, top: int, ui: Ui
+) -> Predictions:
+    """Classify files and every image below folders. An unreadable file is reported and the rest
+    goes on.
 
     Raises BadInput for a path that does not exist and where there is no image at all.
     """
     files = list(_files(paths))
     if not files:
-        raise BadInput("There is no image to classify.", "Give image files or folders that hold some.")
-    with Classifier(model, backend, workspace=root) as classifier, ui.progress("Classifying") as progress:
+        raise BadInput(
+            "There is no image to classify.", "Give image files or folders that hold some."
+        )
+    with (
+        Classifier(model, backend, workspace=root) as classifier,
+        ui.progress("Classifying") as progress,
+    ):
         if classifier.untrained:
             ui.warn(f"{classifier.model} has random weights: its predictions mean nothing.")
         images: list[PredictedImage] = []
         for start in range(0, len(files), AT_A_TIME):
             images += _classify(classifier, files[start : start + AT_A_TIME], top)
             progress(len(images), len(files))
-        return Predictions(classifier.model, classifier.backend, classifier.untrained, tuple(images))
+        return Predictions(
+            classifier.model, classifier.backend, classifier.untrained, tuple(images)
+        )
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -1,7 +1,8 @@
 """`quantize`: the FP32 graph -> FP16 and INT8 graphs, from ranges measured on real images.
 
-`int8` makes three graphs from one recipe and one set of ranges: `int8` (FP16 in the rest) for TensorRT, `int8-fp32`
-(the same Q/DQ with FP32 in the rest) whose accuracy ONNX Runtime can judge, and `int8-cpu-twin` for its CPU kernels.
+`int8` makes three graphs from one recipe and one set of ranges: `int8` (FP16 in the rest) for
+TensorRT, `int8-fp32` (the same Q/DQ with FP32 in the rest) whose accuracy ONNX Runtime can judge,
+and `int8-cpu-twin` for its CPU kernels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import CALIBRATION, INT8_CALIBRATION, Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.core.workspace import (
+    CALIBRATION,
+    INT8_CALIBRATION,
+    Artifact,
+    Manifest,
+    ModelFolder,
+    is_fresh,
+)
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.calibration import Int8Calibration
@@ -49,7 +57,8 @@ _PRECISION_OF = {"int8-cpu-twin": "int8"}
 def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
     """Make the graphs of `precision` that are not there yet; returns the manifest that names them.
 
-    Raises BadInput if INT8 is asked for and there are no calibration images, CheckFailed if FP16 loses too much.
+    Raises BadInput if INT8 is asked for and there are no calibration images, CheckFailed if FP16
+    loses too much.
     """
     require("onnxruntime", extra="cpu")
     with folder.lock():
@@ -57,9 +66,12 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
         if precision == "fp32":
             return manifest
         # Later verbs go on with the images and the recipe that were chosen here.
-        manifest = replace(manifest, config=replace(
-            manifest.config, calibration=config.calibration, quantization=config.quantization
-        ))  # fmt: skip
+        manifest = replace(
+            manifest,
+            config=replace(
+                manifest.config, calibration=config.calibration, quantization=config.quantization
+            ),
+        )
         manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
         for key in GRAPHS[precision]:
             recipe = _recipe(config, calibrated, key)
@@ -73,18 +85,31 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
 def _recipe(config: RunConfig, calibrated: Calibrated, key: str) -> object:
     """What a graph is made by, as it is recorded: a graph of another recipe is made anew."""
     ranges = {"ranges": calibrated.ranges is not None}
-    return ranges if key == "fp16" else {**ranges, **cast("dict[str, object]", to_plain(config.quantization))}
+    return (
+        ranges
+        if key == "fp16"
+        else {**ranges, **cast("dict[str, object]", to_plain(config.quantization))}
+    )
 
 
 def _add_graph(
-    folder: ModelFolder, manifest: Manifest, config: RunConfig, key: str, calibrated: Calibrated, ui: Ui
+    folder: ModelFolder,
+    manifest: Manifest,
+    config: RunConfig,
+    key: str,
+    calibrated: Calibrated,
+    ui: Ui,
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
     fp32 = folder.open_artifact(manifest, "fp32")
-    graph, kept_fp32 = make_graph(fp32, key, config.quantization, calibrated.ranges, calibrated.int8)
+    graph, kept_fp32 = make_graph(
+        fp32, key, config.quantization, calibrated.ranges, calibrated.int8
+    )
     opset = read_opset(graph)
     if key == "int8" and opset != manifest.artifacts["fp32"].opset:
-        ui.say(f"{key}: opset {opset} instead of {manifest.artifacts['fp32'].opset}; FP16 Q/DQ exists from opset 19.")
+        ui.say(
+            f"{key}: opset {opset} instead of {manifest.artifacts['fp32'].opset}; FP16 Q/DQ exists from opset 19."
+        )
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
@@ -100,14 +125,21 @@ def _add_graph(
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
         parents = {k: manifest.artifacts[k].sha256 for k in needed if k in manifest.artifacts}
         artifact = Artifact(
-            folder=key, main=path.name, files={}, precision=key, opset=opset, parents=parents,
+            folder=key,
+            main=path.name,
+            files={},
+            precision=key,
+            opset=opset,
+            parents=parents,
             remake=f"hvt-deploy quantize {manifest.slug} --precision {_PRECISION_OF.get(key, key)}",
             facts={
-                "recipe": _recipe(config, calibrated, key), "parity": to_plain(parity), "nodes": len(graph.graph.node),
+                "recipe": _recipe(config, calibrated, key),
+                "parity": to_plain(parity),
+                "nodes": len(graph.graph.node),
                 "kept_fp32": to_plain(kept_fp32),
             },
             tool_versions=tool_versions(),
-        )  # fmt: skip
+        )
         return folder.add(manifest, key, staged, artifact)
 
 
@@ -125,7 +157,9 @@ def make_graph(
         half = to_fp16(outlined.model, ranges)
         return outlined.fill(half.model, outlined.model), half.kept_fp32
     if int8 is None:
-        raise BadInput("INT8 needs ranges measured on real images.", "Give training images with --calib DIR.")
+        raise BadInput(
+            "INT8 needs ranges measured on real images.", "Give training images with --calib DIR."
+        )
     prepared = int8.prepare(model)
     chosen = nodes_to_quantize(prepared, quantization.int8_roles, quantization.excluded)
     outlined = outline(prepared, fp32.parent, chosen)
@@ -136,7 +170,9 @@ def make_graph(
     return outlined.fill(half.model, quantized), half.kept_fp32
 
 
-def _quantized(model: ModelProto, key: str, quantization: QuantizationConfig, ranges: Ranges) -> ModelProto:
+def _quantized(
+    model: ModelProto, key: str, quantization: QuantizationConfig, ranges: Ranges
+) -> ModelProto:
     """The Q/DQ graph of `key`, with FP32 in the rest."""
     roles, excluded = quantization.int8_roles, quantization.excluded
     if key == "int8-cpu-twin":
@@ -147,8 +183,14 @@ def _quantized(model: ModelProto, key: str, quantization: QuantizationConfig, ra
 
 def _logits(path: Path, key: str, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
     request = BackendRequest(
-        name=key, runtime="ort", device="cpu", precision=key, path=path, model=manifest.model,
-        signature=manifest.signature, threads=cpu_count(),
-    )  # fmt: skip
+        name=key,
+        runtime="ort",
+        device="cpu",
+        precision=key,
+        path=path,
+        model=manifest.model,
+        signature=manifest.signature,
+        threads=cpu_count(),
+    )
     with closing(open_backend(request)) as backend:
         return backend.infer(images_NCHW)

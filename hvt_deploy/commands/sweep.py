@@ -29,7 +29,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweptModel:
-    """One model: the last validation, where there is one, with its exit code, and what failed on the way."""
+    """One model: the last validation, where there is one, with its exit code, and what failed on
+    the way.
+    """
 
     model: str
     results: Results | None
@@ -39,7 +41,9 @@ class SweptModel:
 
 @dataclass(frozen=True)
 class Swept:
-    """The record of a sweep, the folder that holds `results.json`, `report.md` and `report.html`, and the models."""
+    """The record of a sweep, the folder that holds `results.json`, `report.md` and `report.html`,
+    and the models.
+    """
 
     results: Results
     folder: Path
@@ -53,7 +57,8 @@ class Swept:
 
 
 def match_models(patterns: Sequence[str]) -> tuple[str, ...]:
-    """The models that one of `patterns` (shell wildcards, or `timm:NAME`) stands for, in the order of `models`.
+    """The models that one of `patterns` (shell wildcards, or `timm:NAME`) stands for, in the order
+    of `models`.
 
     Raises BadInput for a pattern that stands for none.
     """
@@ -64,7 +69,10 @@ def match_models(patterns: Sequence[str]) -> tuple[str, ...]:
     if not patterns:
         raise BadInput("No model was named.", "Example: --models 'fdvit_*,faster_vit_0*'")
     matched = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-    return (*matched, *dict.fromkeys(pattern for pattern in patterns if pattern.startswith("timm:")))
+    return (
+        *matched,
+        *dict.fromkeys(pattern for pattern in patterns if pattern.startswith("timm:")),
+    )
 
 
 def is_exported(folder: ModelFolder, config: RunConfig) -> bool:
@@ -76,20 +84,31 @@ def is_exported(folder: ModelFolder, config: RunConfig) -> bool:
 
 
 def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Results | None:
-    """The recorded validation, if it is of the artifacts that are there now, of `data` and of the same settings."""
+    """The recorded validation, if it is of the artifacts that are there now, of `data` and of the
+    same settings.
+    """
     manifest = folder.read()
     artifact = manifest.artifacts.get(RESULTS)
     if artifact is None or not folder.file(artifact).is_file():
         return None
     results, settings = read_results(folder.file(artifact)), config.validation
-    seen = results.data.limit, results.data.seed, results.data.subset, Path(results.data.path).resolve()
+    seen = (
+        results.data.limit,
+        results.data.seed,
+        results.data.subset,
+        Path(results.data.path).resolve(),
+    )
     wanted = settings.limit, settings.seed, settings.subset, data.resolve()
-    validated = {key: results.provenance.get(f"{key} sha256") for key in manifest.artifacts if key != RESULTS}
+    validated = {
+        key: results.provenance.get(f"{key} sha256") for key in manifest.artifacts if key != RESULTS
+    }
     there = {key: artifact.sha256 for key, artifact in manifest.artifacts.items() if key != RESULTS}
     return results if seen == wanted and validated == there else None
 
 
-def conclude_sweep(patterns: Sequence[str], data: Path, models: Sequence[SweptModel], output: Path) -> Swept:
+def conclude_sweep(
+    patterns: Sequence[str], data: Path, models: Sequence[SweptModel], output: Path
+) -> Swept:
     """One record of every row of every model, and its reports, in `output`."""
     done = [model.results for model in models if model.results is not None]
     rows = [row for results in done for row in _rows(results)]
@@ -100,16 +119,27 @@ def conclude_sweep(patterns: Sequence[str], data: Path, models: Sequence[SweptMo
     ]
     data_summary = done[0].data if done else DataSummary(str(data), 0, 0, "", 0)
     results = Results(
-        model=f"sweep of {', '.join(patterns)}", slug="sweep", created=now(),
-        untrained=bool(done) and all(one.untrained for one in done), data=data_summary,
-        rows=tuple(rows), gates=tuple(replace(g, backend=f"{r.slug} {g.backend}") for r in done for g in r.gates),
+        model=f"sweep of {', '.join(patterns)}",
+        slug="sweep",
+        created=now(),
+        untrained=bool(done) and all(one.untrained for one in done),
+        data=data_summary,
+        rows=tuple(rows),
+        gates=tuple(replace(g, backend=f"{r.slug} {g.backend}") for r in done for g in r.gates),
         verdict=_verdict(models, rows),
-        warnings=(*_prefixed(done, {one.slug: one.warnings for one in done}), *_of_untrained(done), IN_TURN),
+        warnings=(
+            *_prefixed(done, {one.slug: one.warnings for one in done}),
+            *_of_untrained(done),
+            IN_TURN,
+        ),
         errors=tuple(_prefixed(done, {one.slug: one.errors for one in done})),
         environment=done[0].environment if done else {},
-        provenance={f"{one.slug} {key}": value for one in done for key, value in one.provenance.items()},
-    )  # fmt: skip
-    # A backend's name begins with its model's here, so that reports need not put it before the name once more.
+        provenance={
+            f"{one.slug} {key}": value for one in done for key, value in one.provenance.items()
+        },
+    )
+    # A backend's name begins with its model's here, so that reports need not put it before the name
+    # once more.
     shown = replace(results, rows=tuple(replace(row, model=results.model) for row in rows))
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -122,12 +152,19 @@ def conclude_sweep(patterns: Sequence[str], data: Path, models: Sequence[SweptMo
 
 
 def _rows(results: Results) -> Iterable[Row]:
-    """A model's rows under its name. What is known of single classes and images stays in the model's own report."""
+    """A model's rows under its name. What is known of single classes and images stays in the
+    model's own report.
+    """
     for row in results.rows:
         short = replace(
-            row, backend=f"{results.slug} {row.backend}", classes=None, confusions=(), curves=(), flips=(),
+            row,
+            backend=f"{results.slug} {row.backend}",
+            classes=None,
+            confusions=(),
+            curves=(),
+            flips=(),
             latency_ms=row.latency_ms and replace(row.latency_ms, samples_ms=(), windows_ms=()),
-        )  # fmt: skip
+        )
         # An accuracy that means nothing is not to stand beside others.
         yield replace(short, top1=None, top5=None, top1_drop=None) if results.untrained else short
 
@@ -138,7 +175,9 @@ def _prefixed(done: Sequence[Results], lines: Mapping[str, Sequence[str]]) -> It
 
 def _of_untrained(done: Sequence[Results]) -> Iterable[str]:
     return (
-        f"{one.slug} has random weights: its accuracy means nothing and is left out." for one in done if one.untrained
+        f"{one.slug} has random weights: its accuracy means nothing and is left out."
+        for one in done
+        if one.untrained
     )
 
 
@@ -150,10 +189,16 @@ def _verdict(models: Sequence[SweptModel], rows: Sequence[Row]) -> str:
         if row.top1 is not None and row.latency_ms is not None
     )
     best = [one for i, one in enumerate(timed) if all(one[1] < other[1] for other in timed[:i])]
-    front = ", ".join(f"{name} ({-top1:.2f} % at {latency:.3g} ms an image)" for latency, top1, name in best)
+    front = ", ".join(
+        f"{name} ({-top1:.2f} % at {latency:.3g} ms an image)" for latency, top1, name in best
+    )
     failed = [f"{model.model} ({failure.what})" for model in models for failure in model.failures]
-    return " ".join([
-        f"{len(models)} models, {sum(row.skipped is None for row in rows)} backends ran.",
-        f"None is faster and as accurate as: {front}." if front else "No backend has accuracy and latency.",
-        f"Failed: {', '.join(failed)}." if failed else "Nothing failed.",
-    ])  # fmt: skip
+    return " ".join(
+        [
+            f"{len(models)} models, {sum(row.skipped is None for row in rows)} backends ran.",
+            f"None is faster and as accurate as: {front}."
+            if front
+            else "No backend has accuracy and latency.",
+            f"Failed: {', '.join(failed)}." if failed else "Nothing failed.",
+        ]
+    )

@@ -1,4 +1,6 @@
-"""`validate`: the same image tensors through every backend, then accuracy, latency, gates and reports."""
+"""`validate`: the same image tensors through every backend, then accuracy, latency, gates and
+reports.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,15 @@ from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import BUDGET, CALIBRATION, RECORDED, RESULTS, Artifact, Manifest, ModelFolder
+from hvt_deploy.core.workspace import (
+    BUDGET,
+    CALIBRATION,
+    RECORDED,
+    RESULTS,
+    Artifact,
+    Manifest,
+    ModelFolder,
+)
 from hvt_deploy.data.calibration_set import CalibrationSet, overlap
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import Sample, open_image_folder
@@ -48,14 +58,18 @@ LONG_S = 600.0
 
 @dataclass(frozen=True)
 class Validated:
-    """The record, the folder that holds `results.json`, `report.md` and `report.html`, and the exit code."""
+    """The record, the folder that holds `results.json`, `report.md` and `report.html`, and the exit
+    code.
+    """
 
     results: Results
     folder: Path
 
     @property
     def exit_code(self) -> int:
-        """1 where a gate failed or was not proven, 3 where a gate or a named backend was skipped, else 0."""
+        """1 where a gate failed or was not proven, 3 where a gate or a named backend was skipped,
+        else 0.
+        """
         statuses = {gate.status for gate in self.results.gates}
         if statuses & {"failed", "not proven"}:
             return 1
@@ -63,13 +77,19 @@ class Validated:
 
 
 def validate(
-    folder: ModelFolder, config: RunConfig, data: Path, labels_file: Path | None, ui: Ui, *, record: bool = False
+    folder: ModelFolder,
+    config: RunConfig,
+    data: Path,
+    labels_file: Path | None,
+    ui: Ui,
+    *,
+    record: bool = False,
 ) -> Validated:
     """Validate every backend this machine can run on the images of `data`.
 
-    `record` keeps the reference's logits beside the model, for machines without PyTorch.
-    Raises BadInput for images that cannot be mapped to classes or that were calibrated on, MissingEnvironment where
-    no backend can run.
+    `record` keeps the reference's logits beside the model, for machines without PyTorch. Raises
+    BadInput for images that cannot be mapped to classes or that were calibrated on,
+    MissingEnvironment where no backend can run.
     """
     with folder.lock():
         manifest = folder.read()
@@ -83,13 +103,18 @@ def validate(
         with _opened(rows, memory, ui) as (rows, backends):
             if record and rows[0].row.backend not in backends:
                 raise MissingEnvironment(
-                    "PyTorch cannot run here, so there is nothing to record.", rows[0].row.skipped or ""
+                    "PyTorch cannot run here, so there is nothing to record.",
+                    rows[0].row.skipped or "",
                 )
-            measured = _measure(manifest, config, samples, rows, backends, memory, gpu, ui, record=record)
+            measured = _measure(
+                manifest, config, samples, rows, backends, memory, gpu, ui, record=record
+            )
         if record:
             manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
         results = conclude(manifest, config, images, measured)
-        return Validated(results, _record(folder, manifest, results, measured.answers.below(images.path)))
+        return Validated(
+            results, _record(folder, manifest, results, measured.answers.below(images.path))
+        )
 
 
 def _find_watched_gpu() -> WatchedGpu | None:
@@ -97,7 +122,9 @@ def _find_watched_gpu() -> WatchedGpu | None:
     return WatchedGpu(gpus[0].name, open_nvml()) if gpus else None
 
 
-def _refuse_overlap(folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui) -> None:
+def _refuse_overlap(
+    folder: ModelFolder, manifest: Manifest, samples: Sequence[Sample], ui: Ui
+) -> None:
     for artifact in map(manifest.artifacts.get, (CALIBRATION, BUDGET)):
         if artifact is None:
             continue
@@ -126,15 +153,22 @@ def _opened(
                 progress(done, len(rows))
         if not opened:
             reasons = "; ".join(f"{p.row.backend}: {p.row.skipped}" for p in kept)
-            raise MissingEnvironment(f"No backend can run here. {reasons}", "Ask `hvt-deploy doctor` what is missing.")
-        # The reference stays first; where PyTorch cannot run, the first backend that can takes its place.
+            raise MissingEnvironment(
+                f"No backend can run here. {reasons}", "Ask `hvt-deploy doctor` what is missing."
+            )
+        # The reference stays first; where PyTorch cannot run, the first backend that can takes its
+        # place.
         kept.sort(key=lambda p: p.row.backend not in opened and p.recorded is None)
         if kept[0].runtime != "pytorch":
-            ui.warn(f"PyTorch cannot run here: everything is compared with {kept[0].row.backend} instead.")
+            ui.warn(
+                f"PyTorch cannot run here: everything is compared with {kept[0].row.backend} instead."
+            )
         yield tuple(kept), opened
 
 
-def _open(planned: Planned, opened: dict[str, AnyBackend], memory: MemoryMeter, stack: ExitStack) -> Planned:
+def _open(
+    planned: Planned, opened: dict[str, AnyBackend], memory: MemoryMeter, stack: ExitStack
+) -> Planned:
     if planned.open is None:
         return planned
     row = planned.row
@@ -151,19 +185,34 @@ def _open(planned: Planned, opened: dict[str, AnyBackend], memory: MemoryMeter, 
 
 
 def _measure(
-    manifest: Manifest, config: RunConfig, samples: Sequence[Sample], rows: tuple[Planned, ...],
-    opened: dict[str, AnyBackend], memory: MemoryMeter, gpu: WatchedGpu | None, ui: Ui, *, record: bool,
-) -> Measured:  # fmt: skip
+    manifest: Manifest,
+    config: RunConfig,
+    samples: Sequence[Sample],
+    rows: tuple[Planned, ...],
+    opened: dict[str, AnyBackend],
+    memory: MemoryMeter,
+    gpu: WatchedGpu | None,
+    ui: Ui,
+    *,
+    record: bool,
+) -> Measured:
     """Every image once through every backend, then the latency of those that are timed."""
     settings, signature = config.validation, manifest.signature
     loader = load_batches(
-        samples, manifest.preprocessing, signature.batch or settings.batch_size, settings.threads or cpu_count()
+        samples,
+        manifest.preprocessing,
+        signature.batch or settings.batch_size,
+        settings.threads or cpu_count(),
     )
     recorded = rows[0].recorded
     reference = rows[0].row.backend
     pixels, backends = pixels_meters(opened, manifest.preprocessing)
     named = record or recorded is not None
-    hashes = content_hashes([sample.path for sample in samples], cpu_count()) if named else [""] * len(samples)
+    hashes = (
+        content_hashes([sample.path for sample in samples], cpu_count())
+        if named
+        else [""] * len(samples)
+    )
     kept: dict[str, NDArray[np.float32]] = {}
     classes = _compared_classes(manifest, settings.subset)
     meter = AccuracyMeter(reference, [name for name in opened if name != reference], len(classes))
@@ -177,8 +226,10 @@ def _measure(
     with ui.progress(f"Validating {len(samples)} images") as progress:
         done = 0
         for batch in chain([first], batches):
-            logits = {name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N)]
-                      for name, backend in backends.items()}  # fmt: skip
+            logits = {
+                name: backend.infer(_full(batch, signature.batch))[: len(batch.labels_N)]
+                for name, backend in backends.items()
+            }
             places = [int(i) for i in batch.indices_N]
             paths, seen = [samples[i].path for i in places], [hashes[i] for i in places]
             logits |= {name: p.infer(paths, batch.images_NCHW) for name, p in pixels.items()}
@@ -186,30 +237,47 @@ def _measure(
                 logits[reference] = recorded.of(seen, paths)
             if record:
                 kept.update(zip(seen, logits[reference], strict=True))
-            meter.update({k: v[:, classes] for k, v in logits.items()}, np.searchsorted(classes, batch.labels_N),
-                         batch.indices_N)  # fmt: skip
+            meter.update(
+                {k: v[:, classes] for k, v in logits.items()},
+                np.searchsorted(classes, batch.labels_N),
+                batch.indices_N,
+            )
             done += len(batch.labels_N)
             progress(done, len(samples))
     timed = [p.row.backend for p in rows if p.timed and p.row.backend in backends]
     timings = time_backends(
-        {name: backends[name] for name in timed}, first.images_NCHW,
+        {name: backends[name] for name in timed},
+        first.images_NCHW,
         (signature.batch,) if signature.batch else settings.latency_batches,
-        gpu if "cuda" in {devices[name] for name in timed} else None, ui,
-    )  # fmt: skip
+        gpu if "cuda" in {devices[name] for name in timed} else None,
+        ui,
+    )
     unreadable = tuple(f"{u.path}: {u.reason}" for u in loader.unreadable)
     numbers = tuple(int(k) for k in classes)
     answers = meter.answers([sample.path.as_posix() for sample in samples])
     return Measured(
-        rows, samples, numbers, meter.summarize(), timings, memory.mib, unreadable, RecordedLogits(kept), answers,
+        rows,
+        samples,
+        numbers,
+        meter.summarize(),
+        timings,
+        memory.mib,
+        unreadable,
+        RecordedLogits(kept),
+        answers,
         {name: p.difference for name, p in pixels.items()},
-    )  # fmt: skip
+    )
 
 
 def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[np.int64]:
-    """The classes whose logits are compared, ascending: a benchmark set may have fewer than the model."""
+    """The classes whose logits are compared, ascending: a benchmark set may have fewer than the
+    model.
+    """
     if subset is None:
         return np.arange(manifest.signature.num_classes)
-    return np.array(subset_classes(subset, ClassNames(manifest.class_names, manifest.wnids)), np.int64)
+    return np.array(
+        subset_classes(subset, ClassNames(manifest.class_names, manifest.wnids)), np.int64
+    )
 
 
 def _full(batch: Batch, fixed: int | None) -> ImagesNCHW:
@@ -218,7 +286,10 @@ def _full(batch: Batch, fixed: int | None) -> ImagesNCHW:
 
 
 def _run_once(
-    images_NCHW: ImagesNCHW, backends: Mapping[str, Backend], devices: Mapping[str, str], memory: MemoryMeter
+    images_NCHW: ImagesNCHW,
+    backends: Mapping[str, Backend],
+    devices: Mapping[str, str],
+    memory: MemoryMeter,
 ) -> float:
     """Run every backend once, for what only a first run does; the seconds of all together."""
     start = time.perf_counter()
@@ -229,9 +300,13 @@ def _run_once(
 
 
 def _announce(per_image_s: float, images: int, backends: int, limit: int | None, ui: Ui) -> None:
-    """Say how much there is to do and how long it will take; over ten minutes, what a limit would give."""
+    """Say how much there is to do and how long it will take; over ten minutes, what a limit would
+    give.
+    """
     total_s = per_image_s * images
-    ui.say(f"{images} images x {backends} backends: about {duration(total_s)}, and up to a minute for latency.")
+    ui.say(
+        f"{images} images x {backends} backends: about {duration(total_s)}, and up to a minute for latency."
+    )
     if total_s > LONG_S and limit is None:
         fewer = max(1, int(LONG_S / 2 / per_image_s))
         half = wilson_interval(round(0.8 * fewer), fewer)
@@ -247,24 +322,38 @@ def _keep_reference(
     with folder.staging() as staged:
         logits.write(staged / "reference.npz")
         artifact = Artifact(
-            folder=RECORDED, main="reference.npz", files={}, tool_versions=tool_versions(),
+            folder=RECORDED,
+            main="reference.npz",
+            files={},
+            tool_versions=tool_versions(),
             remake=f"hvt-deploy validate {folder.slug} --data {data} --record",
             parents={"pytorch": manifest.artifacts["pytorch"].sha256},
             facts={
-                "images": len(logits.logits), "preprocessing": to_plain(manifest.preprocessing),
-                "sample": {key: getattr(config.validation, key) for key in ("limit", "seed", "subset")},
+                "images": len(logits.logits),
+                "preprocessing": to_plain(manifest.preprocessing),
+                "sample": {
+                    key: getattr(config.validation, key) for key in ("limit", "seed", "subset")
+                },
             },
-        )  # fmt: skip
+        )
         return folder.add(manifest, RECORDED, staged, artifact)
 
 
-def _record(folder: ModelFolder, manifest: Manifest, results: Results, answers: ImageAnswers) -> Path:
+def _record(
+    folder: ModelFolder, manifest: Manifest, results: Results, answers: ImageAnswers
+) -> Path:
     with folder.staging() as staged:
         results.write(staged / "results.json")
         answers.write(staged / ANSWERS_FILE)
         (staged / "report.md").write_text(render_markdown(results), encoding="utf-8")
         (staged / "report.html").write_text(render_html(results), encoding="utf-8")
         remake = f"hvt-deploy validate {folder.slug} --data {results.data.path}"
-        artifact = Artifact(folder=RESULTS, main="results.json", files={}, remake=remake, tool_versions=tool_versions())
+        artifact = Artifact(
+            folder=RESULTS,
+            main="results.json",
+            files={},
+            remake=remake,
+            tool_versions=tool_versions(),
+        )
         updated = folder.add(manifest, RESULTS, staged, artifact)
     return folder.file(updated.artifacts[RESULTS]).parent

@@ -1,1 +1,3 @@
-"""Shared foundations: errors, types, files, configuration, workspace and worker processes. Imports no other package."""
+"""Shared foundations: errors, types, files, configuration, workspace and worker processes. Imports
+no other package.
+"""

@@ -20,8 +20,8 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp32")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """`weights`: auto, official, random or a path. `batch` null means any batch size. `preprocess_in_graph`: also a
-    graph that takes uint8 pixels of any size.
+    """`weights`: auto, official, random or a path. `batch` null means any batch size.
+    `preprocess_in_graph`: also a graph that takes uint8 pixels of any size.
     """
 
     weights: str = "auto"
@@ -34,7 +34,9 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """`images` are drawn from `folder` by `seed`, the same number from each class as far as it goes."""
+    """`images` are drawn from `folder` by `seed`, the same number from each class as far as it
+    goes.
+    """
 
     folder: str = "imagenet/train"
     images: int = 512
@@ -44,21 +46,27 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """`int8_roles`: the roles of Conv and Linear nodes that get Q/DQ, except in the groups (`stage/role`) `excluded`.
+    """`int8_roles`: the roles of Conv and Linear nodes that get Q/DQ, except in the groups
+    (`stage/role`) `excluded`.
 
-    `calibrator` auto picks one for each tensor by measured error. `recovery` names passes that are tried, and kept
-    where they bring the logits closer to FP32. This section by itself is a recipe.
+    `calibrator` auto picks one for each tensor by measured error. `recovery` names passes that are
+    tried, and kept where they bring the logits closer to FP32. This section by itself is a recipe.
     """
 
     int8_roles: tuple[str, ...]
     excluded: tuple[str, ...] = ()
     calibrator: Literal["auto", "max", "percentile", "entropy", "mse"] = "auto"
-    recovery: tuple[Literal["smooth-quant", "bias-correction"], ...] = ("smooth-quant", "bias-correction")
+    recovery: tuple[Literal["smooth-quant", "bias-correction"], ...] = (
+        "smooth-quant",
+        "bias-correction",
+    )
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """`profiles`: MIN, OPT, MAX batch sizes. `compute_capabilities` are used where no GPU is present."""
+    """`profiles`: MIN, OPT, MAX batch sizes. `compute_capabilities` are used where no GPU is
+    present.
+    """
 
     precision: Precision = "fp16"
     flavour: Literal["auto", "tensorrt", "rtx"] = "auto"
@@ -69,9 +77,10 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """`subset`: imagenet-a, imagenet-r or imagenet-v2. `limit` null means every image; `allow_cpu_nodes`: ONNX Runtime
-    may leave nodes of a graph to the CPU where a GPU was asked for; `threads` null means every processor.
-    `latency_batches`: gates and speed-ups are of the first. Gates that are null are not set.
+    """`subset`: imagenet-a, imagenet-r or imagenet-v2. `limit` null means every image;
+    `allow_cpu_nodes`: ONNX Runtime may leave nodes of a graph to the CPU where a GPU was asked for;
+    `threads` null means every processor. `latency_batches`: gates and speed-ups are of the first.
+    Gates that are null are not set.
     """
 
     subset: SubsetName | None = None
@@ -111,7 +120,11 @@ def load_config(path: Path) -> RunConfig:
 
 def load_recipe(path: Path) -> QuantizationConfig:
     """Read a recipe: the `quantization` section by itself. Raises BadInput as `load_config` does."""
-    return from_plain(QuantizationConfig, _read_yaml(path, "Find one: hvt-deploy quantize --budget 0.5"), str(path))
+    return from_plain(
+        QuantizationConfig,
+        _read_yaml(path, "Find one: hvt-deploy quantize --budget 0.5"),
+        str(path),
+    )
 
 
 def _read_yaml(path: Path, advice: str) -> object:
@@ -126,11 +139,15 @@ def _read_yaml(path: Path, advice: str) -> object:
 def dump_config(config: RunConfig) -> str:
     """The YAML text of a configuration; `load_config` reads it back."""
     header = f"# Everything a run of {config.model} can set. Written by: hvt-deploy config {config.model}\n"
-    return header + yaml.safe_dump(to_plain(config), sort_keys=False, default_flow_style=None, width=100)
+    return header + yaml.safe_dump(
+        to_plain(config), sort_keys=False, default_flow_style=None, width=100
+    )
 
 
 def with_flags(config: RunConfig, flags: Mapping[str, object]) -> RunConfig:
-    """`config` with the command line's values in it, by dotted key (`export.opset`); None means not given."""
+    """`config` with the command line's values in it, by dotted key (`export.opset`); None means not
+    given.
+    """
     plain = cast("dict[str, Any]", to_plain(config))
     for key, value in flags.items():
         if value is None:

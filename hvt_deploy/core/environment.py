@@ -17,9 +17,20 @@ from hvt_deploy.core.errors import MissingEnvironment
 
 # The distributions whose versions belong into every record, in the order they are shown.
 RECORDED = (
-    "hvt-deploy", "numpy", "pillow", "onnx", "torch", "timm", "onnxscript", "onnxsim", "onnxslim",
-    "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13",
-)  # fmt: skip
+    "hvt-deploy",
+    "numpy",
+    "pillow",
+    "onnx",
+    "torch",
+    "timm",
+    "onnxscript",
+    "onnxsim",
+    "onnxslim",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+)
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,19 @@ def tool_versions() -> dict[str, str]:
 def find_gpus() -> tuple[Gpu, ...]:
     """The GPUs that `nvidia-smi` reports; empty without a driver.
 
-    A Jetson's nvidia-smi may not know every field; its integrated GPU is then read from the device tree.
+    A Jetson's nvidia-smi may not know every field; its integrated GPU is then read from the device
+    tree.
     """
     command = shutil.which("nvidia-smi")
     if command is None:
         return _jetson_gpu()
     query = "--query-gpu=name,compute_cap,memory.total,driver_version"
     answer = subprocess.run(
-        [command, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=False, timeout=20
+        [command, query, "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
     )
     if answer.returncode != 0:
         return _jetson_gpu()
@@ -107,12 +123,15 @@ def cpu_flags() -> frozenset[str]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="ignore").splitlines() if info.is_file() else []
     return frozenset(
-        next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "").split()
+        next(
+            (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), ""
+        ).split()
     )
 
 
 def int8_saturates(flags: Collection[str]) -> bool:
-    """Whether a CPU with these `cpu_flags` adds two products of unsigned and signed 8 bits in 16, which saturates.
+    """Whether a CPU with these `cpu_flags` adds two products of unsigned and signed 8 bits in 16,
+    which saturates.
 
     AVX2's and AVX-512's vpmaddubsw does; VNNI sums in 32 bits, as ARM does.
     """
@@ -131,20 +150,36 @@ def free_disk_bytes(path: Path) -> int:
 
 
 def available_memory_bytes() -> int:
-    """Memory that can be taken now without swapping: the system's, or what a container's limit leaves of it."""
+    """Memory that can be taken now without swapping: the system's, or what a container's limit
+    leaves of it.
+    """
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
-    fields = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in meminfo.splitlines())}
+    fields = {
+        name: int(rest.split()[0])
+        for name, _, rest in (line.partition(":") for line in meminfo.splitlines())
+    }
     return min(1024 * fields["MemAvailable"], _left_of_cgroup_limit())
 
 
 def _left_of_cgroup_limit() -> int:
-    """Of the version 2 control group of this process; cached files do not count, for the kernel drops them."""
+    """Of the version 2 control group of this process; cached files do not count, for the kernel
+    drops them.
+    """
     try:
-        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip().lstrip("/")
+        group = (
+            Path("/proc/self/cgroup")
+            .read_text(encoding="utf-8")
+            .rpartition("::")[2]
+            .strip()
+            .lstrip("/")
+        )
         folder = Path("/sys/fs/cgroup") / group
         limit = int((folder / "memory.max").read_text(encoding="ascii"))
         used = int((folder / "memory.current").read_text(encoding="ascii"))
-        pairs = (line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        pairs = (
+            line.split()
+            for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
         cached = next(int(value) for name, value in pairs if name == "inactive_file")
     except (OSError, ValueError, StopIteration):  # no version 2, or the limit is "max"
         return sys.maxsize
@@ -169,7 +204,8 @@ def resident_mib() -> float:
 
 
 def power_mode(sys_folder: Path = Path("/sys")) -> str:
-    """A Jetson's power mode and the clocks of its GPU and first CPU now, as text; empty on other machines.
+    """A Jetson's power mode and the clocks of its GPU and first CPU now, as text; empty on other
+    machines.
 
     A clock below its maximum is not locked (`jetson_clocks` does that), and latencies then vary.
     """
@@ -177,12 +213,18 @@ def power_mode(sys_folder: Path = Path("/sys")) -> str:
     if tool is None:
         return ""
     try:
-        said = subprocess.run([tool, "-q"], capture_output=True, text=True, timeout=10, check=False).stdout
+        said = subprocess.run(
+            [tool, "-q"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return "nvpmodel does not answer"
-    mode = " ".join(line.partition(":")[2].strip() for line in said.splitlines() if "Power Mode" in line)
+    mode = " ".join(
+        line.partition(":")[2].strip() for line in said.splitlines() if "Power Mode" in line
+    )
     gpus = sorted(sys_folder.glob("class/devfreq/*gpu*/cur_freq"))
-    clocks = [_clock(path.parent.name, path, path.with_name("max_freq"), 1_000_000) for path in gpus]
+    clocks = [
+        _clock(path.parent.name, path, path.with_name("max_freq"), 1_000_000) for path in gpus
+    ]
     for path in sys_folder.glob("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"):
         clocks.append(_clock("cpu", path, path.with_name("scaling_max_freq"), 1000))
     return ", ".join([mode or "unknown", *clocks])
@@ -197,6 +239,8 @@ def _clock(what: str, now: Path, largest: Path, per_mhz: int) -> str:
 
 
 def cache_folder() -> Path:
-    """Where downloads and interrupted measurements are kept: `hvt-deploy` in $XDG_CACHE_HOME or ~/.cache."""
+    """Where downloads and interrupted measurements are kept: `hvt-deploy` in $XDG_CACHE_HOME or
+    ~/.cache.
+    """
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"

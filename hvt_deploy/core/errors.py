@@ -49,7 +49,8 @@ def as_failure(error: Exception) -> HvtDeployError:
     if isinstance(error, HvtDeployError):
         return error
     failure = ToolFailure(
-        f"This is a fault in hvt-deploy: {type(error).__name__}: {error}", "Run again with --debug and report it."
+        f"This is a fault in hvt-deploy: {type(error).__name__}: {error}",
+        "Run again with --debug and report it.",
     )
     failure.__cause__ = error
     return failure

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HVTConfiguration:
-    """The configuration file of an HVT, with the official key names. Sizes in pixels, pooling in tokens."""
+    """The configuration file of an HVT, with the official key names. Sizes in pixels, pooling in
+    tokens.
+    """
 
     input_size: int
     patch_size: int
@@ -20,8 +22,8 @@ class HVTConfiguration:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """`window_size` (one per level) and `carrier_token_size` belong to any-resolution FasterViT, `hvt` to an HVT
-    that has no name. None means the model's own.
+    """`window_size` (one per level) and `carrier_token_size` belong to any-resolution FasterViT,
+    `hvt` to an HVT that has no name. None means the model's own.
     """
 
     window_size: tuple[int, ...] | None = None

@@ -1,4 +1,6 @@
-"""Frozen dataclasses to and from plain JSON/YAML values, with one clear error for a wrong key or type."""
+"""Frozen dataclasses to and from plain JSON/YAML values, with one clear error for a wrong key or
+type.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def _dataclass_from(cls: type, data: object, where: str) -> object:
     missing = [
         name
         for name, f in fields.items()
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise BadInput(f"{where}: missing key {', '.join(repr(m) for m in missing)}.")
@@ -101,7 +105,9 @@ def _convert_sequence(origin: type, args: tuple[Any, ...], data: object, where: 
         return converted if origin is list else tuple(converted)
     if len(values) != len(args):
         raise BadInput(f"{where}: expected {len(args)} values, got {len(values)}.")
-    return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, values, strict=True)))
+    return tuple(
+        _convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, values, strict=True))
+    )
 
 
 def _convert_scalar(hint: Any, data: object, where: str) -> object:  # noqa: ANN401

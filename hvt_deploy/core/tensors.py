@@ -1,4 +1,6 @@
-"""Array types and the signature of a model. Suffixes name the axes: N images, C channels, H, W, K classes."""
+"""Array types and the signature of a model. Suffixes name the axes: N images, C channels, H, W, K
+classes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ PIXELS_NAME = "images_NHWC"
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes and gives: `images` (batch, 3, height, width) -> `logits` (batch, num_classes).
+    """What a model takes and gives: `images` (batch, 3, height, width) -> `logits` (batch,
+    num_classes).
 
     `batch` None means any batch size.
     """
@@ -42,7 +45,8 @@ class Signature:
 
 
 def sqnr_db(signal: float, noise: float) -> float:
-    """Signal-to-quantization-noise ratio 10 · log10(signal / noise) of two sums of squares, within ±150 dB.
+    """Signal-to-quantization-noise ratio 10 · log10(signal / noise) of two sums of squares, within
+    ±150 dB.
 
     No noise is +150 dB; noise that is not finite is -150 dB.
     """
@@ -50,4 +54,6 @@ def sqnr_db(signal: float, noise: float) -> float:
         return LARGEST_SQNR_DB
     if signal == 0 or not math.isfinite(noise) or not math.isfinite(signal):
         return -LARGEST_SQNR_DB
-    return max(-LARGEST_SQNR_DB, min(LARGEST_SQNR_DB, 10 * (math.log10(signal) - math.log10(noise))))
+    return max(
+        -LARGEST_SQNR_DB, min(LARGEST_SQNR_DB, 10 * (math.log10(signal) - math.log10(noise)))
+    )

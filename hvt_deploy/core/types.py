@@ -1,4 +1,6 @@
-"""The vocabulary that several packages share. Standard library only: it is copied into Triton packages too."""
+"""The vocabulary that several packages share. Standard library only: it is copied into Triton
+packages too.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ SubsetName = Literal["imagenet-a", "imagenet-r", "imagenet-v2"]
 class Preprocessing:
     """The evaluation transform of a model, in timm's terms.
 
-    `image_size` is (height, width). `center`: resize the shorter edge to floor(size / crop_pct), crop the
-    centre. `squash`: resize both edges to floor(size / crop_pct) whatever the aspect ratio, crop the centre.
-    Pixels are scaled to 0..1, then (x - mean) / std per channel.
+    `image_size` is (height, width). `center`: resize the shorter edge to floor(size / crop_pct),
+    crop the centre. `squash`: resize both edges to floor(size / crop_pct) whatever the aspect
+    ratio, crop the centre. Pixels are scaled to 0..1, then (x - mean) / std per channel.
     """
 
     image_size: tuple[int, int]

@@ -1,4 +1,6 @@
-"""How steps talk to whoever started them, without knowing whether that is a person, a log or nobody."""
+"""How steps talk to whoever started them, without knowing whether that is a person, a log or
+nobody.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Work in a process of its own: its memory is given back when it ends, and a crash takes nothing with it."""
+"""Work in a process of its own: its memory is given back when it ends, and a crash takes nothing
+with it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Refusal:
 
 
 class Crash(ToolFailure):
-    """A child that ended without an answer; `by_signal` names what ended it, "" where it ended itself."""
+    """A child that ended without an answer; `by_signal` names what ended it, "" where it ended
+    itself.
+    """
 
     def __init__(self, module: str, exit_code: int, log: str) -> None:
         self.by_signal = _signal_name(-exit_code) if exit_code < 0 else ""
@@ -46,17 +50,21 @@ class Crash(ToolFailure):
         super().__init__(f"The process `{module}` {how}.{log}", hint)
 
 
-def run_in_child(module: str, job: object, takes: Callable[[str], bool] = lambda line: False) -> None:
+def run_in_child(
+    module: str, job: object, takes: Callable[[str], bool] = lambda line: False
+) -> None:
     """Run `python -m module` with `job`, a dataclass, as JSON. The module ends with `answer`.
 
-    `takes` is given each line that the child prints, and tells whether it is for it; the other lines are the log.
-    The child is killed if this process is interrupted.
-    Raises the HvtDeployError that was raised there, Crash with the last lines of the log if the process died.
+    `takes` is given each line that the child prints, and tells whether it is for it; the other
+    lines are the log. The child is killed if this process is interrupted. Raises the HvtDeployError
+    that was raised there, Crash with the last lines of the log if the process died.
     """
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
         job_file, refusal_file = Path(folder) / "job.json", Path(folder) / "refusal.json"
         job_file.write_text(json.dumps(to_plain(job)), encoding="utf-8")
-        exit_code, log = _run([sys.executable, "-m", module, str(job_file), str(refusal_file)], takes)
+        exit_code, log = _run(
+            [sys.executable, "-m", module, str(job_file), str(refusal_file)], takes
+        )
         if exit_code == _REFUSED and refusal_file.is_file():
             refusal = from_plain(Refusal, json.loads(refusal_file.read_text(encoding="utf-8")))
             raise _ERRORS.get(refusal.error, ToolFailure)(refusal.message, refusal.hint)
@@ -66,7 +74,9 @@ def run_in_child(module: str, job: object, takes: Callable[[str], bool] = lambda
 
 def answer(kind: type[T], work: Callable[[T], None]) -> int:
     """The child's side: read the job of this process, do `work` on it; returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the parent, which ends this process
     job_file, refusal_file = map(Path, sys.argv[1:])
     try:
         work(from_plain(kind, json.loads(job_file.read_text(encoding="utf-8"))))
@@ -80,11 +90,18 @@ def answer(kind: type[T], work: Callable[[T], None]) -> int:
 def _run(command: list[str], takes: Callable[[str], bool]) -> tuple[int, str]:
     """The exit code of a command, and its last lines as they are shown."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     log: deque[str] = deque(maxlen=_LOG_LINES)
     try:
-        log.extend(line.strip()[:300] for line in process.stdout or () if not takes(line) and line.strip())
+        log.extend(
+            line.strip()[:300] for line in process.stdout or () if not takes(line) and line.strip()
+        )
         return process.wait(), "".join(f"\n  {line}" for line in log)
     finally:
         if process.poll() is None:

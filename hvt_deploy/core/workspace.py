@@ -1,7 +1,7 @@
 """`artifacts/<slug>/`: a manifest and artifacts in folders named by their hash.
 
-Replacing `manifest.json` is the only commit point: what it does not name is garbage, so an interrupted or failed
-run leaves the artifacts that were there before.
+Replacing `manifest.json` is the only commit point: what it does not name is garbage, so an
+interrupted or failed run leaves the artifacts that were there before.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
 
 MANIFEST = "manifest.json"
-# Keys of artifacts that are neither a graph (its precision), an engine (`engine-...`) nor `pytorch`, the weights.
+# Keys of artifacts that are neither a graph (its precision), an engine (`engine-...`) nor
+# `pytorch`, the weights.
 PIXELS = "fp32-uint8"
 CALIBRATION, INT8_CALIBRATION, BUDGET = "calibration", "int8-calibration", "budget"
 RECORDED, RESULTS = "recorded-reference", "results"
@@ -37,8 +38,9 @@ RECORDED, RESULTS = "recorded-reference", "results"
 class Artifact:
     """One product. `files` maps names in `folder` to sha256; `main` is the one that is opened.
 
-    `parents` maps the keys of the artifacts it was made from to the sha256 their main file had then; `remake` is the
-    command that makes it again. `facts` are numbers worth keeping: parity, node counts, kept FP32 nodes.
+    `parents` maps the keys of the artifacts it was made from to the sha256 their main file had
+    then; `remake` is the command that makes it again. `facts` are numbers worth keeping: parity,
+    node counts, kept FP32 nodes.
     """
 
     folder: str
@@ -60,8 +62,9 @@ class Artifact:
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """Where the weights came from: official, packaged, file or random. `keys` counts the file's keys by their fate:
-    loaded, train-only, recomputed and so on (models/fates.py). `licence` is what is stated about them.
+    """Where the weights came from: official, packaged, file or random. `keys` counts the file's
+    keys by their fate: loaded, train-only, recomputed and so on (models/fates.py). `licence` is
+    what is stated about them.
     """
 
     source: str
@@ -75,7 +78,9 @@ class WeightsRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that later verbs need to know of an exported model. `config` is the effective configuration."""
+    """All that later verbs need to know of an exported model. `config` is the effective
+    configuration.
+    """
 
     slug: str
     model: str
@@ -92,7 +97,9 @@ class Manifest:
 
     @property
     def licences(self) -> str:
-        """What is stated about the official code and these weights, as a sentence to show before they leave."""
+        """What is stated about the official code and these weights, as a sentence to show before
+        they leave.
+        """
         return f"Licences: code of {self.model} {self.code_licence}, its weights {self.weights.licence}"
 
 
@@ -123,9 +130,13 @@ class ModelFolder:
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise BadInput(f"Nothing was exported to {self.path}.", f"Run: hvt-deploy export {self.slug}") from None
+            raise BadInput(
+                f"Nothing was exported to {self.path}.", f"Run: hvt-deploy export {self.slug}"
+            ) from None
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise BadInput(f"{file} is damaged: {error}.", f"Run: hvt-deploy export {self.slug}") from None
+            raise BadInput(
+                f"{file} is damaged: {error}.", f"Run: hvt-deploy export {self.slug}"
+            ) from None
         return from_plain(Manifest, data, str(file))
 
     def exists(self) -> bool:
@@ -139,12 +150,14 @@ class ModelFolder:
     def open_artifact(self, manifest: Manifest, key: str) -> Path:
         """The main file of artifact `key`, after its hashes and its parents' were checked.
 
-        Raises BadInput if it is missing, was changed since, or was made from something that was replaced.
+        Raises BadInput if it is missing, was changed since, or was made from something that was
+        replaced.
         """
         artifact = manifest.artifacts.get(key)
         if artifact is None:
             raise BadInput(
-                f"{manifest.slug} has no '{key}' artifact.", f"It has: {', '.join(manifest.artifacts) or 'none'}."
+                f"{manifest.slug} has no '{key}' artifact.",
+                f"It has: {', '.join(manifest.artifacts) or 'none'}.",
             )
         check_fresh(manifest, key)
         for name, sha256 in artifact.files.items():
@@ -152,12 +165,17 @@ class ModelFolder:
             if not path.is_file():
                 raise BadInput(f"{path} is missing.", f"Run: {artifact.remake}")
             if hash_file(path) != sha256:
-                raise BadInput(f"{path} is not the file that was recorded (sha256 differs).", f"Run: {artifact.remake}")
+                raise BadInput(
+                    f"{path} is not the file that was recorded (sha256 differs).",
+                    f"Run: {artifact.remake}",
+                )
         return self.file(artifact)
 
     @contextmanager
     def lock(self, wait_s: float = 3.0) -> Generator[None]:
-        """Hold this folder. Raises MissingEnvironment that names the holder if it stays taken for `wait_s`."""
+        """Hold this folder. Raises MissingEnvironment that names the holder if it stays taken for
+        `wait_s`.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             stream = (self.path / ".lock").open("a+", encoding="utf-8")
@@ -170,11 +188,14 @@ class ModelFolder:
                     stream.seek(0)
                     holder = stream.read().strip() or "another process"
                     raise MissingEnvironment(
-                        f"{self.path} is in use by {holder}.", "Wait until it ends, or choose another --workspace DIR."
+                        f"{self.path} is in use by {holder}.",
+                        "Wait until it ends, or choose another --workspace DIR.",
                     )
                 time.sleep(0.1)
             stream.truncate(0)
-            stream.write(f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}) since {now()}")
+            stream.write(
+                f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}) since {now()}"
+            )
             stream.flush()
             yield
 
@@ -183,7 +204,9 @@ class ModelFolder:
         """A folder on the same disk to write an artifact in; removed afterwards."""
         self.path.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.path))
-        staged.chmod(0o755)  # other users may read artifacts, as they may read what any program writes
+        staged.chmod(
+            0o755
+        )  # other users may read artifacts, as they may read what any program writes
         try:
             yield staged
         except OSError as error:
@@ -192,7 +215,8 @@ class ModelFolder:
             shutil.rmtree(staged, ignore_errors=True)
 
     def store(self, staged: Path, artifact: Artifact) -> Artifact:
-        """Hash the files in `staged` and move them to their folder; returns the artifact as it is recorded.
+        """Hash the files in `staged` and move them to their folder; returns the artifact as it is
+        recorded.
 
         Nothing is visible to readers before `commit`.
         """
@@ -202,7 +226,9 @@ class ModelFolder:
         target = self.path / folder
         if not target.exists():
             staged.rename(target)
-        elif {p.name: hash_file(p) for p in sorted(target.iterdir())} != hashes:  # changed by hand since
+        elif {
+            p.name: hash_file(p) for p in sorted(target.iterdir())
+        } != hashes:  # changed by hand since
             shutil.rmtree(target)
             staged.rename(target)
         return replace(artifact, folder=folder, files=hashes, created=now())
@@ -271,13 +297,18 @@ def find_model(root: Path, name: str | None) -> ModelFolder:
     folders = [ModelFolder(p) for p in sorted(root.iterdir())] if root.is_dir() else []
     exported = {f.slug: f for f in folders if f.exists()}
     if not exported:
-        raise BadInput(f"Nothing was exported to {root} yet.", "Run: hvt-deploy export MODEL (or give --workspace DIR)")
+        raise BadInput(
+            f"Nothing was exported to {root} yet.",
+            "Run: hvt-deploy export MODEL (or give --workspace DIR)",
+        )
     if name is not None:
         if name not in exported:
             raise unknown_name(f"exported model in {root}", name, exported)
         return exported[name]
     if len(exported) > 1 and os.environ.get("CI", "").lower() == "true":
-        raise BadInput(f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}.")
+        raise BadInput(
+            f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}."
+        )
     return max(exported.values(), key=lambda f: f.read().exported)
 
 

@@ -1,1 +1,3 @@
-"""Files to tensors: image folders, samples, class names, subsets, decoding, loading and calibration sets."""
+"""Files to tensors: image folders, samples, class names, subsets, decoding, loading and calibration
+sets.
+"""

@@ -1,4 +1,6 @@
-"""The images that INT8 ranges are measured on: chosen by seed, hashed file by file, never validated on."""
+"""The images that INT8 ranges are measured on: chosen by seed, hashed file by file, never validated
+on.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ Use = Literal["calibration", "search", "confirm"]
 
 @dataclass(frozen=True)
 class CalibrationFile:
-    """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat folder.
+    """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat
+    folder.
 
-    `use`: ranges come from `calibration`; a recipe was searched on `search` and its promise measured on `confirm`.
+    `use`: ranges come from `calibration`; a recipe was searched on `search` and its promise
+    measured on `confirm`.
     """
 
     file: str
@@ -42,11 +46,17 @@ class CalibrationSet:
 
     def samples(self) -> tuple[Sample, ...]:
         """The files to load, without labels."""
-        return tuple(Sample(Path(self.folder) / f.file, NO_LABEL) for f in self.files if f.use == "calibration")
+        return tuple(
+            Sample(Path(self.folder) / f.file, NO_LABEL)
+            for f in self.files
+            if f.use == "calibration"
+        )
 
     @property
     def content_key(self) -> str:
-        """A sha256 over the files' contents, whatever their names and order: the set's part of a cache key."""
+        """A sha256 over the files' contents, whatever their names and order: the set's part of a
+        cache key.
+        """
         return hashlib.sha256("\n".join(sorted(f.sha256 for f in self.files)).encode()).hexdigest()
 
     def write(self, path: Path) -> None:
@@ -59,32 +69,46 @@ class CalibrationSet:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise BadInput(f"No calibration manifest at {path}.", "Make it: hvt-deploy quantize --calib DIR") from None
+            raise BadInput(
+                f"No calibration manifest at {path}.", "Make it: hvt-deploy quantize --calib DIR"
+            ) from None
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise BadInput(f"{path} is not a calibration manifest: {error}.") from None
         return from_plain(CalibrationSet, data, str(path))
 
 
 def choose_calibration(
-    folder: Path, images: int, seed: int, threads: int = 4, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    images: int,
+    seed: int,
+    threads: int = 4,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationSet:
-    """Draw `images` files by `seed`, the same number from each class folder as far as it goes, and hash them.
+    """Draw `images` files by `seed`, the same number from each class folder as far as it goes, and
+    hash them.
 
-    A folder with fewer images gives all it has; a flat folder is one class. A folder in the `cifar-100-python` form
-    gives its training images.
-    Raises BadInput for a missing or empty folder, a file that cannot be read or fewer than 1 image.
+    A folder with fewer images gives all it has; a flat folder is one class. A folder in the
+    `cifar-100-python` form gives its training images. Raises BadInput for a missing or empty
+    folder, a file that cannot be read or fewer than 1 image.
     """
     if images < 1:
-        raise BadInput(f"{images} calibration images are too few.", "Give 1 or more; 512 is the default.")
+        raise BadInput(
+            f"{images} calibration images are too few.", "Give 1 or more; 512 is the default."
+        )
     advice = "Give a folder of images like those the model will see, but not the validation images: --calib DIR"
     if not folder.is_dir():
-        raise BadInput(f"There is no calibration folder {folder}, and INT8 ranges are measured on real images.", advice)
+        raise BadInput(
+            f"There is no calibration folder {folder}, and INT8 ranges are measured on real images.",
+            advice,
+        )
     if is_cifar100(folder):
         folder = unpack_cifar100(folder, "train").folder
     files = find_images(folder)
     if not files:
         raise BadInput(f"The calibration folder {folder} holds no images.", advice)
-    chosen = [files[i] for i in draw_stratified([(top_folder(f), f, f) for f in files], images, seed)]
+    chosen = [
+        files[i] for i in draw_stratified([(top_folder(f), f, f) for f in files], images, seed)
+    ]
     paths = [folder / file for file in chosen]
     hashes = content_hashes(paths, threads, progress)
     return CalibrationSet(
@@ -97,11 +121,17 @@ def choose_calibration(
     )
 
 
-def hash_samples(samples: Sequence[Sample], use: Use, threads: int = 4) -> tuple[CalibrationFile, ...]:
-    """The entries of a calibration manifest for labelled images. Raises BadInput for a file that cannot be read."""
+def hash_samples(
+    samples: Sequence[Sample], use: Use, threads: int = 4
+) -> tuple[CalibrationFile, ...]:
+    """The entries of a calibration manifest for labelled images. Raises BadInput for a file that
+    cannot be read.
+    """
     hashes = content_hashes([sample.path for sample in samples], threads)
     return tuple(
-        CalibrationFile(str(s.path.absolute()), sha256, s.path.stat().st_size, s.path.parent.name, use)
+        CalibrationFile(
+            str(s.path.absolute()), sha256, s.path.stat().st_size, s.path.parent.name, use
+        )
         for s, sha256 in zip(samples, hashes, strict=True)
     )
 
@@ -114,7 +144,8 @@ def overlap(
 ) -> list[Path]:
     """The samples' files whose content is that of a calibration image, whatever their names.
 
-    Only files of the same size as a calibration image are read. Files that are gone are passed over.
+    Only files of the same size as a calibration image are read. Files that are gone are passed
+    over.
     """
     sizes = {f.size_bytes for f in calibration.files}
     suspects = [sample.path for sample in samples if _size(sample.path) in sizes]

@@ -1,6 +1,8 @@
-"""CIFAR-100 as its authors publish it (`cifar-100-python`: pickled `train`, `test`, `meta`), as image files.
+"""CIFAR-100 as its authors publish it (`cifar-100-python`: pickled `train`, `test`, `meta`), as
+image files.
 
-The images are written once, losslessly, to a cache, so that they are decoded, hashed and compared like any other.
+The images are written once, losslessly, to a cache, so that they are decoded, hashed and compared
+like any other.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ from hvt_deploy.core.errors import BadInput
 
 Split = Literal["train", "test"]
 SIDE = 32
-_SHAPE = "Expected the three files `train`, `test` and `meta` of cifar-100-python.tar.gz, as published."
+_SHAPE = (
+    "Expected the three files `train`, `test` and `meta` of cifar-100-python.tar.gz, as published."
+)
 
 
 @dataclass(frozen=True)
 class Cifar100:
     """The images of one split in folders named by fine label, `folder/apple/00042.png`.
 
-    `fine` and `coarse` are the label names in their order; `coarse_of` gives the coarse number of each fine one.
+    `fine` and `coarse` are the label names in their order; `coarse_of` gives the coarse number of
+    each fine one.
     """
 
     folder: Path
@@ -46,13 +51,20 @@ def is_cifar100(path: Path) -> bool:
 def unpack_cifar100(path: Path, split: Split) -> Cifar100:
     """Write the images of a split to the cache, where they are not there yet.
 
-    Raises BadInput for files of another form, and for a pickle that names anything but NumPy arrays.
+    Raises BadInput for files of another form, and for a pickle that names anything but NumPy
+    arrays.
     """
     meta, data = _load(path / "meta"), _load(path / split)
     fine, coarse = _names(meta, "fine_label_names", path), _names(meta, "coarse_label_names", path)
     pixels = cast("NDArray[np.uint8] | None", data.get("data"))
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * SIDE * SIDE,):
-        raise BadInput(f"{path / split} holds no images of {SIDE}x{SIDE} pixels under `data`.", _SHAPE)
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.dtype != np.uint8
+        or pixels.shape[1:] != (3 * SIDE * SIDE,)
+    ):
+        raise BadInput(
+            f"{path / split} holds no images of {SIDE}x{SIDE} pixels under `data`.", _SHAPE
+        )
     labels = _labels(data, "fine_labels", len(pixels), len(fine), path / split)
     coarse_labels = _labels(data, "coarse_labels", len(pixels), len(coarse), path / split)
     coarse_of = dict(zip(labels, coarse_labels, strict=True))
@@ -75,14 +87,18 @@ def _write(pixels: NDArray[np.uint8], names: list[str], folder: Path) -> None:
             (temporary / name).mkdir()
         for i, (row, name) in enumerate(zip(pixels, names, strict=True)):
             pixels_HWC = row.reshape(3, SIDE, SIDE).transpose(1, 2, 0)
-            Image.fromarray(np.ascontiguousarray(pixels_HWC)).save(temporary / name / f"{i:05d}.png", compress_level=1)
+            Image.fromarray(np.ascontiguousarray(pixels_HWC)).save(
+                temporary / name / f"{i:05d}.png", compress_level=1
+            )
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes into an old pickle: `_codecs.encode(text, "latin1")`; no other codec is let in."""
+    """How Python 3 writes bytes into an old pickle: `_codecs.encode(text, "latin1")`; no other
+    codec is let in.
+    """
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"codec {encoding}")
     return text.encode("latin1")
@@ -92,8 +108,13 @@ class _ArraysOnly(pickle.Unpickler):
     """Lets in what a pickled NumPy array needs: a pickle can otherwise call anything."""
 
     def find_class(self, module_name: str, global_name: str) -> object:
-        if module_name in {"numpy.core.multiarray", "numpy._core.multiarray"} and global_name == "_reconstruct":
-            return np.zeros(0).__reduce__()[0]  # NumPy's own function, wherever this version keeps it
+        if (
+            module_name in {"numpy.core.multiarray", "numpy._core.multiarray"}
+            and global_name == "_reconstruct"
+        ):
+            return np.zeros(0).__reduce__()[
+                0
+            ]  # NumPy's own function, wherever this version keeps it
         if module_name == "numpy" and global_name in {"ndarray", "dtype"}:
             return getattr(np, global_name)
         if (module_name, global_name) == ("_codecs", "encode"):
@@ -121,7 +142,11 @@ def _names(meta: dict[str, object], key: str, path: Path) -> tuple[str, ...]:
     values = meta.get(key)
     names = tuple(map(_text, cast("list[object]", values))) if isinstance(values, list) else ()
     # The names become folders: nothing that could leave the cache.
-    if not names or len(set(names)) != len(names) or not all(n.replace("_", "").isalnum() for n in names):
+    if (
+        not names
+        or len(set(names)) != len(names)
+        or not all(n.replace("_", "").isalnum() for n in names)
+    ):
         raise BadInput(f"{path / 'meta'} holds no usable `{key}`.", _SHAPE)
     return names
 
@@ -131,5 +156,8 @@ def _labels(data: dict[str, object], key: str, images: int, classes: int, path: 
     labels = cast("list[object]", values) if isinstance(values, list) else []
     numbers = [label for label in labels if isinstance(label, int) and 0 <= label < classes]
     if len(labels) != images or len(numbers) != images:
-        raise BadInput(f"{path} does not hold a label from 0 to {classes - 1} for each image in `{key}`.", _SHAPE)
+        raise BadInput(
+            f"{path} does not hold a label from 0 to {classes - 1} for each image in `{key}`.",
+            _SHAPE,
+        )
     return numbers

@@ -32,8 +32,8 @@ class Match:
 class ClassNames:
     """The name of each class, in the order of the model's outputs.
 
-    A name may list synonyms, "tench, Tinca tinca"; the first is the one to show. `wnids` are the WordNet ids
-    of ImageNet's classes.
+    A name may list synonyms, "tench, Tinca tinca"; the first is the one to show. `wnids` are the
+    WordNet ids of ImageNet's classes.
     """
 
     names: tuple[str, ...]
@@ -50,9 +50,9 @@ class ClassNames:
     def find(self, text: str) -> Match | None:
         """The class that a folder name or a label means; None if it means none.
 
-        By wnid, then by name, then by number. A name is looked for as written, then without regard to case,
-        spaces, hyphens and underscores, then among the synonyms: ImageNet has a "crane" twice, and a
-        "partridge" that is also a synonym of another class.
+        By wnid, then by name, then by number. A name is looked for as written, then without regard
+        to case, spaces, hyphens and underscores, then among the synonyms: ImageNet has a "crane"
+        twice, and a "partridge" that is also a synonym of another class.
         """
         text = text.strip()
         if self.wnids is not None and text.lower() in self._by_wnid:
@@ -69,18 +69,25 @@ class ClassNames:
         return None
 
     def find_all(self, texts: Iterable[str]) -> tuple[dict[str, tuple[int, ...]], list[How]]:
-        """The classes that each text can mean (none, one or several), and the ways in which they were found."""
+        """The classes that each text can mean (none, one or several), and the ways in which they
+        were found.
+        """
         matches = {text: self.find(text) for text in texts}
         used = {match.how for match in matches.values() if match}
-        return {text: match.classes if match else () for text, match in matches.items()}, [h for h in HOWS if h in used]
+        return {text: match.classes if match else () for text, match in matches.items()}, [
+            h for h in HOWS if h in used
+        ]
 
     def refuse_ambiguous(self, what: str, found: Mapping[str, tuple[int, ...]]) -> None:
         """Raise BadInput for the first of `find_all`'s texts that means several classes."""
         for text, classes in found.items():
             if len(classes) > 1:
-                options = (f"{self.wnids[i] if self.wnids else i} ({self.names[i]})" for i in classes)
+                options = (
+                    f"{self.wnids[i] if self.wnids else i} ({self.names[i]})" for i in classes
+                )
                 raise BadInput(
-                    f"The {what} '{text}' fits several classes: {', '.join(options)}.", "Use a wnid or a class number."
+                    f"The {what} '{text}' fits several classes: {', '.join(options)}.",
+                    "Use a wnid or a class number.",
                 )
 
     @cached_property
@@ -89,11 +96,15 @@ class ClassNames:
 
     @cached_property
     def _by_name(self) -> dict[str, tuple[int, ...]]:
-        return _index((n, i) for i, name in enumerate(self.names) for n in (name, _synonyms(name)[0]))
+        return _index(
+            (n, i) for i, name in enumerate(self.names) for n in (name, _synonyms(name)[0])
+        )
 
     @cached_property
     def _by_loose_name(self) -> dict[str, tuple[int, ...]]:
-        return _index((_loose(n), i) for i, name in enumerate(self.names) for n in (name, _synonyms(name)[0]))
+        return _index(
+            (_loose(n), i) for i, name in enumerate(self.names) for n in (name, _synonyms(name)[0])
+        )
 
     @cached_property
     def _by_synonym(self) -> dict[str, tuple[int, ...]]:
@@ -102,7 +113,8 @@ class ClassNames:
 
 @lru_cache(maxsize=1)
 def imagenet_1k() -> ClassNames:
-    """The 1000 classes of ILSVRC-2012 in the order every ImageNet-1k classifier uses (sorted by wnid).
+    """The 1000 classes of ILSVRC-2012 in the order every ImageNet-1k classifier uses (sorted by
+    wnid).
 
     Wnids and names (all lemmas of the synset) are WordNet 3.0's.
     """
@@ -115,7 +127,9 @@ def numbered(num_classes: int) -> ClassNames:
     return ClassNames(tuple(str(i) for i in range(num_classes)))
 
 
-def class_names_for(num_classes: int, given: Path | None = None, checkpoint: Path | None = None) -> ClassNames:
+def class_names_for(
+    num_classes: int, given: Path | None = None, checkpoint: Path | None = None
+) -> ClassNames:
     """The names of a model's classes: from the `given` file, else from a `class_indices.json` (or
     `classes_indices.json`) beside the checkpoint, else ImageNet's for 1000 classes, else numbers.
 
@@ -135,15 +149,18 @@ def class_names_for(num_classes: int, given: Path | None = None, checkpoint: Pat
 
 
 def read_class_names(path: Path) -> ClassNames:
-    """Read class names from JSON (`{"0": "daisy"}`, `{"daisy": 0}` or a list) or from text, one a line.
+    """Read class names from JSON (`{"0": "daisy"}`, `{"daisy": 0}` or a list) or from text, one a
+    line.
 
-    A text file whose every line starts with a wnid (`n01440764 tench, Tinca tinca`) gives the wnids too.
-    Raises BadInput for a missing file, another shape, a missing, doubled or empty class.
+    A text file whose every line starts with a wnid (`n01440764 tench, Tinca tinca`) gives the wnids
+    too. Raises BadInput for a missing file, another shape, a missing, doubled or empty class.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise BadInput(f"No file of class names at {path}.", "Give one with --class-names FILE.") from None
+        raise BadInput(
+            f"No file of class names at {path}.", "Give one with --class-names FILE."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read as class names: {error}.") from None
     if path.suffix.lower() == ".json":
@@ -155,7 +172,9 @@ def _from_lines(text: str, where: str) -> ClassNames:
     lines = [line.strip() for line in text.rstrip().splitlines()]
     for number, line in enumerate(lines, start=1):
         if not line:
-            raise BadInput(f"{where}: line {number} is empty; expected one class name on every line.")
+            raise BadInput(
+                f"{where}: line {number} is empty; expected one class name on every line."
+            )
     if not lines:
         raise BadInput(f"{where} is empty; expected one class name on every line.")
     rows = [_WNID_LINE.fullmatch(line) for line in lines]
@@ -187,7 +206,10 @@ def _from_json(text: str, path: Path) -> ClassNames:
         raise BadInput(f"{shapes}, with a name for every class.")
     missing = sorted(set(range(len(names))) - set(names))
     if missing:
-        raise BadInput(f"{path}: {len(names)} classes, but none has the number {missing[0]}.", "Numbers start at 0.")
+        raise BadInput(
+            f"{path}: {len(names)} classes, but none has the number {missing[0]}.",
+            "Numbers start at 0.",
+        )
     return ClassNames(tuple(cast("str", names[i]) for i in range(len(names))))
 
 
@@ -195,7 +217,9 @@ def _by_index(pairs: list[tuple[int, object]], path: Path) -> dict[int, object]:
     names: dict[int, object] = {}
     for index, name in pairs:
         if index in names:
-            raise BadInput(f"{path}: two classes have the number {index}: '{names[index]}' and '{name}'.")
+            raise BadInput(
+                f"{path}: two classes have the number {index}: '{names[index]}' and '{name}'."
+            )
         names[index] = name
     return names
 

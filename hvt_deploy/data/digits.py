@@ -35,16 +35,21 @@ class _Digits(Protocol):
 
 
 def write_digits(folder: Path) -> DigitsFolders:
-    """Write the digits under `folder` as 32x32 grey PNG files, enlarged from 8x8 by a bicubic filter.
+    """Write the digits under `folder` as 32x32 grey PNG files, enlarged from 8x8 by a bicubic
+    filter.
 
-    The split is fixed and stratified by class. `folder` appears all at once; where it is complete it is left alone.
-    Raises MissingEnvironment without scikit-learn and BadInput where `folder` holds anything else.
+    The split is fixed and stratified by class. `folder` appears all at once; where it is complete
+    it is left alone. Raises MissingEnvironment without scikit-learn and BadInput where `folder`
+    holds anything else.
     """
     folders = DigitsFolders(*(folder / split for split in SPLIT_SIZES))
     if _is_complete(folder):
         return folders
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise BadInput(f"{folder} exists and is not the complete set of digits.", "Delete it or give another folder.")
+        raise BadInput(
+            f"{folder} exists and is not the complete set of digits.",
+            "Delete it or give another folder.",
+        )
     require("sklearn", extra="demo")
     from sklearn.datasets import load_digits
 
@@ -60,7 +65,10 @@ def write_digits(folder: Path) -> DigitsFolders:
 
 
 def _is_complete(folder: Path) -> bool:
-    return all(len(list((folder / split).glob("[0-9]/*.png"))) == size for split, size in SPLIT_SIZES.items())
+    return all(
+        len(list((folder / split).glob("[0-9]/*.png"))) == size
+        for split, size in SPLIT_SIZES.items()
+    )
 
 
 def _write_images(digits: _Digits, folder: Path) -> None:
@@ -77,7 +85,9 @@ def _write_images(digits: _Digits, folder: Path) -> None:
 
 
 def _stratified_order(labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A seeded order of all indices in which every stretch holds the classes in their overall shares."""
+    """A seeded order of all indices in which every stretch holds the classes in their overall
+    shares.
+    """
     shuffled = np.random.default_rng(_SEED).permutation(len(labels_N))
     place = np.empty(len(labels_N))
     for label in np.unique(labels_N):

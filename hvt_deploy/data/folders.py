@@ -1,7 +1,7 @@
 """Folders of labelled images: which file belongs to which class of the model.
 
-A label is never guessed: what does not fit is an error that names it, and how folders were mapped to classes is
-a sentence that goes into every report.
+A label is never guessed: what does not fit is an error that names it, and how folders were mapped
+to classes is a sentence that goes into every report.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.data.class_names import ClassNames, numbered
 from hvt_deploy.data.imagenet_subsets import label_folders
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+)
 
 # The label of an image whose class is not one of the model's, or not known.
 NO_LABEL = -1
@@ -36,7 +38,8 @@ class Sample:
 class ImageFolder:
     """The labelled images of a folder, sorted by path.
 
-    `classes` are the class numbers that occur. `mapping` says in a sentence how the labels were found.
+    `classes` are the class numbers that occur. `mapping` says in a sentence how the labels were
+    found.
     """
 
     path: Path
@@ -46,18 +49,21 @@ class ImageFolder:
 
 
 def open_image_folder(
-    path: Path, class_names: ClassNames | None, num_classes: int, labels_file: Path | None = None,
+    path: Path,
+    class_names: ClassNames | None,
+    num_classes: int,
+    labels_file: Path | None = None,
     subset: SubsetName | None = None,
-) -> ImageFolder:  # fmt: skip
+) -> ImageFolder:
     """Find the labelled images in a folder of class folders, or by a file of labels.
 
-    A class folder is matched by wnid, class name or class number. Sorted order is used only when there are
-    exactly `num_classes` folders and none of their names is known. With `labels_file` (CSV, tabs or spaces;
-    `file label`; files relative to `path`) the folders mean nothing. Hidden files and files that are not
-    images are ignored, links are followed. A folder in the `cifar-100-python` form gives its test images. The class
-    folders of a `subset` are named as it is published.
-    Raises BadInput for a missing or empty folder, for folders or labels that fit no class or several, for a
-    flat folder without labels and for labelled files that are not there.
+    A class folder is matched by wnid, class name or class number. Sorted order is used only when
+    there are exactly `num_classes` folders and none of their names is known. With `labels_file`
+    (CSV, tabs or spaces; `file label`; files relative to `path`) the folders mean nothing. Hidden
+    files and files that are not images are ignored, links are followed. A folder in the
+    `cifar-100-python` form gives its test images. The class folders of a `subset` are named as it
+    is published. Raises BadInput for a missing or empty folder, for folders or labels that fit no
+    class or several, for a flat folder without labels and for labelled files that are not there.
     """
     names = class_names or numbered(num_classes)
     if len(names) != num_classes:
@@ -102,7 +108,9 @@ def find_images(path: Path) -> list[str]:
     try:
         return sorted(_walk(path, "", frozenset()))
     except PermissionError as error:
-        raise BadInput(f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions.") from None
+        raise BadInput(
+            f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from None
 
 
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -125,7 +133,9 @@ def top_folder(file: str) -> str:
     return file.partition("/")[0] if "/" in file else ""
 
 
-def _labels_from_folders(path: Path, files: Sequence[str], names: ClassNames) -> tuple[dict[str, int], str]:
+def _labels_from_folders(
+    path: Path, files: Sequence[str], names: ClassNames
+) -> tuple[dict[str, int], str]:
     used = sorted({top_folder(file) for file in files} - {""})
     if not used:
         raise BadInput(
@@ -139,7 +149,9 @@ def _labels_from_folders(path: Path, files: Sequence[str], names: ClassNames) ->
         classes = {folder: found[0] for folder, found in matched.items()}
         mapping = f"{_count(len(used), 'class folder')} matched to classes by {' and '.join(hows)}"
     else:
-        folders = sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+        folders = sorted(
+            e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")
+        )
         if len(folders) != len(names):
             _refuse_misfits(path, used, matched, names)
         classes = {folder: i for i, folder in enumerate(folders)}
@@ -153,19 +165,27 @@ def _labels_from_folders(path: Path, files: Sequence[str], names: ClassNames) ->
     return labels, f"{mapping}{ignored}."
 
 
-def _labels_of_subset(files: Sequence[str], names: ClassNames, subset: SubsetName) -> tuple[dict[str, int], str]:
+def _labels_of_subset(
+    files: Sequence[str], names: ClassNames, subset: SubsetName
+) -> tuple[dict[str, int], str]:
     classes = label_folders(subset, sorted({top_folder(file) for file in files}), names)
     labels = {file: classes[top_folder(file)] for file in files}
     return labels, f"{_count(len(classes), 'class folder')} of {subset}, named as it is published."
 
 
 def _open_cifar100(path: Path, names: ClassNames) -> ImageFolder:
-    """The test images of CIFAR-100: by fine label names, by coarse ones where the model has these, by number."""
+    """The test images of CIFAR-100: by fine label names, by coarse ones where the model has these,
+    by number.
+    """
     cifar = unpack_cifar100(path, "test")
     for labels, numbers in ((cifar.fine, range(len(cifar.fine))), (cifar.coarse, cifar.coarse_of)):
         found, _ = names.find_all(labels)
         if len(names) == len(labels) and all(len(classes) == 1 for classes in found.values()):
-            class_of = {fine: found[labels[n]][0] for fine, n in zip(cifar.fine, numbers, strict=True) if n >= 0}
+            class_of = {
+                fine: found[labels[n]][0]
+                for fine, n in zip(cifar.fine, numbers, strict=True)
+                if n >= 0
+            }
             mapping = f"{len(labels)} {'fine' if labels is cifar.fine else 'coarse'} labels of CIFAR-100 by class name."
             break
     else:
@@ -182,7 +202,9 @@ def _open_cifar100(path: Path, names: ClassNames) -> ImageFolder:
     return ImageFolder(path, samples, tuple(sorted({s.label for s in samples})), mapping)
 
 
-def _refuse_misfits(path: Path, folders: Sequence[str], matched: dict[str, tuple[int, ...]], names: ClassNames) -> None:
+def _refuse_misfits(
+    path: Path, folders: Sequence[str], matched: dict[str, tuple[int, ...]], names: ClassNames
+) -> None:
     unknown = [folder for folder in folders if not matched[folder]]
     if unknown:
         below = next((f for f in unknown if _holds_classes(path / f, names)), None)
@@ -217,7 +239,9 @@ def _labels_from_file(
     if rows and rows[0][0] not in there and names.find(rows[0][1]) is None:  # a header
         rows = rows[1:]
     if not rows:
-        raise BadInput(f"{labels_file} holds no labels.", "Expected a line `photo1.jpg LABEL` for each image.")
+        raise BadInput(
+            f"{labels_file} holds no labels.", "Expected a line `photo1.jpg LABEL` for each image."
+        )
     matched, hows = names.find_all([label for _, label in rows])
     unknown = sorted({label for _, label in rows if not matched[label]})
     if unknown:
@@ -236,27 +260,47 @@ def _labels_from_file(
     labels: dict[str, int] = {}
     for file, label in rows:
         if file in labels:
-            raise BadInput(f"{labels_file} names '{file}' twice.", "Expected one line for each image.")
+            raise BadInput(
+                f"{labels_file} names '{file}' twice.", "Expected one line for each image."
+            )
         labels[file] = matched[label][0]
     left_out = len(files) - len(labels)
     ignored = f"; {_count(left_out, 'image')} without a label left out" if left_out else ""
-    return labels, f"{_count(len(rows), 'label')} from {labels_file.name}, by {' and '.join(hows)}{ignored}."
+    return (
+        labels,
+        f"{_count(len(rows), 'label')} from {labels_file.name}, by {' and '.join(hows)}{ignored}.",
+    )
 
 
 def _read_rows(labels_file: Path) -> list[tuple[str, str]]:
-    """(file, label) of every line that is not empty. Commas or tabs separate only if every line has one."""
+    """(file, label) of every line that is not empty. Commas or tabs separate only if every line has
+    one.
+    """
     try:
-        lines = [line for line in labels_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [
+            line
+            for line in labels_file.read_text(encoding="utf-8-sig").splitlines()
+            if line.strip()
+        ]
     except FileNotFoundError:
-        raise BadInput(f"No file of labels at {labels_file}.", "Give one with --labels FILE.") from None
+        raise BadInput(
+            f"No file of labels at {labels_file}.", "Give one with --labels FILE."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{labels_file} cannot be read as labels: {error}.") from None
     separator = next((s for s in ("\t", ",") if all(s in line for line in lines)), None)
-    fields = [line.split(None, 1) for line in lines] if separator is None else csv.reader(lines, delimiter=separator)
+    fields = (
+        [line.split(None, 1) for line in lines]
+        if separator is None
+        else csv.reader(lines, delimiter=separator)
+    )
     rows: list[tuple[str, str]] = []
     for line, (file, *label) in zip(lines, fields, strict=True):
         if not label:
-            raise BadInput(f"{labels_file}: '{line}' has no label.", "Expected `photo1.jpg LABEL` on every line.")
+            raise BadInput(
+                f"{labels_file}: '{line}' has no label.",
+                "Expected `photo1.jpg LABEL` on every line.",
+            )
         # A name may list synonyms, with or without quotes: `photo1.jpg,tench, Tinca tinca`.
         rows.append((file.strip().removeprefix("./"), ", ".join(part.strip() for part in label)))
     return rows

@@ -1,7 +1,8 @@
 """ImageNet-A, -R and -V2: which classes they have, and how their folders are named.
 
-ImageNet-A and -R hold 200 classes each (arXiv:1907.07174, arXiv:2006.16241): top-1 is over the logits of these
-classes alone. ImageNet-V2 (arXiv:1902.10811) has all 1000, in folders named by class number.
+ImageNet-A and -R hold 200 classes each (arXiv:1907.07174, arXiv:2006.16241): top-1 is over the
+logits of these classes alone. ImageNet-V2 (arXiv:1902.10811) has all 1000, in folders named by
+class number.
 """
 
 from __future__ import annotations
@@ -51,11 +52,15 @@ def subset_classes(subset: SubsetName, names: ClassNames) -> tuple[int, ...]:
 def label_folders(subset: SubsetName, folders: list[str], names: ClassNames) -> Mapping[str, int]:
     """The class number of each folder of a subset.
 
-    Folders of ImageNet-A and -R are wnids, those of ImageNet-V2 are places in ImageNet's order, 0 to 999.
-    Raises BadInput that names the folders which are not of the subset.
+    Folders of ImageNet-A and -R are wnids, those of ImageNet-V2 are places in ImageNet's order, 0
+    to 999. Raises BadInput that names the folders which are not of the subset.
     """
     wnids = subset_wnids(subset)
-    known = {str(i): wnid for i, wnid in enumerate(wnids)} if subset == "imagenet-v2" else {w: w for w in wnids}
+    known = (
+        {str(i): wnid for i, wnid in enumerate(wnids)}
+        if subset == "imagenet-v2"
+        else {w: w for w in wnids}
+    )
     wrong = [folder for folder in folders if folder not in known]
     if wrong:
         shown = ", ".join(f"'{folder}'" for folder in wrong[:8])

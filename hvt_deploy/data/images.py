@@ -1,9 +1,9 @@
 """From image files to the tensors a model was trained on.
 
-The pixels are those of timm's evaluation transform (`create_transform(..., is_training=False)`) on Pillow
-images, bit for bit: Pillow decodes, resizes with antialiasing and crops, the rest is float32 arithmetic in
-torchvision's order. So nothing here may use Pillow's `draft` or `reducing_gap`, which change pixels, and EXIF
-orientation is not applied, as timm and torchvision do not.
+The pixels are those of timm's evaluation transform (`create_transform(..., is_training=False)`) on
+Pillow images, bit for bit: Pillow decodes, resizes with antialiasing and crops, the rest is float32
+arithmetic in torchvision's order. So nothing here may use Pillow's `draft` or `reducing_gap`, which
+change pixels, and EXIF orientation is not applied, as timm and torchvision do not.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from hvt_deploy.core.types import Preprocessing
 if TYPE_CHECKING:
     from hvt_deploy.data.folders import Sample
 
-# More unreadable files than this share of a set means that the set is not what the user takes it for.
+# More unreadable files than this share of a set means that the set is not what the user takes it
+# for.
 UNREADABLE_SHARE = 0.01
 
-# A one-pixel-wide image is legal but grows with the square of its length when its short edge is resized:
-# beyond Pillow's own limit for decoding it is refused like any other decompression bomb.
+# A one-pixel-wide image is legal but grows with the square of its length when its short edge is
+# resized: beyond Pillow's own limit for decoding it is refused like any other decompression bomb.
 _MAX_RESIZED_PIXELS = 178_956_970
 
 _RESAMPLING = {
@@ -45,7 +46,9 @@ _RESAMPLING = {
 
 
 class UnreadableImage(BadInput):
-    """A file that is not a whole image, or one too large to handle. The message is the reason, without the path."""
+    """A file that is not a whole image, or one too large to handle. The message is the reason,
+    without the path.
+    """
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Preprocessed images with their labels. `indices_N` are their places in the samples they were loaded from."""
+    """Preprocessed images with their labels. `indices_N` are their places in the samples they were
+    loaded from.
+    """
 
     images_NCHW: ImagesNCHW  # noqa: N815
     labels_N: LabelsN  # noqa: N815
@@ -66,7 +71,8 @@ class Batch:
 
 
 def decode(source: Path | IO[bytes]) -> Image.Image:
-    """An image file, or what was read of one, as RGB, as timm and torchvision do: Pillow, EXIF orientation ignored.
+    """An image file, or what was read of one, as RGB, as timm and torchvision do: Pillow, EXIF
+    orientation ignored.
 
     Raises UnreadableImage if the file cannot be opened, is no image, is damaged, truncated or a
     decompression bomb.
@@ -80,7 +86,8 @@ def decode(source: Path | IO[bytes]) -> Image.Image:
         raise UnreadableImage("not an image") from None
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error)) from error
-    # Pillow's decoders answer damaged files with ValueError, SyntaxError, struct.error, EOFError and more.
+    # Pillow's decoders answer damaged files with ValueError, SyntaxError, struct.error, EOFError
+    # and more.
     except Exception as error:
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
 
@@ -108,7 +115,9 @@ def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArra
     """The pixels (3, height, width) before they are normalised."""
     height, width = _resized_size(image.height, image.width, preprocessing)
     if height * width > _MAX_RESIZED_PIXELS:
-        raise UnreadableImage(f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
+        raise UnreadableImage(
+            f"{image.width} x {image.height} pixels would be resized to {width} x {height}"
+        )
     if (width, height) != image.size:
         image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
     crop_height, crop_width = preprocessing.image_size
@@ -133,12 +142,17 @@ def _normalize(images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing
 
 
 def repeat_to(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
-    """`size` images: the given ones, cut or repeated from the start, for a graph that takes one batch size only."""
+    """`size` images: the given ones, cut or repeated from the start, for a graph that takes one
+    batch size only.
+    """
     return np.ascontiguousarray(np.resize(images_NCHW, (size, *images_NCHW.shape[1:])))
 
 
-def load_batches(samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int) -> BatchLoader:
-    """Decode and preprocess `samples` with `threads` threads, in their order, `batch_size` at a time.
+def load_batches(
+    samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int
+) -> BatchLoader:
+    """Decode and preprocess `samples` with `threads` threads, in their order, `batch_size` at a
+    time.
 
     Every batch but the last is full: unreadable files are left out and listed in `unreadable`.
     """
@@ -148,11 +162,13 @@ def load_batches(samples: Sequence[Sample], preprocessing: Preprocessing, batch_
 class BatchLoader:
     """Batches of images, in the order of the samples. Every iteration starts anew.
 
-    Memory is bounded by one batch and the window of images decoded ahead of it, not by the number of samples.
-    `unreadable` holds the files that the current or last iteration left out.
+    Memory is bounded by one batch and the window of images decoded ahead of it, not by the number
+    of samples. `unreadable` holds the files that the current or last iteration left out.
     """
 
-    def __init__(self, samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int
+    ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
         self.batch_size = batch_size
@@ -179,11 +195,15 @@ class BatchLoader:
 
     def _batch(self, images: list[NDArray[np.uint8]], indices: list[int]) -> Batch:
         labels = [self.samples[i].label for i in indices]
-        return Batch(_normalize(images, self.preprocessing), np.array(labels, np.int64), np.array(indices, np.int64))
+        return Batch(
+            _normalize(images, self.preprocessing),
+            np.array(labels, np.int64),
+            np.array(indices, np.int64),
+        )
 
     def _load_ahead(self) -> Generator[NDArray[np.uint8] | Unreadable]:
-        # Pillow loads most of its formats on first need and tells a second thread that arrives meanwhile that
-        # the file is no image; so they are loaded before there are threads.
+        # Pillow loads most of its formats on first need and tells a second thread that arrives
+        # meanwhile that the file is no image; so they are loaded before there are threads.
         Image.init()
         window: deque[Future[NDArray[np.uint8] | Unreadable]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
@@ -217,8 +237,12 @@ class BatchLoader:
 
 
 def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """(height, width) before the crop, in the arithmetic of torchvision (square) and timm (not square)."""
-    target_height, target_width = (math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size)
+    """(height, width) before the crop, in the arithmetic of torchvision (square) and timm (not
+    square).
+    """
+    target_height, target_width = (
+        math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size
+    )
     if preprocessing.crop_mode == "squash":
         return target_height, target_width
     if target_height != target_width:
@@ -230,5 +254,7 @@ def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tupl
 
 
 def _crop_start(size: int, crop: int) -> int:
-    """Where a centred crop begins; negative where `size` is smaller and is padded (torchvision's CenterCrop)."""
+    """Where a centred crop begins; negative where `size` is smaller and is padded (torchvision's
+    CenterCrop).
+    """
     return -((crop - size) // 2) if crop > size else round((size - crop) / 2)

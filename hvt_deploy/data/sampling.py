@@ -12,11 +12,14 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.data.folders import Sample
 
 
-def stratified_sample(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
-    """`limit` samples drawn by `seed`, the same number from each class as far as it goes; all for None.
+def stratified_sample(
+    samples: Sequence[Sample], limit: int | None, seed: int
+) -> tuple[Sample, ...]:
+    """`limit` samples drawn by `seed`, the same number from each class as far as it goes; all for
+    None.
 
-    The choice depends on labels and file names only, not on the order or the place of the files, and a smaller
-    limit's choice is part of a larger one's. The order is that of the given samples.
+    The choice depends on labels and file names only, not on the order or the place of the files,
+    and a smaller limit's choice is part of a larger one's. The order is that of the given samples.
     Raises BadInput for a limit below 1.
     """
     if limit is None:
@@ -28,11 +31,12 @@ def stratified_sample(samples: Sequence[Sample], limit: int | None, seed: int) -
 
 
 def draw_stratified(keys: Sequence[tuple[str, str, str]], limit: int, seed: int) -> list[int]:
-    """The places, in order, of `limit` of the `keys` (class, name, tie-breaker), drawn by hash round by round.
+    """The places, in order, of `limit` of the `keys` (class, name, tie-breaker), drawn by hash
+    round by round.
 
-    Each round takes one of every class that has any left; a hash decides which, and the classes of a last,
-    partial round. Hashes rather than a random generator: the same everywhere, and one more file in the folder
-    does not change the whole choice.
+    Each round takes one of every class that has any left; a hash decides which, and the classes of
+    a last, partial round. Hashes rather than a random generator: the same everywhere, and one more
+    file in the folder does not change the whole choice.
     """
 
     def rank(i: int) -> tuple[bytes, str]:

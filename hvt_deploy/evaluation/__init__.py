@@ -1,1 +1,3 @@
-"""Backends to numbers: accuracy, latency and parity with their intervals. Nothing here is a verdict."""
+"""Backends to numbers: accuracy, latency and parity with their intervals. Nothing here is a
+verdict.
+"""

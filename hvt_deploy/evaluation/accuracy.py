@@ -1,4 +1,6 @@
-"""Counts right and wrong answers of several backends on identical images, batch by batch, in constant memory."""
+"""Counts right and wrong answers of several backends on identical images, batch by batch, in
+constant memory.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,10 @@ _TOP = 5
 class AgainstReference:
     """One backend compared image by image with the reference.
 
-    `agreement` is the share of images where both answer the same class (percent). `top1_drop` is the reference's
-    top-1 minus this backend's (points), from the images that only the reference (`reference_only`) or only this
-    backend (`candidate_only`) got right. `sqnr_db` is that of all logits.
+    `agreement` is the share of images where both answer the same class (percent). `top1_drop` is
+    the reference's top-1 minus this backend's (points), from the images that only the reference
+    (`reference_only`) or only this backend (`candidate_only`) got right. `sqnr_db` is that of all
+    logits.
     """
 
     agreement: Interval
@@ -42,10 +45,11 @@ class AgainstReference:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What one backend answered. `top1` and `top5` in percent; `top5` is None where there are five classes or fewer.
+    """What one backend answered. `top1` and `top5` in percent; `top5` is None where there are five
+    classes or fewer.
 
-    An image whose logits are not all finite is wrong and counted in `not_finite`. There are `curves` for up to 20
-    classes. `against_reference` is None for the reference itself.
+    An image whose logits are not all finite is wrong and counted in `not_finite`. There are
+    `curves` for up to 20 classes. `against_reference` is None for the reference itself.
     """
 
     images: int
@@ -85,7 +89,9 @@ class _Tally:
     def add_error(self, reference_NK: NDArray[np.float64], logits_NK: NDArray[np.float64]) -> None:
         """The sums behind the logit error; infinite from the first logit on that is not finite."""
         finite = bool(np.isfinite(logits_NK).all())
-        difference_NK = np.abs(logits_NK - reference_NK) if finite else np.full_like(reference_NK, math.inf)
+        difference_NK = (
+            np.abs(logits_NK - reference_NK) if finite else np.full_like(reference_NK, math.inf)
+        )
         self.noise += float(np.square(difference_NK).sum())
         self.max_abs = max(self.max_abs, float(difference_NK.max(initial=0)))
         if finite:
@@ -105,19 +111,25 @@ class AccuracyMeter:
         self._seen: list[tuple[NDArray[np.int64], LabelsN]] = []
 
     def update(
-        self, logits: Mapping[str, LogitsNK], labels_N: LabelsN, indices_N: NDArray[np.int64] | None = None
+        self,
+        logits: Mapping[str, LogitsNK],
+        labels_N: LabelsN,
+        indices_N: NDArray[np.int64] | None = None,
     ) -> None:
         """Count one batch: logits (N, K) of every backend by name, and the labels (N,) in 0..K-1.
 
         `indices_N` numbers the images, for `flips`; without it they are counted.
 
-        Raises BadInput for a label that the model does not have and ToolFailure for logits of another shape.
+        Raises BadInput for a label that the model does not have and ToolFailure for logits of
+        another shape.
         """
         self._check(logits, labels_N)
         reference_NK = logits[self._reference].astype(np.float64)
         reference_N = _top1(reference_NK)
         reference_right_N = reference_N == labels_N
-        numbers_N = np.arange(len(labels_N)) + self._class_images.sum() if indices_N is None else indices_N
+        numbers_N = (
+            np.arange(len(labels_N)) + self._class_images.sum() if indices_N is None else indices_N
+        )
         self._seen.append((numbers_N, labels_N))
         self._class_images += np.bincount(labels_N, minlength=self._num_classes)
         self._signal += float(np.square(reference_NK).sum())
@@ -141,7 +153,9 @@ class AccuracyMeter:
     def summarize(self) -> dict[str, Accuracy]:
         """The numbers so far by backend. Raises BadInput where no image was counted."""
         if self._class_images.sum() == 0:
-            raise BadInput("No image was measured.", "Give a folder with readable, labelled images.")
+            raise BadInput(
+                "No image was measured.", "Give a folder with readable, labelled images."
+            )
         return {name: self._accuracy(name, tally) for name, tally in self._tallies.items()}
 
     def answers(self, files: Sequence[str]) -> ImageAnswers:
@@ -154,10 +168,14 @@ class AccuracyMeter:
         expected = (len(labels_N), self._num_classes)
         for name in self._tallies:
             if logits[name].shape != expected:
-                raise ToolFailure(f"{name} gave logits of shape {logits[name].shape}, expected {expected}.")
+                raise ToolFailure(
+                    f"{name} gave logits of shape {logits[name].shape}, expected {expected}."
+                )
         if len(labels_N) and not 0 <= labels_N.min() <= labels_N.max() < self._num_classes:
             wrong = labels_N.max() if labels_N.min() >= 0 else labels_N.min()
-            raise BadInput(f"Label {wrong} is not among the {self._num_classes} classes of the model.")
+            raise BadInput(
+                f"Label {wrong} is not among the {self._num_classes} classes of the model."
+            )
 
     def _accuracy(self, name: str, tally: _Tally) -> Accuracy:
         images = int(self._class_images.sum())
@@ -168,7 +186,9 @@ class AccuracyMeter:
             candidate_only=tally.candidate_only,
             mcnemar_p=mcnemar_exact(tally.reference_only, tally.candidate_only),
             sqnr_db=sqnr_db(self._signal, tally.noise),
-            cosine=_cosine(tally.product, self._signal, tally.energy) if math.isfinite(tally.noise) else None,
+            cosine=_cosine(tally.product, self._signal, tally.energy)
+            if math.isfinite(tally.noise)
+            else None,
             max_abs=tally.max_abs if math.isfinite(tally.max_abs) else None,
             flips=tally.flips.flips(),
         )
@@ -190,7 +210,9 @@ def _top1(logits_NK: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _rank(logits_NK: NDArray[np.float64], labels_N: LabelsN) -> NDArray[np.int64]:
-    """How many classes come before the label; among equal logits the lower class first, as argmax has it."""
+    """How many classes come before the label; among equal logits the lower class first, as argmax
+    has it.
+    """
     own_N1 = np.take_along_axis(logits_NK, labels_N[:, None], axis=1)
     is_lower_class_NK = np.arange(logits_NK.shape[1], dtype=np.int64) < labels_N[:, None]
     comes_before_NK = (logits_NK > own_N1) | ((logits_NK == own_N1) & is_lower_class_NK)

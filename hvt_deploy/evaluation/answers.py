@@ -1,4 +1,6 @@
-"""Every backend's answer to every image of a validation: what lets `diff` compare two of them image by image."""
+"""Every backend's answer to every image of a validation: what lets `diff` compare two of them image
+by image.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ ANSWERS_FILE = "answers.npz"
 
 @dataclass(frozen=True, eq=False)
 class ImageAnswers:
-    """The images by their path in the folder, their `labels` (N,), and by backend the classes (N,) that it answered.
+    """The images by their path in the folder, their `labels` (N,), and by backend the classes (N,)
+    that it answered.
 
-    Classes are numbered as the model numbers them, or the subset; -1 stands for logits that are not finite.
+    Classes are numbered as the model numbers them, or the subset; -1 stands for logits that are not
+    finite.
     """
 
     files: tuple[str, ...]
@@ -29,7 +33,9 @@ class ImageAnswers:
     answers: Mapping[str, NDArray[np.int64]]
 
     def below(self, folder: Path) -> ImageAnswers:
-        """The same with paths as they are seen from `folder`: the set may lie elsewhere another time."""
+        """The same with paths as they are seen from `folder`: the set may lie elsewhere another
+        time.
+        """
         files = (Path(os.path.relpath(file, folder)).as_posix() for file in self.files)
         return ImageAnswers(tuple(files), self.labels, self.answers)
 
@@ -43,7 +49,9 @@ class ImageAnswers:
         """Write as .npz: `files`, `labels`, `backends`, and `answers` (backends, N)."""
         answers = np.stack(list(self.answers.values())).astype(np.int32)
         files, backends = np.array(self.files), np.array(list(self.answers))
-        np.savez_compressed(path, files=files, labels=self.labels, backends=backends, answers=answers)
+        np.savez_compressed(
+            path, files=files, labels=self.labels, backends=backends, answers=answers
+        )
 
 
 def read_answers(path: Path) -> ImageAnswers:
@@ -54,4 +62,6 @@ def read_answers(path: Path) -> ImageAnswers:
             answers = dict(zip(backends, arrays["answers"].astype(np.int64), strict=True))
             return ImageAnswers(tuple(map(str, arrays["files"])), arrays["labels"], answers)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise BadInput(f"{path} does not hold a validation's answers: {error}.", "Validate again.") from None
+        raise BadInput(
+            f"{path} does not hold a validation's answers: {error}.", "Validate again."
+        ) from None

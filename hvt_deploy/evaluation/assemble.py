@@ -20,7 +20,15 @@ from hvt_deploy.evaluation.candidates import REFERENCE, Planned
 from hvt_deploy.evaluation.flips import FlippedImage
 from hvt_deploy.evaluation.gpu import invalid_clocks
 from hvt_deploy.evaluation.latency import speedup_interval
-from hvt_deploy.evaluation.record import DataSummary, Flip, Latency, PixelDifference, Results, Row, Timing
+from hvt_deploy.evaluation.record import (
+    DataSummary,
+    Flip,
+    Latency,
+    PixelDifference,
+    Results,
+    Row,
+    Timing,
+)
 from hvt_deploy.evaluation.reference_logits import RecordedLogits
 from hvt_deploy.evaluation.timing import Timings
 from hvt_deploy.evaluation.verdict import Judged, compare_precisions, judge, write_verdict
@@ -33,7 +41,9 @@ IMAGENET_VAL = (50_000, 1000)
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of each backend by its name. `classes` are the numbers of the classes that were compared."""
+    """What was measured of each backend by its name. `classes` are the numbers of the classes that
+    were compared.
+    """
 
     rows: tuple[Planned, ...]
     samples: Sequence[Sample]
@@ -47,13 +57,21 @@ class Measured:
     pixels: Mapping[str, PixelDifference]
 
 
-def conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, measured: Measured) -> Results:
+def conclude(
+    manifest: Manifest, config: RunConfig, images: ImageFolder, measured: Measured
+) -> Results:
     """Rows, gates and the verdict, as they are recorded."""
     settings, untrained = config.validation, manifest.weights.untrained
     data = DataSummary(
-        str(images.path), len(measured.samples) - len(measured.unreadable), len(images.classes), images.mapping,
-        settings.seed, settings.limit, measured.unreadable, settings.subset,
-    )  # fmt: skip
+        str(images.path),
+        len(measured.samples) - len(measured.unreadable),
+        len(images.classes),
+        images.mapping,
+        settings.seed,
+        settings.limit,
+        measured.unreadable,
+        settings.subset,
+    )
     published = _published(manifest, data)
     rows = [_row(planned, measured, published) for planned in measured.rows]
     reference, *candidates = [
@@ -64,14 +82,23 @@ def conclude(manifest: Manifest, config: RunConfig, images: ImageFolder, measure
     invalid = " ".join(filter(None, map(invalid_clocks, measured.timings.gpu)))
     names = ClassNames(manifest.class_names, manifest.wnids)
     return Results(
-        model=manifest.model, slug=manifest.slug, created=now(), untrained=untrained, data=data, rows=tuple(rows),
+        model=manifest.model,
+        slug=manifest.slug,
+        created=now(),
+        untrained=untrained,
+        data=data,
+        rows=tuple(rows),
         gates=judge(reference, candidates, settings, untrained, invalid),
-        verdict=write_verdict(reference, candidates, settings.margin, untrained), errors=tuple(_errors(measured)),
-        warnings=measured.timings.warnings, comparisons=compare_precisions(rows), gpu=measured.timings.gpu,
+        verdict=write_verdict(reference, candidates, settings.margin, untrained),
+        errors=tuple(_errors(measured)),
+        warnings=measured.timings.warnings,
+        comparisons=compare_precisions(rows),
+        gpu=measured.timings.gpu,
         invalid=invalid,
-        environment=_environment(settings.threads), provenance=_provenance(manifest),
+        environment=_environment(settings.threads),
+        provenance=_provenance(manifest),
         class_names=tuple(names.short(k) for k in measured.classes),
-    )  # fmt: skip
+    )
 
 
 def _errors(measured: Measured) -> Iterator[str]:
@@ -91,16 +118,28 @@ def _environment(threads: int | None) -> dict[str, str]:
     gpus = ", ".join(gpu.name for gpu in find_gpus())
     mode = power_mode()
     return {
-        "cpu": cpu_name(), "threads": str(threads or cpu_count()), "gpu": gpus or "none",
-        **({"power mode": mode} if mode else {}), **tool_versions(),
-    }  # fmt: skip
+        "cpu": cpu_name(),
+        "threads": str(threads or cpu_count()),
+        "gpu": gpus or "none",
+        **({"power mode": mode} if mode else {}),
+        **tool_versions(),
+    }
 
 
 def _provenance(manifest: Manifest) -> dict[str, str]:
     weights = manifest.weights
     origin = f"{weights.source}{', sha256 ' + weights.sha256 if weights.sha256 else ''}"
-    artifacts = {f"{key} sha256": artifact.sha256 for key, artifact in manifest.artifacts.items() if key != RESULTS}
-    return {"weights": origin, "exported": manifest.exported, **_int8_recovery(manifest), **artifacts}
+    artifacts = {
+        f"{key} sha256": artifact.sha256
+        for key, artifact in manifest.artifacts.items()
+        if key != RESULTS
+    }
+    return {
+        "weights": origin,
+        "exported": manifest.exported,
+        **_int8_recovery(manifest),
+        **artifacts,
+    }
 
 
 def _int8_recovery(manifest: Manifest) -> dict[str, str]:
@@ -113,18 +152,29 @@ def _int8_recovery(manifest: Manifest) -> dict[str, str]:
 
 
 def _published(manifest: Manifest, data: DataSummary) -> Published | None:
-    """The paper's figures, where they can be compared: official weights on all of ImageNet's validation set."""
+    """The paper's figures, where they can be compared: official weights on all of ImageNet's
+    validation set.
+    """
     whole = data.images + len(data.unreadable), data.classes
-    if manifest.weights.source != "official" or manifest.wnids is None or data.subset or whole != IMAGENET_VAL:
+    if (
+        manifest.weights.source != "official"
+        or manifest.wnids is None
+        or data.subset
+        or whole != IMAGENET_VAL
+    ):
         return None
-    return get_spec(manifest.model, manifest.signature.image_size, manifest.config.options).published
+    return get_spec(
+        manifest.model, manifest.signature.image_size, manifest.config.options
+    ).published
 
 
 def _row(planned: Planned, measured: Measured, published: Published | None) -> Row:
     name = planned.row.backend
     row = replace(
-        planned.row, pixel_difference=measured.pixels.get(name), memory_mib=measured.memory_mib.get(name)
-    )  # fmt: skip
+        planned.row,
+        pixel_difference=measured.pixels.get(name),
+        memory_mib=measured.memory_mib.get(name),
+    )
     accuracy = measured.accuracy.get(name)
     if accuracy is not None:
         row = _with_accuracy(row, accuracy, measured.samples)
@@ -141,9 +191,13 @@ def _with_latency(row: Row, planned: Planned, measured: Measured) -> Row:
     than = {latency.batch: latency for latency in measured.timings.latency[base]} if base else {}
     first, *others = (_timing(latency, than.get(latency.batch)) for latency in latencies)
     return replace(
-        row, latency_ms=first.latency_ms, throughput_img_s=first.throughput_img_s, speedup=first.speedup,
-        speedup_over=base or "", other_batches=tuple(others),
-    )  # fmt: skip
+        row,
+        latency_ms=first.latency_ms,
+        throughput_img_s=first.throughput_img_s,
+        speedup=first.speedup,
+        speedup_over=base or "",
+        other_batches=tuple(others),
+    )
 
 
 def _timing(latency: Latency, base: Latency | None) -> Timing:
@@ -152,7 +206,8 @@ def _timing(latency: Latency, base: Latency | None) -> Timing:
 
 
 def _base_of(planned: Planned, measured: Measured) -> str | None:
-    """What a row's speed-up is over: the fastest PyTorch row of its precision, or of the next one that was timed.
+    """What a row's speed-up is over: the fastest PyTorch row of its precision, or of the next one
+    that was timed.
 
     PyTorch's own rows are set against the reference, and so is everything where PyTorch cannot run.
     """
@@ -169,17 +224,27 @@ def _base_of(planned: Planned, measured: Measured) -> str | None:
 
 def _with_accuracy(row: Row, accuracy: Accuracy, samples: Sequence[Sample]) -> Row:
     row = replace(
-        row, images=accuracy.images, top1=accuracy.top1, top5=accuracy.top5, classes=accuracy.classes,
-        confusions=accuracy.confusions, curves=accuracy.curves,
-    )  # fmt: skip
+        row,
+        images=accuracy.images,
+        top1=accuracy.top1,
+        top5=accuracy.top5,
+        classes=accuracy.classes,
+        confusions=accuracy.confusions,
+        curves=accuracy.curves,
+    )
     against = accuracy.against_reference
     if against is None:
         return row
     return replace(
-        row, agreement=against.agreement, top1_drop=against.top1_drop, mcnemar_p=against.mcnemar_p,
-        sqnr_db=against.sqnr_db, logit_cosine=against.cosine, logit_max_abs=against.max_abs,
+        row,
+        agreement=against.agreement,
+        top1_drop=against.top1_drop,
+        mcnemar_p=against.mcnemar_p,
+        sqnr_db=against.sqnr_db,
+        logit_cosine=against.cosine,
+        logit_max_abs=against.max_abs,
         flips=tuple(_flip(flip, samples[flip.index].path) for flip in against.flips),
-    )  # fmt: skip
+    )
 
 
 def _flip(flip: FlippedImage, path: Path) -> Flip:

@@ -1,4 +1,6 @@
-"""What a search for a recipe inside an accuracy budget found. Drops are points of top-1 against FP32."""
+"""What a search for a recipe inside an accuracy budget found. Drops are points of top-1 against
+FP32.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from hvt_deploy.evaluation.record import Interval
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """`budget` in points; `data` None means the calibration folder; `label_free` counts disagreement with FP32."""
+    """`budget` in points; `data` None means the calibration folder; `label_free` counts
+    disagreement with FP32.
+    """
 
     budget: float
     data: Path | None = None
@@ -20,7 +24,9 @@ class BudgetRequest:
 
 @dataclass(frozen=True)
 class Trial:
-    """One measured recipe: every group in INT8 but those `excluded`. `int8_share` is the share of all MACs, 0 to 1."""
+    """One measured recipe: every group in INT8 but those `excluded`. `int8_share` is the share of
+    all MACs, 0 to 1.
+    """
 
     excluded: tuple[str, ...]
     int8_share: float
@@ -30,7 +36,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class GroupSensitivity:
-    """A group (`stage/role`) that alone was quantized: its share of all MACs and the SQNR of the logits in dB."""
+    """A group (`stage/role`) that alone was quantized: its share of all MACs and the SQNR of the
+    logits in dB.
+    """
 
     group: str
     mac_share: float
@@ -40,7 +48,9 @@ class GroupSensitivity:
 
 @dataclass(frozen=True)
 class BudgetRecord:
-    """`promised` is the drop of the recipe on images the search never saw; `metric` what `drop` counts."""
+    """`promised` is the drop of the recipe on images the search never saw; `metric` what `drop`
+    counts.
+    """
 
     budget: float
     metric: str

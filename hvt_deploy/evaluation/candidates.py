@@ -1,4 +1,6 @@
-"""Which backends a validation compares: a row for each artifact and the runtime that can run it here."""
+"""Which backends a validation compares: a row for each artifact and the runtime that can run it
+here.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,24 @@ from hvt_deploy.runtime.tensorrt.api import available_flavours
 from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, read_passport
 
 REFERENCE: Runtime = "pytorch"
-EMULATED = "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing and is not measured."
+EMULATED = (
+    "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing and is not measured."
+)
 NUMERICS = "The engine's own Q/DQ graph with FP32 in the rest: accuracy only."
 TWIN = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
 # The row of the graph that `export --preprocess-in-graph` writes.
 PIXELS_ROW = "ort fp32 uint8"
-PIXELS_NOTE = "Preprocessing in the graph, from uint8 pixels of any size; its speed is not measured."
+PIXELS_NOTE = (
+    "Preprocessing in the graph, from uint8 pixels of any size; its speed is not measured."
+)
 RECORDED_NOTE = "Logits that PyTorch gave on another machine."
 NO_ENGINE = "No engine was built yet: hvt-deploy build-trt"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A row to fill. `open` is None where it is known beforehand that it cannot run; `row.skipped` then says why.
+    """A row to fill. `open` is None where it is known beforehand that it cannot run; `row.skipped`
+    then says why.
 
     `recorded` stands for a reference that cannot run here: its logits of these images.
     """
@@ -45,7 +52,9 @@ class Planned:
     recorded: RecordedLogits | None = None
 
 
-def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfig) -> tuple[Planned, ...]:
+def plan_rows(
+    folder: ModelFolder, manifest: Manifest, settings: ValidationConfig
+) -> tuple[Planned, ...]:
     """The reference first, then ONNX Runtime, then engines.
 
     Raises BadInput for an artifact that is stale or changed, and for an unknown name in --backends.
@@ -55,8 +64,13 @@ def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfi
     rows = [_reference(folder, manifest, settings, device)]
     keys = ("fp32", "fp16", "int8") if gpus else ("fp32", "fp16", "int8-cpu-twin", "int8-fp32")
     if gpus and rows[0].open is not None:
-        rows += [_faster_pytorch(folder, manifest, settings, form) for form in ("fp16", "fp16-compiled")]
-    names = {"int8-cpu-twin": ("ort int8 cpu-twin", TWIN), "int8-fp32": ("int8 engine numerics", NUMERICS)}
+        rows += [
+            _faster_pytorch(folder, manifest, settings, form) for form in ("fp16", "fp16-compiled")
+        ]
+    names = {
+        "int8-cpu-twin": ("ort int8 cpu-twin", TWIN),
+        "int8-fp32": ("int8 engine numerics", NUMERICS),
+    }
     for key in keys:
         if key in manifest.artifacts:
             note = EMULATED if key == "fp16" and not gpus else ""
@@ -76,61 +90,114 @@ def plan_rows(folder: ModelFolder, manifest: Manifest, settings: ValidationConfi
 
 
 def _row(
-    folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, runtime: Runtime, device: Device,
-    name: str, key: str, note: str,
-) -> Planned:  # fmt: skip
+    folder: ModelFolder,
+    manifest: Manifest,
+    settings: ValidationConfig,
+    runtime: Runtime,
+    device: Device,
+    name: str,
+    key: str,
+    note: str,
+) -> Planned:
     path = folder.open_artifact(manifest, key)
     precision = manifest.artifacts[key].precision
     request = BackendRequest(
-        name=name, runtime=runtime, device=device, precision=precision, path=path, model=manifest.model,
-        signature=manifest.signature, threads=settings.threads or cpu_count(),
+        name=name,
+        runtime=runtime,
+        device=device,
+        precision=precision,
+        path=path,
+        model=manifest.model,
+        signature=manifest.signature,
+        threads=settings.threads or cpu_count(),
         allow_cpu_nodes=settings.allow_cpu_nodes,
-    )  # fmt: skip
-    row = Row(manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note)
+    )
+    row = Row(
+        manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note
+    )
     if key == PIXELS:
         return Planned(runtime, row, lambda: open_pixels_backend(request))
-    return Planned(runtime, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path)))
+    return Planned(
+        runtime, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path))
+    )
 
 
-def _reference(folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, device: Device) -> Planned:
+def _reference(
+    folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, device: Device
+) -> Planned:
     """PyTorch, or where it cannot run what was recorded of it."""
-    can_run = importlib.util.find_spec("torch") is not None and folder.file(manifest.artifacts["pytorch"]).is_file()
+    can_run = (
+        importlib.util.find_spec("torch") is not None
+        and folder.file(manifest.artifacts["pytorch"]).is_file()
+    )
     if can_run or RECORDED not in manifest.artifacts:
         return _row(folder, manifest, settings, "pytorch", device, "pytorch fp32", "pytorch", "")
     path, artifact = folder.open_artifact(manifest, RECORDED), manifest.artifacts[RECORDED]
     if artifact.facts["preprocessing"] != to_plain(manifest.preprocessing):
-        raise BadInput("The reference was recorded with another preprocessing.", f"Run: {artifact.remake}")
-    row = Row(manifest.model, f"{REFERENCE} fp32 (recorded)", "cpu", "fp32", path.name, note=RECORDED_NOTE)
+        raise BadInput(
+            "The reference was recorded with another preprocessing.", f"Run: {artifact.remake}"
+        )
+    row = Row(
+        manifest.model, f"{REFERENCE} fp32 (recorded)", "cpu", "fp32", path.name, note=RECORDED_NOTE
+    )
     return Planned(REFERENCE, row, timed=False, recorded=read_recorded(path))
 
 
-def _faster_pytorch(folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, form: str) -> Planned:
-    """PyTorch at its best on a GPU, which a speed-up has to be quoted against: float16, channels last."""
+def _faster_pytorch(
+    folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, form: str
+) -> Planned:
+    """PyTorch at its best on a GPU, which a speed-up has to be quoted against: float16, channels
+    last.
+    """
     path = folder.open_artifact(manifest, "pytorch")
     name = f"pytorch {form.replace('-', ' ')}"
     request = BackendRequest(
-        name=name, runtime=REFERENCE, device="cuda", precision=form, path=path, model=manifest.model,
-        signature=manifest.signature, threads=settings.threads or cpu_count(),
-    )  # fmt: skip
+        name=name,
+        runtime=REFERENCE,
+        device="cuda",
+        precision=form,
+        path=path,
+        model=manifest.model,
+        signature=manifest.signature,
+        threads=settings.threads or cpu_count(),
+    )
     row = Row(manifest.model, name, "cuda", "fp16", path.name, note="Channels last.")
-    return Planned(REFERENCE, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path)))
+    return Planned(
+        REFERENCE, row, lambda: open_backend(request, lambda _: _open_reference(manifest, path))
+    )
 
 
 def _engine_row(
-    folder: ModelFolder, manifest: Manifest, settings: ValidationConfig, key: str, gpus: Sequence[Gpu]
+    folder: ModelFolder,
+    manifest: Manifest,
+    settings: ValidationConfig,
+    key: str,
+    gpus: Sequence[Gpu],
 ) -> Planned:
-    """An engine is only opened after its passport was checked: it is code that the library would execute."""
+    """An engine is only opened after its passport was checked: it is code that the library would
+    execute.
+    """
     artifact = manifest.artifacts[key]
     engine = folder.file(artifact)
     passport = read_passport(engine, artifact.remake)
-    planned = _row(folder, manifest, settings, "trt", "cuda", f"trt {key.removeprefix('engine-')}", key, "")
+    planned = _row(
+        folder, manifest, settings, "trt", "cuda", f"trt {key.removeprefix('engine-')}", key, ""
+    )
     planned = replace(planned, row=replace(planned.row, audit=passport.audit))
     if not gpus:
-        return replace(planned, open=None, row=replace(planned.row, skipped="There is no NVIDIA GPU here to run it."))
+        return replace(
+            planned,
+            open=None,
+            row=replace(planned.row, skipped="There is no NVIDIA GPU here to run it."),
+        )
     try:
-        check_passport(engine, passport, Machine(available_flavours(), tuple(gpus)), artifact.remake)
+        check_passport(
+            engine, passport, Machine(available_flavours(), tuple(gpus)), artifact.remake
+        )
     except MissingEnvironment as error:
-        return replace(planned, open=None, row=replace(planned.row, skipped=f"{error.message} {error.hint}"))
+        return replace(
+            planned, open=None, row=replace(planned.row, skipped=f"{error.message} {error.hint}")
+        )
     return planned
 
 

@@ -1,4 +1,6 @@
-"""Which classes one backend gets right, what it takes them for, and how well its scores tell them apart."""
+"""Which classes one backend gets right, what it takes them for, and how well its scores tell them
+apart.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,15 @@ class ClassTally:
 
     def __init__(self, num_classes: int) -> None:
         self._num_classes = num_classes
-        self._counts = {name: np.zeros(num_classes, np.int64) for name in ("correct", "answered", "lost", "gained")}
+        self._counts = {
+            name: np.zeros(num_classes, np.int64)
+            for name in ("correct", "answered", "lost", "gained")
+        }
         self._confused: dict[int, int] = {}
 
     def add(
         self, labels_N: LabelsN, answers_N: NDArray[np.int64], reference_N: NDArray[np.int64]
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Count this backend's and the reference's answers (N,); `NO_CLASS` is none."""
         right_N, reference_right_N = answers_N == labels_N, reference_N == labels_N
         for name, classes in (
@@ -38,24 +43,31 @@ class ClassTally:
         ):
             self._counts[name] += np.bincount(classes, minlength=self._num_classes)
         wrong_N = ~right_N & (answers_N != NO_CLASS)
-        cells, images = np.unique(labels_N[wrong_N] * self._num_classes + answers_N[wrong_N], return_counts=True)
+        cells, images = np.unique(
+            labels_N[wrong_N] * self._num_classes + answers_N[wrong_N], return_counts=True
+        )
         for cell, more in zip(cells.tolist(), images.tolist(), strict=True):
             self._confused[cell] = self._confused.get(cell, 0) + more
 
     def counts(self, class_images: NDArray[np.int64]) -> ClassCounts:
         """The counts beside the images of each class."""
         return ClassCounts(
-            tuple(class_images.tolist()), **{name: tuple(n.tolist()) for name, n in self._counts.items()}
+            tuple(class_images.tolist()),
+            **{name: tuple(n.tolist()) for name, n in self._counts.items()},
         )
 
     def confusions(self) -> tuple[Confusion, ...]:
         """The `KEPT_CONFUSIONS` most frequent ones, most images first."""
-        most = sorted(self._confused.items(), key=lambda item: (-item[1], item[0]))[:KEPT_CONFUSIONS]
+        most = sorted(self._confused.items(), key=lambda item: (-item[1], item[0]))[
+            :KEPT_CONFUSIONS
+        ]
         return tuple(Confusion(*divmod(cell, self._num_classes), images) for cell, images in most)
 
 
 class CurveTally:
-    """Histograms of the log-odds of every class over its own images and the others: curves in constant memory."""
+    """Histograms of the log-odds of every class over its own images and the others: curves in
+    constant memory.
+    """
 
     def __init__(self, num_classes: int) -> None:
         self._own_KB = np.zeros((num_classes, _BINS), np.int64)
@@ -73,7 +85,8 @@ class CurveTally:
         """All classes pooled, then each class that has images and others to be told from."""
         pooled = _curve(None, self._own_KB.sum(axis=0), self._others_KB.sum(axis=0))
         each = [
-            _curve(k, own, others) for k, (own, others) in enumerate(zip(self._own_KB, self._others_KB, strict=True))
+            _curve(k, own, others)
+            for k, (own, others) in enumerate(zip(self._own_KB, self._others_KB, strict=True))
         ]
         return tuple(curve for curve in (pooled, *each) if curve is not None)
 
@@ -82,16 +95,22 @@ _EDGES = np.linspace(-_HIGHEST_LOG_ODDS, _HIGHEST_LOG_ODDS, _BINS - 1)
 
 
 def _log_odds(logits_NK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log(p / (1 - p)) of each class's softmax probability p, within ±36; -inf in rows that are not all finite."""
+    """log(p / (1 - p)) of each class's softmax probability p, within ±36; -inf in rows that are not
+    all finite.
+    """
     finite_N1 = np.isfinite(logits_NK).all(axis=1, keepdims=True)
     safe_NK = np.where(finite_N1, logits_NK, 0)
     weights_NK = np.exp(safe_NK - safe_NK.max(axis=1, keepdims=True))
     smallest = 2.0**-52  # what is left of the sum below that is rounding
     others_NK = np.maximum(weights_NK.sum(axis=1, keepdims=True) - weights_NK, smallest)
-    return np.where(finite_N1, np.log(np.maximum(weights_NK, smallest)) - np.log(others_NK), -np.inf)
+    return np.where(
+        finite_N1, np.log(np.maximum(weights_NK, smallest)) - np.log(others_NK), -np.inf
+    )
 
 
-def _curve(label: int | None, own_B: NDArray[np.int64], others_B: NDArray[np.int64]) -> Curve | None:
+def _curve(
+    label: int | None, own_B: NDArray[np.int64], others_B: NDArray[np.int64]
+) -> Curve | None:
     """The curve of two histograms; scores in one bin are ties. None where one of them is empty."""
     if own_B.sum() == 0 or others_B.sum() == 0:
         return None

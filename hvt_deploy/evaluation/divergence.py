@@ -1,8 +1,9 @@
-"""Where two forms of a model part: each module of the candidate, given the reference's values, beside the reference.
+"""Where two forms of a model part: each module of the candidate, given the reference's values,
+beside the reference.
 
-A module's **own error** is that of its output when everything it takes from other modules is the reference's: the
-error at its input is zero, so nothing that came before counts. A module **jumps** if its own error is above the limit
-of the candidate's precision.
+A module's **own error** is that of its output when everything it takes from other modules is the
+reference's: the error at its input is zero, so nothing that came before counts. A module **jumps**
+if its own error is above the limit of the candidate's precision.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -36,8 +37,8 @@ PartRunner = Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], Mapping[str
 
 @dataclass(frozen=True)
 class ModuleError:
-    """One module and its output tensor. `error` is that of its output in the candidate's own run, `own_error` the one
-    defined above.
+    """One module and its output tensor. `error` is that of its output in the candidate's own run,
+    `own_error` the one defined above.
     """
 
     path: str
@@ -48,8 +49,8 @@ class ModuleError:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What an own error was found with: the nodes up to the module's output, the reference's values by the names of
-    the part's inputs, in its types, and what the reference has for its output.
+    """What an own error was found with: the nodes up to the module's output, the reference's values
+    by the names of the part's inputs, in its types, and what the reference has for its output.
     """
 
     part: onnx.ModelProto
@@ -58,10 +59,11 @@ class Evidence:
 
 
 def relative_error(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
-    """The largest root mean square difference of any slice along any axis but the first, over that of the reference.
+    """The largest root mean square difference of any slice along any axis but the first, over that
+    of the reference.
 
-    A slice is a channel, a token, a row of pixels or the whole: what is wrong in one channel counts as if it were
-    wrong in all. NOT_FINITE where the candidate is not finite and the reference is.
+    A slice is a channel, a token, a row of pixels or the whole: what is wrong in one channel counts
+    as if it were wrong in all. NOT_FINITE where the candidate is not finite and the reference is.
     """
     expected, found = reference.astype(np.float64), candidate.astype(np.float64)
     if not np.isfinite(found).all():
@@ -85,9 +87,14 @@ def numbers_of(model: onnx.ModelProto) -> Numbers:
 
 
 def compare_modules(
-    reference: TappedBackend, candidate: TappedBackend, graph: ModuleGraph, run: PartRunner, images_NCHW: ImagesNCHW
+    reference: TappedBackend,
+    candidate: TappedBackend,
+    graph: ModuleGraph,
+    run: PartRunner,
+    images_NCHW: ImagesNCHW,
 ) -> Iterator[tuple[ModuleError, Evidence]]:
-    """Every module of the candidate's `graph` whose output the reference has in the same shape, in its order.
+    """Every module of the candidate's `graph` whose output the reference has in the same shape, in
+    its order.
 
     The reference's outputs wait in temporary files, so memory does not grow with their number.
     """
@@ -100,10 +107,15 @@ def compare_modules(
             if tensor in known or found.shape != expected.shape:
                 continue
             part = graph.cut(known, [tensor])
-            given = {v.name: np.load(known[v.name]) if v.name in known else images_NCHW for v in part.graph.input}
+            given = {
+                v.name: np.load(known[v.name]) if v.name in known else images_NCHW
+                for v in part.graph.input
+            }
             inputs = {value.name: _typed(given[value.name], value) for value in part.graph.input}
             own = run(part, inputs)[tensor]
-            error = ModuleError(path, tensor, relative_error(expected, found), relative_error(expected, own))
+            error = ModuleError(
+                path, tensor, relative_error(expected, found), relative_error(expected, own)
+            )
             yield error, Evidence(part, inputs, expected)
             known[tensor] = Path(folder) / f"{len(known)}.npy"
             np.save(known[tensor], expected)

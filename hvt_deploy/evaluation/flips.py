@@ -28,23 +28,30 @@ class FlippedImage:
 class FlipTally:
     """Keeps the `KEPT_FLIPS` most telling flips of one backend.
 
-    First those that lost a right answer, then those that gained one, then those wrong both times; within each, the
-    ones where both backends are surest.
+    First those that lost a right answer, then those that gained one, then those wrong both times;
+    within each, the ones where both backends are surest.
     """
 
     def __init__(self) -> None:
         self._kept: list[tuple[int, float, int, FlippedImage]] = []
 
     def add(
-        self, indices_N: NDArray[np.int64], labels_N: LabelsN,
-        reference_NK: NDArray[np.float64], logits_NK: NDArray[np.float64],
-        reference_N: NDArray[np.int64], answers_N: NDArray[np.int64],
-    ) -> None:  # fmt: skip
+        self,
+        indices_N: NDArray[np.int64],
+        labels_N: LabelsN,
+        reference_NK: NDArray[np.float64],
+        logits_NK: NDArray[np.float64],
+        reference_N: NDArray[np.int64],
+        answers_N: NDArray[np.int64],
+    ) -> None:
         """Look at one batch: logits (N, K) and answers (N,) of both."""
         for n in np.flatnonzero(answers_N != reference_N):
             label = int(labels_N[n])
             flip = FlippedImage(
-                int(indices_N[n]), label, _answer(reference_NK[n], reference_N[n]), _answer(logits_NK[n], answers_N[n])
+                int(indices_N[n]),
+                label,
+                _answer(reference_NK[n], reference_N[n]),
+                _answer(logits_NK[n], answers_N[n]),
             )
             kind = 2 if flip.reference.label == label else 1 if flip.candidate.label == label else 0
             sureness = (flip.reference.probability or 0.0) + (flip.candidate.probability or 0.0)
@@ -54,7 +61,9 @@ class FlipTally:
 
     def flips(self) -> tuple[FlippedImage, ...]:
         """The kept ones, the most telling first."""
-        return tuple(entry[-1] for entry in sorted(self._kept, key=lambda entry: entry[:3], reverse=True))
+        return tuple(
+            entry[-1] for entry in sorted(self._kept, key=lambda entry: entry[:3], reverse=True)
+        )
 
 
 def _answer(logits_K: NDArray[np.float64], answer: np.int64) -> Answer:

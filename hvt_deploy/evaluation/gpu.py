@@ -15,9 +15,14 @@ MOST_CLOCK_MOVEMENT = 3.0
 
 # nvml.h: nvmlClocksEventReason*. Idle (1) and the clock the user asked for (2) are no complaint.
 _REASONS = {
-    0x4: "software power cap", 0x8: "hardware slowdown", 0x10: "sync boost", 0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown", 0x80: "hardware power brake", 0x100: "display clock",
-}  # fmt: skip
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x10: "sync boost",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+    0x100: "display clock",
+}
 _SM_CLOCK, _GPU_TEMPERATURE = 1, 0
 
 
@@ -33,7 +38,9 @@ class GpuReading:
 
 
 class GpuMonitor:
-    """Keeps the readings of the last `kept` windows. `read` takes one; None stands for one that failed."""
+    """Keeps the readings of the last `kept` windows. `read` takes one; None stands for one that
+    failed.
+    """
 
     def __init__(self, name: str, read: Callable[[], GpuReading | None], kept: int) -> None:
         self._name = name
@@ -47,7 +54,9 @@ class GpuMonitor:
             self._readings.append(reading)
 
     def state(self, batch: int) -> GpuState | None:
-        """What was seen while `batch` images at a time were measured; None where every reading failed."""
+        """What was seen while `batch` images at a time were measured; None where every reading
+        failed.
+        """
         seen = list(self._readings)
         if not seen:
             return None
@@ -56,10 +65,14 @@ class GpuMonitor:
         warmth = [reading.temperature_c for reading in seen]
         reasons = dict.fromkeys(reason for reading in seen for reason in reading.throttling)
         return GpuState(
-            name=self._name, batch=batch, sm_mhz=(min(clocks), max(clocks)), power_w=(min(power), max(power)),
-            temperature_c=(min(warmth), max(warmth)), throttling=tuple(reasons),
+            name=self._name,
+            batch=batch,
+            sm_mhz=(min(clocks), max(clocks)),
+            power_w=(min(power), max(power)),
+            temperature_c=(min(warmth), max(warmth)),
+            throttling=tuple(reasons),
             clock_movement=100 * (1 - min(clocks) / max(clocks)) if max(clocks) else 0.0,
-        )  # fmt: skip
+        )
 
 
 def invalid_clocks(state: GpuState) -> str:
@@ -67,7 +80,9 @@ def invalid_clocks(state: GpuState) -> str:
     if state.clock_movement <= MOST_CLOCK_MOVEMENT:
         return ""
     low, high = state.sm_mhz
-    reasons = f" Lower clocks because of: {', '.join(state.throttling)}." if state.throttling else ""
+    reasons = (
+        f" Lower clocks because of: {', '.join(state.throttling)}." if state.throttling else ""
+    )
     return (
         f"The clock of {state.name} moved by {state.clock_movement:.1f} % ({low} to {high} MHz) at batch "
         f"{state.batch}; {MOST_CLOCK_MOVEMENT:g} % are allowed.{reasons} Lock it: nvidia-smi --lock-gpu-clocks"
@@ -77,11 +92,17 @@ def invalid_clocks(state: GpuState) -> str:
 class _Memory(ctypes.Structure):
     """nvmlMemory_t, in bytes."""
 
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+    _fields_ = (
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    )
 
 
 def open_nvml() -> Callable[[], GpuReading | None] | None:
-    """A reader of the first GPU that CUDA sees, through the driver's own library; None where that is missing."""
+    """A reader of the first GPU that CUDA sees, through the driver's own library; None where that
+    is missing.
+    """
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -101,7 +122,9 @@ def open_nvml() -> Callable[[], GpuReading | None] | None:
         nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle, ctypes.byref(reasons))
         nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
         active = tuple(name for bit, name in _REASONS.items() if reasons.value & bit)
-        return GpuReading(clock.value, milliwatts.value / 1000, warmth.value, active, memory.used / 2**20)
+        return GpuReading(
+            clock.value, milliwatts.value / 1000, warmth.value, active, memory.used / 2**20
+        )
 
     return read
 

@@ -1,7 +1,8 @@
-"""How long one inference takes: windows of calls, interleaved among all backends, until the medians are stable.
+"""How long one inference takes: windows of calls, interleaved among all backends, until the medians
+are stable.
 
-Interleaving makes a drift of the machine (clocks, heat, neighbours) hit all backends alike, so that the ratio of two
-backends within one round means something even where the milliseconds wander.
+Interleaving makes a drift of the machine (clocks, heat, neighbours) hit all backends alike, so that
+the ratio of two backends within one round means something even where the milliseconds wander.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ _WINDOW_MS = 60.0
 _FEWEST_CALLS, _MOST_CALLS = 3, 100
 _FEWEST_ROUNDS, KEPT_ROUNDS = 10, 20
 _TOLERANCE = 0.03
-# Two sessions of one and the same ONNX file differed by up to 4 % (memory layout): less is no difference.
+# Two sessions of one and the same ONNX file differed by up to 4 % (memory layout): less is no
+# difference.
 SAME_SPEED_MARGIN = 0.04
 
 
 class _Series:
-    """The windows of one backend. Only the last `KEPT_ROUNDS` are kept: memory is bounded, old drift forgotten."""
+    """The windows of one backend. Only the last `KEPT_ROUNDS` are kept: memory is bounded, old
+    drift forgotten.
+    """
 
     def __init__(self, call: BoundCall, clock_ns: Callable[[], int]) -> None:
         self._call = call
@@ -42,7 +46,9 @@ class _Series:
     def warm_up(self) -> None:
         """Run until `_WARMUP_MS` are over, and choose how many calls make a window of `_WINDOW_MS`."""
         spent_ms: list[float] = []
-        while len(spent_ms) < _FEWEST_CALLS or (sum(spent_ms) < _WARMUP_MS and len(spent_ms) < _MOST_CALLS):
+        while len(spent_ms) < _FEWEST_CALLS or (
+            sum(spent_ms) < _WARMUP_MS and len(spent_ms) < _MOST_CALLS
+        ):
             spent_ms.append(self._timed_ms())
         calls = math.ceil(_WINDOW_MS / max(median(spent_ms), 1e-3))
         self._calls = max(_FEWEST_CALLS, min(_MOST_CALLS, calls))
@@ -92,12 +98,14 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Latency by backend of calls that each run one synchronised inference of `batch` images.
 
-    Times are those of the device (CUDA events) where a call gives them, else those of the host's clock.
+    Times are those of the device (CUDA events) where a call gives them, else those of the host's
+    clock.
 
-    After a warm-up, each round runs one window of every backend, in a seeded random order so that no backend always
-    inherits the caches of the same one. Rounds go on until the median of every backend is stable within 3 %, at least
-    10 and at most until `budget_s` seconds are over; a backend that is not stable then has `stable` False. `progress`
-    gets seconds spent and `budget_s`. `after_window` is called after each window: a monitor looks at the GPU then.
+    After a warm-up, each round runs one window of every backend, in a seeded random order so that
+    no backend always inherits the caches of the same one. Rounds go on until the median of every
+    backend is stable within 3 %, at least 10 and at most until `budget_s` seconds are over; a
+    backend that is not stable then has `stable` False. `progress` gets seconds spent and
+    `budget_s`. `after_window` is called after each window: a monitor looks at the GPU then.
     """
     start_ns, most_s = clock_ns(), math.ceil(budget_s)
     series = {name: _Series(call, clock_ns) for name, call in bound.items()}
@@ -136,13 +144,16 @@ def _no_garbage_collection() -> Generator[None, None, None]:
 def speedup_interval(reference: Latency, candidate: Latency) -> Interval | None:
     """How many times as fast the candidate is as the reference of the same `measure_latency`.
 
-    The median over the rounds of the ratio of window medians, with its bootstrap interval; None where there were too
-    few rounds to say anything. The interval is that of these two open backends: memory layout differs from one
-    opening to the next, and two sessions of one ONNX file were seen up to 4 % apart with intervals of ±0.5 %.
+    The median over the rounds of the ratio of window medians, with its bootstrap interval; None
+    where there were too few rounds to say anything. The interval is that of these two open
+    backends: memory layout differs from one opening to the next, and two sessions of one ONNX file
+    were seen up to 4 % apart with intervals of ±0.5 %.
     """
     return bootstrap_ratio_interval(reference.windows_ms, candidate.windows_ms)
 
 
 def median_interval(latency: Latency) -> Interval | None:
-    """The median latency in milliseconds with its bootstrap interval over the windows; None for too few windows."""
+    """The median latency in milliseconds with its bootstrap interval over the windows; None for too
+    few windows.
+    """
     return bootstrap_median_interval(latency.windows_ms)

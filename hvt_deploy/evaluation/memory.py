@@ -1,4 +1,6 @@
-"""How much memory each backend adds to what is in use, while it is opened and runs for the first time."""
+"""How much memory each backend adds to what is in use, while it is opened and runs for the first
+time.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from hvt_deploy.evaluation.gpu import GpuReading
 class MemoryMeter:
     """`mib` holds what was added, by backend: of this process on the CPU, of the whole GPU on CUDA.
 
-    The first backend of a runtime also pays for the runtime's own libraries. `read_gpu` is None without a GPU that
-    can be read; backends there have no entry then.
+    The first backend of a runtime also pays for the runtime's own libraries. `read_gpu` is None
+    without a GPU that can be read; backends there have no entry then.
     """
 
     def __init__(self, read_gpu: Callable[[], GpuReading | None] | None) -> None:

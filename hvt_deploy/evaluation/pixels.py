@@ -18,12 +18,18 @@ def pixels_meters(
     backends: Mapping[str, AnyBackend], preprocessing: Preprocessing
 ) -> tuple[dict[str, PixelsMeter], dict[str, Backend]]:
     """A meter for each backend that preprocesses, and the other backends, by name."""
-    pixels = {name: PixelsMeter(b, preprocessing) for name, b in backends.items() if isinstance(b, PixelsBackend)}
+    pixels = {
+        name: PixelsMeter(b, preprocessing)
+        for name, b in backends.items()
+        if isinstance(b, PixelsBackend)
+    }
     return pixels, {name: b for name, b in backends.items() if not isinstance(b, PixelsBackend)}
 
 
 class PixelsMeter:
-    """Runs a backend on image files and compares its pixels with the exact ones, in constant memory."""
+    """Runs a backend on image files and compares its pixels with the exact ones, in constant
+    memory.
+    """
 
     def __init__(self, backend: PixelsBackend, preprocessing: Preprocessing) -> None:
         self._backend = backend
@@ -32,7 +38,9 @@ class PixelsMeter:
         self._images = 0
 
     def infer(self, files: Sequence[Path], exact_NCHW: ImagesNCHW) -> LogitsNK:
-        """Logits (N, K) of files, which preprocessed exactly are `exact_NCHW`. Raises UnreadableImage."""
+        """Logits (N, K) of files, which preprocessed exactly are `exact_NCHW`. Raises
+        UnreadableImage.
+        """
         images = [np.asarray(decode(file)) for file in files]
         for image, exact_CHW in zip(images, exact_NCHW, strict=True):
             difference_CHW = np.abs(self._backend.preprocess(image)[0] - exact_CHW) * self._steps

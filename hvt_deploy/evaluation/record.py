@@ -31,10 +31,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one inference of `batch` images. `samples_ms` are the single runs, for distributions.
+    """Milliseconds for one inference of `batch` images. `samples_ms` are the single runs, for
+    distributions.
 
-    `windows_ms` are the medians of the windows, in the order of rounds: window i of every backend of a run was
-    measured in the same round. `stable` is False where the median still moved when the time was over.
+    `windows_ms` are the medians of the windows, in the order of rounds: window i of every backend
+    of a run was measured in the same round. `stable` is False where the median still moved when the
+    time was over.
     """
 
     batch: int
@@ -51,9 +53,9 @@ class Latency:
 class ClassCounts:
     """Images by class, in the order of `Results.class_names`.
 
-    Of a class's `images`, `correct` were answered right; `answered` counts how often the backend gave the class, so
-    recall is correct / images and precision correct / answered. `lost` are images that only the reference got right,
-    `gained` those that only this backend did.
+    Of a class's `images`, `correct` were answered right; `answered` counts how often the backend
+    gave the class, so recall is correct / images and precision correct / answered. `lost` are
+    images that only the reference got right, `gained` those that only this backend did.
     """
 
     images: tuple[int, ...]
@@ -74,10 +76,11 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Curve:
-    """How well the score of class `label` tells its images from the others; `label` None pools all classes.
+    """How well the score of class `label` tells its images from the others; `label` None pools all
+    classes.
 
-    The score is the log-odds of the class. Rates are fractions, from the strictest threshold to the loosest.
-    `average_precision` is the sum of precision times the step in recall.
+    The score is the log-odds of the class. Rates are fractions, from the strictest threshold to the
+    loosest. `average_precision` is the sum of precision times the step in recall.
     """
 
     label: int | None
@@ -98,7 +101,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Flip:
-    """An image that this backend answers otherwise than the reference. `thumbnail` is a JPEG in base64."""
+    """An image that this backend answers otherwise than the reference. `thumbnail` is a JPEG in
+    base64.
+    """
 
     path: str
     label: int
@@ -109,7 +114,9 @@ class Flip:
 
 @dataclass(frozen=True)
 class Timing:
-    """One batch size: its latency, the images per second at the median, and the speed-up over `Row.speedup_over`."""
+    """One batch size: its latency, the images per second at the median, and the speed-up over
+    `Row.speedup_over`.
+    """
 
     latency_ms: Latency
     throughput_img_s: float
@@ -118,7 +125,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class PixelDifference:
-    """How far preprocessed pixels are from those of the exact pipeline, in steps of a pixel's 256 values."""
+    """How far preprocessed pixels are from those of the exact pipeline, in steps of a pixel's 256
+    values.
+    """
 
     largest: float
     mean: float
@@ -126,14 +135,16 @@ class PixelDifference:
 
 @dataclass(frozen=True)
 class Row:
-    """One backend. `top1_drop` is reference minus this backend, so positive is worse. `audit` is that of an engine.
+    """One backend. `top1_drop` is reference minus this backend, so positive is worse. `audit` is
+    that of an engine.
 
-    `sqnr_db`, `logit_cosine` and `logit_max_abs` compare all logits with the reference's. `speedup` is over the fastest
-    PyTorch row of the same precision, which `speedup_over` names. `latency_ms`, `throughput_img_s` and `speedup` are
-    those of the first batch size, `other_batches` holds the rest. `memory_mib` is what opening the backend and one
-    inference took. `flips` are the most telling of the images on which the answers differ. `placement` has the provider
-    of each node where ONNX Runtime ran on a GPU.
-    A None is a thing this row does not have; `skipped` says why the whole row is empty.
+    `sqnr_db`, `logit_cosine` and `logit_max_abs` compare all logits with the reference's. `speedup`
+    is over the fastest PyTorch row of the same precision, which `speedup_over` names. `latency_ms`,
+    `throughput_img_s` and `speedup` are those of the first batch size, `other_batches` holds the
+    rest. `memory_mib` is what opening the backend and one inference took. `flips` are the most
+    telling of the images on which the answers differ. `placement` has the provider of each node
+    where ONNX Runtime ran on a GPU. A None is a thing this row does not have; `skipped` says why
+    the whole row is empty.
     """
 
     model: str
@@ -185,7 +196,9 @@ class Gate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether a lower precision is worth it: how many times as fast as `than` the `backend` is, in a sentence."""
+    """Whether a lower precision is worth it: how many times as fast as `than` the `backend` is, in
+    a sentence.
+    """
 
     backend: str
     than: str
@@ -197,10 +210,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GpuState:
-    """What the GPU did while latencies of one batch size were measured; a pair is the lowest and the highest reading.
+    """What the GPU did while latencies of one batch size were measured; a pair is the lowest and
+    the highest reading.
 
-    `throttling` are the reasons for lower clocks that were active at any time. `clock_movement` is the range of the
-    SM clock in percent of its highest value.
+    `throttling` are the reasons for lower clocks that were active at any time. `clock_movement` is
+    the range of the SM clock in percent of its highest value.
     """
 
     name: str
@@ -214,9 +228,11 @@ class GpuState:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The images a validation saw. `unreadable` are files that could not be decoded, and were left out.
+    """The images a validation saw. `unreadable` are files that could not be decoded, and were left
+    out.
 
-    `subset` names a benchmark set whose classes are fewer than the model's: only their logits were compared.
+    `subset` names a benchmark set whose classes are fewer than the model's: only their logits were
+    compared.
     """
 
     path: str
@@ -231,11 +247,13 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole validation. `verdict` is the sentence on top of every report; rows[0] is the reference.
+    """A whole validation. `verdict` is the sentence on top of every report; rows[0] is the
+    reference.
 
-    `errors` are measurements that failed: their numbers stand there and prove nothing. `invalid` says why no latency
-    counts, where the GPU's clocks moved. `class_names` are those of the
-    classes that were compared, in the order that `ClassCounts`, `Confusion`, `Curve` and `Answer` number them.
+    `errors` are measurements that failed: their numbers stand there and prove nothing. `invalid`
+    says why no latency counts, where the GPU's clocks moved. `class_names` are those of the classes
+    that were compared, in the order that `ClassCounts`, `Confusion`, `Curve` and `Answer` number
+    them.
     """
 
     model: str
@@ -258,7 +276,9 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write the record as JSON."""
-        path.write_text(json.dumps(to_plain(self), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(to_plain(self), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_results(path: Path) -> Results:
@@ -266,7 +286,9 @@ def read_results(path: Path) -> Results:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"No results at {path}.", "Run `hvt-deploy validate --data DIR` first.") from None
+        raise BadInput(
+            f"No results at {path}.", "Run `hvt-deploy validate --data DIR` first."
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadInput(f"{path} is not a results file: {error}.") from None
     return from_plain(Results, data, str(path))

@@ -1,6 +1,7 @@
 """The reference's logits of a set of images, kept for machines that cannot run the reference.
 
-They are kept as they were, in float32: in float16 ties appear, and another class wins in 1 of 1000 images.
+They are kept as they were, in float32: in float16 ties appear, and another class wins in 1 of 1000
+images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class RecordedLogits:
         np.savez_compressed(path, sha256=hashes, logits=np.stack(list(self.logits.values())))
 
     def of(self, hashes: Sequence[str], paths: Sequence[Path]) -> LogitsNK:
-        """Logits (N, K) of images by hash. Raises BadInput that names an image which was not recorded."""
+        """Logits (N, K) of images by hash. Raises BadInput that names an image which was not
+        recorded.
+        """
         missing = [path for key, path in zip(hashes, paths, strict=True) if key not in self.logits]
         if missing:
             raise BadInput(
@@ -45,6 +48,10 @@ def read_recorded(path: Path) -> RecordedLogits:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             hashes, logits = arrays["sha256"], arrays["logits"]
-        return RecordedLogits({bytes(row).hex(): values for row, values in zip(hashes, logits, strict=True)})
+        return RecordedLogits(
+            {bytes(row).hex(): values for row, values in zip(hashes, logits, strict=True)}
+        )
     except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise BadInput(f"{path} does not hold recorded logits: {error}.", "Record again: validate --record") from None
+        raise BadInput(
+            f"{path} does not hold recorded logits: {error}.", "Record again: validate --record"
+        ) from None

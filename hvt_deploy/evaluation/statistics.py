@@ -14,15 +14,16 @@ CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 _BOOTSTRAP_SAMPLES = 4000
 
-# Below this many paired observations no order statistic covers a median with 95 % (1 - 2 · 0.5^5 = 0.9375).
+# Below this many paired observations no order statistic covers a median with 95 % (1 - 2 · 0.5^5 =
+# 0.9375).
 FEWEST_FOR_MEDIAN = 6
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
     """The share of successes in percent with Wilson's score interval.
 
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-    Raises ValueError unless 0 <= successes <= n and n > 0.
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22
+    (1927). Raises ValueError unless 0 <= successes <= n and n > 0.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n} are not a share.")
@@ -36,10 +37,11 @@ def wilson_interval(successes: int, n: int) -> Interval:
 
 
 def mcnemar_exact(b: int, c: int) -> float:
-    """The two-sided p-value that `b` and `c`, the two kinds of discordant pairs, are equally likely.
+    """The two-sided p-value that `b` and `c`, the two kinds of discordant pairs, are equally
+    likely.
 
-    Source: McNemar, Psychometrika 12 (1947), with the exact binomial distribution instead of chi-square:
-    p = min(1, 2 · P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2).
+    Source: McNemar, Psychometrika 12 (1947), with the exact binomial distribution instead of
+    chi-square: p = min(1, 2 · P(X <= min(b, c))) for X ~ Binomial(b + c, 1/2).
     """
     n, ways, tail = b + c, 1, 0
     for k in range(min(b, c) + 1):
@@ -50,12 +52,13 @@ def mcnemar_exact(b: int, c: int) -> float:
 
 
 def tango_interval(b: int, c: int, n: int) -> Interval:
-    """The difference (b - c) / n of two paired proportions in points of percent, with Tango's score interval.
+    """The difference (b - c) / n of two paired proportions in points of percent, with Tango's score
+    interval.
 
-    Of `n` pairs, `b` succeed only in the first and `c` only in the second. Unlike Wald's, the interval has a width
-    when no pair is discordant. Source: Tango, "Equivalence test and confidence interval for the difference in
-    proportions for the paired-sample design", Statistics in Medicine 17 (1998), section 3.
-    Raises ValueError unless b, c >= 0, b + c <= n and n > 0.
+    Of `n` pairs, `b` succeed only in the first and `c` only in the second. Unlike Wald's, the
+    interval has a width when no pair is discordant. Source: Tango, "Equivalence test and confidence
+    interval for the difference in proportions for the paired-sample design", Statistics in Medicine
+    17 (1998), section 3. Raises ValueError unless b, c >= 0, b + c <= n and n > 0.
     """
     if min(b, c) < 0 or b + c > n or n == 0:
         raise ValueError(f"{b} and {c} discordant pairs of {n} are not possible.")
@@ -76,8 +79,8 @@ def _tango_upper(b: float, c: float, n: float) -> float:
 
 def _tango_score(b: float, c: float, n: float, delta: float) -> float:
     """The score statistic of the hypothesis that the difference is `delta`; falls as `delta` rises."""
-    # q is the maximum-likelihood estimate of the second discordant probability under the hypothesis: the larger
-    # root of 2n·q² + linear·q - c·delta·(1 - delta) = 0 (Tango, section 2).
+    # q is the maximum-likelihood estimate of the second discordant probability under the
+    # hypothesis: the larger root of 2n·q² + linear·q - c·delta·(1 - delta) = 0 (Tango, section 2).
     linear = (2 * n - b + c) * delta - b - c
     constant = -c * delta * (1 - delta)
     q = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
@@ -91,8 +94,8 @@ def _tango_score(b: float, c: float, n: float, delta: float) -> float:
 def images_needed(b: int, c: int, n: int, limit_points: float) -> int | None:
     """How many images would put the upper end of `tango_interval` at or below `limit_points`.
 
-    It is assumed that the shares b / n and c / n stay what they are. None where the estimate itself is not below
-    the limit: then no number of images proves it.
+    It is assumed that the shares b / n and c / n stay what they are. None where the estimate itself
+    is not below the limit: then no number of images proves it.
     """
     limit = limit_points / 100
     if (b - c) / n >= limit:
@@ -115,9 +118,11 @@ def images_needed(b: int, c: int, n: int, limit_points: float) -> int | None:
 
 
 def bootstrap_median_interval(samples: Sequence[float], seed: int = 0) -> Interval | None:
-    """The median of independent samples with its percentile bootstrap interval; None below six samples.
+    """The median of independent samples with its percentile bootstrap interval; None below six
+    samples.
 
-    Source: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979).
+    Source: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7
+    (1979).
     """
     if len(samples) < FEWEST_FOR_MEDIAN:
         return None
@@ -129,20 +134,26 @@ def bootstrap_median_interval(samples: Sequence[float], seed: int = 0) -> Interv
     return Interval(float(np.median(values)), float(low), float(high))
 
 
-def bootstrap_ratio_interval(samples_a: Sequence[float], samples_b: Sequence[float], seed: int = 0) -> Interval | None:
-    """The median of the paired ratios a / b with its percentile bootstrap interval; None below six pairs.
+def bootstrap_ratio_interval(
+    samples_a: Sequence[float], samples_b: Sequence[float], seed: int = 0
+) -> Interval | None:
+    """The median of the paired ratios a / b with its percentile bootstrap interval; None below six
+    pairs.
 
-    Sample i of both was taken at nearly the same time, so a drift of the machine cancels in each ratio.
-    Raises ValueError where the lengths differ.
+    Sample i of both was taken at nearly the same time, so a drift of the machine cancels in each
+    ratio. Raises ValueError where the lengths differ.
     """
-    return bootstrap_median_interval([a / b for a, b in zip(samples_a, samples_b, strict=True)], seed)
+    return bootstrap_median_interval(
+        [a / b for a, b in zip(samples_a, samples_b, strict=True)], seed
+    )
 
 
 def newcombe_interval(before: Interval, after: Interval) -> Interval:
-    """95 % interval of `after` minus `before`, two shares of independent samples with their Wilson intervals.
+    """95 % interval of `after` minus `before`, two shares of independent samples with their Wilson
+    intervals.
 
-    Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10. For the same
-    images twice it is wider than need be.
+    Newcombe 1998, "Interval estimation for the difference between independent proportions", method
+    10. For the same images twice it is wider than need be.
     """
     difference = after.estimate - before.estimate
     down = math.hypot(after.estimate - after.low, before.high - before.estimate)

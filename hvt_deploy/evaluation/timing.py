@@ -33,7 +33,11 @@ class WatchedGpu:
 
 
 def time_backends(
-    backends: Mapping[str, Backend], images_NCHW: ImagesNCHW, batches: Sequence[int], gpu: WatchedGpu | None, ui: Ui
+    backends: Mapping[str, Backend],
+    images_NCHW: ImagesNCHW,
+    batches: Sequence[int],
+    gpu: WatchedGpu | None,
+    ui: Ui,
 ) -> Timings:
     """Time all backends, interleaved, at every batch size; the images are repeated to it.
 
@@ -44,19 +48,29 @@ def time_backends(
     warnings: list[str] = []
     for batch in batches:
         bound = _bind(backends, repeat_to(images_NCHW, batch), warnings)
-        monitor = GpuMonitor(gpu.name, gpu.read, KEPT_ROUNDS * len(bound)) if gpu and gpu.read else None
+        monitor = (
+            GpuMonitor(gpu.name, gpu.read, KEPT_ROUNDS * len(bound)) if gpu and gpu.read else None
+        )
         observe = monitor.observe if monitor else None
         with ui.progress(f"Measuring latency at batch {batch}") as progress:
-            for name, latency in measure_latency(bound, batch, progress=progress, after_window=observe).items():
+            for name, latency in measure_latency(
+                bound, batch, progress=progress, after_window=observe
+            ).items():
                 found[name].append(latency)
         state = monitor.state(batch) if monitor else None
         states += [state] if state else []
     if gpu is not None and len(states) < len(batches):
-        warnings.append(f"The clocks of {gpu.name} could not be read: nothing shows that they did not move.")
-    return Timings({name: tuple(some) for name, some in found.items() if some}, tuple(states), tuple(warnings))
+        warnings.append(
+            f"The clocks of {gpu.name} could not be read: nothing shows that they did not move."
+        )
+    return Timings(
+        {name: tuple(some) for name, some in found.items() if some}, tuple(states), tuple(warnings)
+    )
 
 
-def _bind(backends: Mapping[str, Backend], images_NCHW: ImagesNCHW, warnings: list[str]) -> dict[str, BoundCall]:
+def _bind(
+    backends: Mapping[str, Backend], images_NCHW: ImagesNCHW, warnings: list[str]
+) -> dict[str, BoundCall]:
     bound: dict[str, BoundCall] = {}
     for name, backend in backends.items():
         try:

@@ -1,6 +1,7 @@
 """From measured rows to sentences: the gates the user set, and the verdict on top of every report.
 
-Only the end of an interval decides, never the estimate: what the images do not prove is "not proven".
+Only the end of an interval decides, never the estimate: what the images do not prove is "not
+proven".
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from typing import Literal
 from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.evaluation.accuracy import Accuracy, AgainstReference
 from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN, median_interval, speedup_interval
-from hvt_deploy.evaluation.record import Comparison, Gate, GateName, GateStatus, Interval, Latency, Row
+from hvt_deploy.evaluation.record import (
+    Comparison,
+    Gate,
+    GateName,
+    GateStatus,
+    Interval,
+    Latency,
+    Row,
+)
 from hvt_deploy.evaluation.statistics import images_needed
 
 UNTRAINED = "The weights are untrained, so accuracy means nothing."
@@ -20,7 +29,9 @@ UNTRAINED = "The weights are untrained, so accuracy means nothing."
 
 @dataclass(frozen=True)
 class Judged:
-    """A row with the counts it was made from. `named`: the user listed it in --backends, so it must run."""
+    """A row with the counts it was made from. `named`: the user listed it in --backends, so it must
+    run.
+    """
 
     row: Row
     accuracy: Accuracy | None = None
@@ -28,12 +39,18 @@ class Judged:
 
 
 def judge(
-    reference: Judged, candidates: Sequence[Judged], limits: ValidationConfig, untrained: bool, invalid: str = ""
+    reference: Judged,
+    candidates: Sequence[Judged],
+    limits: ValidationConfig,
+    untrained: bool,
+    invalid: str = "",
 ) -> tuple[Gate, ...]:
-    """Every gate that is set, for every candidate that it applies to. `invalid` says why no latency counts.
+    """Every gate that is set, for every candidate that it applies to. `invalid` says why no latency
+    counts.
 
-    Accuracy gates apply to each candidate, speed gates to those of the lowest precision that was timed; a candidate
-    that did not run is only judged (as skipped) where the user named it, or where nothing else can be judged.
+    Accuracy gates apply to each candidate, speed gates to those of the lowest precision that was
+    timed; a candidate that did not run is only judged (as skipped) where the user named it, or
+    where nothing else can be judged.
     """
     gates: list[Gate] = []
     why = untrained_or_chance(reference, untrained)
@@ -64,22 +81,29 @@ def untrained_or_chance(reference: Judged, untrained: bool) -> str:
     return ""
 
 
-def write_verdict(reference: Judged, candidates: Sequence[Judged], margin: float, untrained: bool) -> str:
+def write_verdict(
+    reference: Judged, candidates: Sequence[Judged], margin: float, untrained: bool
+) -> str:
     """One sentence for each candidate of the lowest precision, or why there is none to give."""
     why = untrained_or_chance(reference, untrained)
     if why:
         return f"No verdict on accuracy. {why}"
-    measured = [c for c in candidates if c.accuracy is not None and c.accuracy.against_reference is not None]
+    measured = [
+        c for c in candidates if c.accuracy is not None and c.accuracy.against_reference is not None
+    ]
     chosen = _lowest_precision(measured)
     if not chosen:
         return f"Nothing was compared with {reference.row.backend}."
     return " ".join(
-        _compared(c.row, c.accuracy, margin, reference.row.backend) for c in chosen if c.accuracy is not None
+        _compared(c.row, c.accuracy, margin, reference.row.backend)
+        for c in chosen
+        if c.accuracy is not None
     )
 
 
 def compare_precisions(rows: Sequence[Row]) -> tuple[Comparison, ...]:
-    """INT8 has to earn its keep: every timed INT8 row against FP16 of the same runtime, at every batch size.
+    """INT8 has to earn its keep: every timed INT8 row against FP16 of the same runtime, at every
+    batch size.
 
     Where FP16 was not timed (a CPU only emulates it), FP32 takes its place.
     """
@@ -95,12 +119,20 @@ def compare_precisions(rows: Sequence[Row]) -> tuple[Comparison, ...]:
 
 
 def _higher_precision(row: Row, rows: Sequence[Row]) -> list[Row]:
-    """The row to compare with: of the same name but for the precision, else of the same runtime; at most one."""
+    """The row to compare with: of the same name but for the precision, else of the same runtime; at
+    most one.
+    """
     runtime = row.backend.split()[0]
     for bits in ("fp16", "fp32"):
-        timed = [r for r in rows if r.precision == bits and r.device == row.device and r.latency_ms is not None]
+        timed = [
+            r
+            for r in rows
+            if r.precision == bits and r.device == row.device and r.latency_ms is not None
+        ]
         of_runtime = [r for r in timed if r.backend.split()[0] == runtime]
-        chosen = [r for r in of_runtime if r.backend == row.backend.replace("int8", bits)] or of_runtime
+        chosen = [
+            r for r in of_runtime if r.backend == row.backend.replace("int8", bits)
+        ] or of_runtime
         if chosen:
             return chosen[:1]
     return []
@@ -124,7 +156,9 @@ def _compare(row: Row, than: Row, latency: Latency, other: Latency) -> Compariso
 
 
 def _speed_outcome(ratio: Interval) -> Literal["faster", "no difference", "slower", "not proven"]:
-    """Faster or slower by more than two sessions of one file may differ; an interval that holds both says nothing."""
+    """Faster or slower by more than two sessions of one file may differ; an interval that holds
+    both says nothing.
+    """
     fast, slow = 1 + SAME_SPEED_MARGIN, 1 - SAME_SPEED_MARGIN
     if ratio.low > fast:
         return "faster"
@@ -170,8 +204,14 @@ def _drop_status(against: AgainstReference, images: int, limit: float) -> tuple[
         return "failed", f"At least {drop.low:.2f} points of top-1 are lost."
     needed = images_needed(against.reference_only, against.candidate_only, images, limit)
     if needed is None:
-        return "not proven", f"The estimate itself, {drop.estimate:+.2f} points, is not below the limit."
-    return "not proven", f"Up to {drop.high:.2f} points may be lost on {images} images; {needed:,} images needed."
+        return (
+            "not proven",
+            f"The estimate itself, {drop.estimate:+.2f} points, is not below the limit.",
+        )
+    return (
+        "not proven",
+        f"Up to {drop.high:.2f} points may be lost on {images} images; {needed:,} images needed.",
+    )
 
 
 def _speedup_gate(row: Row, limit: float, invalid: str) -> Gate:
@@ -184,7 +224,10 @@ def _speedup_gate(row: Row, limit: float, invalid: str) -> Gate:
     elif speedup.high < limit:
         status, sentence = "failed", f"At most {speedup.high:.2f} times as fast as {than}."
     else:
-        status, sentence = "not proven", f"{speedup.low:.2f} to {speedup.high:.2f} times as fast as {than}."
+        status, sentence = (
+            "not proven",
+            f"{speedup.low:.2f} to {speedup.high:.2f} times as fast as {than}.",
+        )
     return Gate("min-speedup", row.backend, limit, status, sentence)
 
 
@@ -200,15 +243,26 @@ def _latency_gate(row: Row, limit: float, invalid: str) -> Gate:
     elif median.low > limit:
         status, sentence = "failed", f"The median is at least {median.low:.3g} ms."
     else:
-        status, sentence = "not proven", f"The median is between {median.low:.3g} and {median.high:.3g} ms."
+        status, sentence = (
+            "not proven",
+            f"The median is between {median.low:.3g} and {median.high:.3g} ms.",
+        )
     return Gate("max-latency-ms", row.backend, limit, status, sentence)
 
 
-def _skipped(name: GateName, limit: float, candidates: Sequence[Judged], any_measured: bool) -> list[Gate]:
-    """Gates for what did not run. Accuracy-only rows that ran are not judged on speed, and are not skipped."""
+def _skipped(
+    name: GateName, limit: float, candidates: Sequence[Judged], any_measured: bool
+) -> list[Gate]:
+    """Gates for what did not run. Accuracy-only rows that ran are not judged on speed, and are not
+    skipped.
+    """
     rows = [c.row for c in candidates if c.row.skipped and (c.named or not any_measured)]
     if not rows and not any_measured:
-        return [Gate(name, "none", limit, "skipped", "No backend was measured that this gate applies to.")]
+        return [
+            Gate(
+                name, "none", limit, "skipped", "No backend was measured that this gate applies to."
+            )
+        ]
     return [Gate(name, row.backend, limit, "skipped", row.skipped or "") for row in rows]
 
 

@@ -1,4 +1,6 @@
-"""What a deployable graph looks like: checked on every export, so that an engine build meets no surprise."""
+"""What a deployable graph looks like: checked on every export, so that an engine build meets no
+surprise.
+"""
 
 from __future__ import annotations
 
@@ -27,30 +29,46 @@ class ContractReport:
     breaches: tuple[str, ...]
 
 
-def inspect_contract(model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int) -> ContractReport:
-    """Look for operators that must not be there, LayerNorms that fell apart, wrong opsets, names and shapes."""
+def inspect_contract(
+    model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int
+) -> ContractReport:
+    """Look for operators that must not be there, LayerNorms that fell apart, wrong opsets, names
+    and shapes.
+    """
     ops = Counter(node.op_type for node in model.graph.node)
     breaches = [f"{ops[op]} {op} nodes" for op in sorted(FORBIDDEN_OPS & ops.keys())]
     if ops["LayerNormalization"] != layer_norms:
-        breaches.append(f"{ops['LayerNormalization']} LayerNormalization nodes for {layer_norms} LayerNorms")
+        breaches.append(
+            f"{ops['LayerNormalization']} LayerNormalization nodes for {layer_norms} LayerNorms"
+        )
     if read_opset(model) != opset:
         breaches.append(f"opset {read_opset(model)} instead of {opset}")
     foreign = sorted({n.domain for n in model.graph.node if n.domain not in ("", "ai.onnx")})
     breaches += [f"operators of the domain {domain}" for domain in foreign]
-    unnamed = [n.name or n.op_type for n in model.graph.node if n.op_type in NAMED_OPS and "/" not in n.name]
+    unnamed = [
+        n.name or n.op_type
+        for n in model.graph.node
+        if n.op_type in NAMED_OPS and "/" not in n.name
+    ]
     breaches += [f"node {name} has no module path" for name in unnamed]
-    repeated = [name for name, count in Counter(n.name for n in model.graph.node).items() if count > 1]
+    repeated = [
+        name for name, count in Counter(n.name for n in model.graph.node).items() if count > 1
+    ]
     breaches += [f"several nodes are called {name}" for name in repeated]
     expected_in: tuple[str | int, ...] = (signature.batch or "batch", 3, *signature.image_size)
     expected_out: tuple[str | int, ...] = (signature.batch or "batch", signature.num_classes)
     breaches += _misshaped("input", model.graph.input, signature.input_name, expected_in)
     breaches += _misshaped("output", model.graph.output, signature.output_name, expected_out)
     used = {name for node in model.graph.node for name in node.input}
-    breaches += [f"initializer {t.name} is not used" for t in model.graph.initializer if t.name not in used]
+    breaches += [
+        f"initializer {t.name} is not used" for t in model.graph.initializer if t.name not in used
+    ]
     return ContractReport(len(model.graph.node), dict(ops), tuple(breaches))
 
 
-def check_contract(model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int) -> ContractReport:
+def check_contract(
+    model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int
+) -> ContractReport:
     """`inspect_contract`, raising CheckFailed that names every breach."""
     report = inspect_contract(model, opset=opset, signature=signature, layer_norms=layer_norms)
     if report.breaches:

@@ -1,4 +1,6 @@
-"""A copy of a graph that is being changed: who makes and who reads a tensor, constants, nodes put in between."""
+"""A copy of a graph that is being changed: who makes and who reads a tensor, constants, nodes put
+in between.
+"""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from hvt_deploy.graph.order import sort_nodes
 
 
 class GraphEdit:
-    """Changes to a copy of `model`; `done` gives it back. Nodes that `nodes` and `readers` return may be changed."""
+    """Changes to a copy of `model`; `done` gives it back. Nodes that `nodes` and `readers` return
+    may be changed.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = onnx.ModelProto()
@@ -38,7 +42,9 @@ class GraphEdit:
         return any(value.name == name for value in self._model.graph.output)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value of an initializer; None for what is computed and for weights that lie beside the graph."""
+        """The value of an initializer; None for what is computed and for weights that lie beside
+        the graph.
+        """
         tensor = self._tensors.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
@@ -51,7 +57,9 @@ class GraphEdit:
         self._tensors[name] = tensor
         return name
 
-    def add_node(self, op_type: str, inputs: Sequence[str], output: str, axis: int | None = None) -> str:
+    def add_node(
+        self, op_type: str, inputs: Sequence[str], output: str, axis: int | None = None
+    ) -> str:
         """Add a node called as its one output; returns `output`."""
         node = helper.make_node(op_type, inputs, [output], output)
         if axis is not None:
@@ -65,7 +73,9 @@ class GraphEdit:
             self._model.graph.value_info.remove(value)
 
     def done(self) -> onnx.ModelProto:
-        """The changed model: nodes sorted, without what nothing reads any more and without recorded shapes of it."""
+        """The changed model: nodes sorted, without what nothing reads any more and without recorded
+        shapes of it.
+        """
         graph = self._model.graph
         used = {value.name for value in graph.output}
         kept: list[onnx.NodeProto] = []

@@ -14,13 +14,19 @@ from onnx.reference import ReferenceEvaluator
 
 
 def evaluate(
-    node: onnx.NodeProto, inputs: Mapping[str, NDArray[Any]], opsets: Sequence[onnx.OperatorSetIdProto]
+    node: onnx.NodeProto,
+    inputs: Mapping[str, NDArray[Any]],
+    opsets: Sequence[onnx.OperatorSetIdProto],
 ) -> NDArray[Any]:
     """The first output of `node`, given the arrays that it reads by their names."""
     given = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
+        helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape
+        )
         for name, values in inputs.items()
     ]
     output = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)
-    model = helper.make_model(helper.make_graph([node], "node", given, [output]), opset_imports=opsets)
+    model = helper.make_model(
+        helper.make_graph([node], "node", given, [output]), opset_imports=opsets
+    )
     return np.asarray(cast("list[object]", ReferenceEvaluator(model).run(None, dict(inputs)))[0])

@@ -26,12 +26,15 @@ from hvt_deploy.graph.opset import NATIVE_OPSET, read_opset
 _EXAMPLE_BATCH = 2
 
 
-def export_onnx(model: nn.Module, signature: Signature, opset: int, weights: Path | None = None) -> onnx.ModelProto:
-    """Export `model` at the larger of `opset` and the exporter's own floor, 18; `convert_opset` does the rest.
+def export_onnx(
+    model: nn.Module, signature: Signature, opset: int, weights: Path | None = None
+) -> onnx.ModelProto:
+    """Export `model` at the larger of `opset` and the exporter's own floor, 18; `convert_opset`
+    does the rest.
 
-    Nodes are named `<module path>/<op>`. Large weights are written to the file `weights`, where one is given, one
-    after the other, and the graph refers to it by its name; then they are never in memory a second time.
-    Raises ToolFailure if the exporter fails or writes another opset.
+    Nodes are named `<module path>/<op>`. Large weights are written to the file `weights`, where one
+    is given, one after the other, and the graph refers to it by its name; then they are never in
+    memory a second time. Raises ToolFailure if the exporter fails or writes another opset.
     """
     native = max(NATIVE_OPSET, opset)
     example = torch.zeros(signature.images_shape(signature.batch or _EXAMPLE_BATCH))
@@ -53,9 +56,13 @@ def export_onnx(model: nn.Module, signature: Signature, opset: int, weights: Pat
                 optimize=False,
             )
             if program is not None:
-                fold_large(program.model)  # before the exporter's own folding, which keeps every result in memory
+                fold_large(
+                    program.model
+                )  # before the exporter's own folding, which keeps every result in memory
                 program.optimize()
-                fold_large(program.model)  # what depends on a small result of it, such as the shape of a Reshape
+                fold_large(
+                    program.model
+                )  # what depends on a small result of it, such as the shape of a Reshape
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ToolFailure(
@@ -63,7 +70,8 @@ def export_onnx(model: nn.Module, signature: Signature, opset: int, weights: Pat
         ) from error
     if program is None:
         raise ToolFailure(
-            "PyTorch's ONNX exporter returned nothing.", "Report this with the versions of torch and onnx."
+            "PyTorch's ONNX exporter returned nothing.",
+            "Report this with the versions of torch and onnx.",
         )
     if weights is not None:
         ir.external_data.unload_from_model(
@@ -71,5 +79,7 @@ def export_onnx(model: nn.Module, signature: Signature, opset: int, weights: Pat
         )
     proto = program.model_proto
     if read_opset(proto) != native:
-        raise ToolFailure(f"PyTorch's ONNX exporter wrote opset {read_opset(proto)} where {native} was asked for.")
+        raise ToolFailure(
+            f"PyTorch's ONNX exporter wrote opset {read_opset(proto)} where {native} was asked for."
+        )
     return name_nodes(proto)

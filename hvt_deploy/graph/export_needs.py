@@ -8,9 +8,9 @@ from pathlib import Path
 from hvt_deploy.core.environment import available_memory_bytes, free_disk_bytes
 from hvt_deploy.core.errors import MissingEnvironment
 
-# Measured by benchmarks/large_export.py: the largest of the processes holds the weights so many times beside what its
-# libraries take, where the graph's weights are in a file; those in memory are copied on their way.
-# On disk are the reference form and the graphs, and room for their structure.
+# Measured by benchmarks/large_export.py: the largest of the processes holds the weights so many
+# times beside what its libraries take, where the graph's weights are in a file; those in memory are
+# copied on their way. On disk are the reference form and the graphs, and room for their structure.
 _COPIES, _COPIES_IN_MEMORY = 1.1, 6.5
 _LIBRARIES_BYTES = 1.0e9
 _STRUCTURE_BYTES = 5.0e7
@@ -29,12 +29,18 @@ class ExportNeeds:
     @property
     def fits(self) -> bool:
         """Whether there is enough of both."""
-        return self.memory_bytes <= self.available_memory_bytes and self.disk_bytes <= self.free_disk_bytes
+        return (
+            self.memory_bytes <= self.available_memory_bytes
+            and self.disk_bytes <= self.free_disk_bytes
+        )
 
 
-def estimate_export(parameters: int, graph_bytes: int, target: Path, *, beside: bool, graphs: int = 1) -> ExportNeeds:
-    """What exporting into the folder `target` needs now: of float32 `parameters` a graph with `graph_bytes` of weights
-    and constants, which are in a file `beside` it or not. A fine-tuned head changes little.
+def estimate_export(
+    parameters: int, graph_bytes: int, target: Path, *, beside: bool, graphs: int = 1
+) -> ExportNeeds:
+    """What exporting into the folder `target` needs now: of float32 `parameters` a graph with
+    `graph_bytes` of weights and constants, which are in a file `beside` it or not. A fine-tuned
+    head changes little.
     """
     copies = _COPIES if beside else _COPIES_IN_MEMORY
     return ExportNeeds(

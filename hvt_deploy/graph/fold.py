@@ -1,4 +1,6 @@
-"""What an exported graph computes from large weights alone, computed one weight at a time, when it is written."""
+"""What an exported graph computes from large weights alone, computed one weight at a time, when it
+is written.
+"""
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -13,13 +15,17 @@ from hvt_deploy.graph.evaluate import evaluate
 
 
 def fold_large(model: ir.Model) -> None:
-    """Replace, in place, nodes that compute something from large constants alone by what they compute.
+    """Replace, in place, nodes that compute something from large constants alone by what they
+    compute.
 
-    A value is computed each time it is read and never kept, so folding every weight takes no memory for them.
+    A value is computed each time it is read and never kept, so folding every weight takes no memory
+    for them.
     """
     for node in list(model.graph):
         constants = {
-            value.name or "": ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None
+            value.name or "": ir.convenience.get_const_tensor(value)
+            for value in node.inputs
+            if value is not None
         }
         tensors = {name: tensor for name, tensor in constants.items() if tensor is not None}
         largest = max((tensor.nbytes for tensor in tensors.values()), default=0)
@@ -29,7 +35,12 @@ def fold_large(model: ir.Model) -> None:
         folded = _folded(node, tensors, model.opset_imports)
         if output.is_graph_output() or folded.nbytes < large.LARGE_BYTES:
             continue  # what is small, the exporter folds
-        value = ir.Value(name=output.name, shape=folded.shape, type=ir.TensorType(folded.dtype), const_value=folded)
+        value = ir.Value(
+            name=output.name,
+            shape=folded.shape,
+            type=ir.TensorType(folded.dtype),
+            const_value=folded,
+        )
         ir.convenience.replace_all_uses_with(output, value)
         sources = [source for source in node.inputs if source is not None]
         model.graph.remove(node, safe=True)
@@ -39,13 +50,20 @@ def fold_large(model: ir.Model) -> None:
                 model.graph.initializers.pop(source.name or "", None)
 
 
-def _folded(node: ir.Node, tensors: Mapping[str, ir.TensorProtocol], opsets: Mapping[str, int]) -> ir.LazyTensor:
+def _folded(
+    node: ir.Node, tensors: Mapping[str, ir.TensorProtocol], opsets: Mapping[str, int]
+) -> ir.LazyTensor:
     """What `node` computes from `tensors`, its inputs by name."""
     name, proto = node.outputs[0].name or "", ir.serde.serialize_node(node)
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
 
     def compute() -> ir.TensorProtocol:
-        return ir.tensor(evaluate(proto, {n: tensor.numpy() for n, tensor in tensors.items()}, imports), name=name)
+        return ir.tensor(
+            evaluate(proto, {n: tensor.numpy() for n, tensor in tensors.items()}, imports),
+            name=name,
+        )
 
-    once = compute()  # for type and shape, which the exporter does not always note; a Transpose is only a view
+    once = (
+        compute()
+    )  # for type and shape, which the exporter does not always note; a Transpose is only a view
     return ir.LazyTensor(compute, once.dtype, ir.Shape(once.shape.numpy()), name=name)

@@ -10,7 +10,8 @@ import onnx
 
 from hvt_deploy.graph.modules import ROOT, path_of
 
-# Where torch's exporter writes the path of modules a node came from, as a Python list; the last entry is the call.
+# Where torch's exporter writes the path of modules a node came from, as a Python list; the last
+# entry is the call.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 
@@ -26,14 +27,17 @@ def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """Name the nodes of a simplified graph by the modules of the graph it came from.
 
-    A product that swallowed a scale or a normalization behind it keeps its own path. Other nodes keep theirs if their
-    name or output was kept; a fused node gets that of its weight, else that of the node before it.
+    A product that swallowed a scale or a normalization behind it keeps its own path. Other nodes
+    keep theirs if their name or output was kept; a fused node gets that of its weight, else that of
+    the node before it.
     """
     makers = {out: node for node in original.graph.node for out in node.output if out}
     by_name = {node.name: path_of(node.name) for node in original.graph.node}
     by_output = {out: path_of(node.name) for out, node in makers.items()}
     weights = {tensor.name for tensor in original.graph.initializer}
-    by_weight = {i: path_of(node.name) for node in original.graph.node for i in node.input if i in weights}
+    by_weight = {
+        i: path_of(node.name) for node in original.graph.node for i in node.input if i in weights
+    }
     restored = onnx.ModelProto()
     restored.CopyFrom(simplified)
     paths: list[str] = []

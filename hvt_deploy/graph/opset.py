@@ -1,4 +1,6 @@
-"""Exactly the opset that was asked for: the exporter's floor is 18, TensorRT users ask for 17, FP16 Q/DQ needs 19."""
+"""Exactly the opset that was asked for: the exporter's floor is 18, TensorRT users ask for 17, FP16
+Q/DQ needs 19.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +13,46 @@ from hvt_deploy.core.errors import BadInput, ToolFailure
 SUPPORTED_OPSETS = range(17, 23)
 NATIVE_OPSET = 18
 
-_REDUCTIONS = frozenset(op for op in (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSumSquare",
-))  # fmt: skip
-# Operators that mean something else from the opset on, so that raising across it would change the result.
+_REDUCTIONS = frozenset(
+    op
+    for op in (
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSumSquare",
+    )
+)
+# Operators that mean something else from the opset on, so that raising across it would change the
+# result.
 _CHANGED_MEANING = {"GridSample": 20, "GroupNormalization": 21}
-# What opset 18 added to operators that 17 has: an input (by position), and attributes with those of their values that
-# mean what 17 does. Otherwise both are the same.
+# What opset 18 added to operators that 17 has: an input (by position), and attributes with those of
+# their values that mean what 17 does. Otherwise both are the same.
 _REDUCTIONS_OF_17 = frozenset({b"none", b"add", b"mul"})
 _ADDED_IN_18: dict[str, tuple[int, dict[str, frozenset[object]]]] = {
     "Pad": (3, {}),
-    "Resize": (4, {"antialias": frozenset({0}), "keep_aspect_ratio_policy": frozenset({b"stretch"}),
-                   "axes": frozenset()}),
+    "Resize": (
+        4,
+        {
+            "antialias": frozenset({0}),
+            "keep_aspect_ratio_policy": frozenset({b"stretch"}),
+            "axes": frozenset(),
+        },
+    ),
     "ScatterElements": (3, {"reduction": _REDUCTIONS_OF_17}),
     "ScatterND": (3, {"reduction": _REDUCTIONS_OF_17}),
-}  # fmt: skip
+}
 
 
 def read_opset(model: onnx.ModelProto) -> int:
     """The version of the default domain that the file really says."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return next(
+        (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0
+    )
 
 
 def check_opset(opset: int) -> None:
@@ -78,7 +99,8 @@ def _lower(graph: onnx.GraphProto, node: onnx.NodeProto, opset: int) -> None:
             _drop_attribute(node, name)
     else:
         raise ToolFailure(
-            f"Node {node.name} ({node.op_type}) has no equal in opset {opset}.", "Export with --opset 18 or higher."
+            f"Node {node.name} ({node.op_type}) has no equal in opset {opset}.",
+            "Export with --opset 18 or higher.",
         )
 
 
@@ -100,7 +122,9 @@ def _same_before(node: onnx.NodeProto, opset: int) -> bool:
 def _raise(graph: onnx.GraphProto, node: onnx.NodeProto, current: int, opset: int) -> None:
     changed = _CHANGED_MEANING.get(node.op_type, 0)
     if current < changed <= opset:
-        raise ToolFailure(f"Node {node.name} ({node.op_type}) means something else from opset {changed} on.")
+        raise ToolFailure(
+            f"Node {node.name} ({node.op_type}) means something else from opset {changed} on."
+        )
     if current >= NATIVE_OPSET:
         return
     if node.op_type in _REDUCTIONS:
@@ -114,7 +138,9 @@ def _raise(graph: onnx.GraphProto, node: onnx.NodeProto, current: int, opset: in
         node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
 
 
-def _constant(graph: onnx.GraphProto, node: onnx.NodeProto) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _constant(
+    graph: onnx.GraphProto, node: onnx.NodeProto
+) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     name = node.input[1]
     for tensor in graph.initializer:
         if tensor.name == name:
@@ -122,7 +148,9 @@ def _constant(graph: onnx.GraphProto, node: onnx.NodeProto) -> np.ndarray[tuple[
     for producer in graph.node:
         if producer.op_type == "Constant" and name in producer.output:
             return numpy_helper.to_array(producer.attribute[0].t).astype(np.int64)
-    raise ToolFailure(f"The axes of node {node.name} ({node.op_type}) are not constant, as opset 17 needs them.")
+    raise ToolFailure(
+        f"The axes of node {node.name} ({node.op_type}) are not constant, as opset 17 needs them."
+    )
 
 
 def _drop_attribute(node: onnx.NodeProto, name: str) -> None:

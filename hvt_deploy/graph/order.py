@@ -8,10 +8,14 @@ from hvt_deploy.core.errors import ToolFailure
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Sort the nodes of `graph` in place, keeping their order where it is free. Raises ToolFailure for a cycle."""
+    """Sort the nodes of `graph` in place, keeping their order where it is free. Raises ToolFailure
+    for a cycle.
+    """
     waiting = list(graph.node)
     made = {name for node in waiting for name in node.output}
-    ready = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    ready = (
+        {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    )
     ordered: list[onnx.NodeProto] = []
     while waiting:
         later: list[onnx.NodeProto] = []

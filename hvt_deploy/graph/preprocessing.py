@@ -1,6 +1,8 @@
-"""The evaluation transform inside the graph: uint8 images of any size in, logits out, for ONNX Runtime.
+"""The evaluation transform inside the graph: uint8 images of any size in, logits out, for ONNX
+Runtime.
 
-TensorRT has no antialiased Resize, so such a graph is not for it. `Resize` with `antialias` exists from opset 18 on.
+TensorRT has no antialiased Resize, so such a graph is not for it. `Resize` with `antialias` exists
+from opset 18 on.
 """
 # pyright: reportUnknownMemberType=false
 
@@ -23,11 +25,13 @@ _MODES = {"bicubic": "cubic", "bilinear": "linear"}
 
 
 def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
-    """`model` behind its evaluation transform, at opset 18 or higher: input uint8 (batch, height, width, 3), RGB.
+    """`model` behind its evaluation transform, at opset 18 or higher: input uint8 (batch, height,
+    width, 3), RGB.
 
-    Height and width are any; the images of a batch share them. It resizes rows and then columns, and rounds to whole
-    pixels after each. Pillow 13 takes columns first for some shapes: there, pixels differ by a few of 255.
-    Weights in a file beside the graph stay there. Raises BadInput as `check_in_graph` does.
+    Height and width are any; the images of a batch share them. It resizes rows and then columns,
+    and rounds to whole pixels after each. Pillow 13 takes columns first for some shapes: there,
+    pixels differ by a few of 255. Weights in a file beside the graph stay there. Raises BadInput as
+    `check_in_graph` does.
     """
     check_in_graph(preprocessing)
     wrapped = convert_opset(model, max(ANTIALIAS_OPSET, read_opset(model)))
@@ -39,14 +43,18 @@ def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> 
     nodes = [*build.nodes, *wrapped.graph.node]
     wrapped.graph.value_info.append(old)  # the network's shapes are known from here on
     del wrapped.graph.input[:], wrapped.graph.node[:]
-    wrapped.graph.input.append(helper.make_tensor_value_info(PIXELS_NAME, onnx.TensorProto.UINT8, shape))
+    wrapped.graph.input.append(
+        helper.make_tensor_value_info(PIXELS_NAME, onnx.TensorProto.UINT8, shape)
+    )
     wrapped.graph.node.extend(nodes)
     wrapped.graph.initializer.extend(build.initializers)
     return wrapped
 
 
 def check_in_graph(preprocessing: Preprocessing) -> None:
-    """Raise BadInput for what `with_preprocessing` cannot do: `nearest`, and a crop_pct above 1, which would pad."""
+    """Raise BadInput for what `with_preprocessing` cannot do: `nearest`, and a crop_pct above 1,
+    which would pad.
+    """
     if preprocessing.interpolation not in _MODES or preprocessing.crop_pct > 1:
         raise BadInput(
             f"Interpolation {preprocessing.interpolation} with crop_pct {preprocessing.crop_pct} cannot be in a graph.",
@@ -66,10 +74,18 @@ class _Builder:
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
-    def add(self, operator: str, *inputs: str, output: str = "", **attributes: str | int | float | list[int]) -> str:
+    def add(
+        self,
+        operator: str,
+        *inputs: str,
+        output: str = "",
+        **attributes: str | int | float | list[int],
+    ) -> str:
         name = f"preprocess/{len(self.nodes)}_{operator}"
         node = helper.make_node(operator, list(inputs), [output or name], name)
-        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        node.attribute.extend(
+            helper.make_attribute(key, value) for key, value in attributes.items()
+        )
         self.nodes.append(node)
         return output or name
 
@@ -77,11 +93,15 @@ class _Builder:
 def _add_transform(build: _Builder, preprocessing: Preprocessing, output: str) -> None:
     pixels = build.add("Cast", PIXELS_NAME, to=onnx.TensorProto.FLOAT)
     pixels = build.add("Transpose", pixels, perm=[0, 3, 1, 2])
-    edges = build.add("Cast", build.add("Shape", PIXELS_NAME, start=1, end=3), to=onnx.TensorProto.DOUBLE)
+    edges = build.add(
+        "Cast", build.add("Shape", PIXELS_NAME, start=1, end=3), to=onnx.TensorProto.DOUBLE
+    )
     size = _resized_size(build, edges, preprocessing)
     leading = build.add("Shape", pixels, start=0, end=2)
     height = build.add("Shape", pixels, start=2, end=3)
-    new_height, new_width = (build.add("Gather", size, build.constant(np.array([i]))) for i in (0, 1))
+    new_height, new_width = (
+        build.add("Gather", size, build.constant(np.array([i]))) for i in (0, 1)
+    )
     one_half = build.constant(np.array(0.5, np.float32))
     for sizes in ((leading, height, new_width), (leading, new_height, new_width)):
         target = build.add("Concat", *sizes, axis=0)
@@ -106,14 +126,20 @@ def _add_transform(build: _Builder, preprocessing: Preprocessing, output: str) -
     axes = build.constant(np.array([2, 3], np.int64))
     pixels = build.add("Slice", pixels, start, build.add("Add", start, crop), axes)
     pixels = build.add("Div", pixels, build.constant(np.array(255, np.float32)))
-    mean, std = (np.array(x, np.float32)[:, None, None] for x in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        np.array(x, np.float32)[:, None, None] for x in (preprocessing.mean, preprocessing.std)
+    )
     pixels = build.add("Sub", pixels, build.constant(mean))
     build.add("Div", pixels, build.constant(std), output=output)
 
 
 def _resized_size(build: _Builder, edges: str, preprocessing: Preprocessing) -> str:
-    """(height, width) before the crop as int64, in the arithmetic of `images`, whose edges are doubles as in Python."""
-    target = np.array([math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size], np.float64)
+    """(height, width) before the crop as int64, in the arithmetic of `images`, whose edges are
+    doubles as in Python.
+    """
+    target = np.array(
+        [math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size], np.float64
+    )
     if preprocessing.crop_mode == "squash":
         return build.constant(target.astype(np.int64))
     wanted = build.constant(target)

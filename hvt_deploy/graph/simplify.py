@@ -20,14 +20,17 @@ Simplifier = Literal["onnxsim", "onnxslim", "none"]
 
 
 def simplify(model: onnx.ModelProto, tool: Simplifier) -> onnx.ModelProto:
-    """The simplified graph with `<module path>/<op>` names. Large weights are as they were, in memory or in a file.
+    """The simplified graph with `<module path>/<op>` names. Large weights are as they were, in
+    memory or in a file.
 
     Raises ToolFailure if the tool does.
     """
     if tool == "none":
         return model
     if tool == "onnxsim" and sys.version_info < (3, 11):
-        raise MissingEnvironment("onnxsim needs Python 3.11 or newer.", "Use --simplifier onnxslim.")
+        raise MissingEnvironment(
+            "onnxsim needs Python 3.11 or newer.", "Use --simplifier onnxslim."
+        )
     require(tool, extra="export")
     skeleton = without_large(model)
     try:

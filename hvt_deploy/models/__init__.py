@@ -1,7 +1,7 @@
 """Model families: a name becomes an `nn.Module` in reference form, that in turn its deployed form.
 
-`spec` states what is known of a model without building it (no torch), `specs/` holds the numbers, `registry` finds
-both by name, `weights` fills a model, and each family is one file.
+`spec` states what is known of a model without building it (no torch), `specs/` holds the numbers,
+`registry` finds both by name, `weights` fills a model, and each family is one file.
 """
 
 from __future__ import annotations

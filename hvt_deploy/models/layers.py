@@ -1,4 +1,6 @@
-"""Building blocks that model families share, and the exact rewrites that a deployed form is made of."""
+"""Building blocks that model families share, and the exact rewrites that a deployed form is made
+of.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        qkv = self.qkv(tokens_BNC).unflatten(2, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        qkv = (
+            self.qkv(tokens_BNC).unflatten(2, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        )
         q_BEND, k_BEND, v_BEND = qkv.unbind(0)
         scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
         if bias is not None:
@@ -47,21 +51,30 @@ class SelfAttention(nn.Module):
 class DeployedSelfAttention(nn.Module):
     """`SelfAttention` for inference, with exact rewrites.
 
-    The scale is folded into the query weights. The key bias is zero: it adds the same number to all scores of a
-    query, which softmax ignores. Zero channels widen each head to a multiple of 8, which tensor cores want.
-    `bias` (E, N, N) is a constant; `gamma` (C), a layer scale of the result, is folded into `proj`.
+    The scale is folded into the query weights. The key bias is zero: it adds the same number to all
+    scores of a query, which softmax ignores. Zero channels widen each head to a multiple of 8,
+    which tensor cores want. `bias` (E, N, N) is a constant; `gamma` (C), a layer scale of the
+    result, is folded into `proj`.
     """
 
     bias: Tensor | None
 
-    def __init__(self, reference: SelfAttention, bias: Tensor | None = None, gamma: Tensor | None = None) -> None:
+    def __init__(
+        self, reference: SelfAttention, bias: Tensor | None = None, gamma: Tensor | None = None
+    ) -> None:
         super().__init__()
         heads, head_dim = reference.heads, reference.head_dim
         self.heads, self.head_dim = heads, -(-head_dim // 8) * 8
         weights = list(reference.qkv.weight.detach().chunk(3))
         biases = list(reference.qkv.bias.detach().chunk(3))
-        weights[0], biases[0], biases[1] = weights[0] * head_dim**-0.5, biases[0] * head_dim**-0.5, biases[1] * 0
-        self.qkv = linear_from(*(torch.cat([self._widen(t) for t in parts]) for parts in (weights, biases)))
+        weights[0], biases[0], biases[1] = (
+            weights[0] * head_dim**-0.5,
+            biases[0] * head_dim**-0.5,
+            biases[1] * 0,
+        )
+        self.qkv = linear_from(
+            *(torch.cat([self._widen(t) for t in parts]) for parts in (weights, biases))
+        )
         self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=3), MatrixProduct()
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         scale = torch.ones_like(reference.proj.bias) if gamma is None else gamma.detach()
@@ -70,10 +83,12 @@ class DeployedSelfAttention(nn.Module):
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        # Transposed as one and then cut: TensorRT-RTX needs one copy for q, k and v. Cut first, it needs three; a 5-D
-        # reshape crashes its compiler.
+        # Transposed as one and then cut: TensorRT-RTX needs one copy for q, k and v. Cut first, it
+        # needs three; a 5-D reshape crashes its compiler.
         tokens = tokens_BNC.shape[1]
-        heads_BEND = self.qkv(tokens_BNC).reshape(-1, tokens, 3 * self.heads, self.head_dim).transpose(1, 2)
+        heads_BEND = (
+            self.qkv(tokens_BNC).reshape(-1, tokens, 3 * self.heads, self.head_dim).transpose(1, 2)
+        )
         q_BEND, k_BEND, v_BEND = heads_BEND.chunk(3, dim=1)
         scores_BENN = self.score(q_BEND, k_BEND.transpose(2, 3))
         if self.bias is not None:
@@ -90,9 +105,14 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     scale, shift = batch_norm_affine(norm)
     bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.detach()
     folded = nn.Conv2d(
-        conv.in_channels, conv.out_channels, cast("tuple[int, int]", conv.kernel_size),
-        cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.padding), groups=conv.groups, device="meta",
-    )  # fmt: skip
+        conv.in_channels,
+        conv.out_channels,
+        cast("tuple[int, int]", conv.kernel_size),
+        cast("tuple[int, int]", conv.stride),
+        cast("tuple[int, int]", conv.padding),
+        groups=conv.groups,
+        device="meta",
+    )
     folded.weight = nn.Parameter(conv.weight.detach() * scale[:, None, None, None])
     folded.bias = nn.Parameter(bias * scale + shift)
     return folded
@@ -150,9 +170,13 @@ def linear_from(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def depthwise_from(weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A depthwise convolution that keeps the map's size, with this weight (C, 1, k, k), odd k, and bias (C)."""
+    """A depthwise convolution that keeps the map's size, with this weight (C, 1, k, k), odd k, and
+    bias (C).
+    """
     channels, _, kernel, _ = weight.shape
-    layer = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, device="meta")
+    layer = nn.Conv2d(
+        channels, channels, kernel, padding=kernel // 2, groups=channels, device="meta"
+    )
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     return layer
 

@@ -1,4 +1,6 @@
-"""Every model by name. Importing this imports no torch: a family's code is opened when a model is made."""
+"""Every model by name. Importing this imports no torch: a family's code is opened when a model is
+made.
+"""
 
 from __future__ import annotations
 
@@ -73,10 +75,11 @@ def list_specs() -> list[ModelSpec]:
 def get_spec(
     name: str, image_size: tuple[int, int] | None = None, options: ModelOptions = DEFAULT_OPTIONS
 ) -> ModelSpec:
-    """What is known of the model `name`: one of `list_specs`, `timm:NAME`, or the path of an HVT's own
-    configuration file (JSON; `hvt` when `options.hvt` holds what the file says).
+    """What is known of the model `name`: one of `list_specs`, `timm:NAME`, or the path of an HVT's
+    own configuration file (JSON; `hvt` when `options.hvt` holds what the file says).
 
-    Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model does not take.
+    Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model
+    does not take.
     """
     if name.startswith("timm:"):
         from hvt_deploy.models.timm import spec as timm
@@ -96,12 +99,20 @@ def get_spec(
     return spec
 
 
-def _refuse_options(spec: ModelSpec, image_size: tuple[int, int] | None, options: ModelOptions) -> None:
+def _refuse_options(
+    spec: ModelSpec, image_size: tuple[int, int] | None, options: ModelOptions
+) -> None:
     if image_size not in (None, spec.image_size):
         size = "x".join(map(str, spec.image_size))
-        raise BadInput(f"{spec.name} takes {size} images only.", "Any size: faster_vit_0_any_res and its family.")
+        raise BadInput(
+            f"{spec.name} takes {size} images only.",
+            "Any size: faster_vit_0_any_res and its family.",
+        )
     if options.window_size is not None or options.carrier_token_size is not None:
-        raise BadInput(f"{spec.name} has no window or carrier-token size to set.", "Only faster_vit_*_any_res have.")
+        raise BadInput(
+            f"{spec.name} has no window or carrier-token size to set.",
+            "Only faster_vit_*_any_res have.",
+        )
 
 
 def create_model(
@@ -114,11 +125,14 @@ def create_model(
 ) -> nn.Module:
     """The reference form of a model in eval mode with PyTorch's random weights.
 
-    It maps images (B, 3, H, W) to logits (B, num_classes); with `num_classes=0` the head is left out and the
-    result is the pooled features. The last three are for any-resolution FasterViT. Raises BadInput for an unknown
-    name, options it does not take or a negative number of classes, MissingEnvironment without PyTorch.
+    It maps images (B, 3, H, W) to logits (B, num_classes); with `num_classes=0` the head is left
+    out and the result is the pooled features. The last three are for any-resolution FasterViT.
+    Raises BadInput for an unknown name, options it does not take or a negative number of classes,
+    MissingEnvironment without PyTorch.
     """
-    return create_from(get_spec(name, image_size, ModelOptions(window_size, carrier_token_size)), num_classes)
+    return create_from(
+        get_spec(name, image_size, ModelOptions(window_size, carrier_token_size)), num_classes
+    )
 
 
 def create_from(spec: ModelSpec, num_classes: int | None = None) -> nn.Module:
@@ -132,7 +146,8 @@ def create_from(spec: ModelSpec, num_classes: int | None = None) -> nn.Module:
 
 
 def to_deployed(model: nn.Module) -> nn.Module:
-    """The deployed form of a model made by `create_model`: the same function, rewritten for inference.
+    """The deployed form of a model made by `create_model`: the same function, rewritten for
+    inference.
 
     The argument is left as it was. Raises BadInput for any other module.
     """
@@ -150,7 +165,10 @@ def spec_of(model: nn.Module) -> ModelSpec:
     """The spec that `model` was made from. Raises BadInput for a module from elsewhere."""
     spec = getattr(model, "spec", None)
     if not isinstance(spec, ModelSpec):
-        raise BadInput(f"{type(model).__name__} is not a model of this package.", "Make it with create_model(NAME).")
+        raise BadInput(
+            f"{type(model).__name__} is not a model of this package.",
+            "Make it with create_model(NAME).",
+        )
     return spec
 
 

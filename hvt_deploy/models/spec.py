@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published:
-    """Figures of the paper's table. `top1`/`top5` in percent, parameters in millions, FLOPs in 1e9 (MACs)."""
+    """Figures of the paper's table. `top1`/`top5` in percent, parameters in millions, FLOPs in 1e9
+    (MACs).
+    """
 
     top1: float | None
     top5: float | None
@@ -25,10 +27,12 @@ class Published:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model has at inference: parameters without train-only branches, and multiply-accumulates of one image.
+    """What a model has at inference: parameters without train-only branches, and
+    multiply-accumulates of one image.
 
-    `macs` counts convolutions, Linears and attention products of the reference form, as papers do. Exact rewrites
-    of the deployed form (padded heads, resampling as a matrix) may add a few percent.
+    `macs` counts convolutions, Linears and attention products of the reference form, as papers do.
+    Exact rewrites of the deployed form (padded heads, resampling as a matrix) may add a few
+    percent.
     """
 
     params: int
@@ -37,7 +41,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the official weights are published. `packaged` names a file in hvt_deploy/data/assets instead."""
+    """Where the official weights are published. `packaged` names a file in hvt_deploy/data/assets
+    instead.
+    """
 
     url: str | None = None
     packaged: str | None = None
@@ -48,9 +54,9 @@ class Checkpoint:
 class ModelSpec:
     """One model. `architecture` is the family's own frozen dataclass of hyper-parameters.
 
-    `measured` is None where nobody has measured it: timm's models, other sizes, a user's own configuration.
-    A `resizable` model takes other image sizes; `options` are those it was made with. `heads` are the
-    paths of its classifiers: distilled models have two.
+    `measured` is None where nobody has measured it: timm's models, other sizes, a user's own
+    configuration. A `resizable` model takes other image sizes; `options` are those it was made
+    with. `heads` are the paths of its classifiers: distilled models have two.
     """
 
     name: str
@@ -86,16 +92,16 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Family:
-    """The code behind the specs of one paper: `build(spec, num_classes)` makes the reference form with random
-    weights, `deploy(reference)` the deployed form.
+    """The code behind the specs of one paper: `build(spec, num_classes)` makes the reference form
+    with random weights, `deploy(reference)` the deployed form.
 
     Checkpoint keys with one of `train_only_prefixes` have no use at inference; buffers with one of
-    `recomputed_suffixes` are computed by the model even where a file holds them. Both are dropped on loading.
-    `aliases` are pairs of key endings (alias, canonical): a file that holds both means the alias.
-    `size_dependent` are parts of keys that a resizable model has at some image sizes only: a file may hold more of
-    them than the model has. `builds_light` says that `build` works where parameters have no memory.
-    `stored_shapes` gives the shapes that some of the computed buffers have in the official file: they tell models
-    apart whose parameters are alike.
+    `recomputed_suffixes` are computed by the model even where a file holds them. Both are dropped
+    on loading. `aliases` are pairs of key endings (alias, canonical): a file that holds both means
+    the alias. `size_dependent` are parts of keys that a resizable model has at some image sizes
+    only: a file may hold more of them than the model has. `builds_light` says that `build` works
+    where parameters have no memory. `stored_shapes` gives the shapes that some of the computed
+    buffers have in the official file: they tell models apart whose parameters are alike.
     """
 
     build: Callable[[ModelSpec, int], nn.Module]

@@ -1,7 +1,9 @@
-"""Does this machine compute what the official code computes? Recorded logits and the rule behind their weights.
+"""Does this machine compute what the official code computes? Recorded logits and the rule behind
+their weights.
 
-The rule: a standard normal tensor seeded by crc32("<salt>:<name>"), scaled by what kind of parameter it is, for
-every parameter and every BatchNorm statistic. `data/golden/<model>.json` holds what the official code makes of it.
+The rule: a standard normal tensor seeded by crc32("<salt>:<name>"), scaled by what kind of
+parameter it is, for every parameter and every BatchNorm statistic. `data/golden/<model>.json` holds
+what the official code makes of it.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -29,7 +31,8 @@ from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.registry import create_model, to_deployed
 
-# Of max(1, |logit|) in float64. Where the official code ran in float32 only, of the largest logit, in float32.
+# Of max(1, |logit|) in float64. Where the official code ran in float32 only, of the largest logit,
+# in float32.
 TOLERANCE = 1e-6
 TOLERANCE_FLOAT32 = 1e-4
 LARGE_BYTES = 4 * 2**30
@@ -47,7 +50,9 @@ class GoldenOptions:
 
 @dataclass(frozen=True)
 class Golden:
-    """What the official code gives under one salt. Rows are images; `logits_first32` have 7 significant digits."""
+    """What the official code gives under one salt. Rows are images; `logits_first32` have 7
+    significant digits.
+    """
 
     name: str
     salt: str
@@ -90,9 +95,14 @@ def goldens(model: str) -> list[Golden]:
     """Everything recorded of a model: its default size first. Raises BadInput if nothing was."""
     file = asset_path(f"golden/{model}.json")
     if not file.is_file():
-        raise BadInput(f"No official logits were recorded for {model}.", "The models of the four papers have them.")
+        raise BadInput(
+            f"No official logits were recorded for {model}.",
+            "The models of the four papers have them.",
+        )
     recorded = json.loads(file.read_text(encoding="utf-8"))
-    default = [{"name": "default", "salt": salt, **values} for salt, values in recorded["golden"].items()]
+    default = [
+        {"name": "default", "salt": salt, **values} for salt, values in recorded["golden"].items()
+    ]
     extra = [
         {"name": key.rpartition("/")[0], "salt": key.rpartition("/")[2], **values}
         for key, values in recorded["golden_extra"].items()
@@ -103,7 +113,8 @@ def goldens(model: str) -> list[Golden]:
 def verify(model: str, progress: Callable[[int, int], None]) -> list[GoldenCheck]:
     """Run both forms of `model` against everything recorded of it, in the dtype of the record.
 
-    Needs the memory of one model in that dtype, and disk for another above 4 GiB. Raises BadInput without a record.
+    Needs the memory of one model in that dtype, and disk for another above 4 GiB. Raises BadInput
+    without a record.
     """
     checks: list[GoldenCheck] = []
     recorded = goldens(model)
@@ -131,12 +142,16 @@ def check(model: str, golden: Golden, form: str) -> GoldenCheck:
 
 
 def _mapped(model: nn.Module, folder: Path) -> nn.Module:
-    """A large model with its parameters in a file: both forms of faster_vit_6_224 in float64 are 22 GB."""
+    """A large model with its parameters in a file: both forms of faster_vit_6_224 in float64 are 22
+    GB.
+    """
     size = sum(parameter.nbytes for parameter in model.parameters())
     if size > LARGE_BYTES:
         check_free_disk(folder, size)
         torch.save(model.state_dict(), folder / "state.pth")
-        model.load_state_dict(torch.load(folder / "state.pth", mmap=True, weights_only=True), assign=True)
+        model.load_state_dict(
+            torch.load(folder / "state.pth", mmap=True, weights_only=True), assign=True
+        )
     return model
 
 
@@ -153,7 +168,9 @@ def create_golden(model: str, golden: Golden, dtype: torch.dtype) -> nn.Module:
 
 
 def _error(values_NK: NDArray[np.float64], golden: Golden) -> tuple[float, float]:
-    """(error, allowed): the worst over the first 32 logits and over mean, deviation and norm of all of them."""
+    """(error, allowed): the worst over the first 32 logits and over mean, deviation and norm of all
+    of them.
+    """
     pairs = [(values_NK[:, :32], np.asarray(golden.logits_first32))]
     for got, wanted in (
         (values_NK.mean(axis=1), golden.mean),
@@ -162,7 +179,9 @@ def _error(values_NK: NDArray[np.float64], golden: Golden) -> tuple[float, float
     ):
         pairs.append((got, np.asarray(wanted)))
     if golden.in_float64:
-        return max(float((np.abs(a - b) / np.maximum(1, np.abs(b))).max()) for a, b in pairs), TOLERANCE
+        return max(
+            float((np.abs(a - b) / np.maximum(1, np.abs(b))).max()) for a, b in pairs
+        ), TOLERANCE
     largest = float(np.abs(values_NK).max())
     return float(np.abs(pairs[0][0] - pairs[0][1]).max()) / largest, TOLERANCE_FLOAT32
 
@@ -174,7 +193,9 @@ def normal(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def draw(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The value of the parameter or BatchNorm statistic with this official name, float32 throughout."""
+    """The value of the parameter or BatchNorm statistic with this official name, float32
+    throughout.
+    """
     return np.asarray(_scaled(normal(salt, name, shape), name, shape), np.float32)
 
 
@@ -199,11 +220,15 @@ def _scaled(v: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArra
 
 def state(salt: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """The rule's tensors for these names and shapes."""
-    return {name: torch.from_numpy(draw(salt, name, tuple(shape))) for name, shape in shapes.items()}
+    return {
+        name: torch.from_numpy(draw(salt, name, tuple(shape))) for name, shape in shapes.items()
+    }
 
 
 def fill(model: nn.Module, salt: str) -> None:
-    """Give every parameter and BatchNorm statistic of a model with official names its value, in place."""
+    """Give every parameter and BatchNorm statistic of a model with official names its value, in
+    place.
+    """
     for name, parameter in model.named_parameters():
         parameter.data.copy_(torch.from_numpy(draw(salt, name, tuple(parameter.shape))))
     for name, buffer in model.named_buffers():

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
 from hvt_deploy.runtime.placement import Placement
 
-# One synchronised inference: the milliseconds it took by the device's own clock, None where it has none.
+# One synchronised inference: the milliseconds it took by the device's own clock, None where it has
+# none.
 BoundCall: TypeAlias = "Callable[[], float | None]"
 Runtime = Literal["pytorch", "ort", "trt"]
 Device = Literal["cpu", "cuda"]
@@ -25,9 +26,9 @@ TAPS_AT_ONCE = 32
 class BackendRequest:
     """Which artifact to run where.
 
-    `name` is the row's name in reports. `path` is the artifact: reference weights (safetensors) for pytorch, an
-    ONNX file for ort, an engine for trt. `threads` is the CPU thread count of one inference. `allow_cpu_nodes`: ort may
-    leave nodes to the CPU where a GPU was asked for.
+    `name` is the row's name in reports. `path` is the artifact: reference weights (safetensors) for
+    pytorch, an ONNX file for ort, an engine for trt. `threads` is the CPU thread count of one
+    inference. `allow_cpu_nodes`: ort may leave nodes to the CPU where a GPU was asked for.
     """
 
     name: str
@@ -61,7 +62,9 @@ class Backend(Protocol):
 
 @runtime_checkable
 class PlacedBackend(Protocol):
-    """A backend that leaves its nodes to several providers; `placement` is None where there is only one."""
+    """A backend that leaves its nodes to several providers; `placement` is None where there is only
+    one.
+    """
 
     placement: Placement | None
 
@@ -69,10 +72,14 @@ class PlacedBackend(Protocol):
 class TappedBackend(Backend, Protocol):
     """A backend that can be looked into."""
 
-    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """The outputs of the modules at `paths` for images (N, 3, H, W), in that order; `model` is the whole model.
+    def taps(
+        self, images_NCHW: ImagesNCHW, paths: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs of the modules at `paths` for images (N, 3, H, W), in that order; `model` is
+        the whole model.
 
-        A module without exactly one output tensor is left out. Not more than TAPS_AT_ONCE are held at a time.
+        A module without exactly one output tensor is left out. Not more than TAPS_AT_ONCE are held
+        at a time.
         """
         ...
 

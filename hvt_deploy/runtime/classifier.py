@@ -1,4 +1,6 @@
-"""A plain runtime: `Classifier` turns images into labels with an exported model, in a few lines of any program."""
+"""A plain runtime: `Classifier` turns images into labels with an exported model, in a few lines of
+any program.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +54,10 @@ class Prediction:
 class Classifier:
     """An exported model, ready to classify.
 
-    `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is the newest.
-    `backend` is a row's name as `validate` shows it ("ort int8 cpu-twin"), a runtime ("ort", "trt", "pytorch") or
-    "auto": an engine where one runs, else ONNX Runtime in FP32. Raises BadInput for a name that does not exist,
-    MissingEnvironment where the backend cannot run here.
+    `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is
+    the newest. `backend` is a row's name as `validate` shows it ("ort int8 cpu-twin"), a runtime
+    ("ort", "trt", "pytorch") or "auto": an engine where one runs, else ONNX Runtime in FP32. Raises
+    BadInput for a name that does not exist, MissingEnvironment where the backend cannot run here.
     """
 
     def __init__(
@@ -90,7 +92,8 @@ class Classifier:
     def __call__(self, images: Iterable[ImageLike], top: int = 5) -> list[Prediction]:
         """The `top` most probable classes of every image, in the order of the images.
 
-        Raises UnreadableImage for a file that is no image, BadInput for an array that is no RGB image.
+        Raises UnreadableImage for a file that is no image, BadInput for an array that is no RGB
+        image.
         """
         return list(self.stream(images, top))
 
@@ -110,7 +113,10 @@ class Classifier:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -131,15 +137,21 @@ def _open(model: str | Path | None, workspace: Path) -> ModelFolder:
 
 def _open_backend(rows: Sequence[Planned], name: str) -> AnyBackend:
     if name == "auto":
-        chosen = [r for r in rows if r.runtime == "trt"] + [r for r in rows if r.row.backend == "ort fp32"]
+        chosen = [r for r in rows if r.runtime == "trt"] + [
+            r for r in rows if r.row.backend == "ort fp32"
+        ]
     else:
         chosen = [r for r in rows if name in (r.row.backend, r.runtime)]
     if not chosen:
-        raise unknown_name("backend", name, {"auto", *(r.row.backend for r in rows), *(r.runtime for r in rows)})
+        raise unknown_name(
+            "backend", name, {"auto", *(r.row.backend for r in rows), *(r.runtime for r in rows)}
+        )
     for row in chosen:
         if row.open is not None:
             return row.open()
-    raise MissingEnvironment(f"{name} cannot run here: {chosen[0].row.skipped}", "`hvt-deploy doctor` says what can.")
+    raise MissingEnvironment(
+        f"{name} cannot run here: {chosen[0].row.skipped}", "`hvt-deploy doctor` says what can."
+    )
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:
@@ -149,12 +161,15 @@ def _as_rgb(image: ImageLike) -> Image.Image:
         return decode(Path(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise BadInput(
-            f"An array {image.shape} of {image.dtype} is no image.", "Give pixels (height, width, 3), RGB, uint8."
+            f"An array {image.shape} of {image.dtype} is no image.",
+            "Give pixels (height, width, 3), RGB, uint8.",
         )
     return Image.fromarray(image)
 
 
-def _most_probable(logits_K: NDArray[np.float32], names: Sequence[str], top: int) -> tuple[Label, ...]:
+def _most_probable(
+    logits_K: NDArray[np.float32], names: Sequence[str], top: int
+) -> tuple[Label, ...]:
     shifted_K = np.exp(logits_K.astype(np.float64) - logits_K.max())
     probabilities_K = shifted_K / shifted_K.sum()
     order = [int(i) for i in np.argsort(-probabilities_K, kind="stable")[:top]]

@@ -16,7 +16,8 @@ from hvt_deploy.runtime.base import Backend, BackendRequest
 
 @dataclass(frozen=True)
 class InferenceJob:
-    """Run a backend on the arrays `images` (each (N, 3, H, W)); the logits (N, K) go beside each, as `logits_of` says.
+    """Run a backend on the arrays `images` (each (N, 3, H, W)); the logits (N, K) go beside each,
+    as `logits_of` says.
 
     `config` names the model, for the runtime that needs its code.
     """

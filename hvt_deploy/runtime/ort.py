@@ -29,20 +29,22 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _EXPORT_AGAIN = "Run `hvt-deploy export` again."
 
-# The names of the exceptions (their module has no stable home) that mean: this file is no valid model.
+# The names of the exceptions (their module has no stable home) that mean: this file is no valid
+# model.
 _BROKEN_FILE = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
 
-# Turns the float bias of a Q/DQ layer into an int32 one. Where the scales are tiny (FP16 Q/DQ graphs) that overflows
-# to wrong logits, and an engine has the float bias. A graph made for the CPU has int32 biases of its own.
+# Turns the float bias of a Q/DQ layer into an int32 one. Where the scales are tiny (FP16 Q/DQ
+# graphs) that overflows to wrong logits, and an engine has the float bias. A graph made for the CPU
+# has int32 biases of its own.
 _DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
 class OrtBackend:
     """Runs the ONNX file of a request; precision is the file's.
 
-    Raises BadInput for a file that is missing, broken or of another signature, MissingEnvironment where the device's
-    provider does not work here or leaves nodes to the CPU (unless the request allows that), ToolFailure where ONNX
-    Runtime cannot run the graph.
+    Raises BadInput for a file that is missing, broken or of another signature, MissingEnvironment
+    where the device's provider does not work here or leaves nodes to the CPU (unless the request
+    allows that), ToolFailure where ONNX Runtime cannot run the graph.
     """
 
     def __init__(self, request: BackendRequest) -> None:
@@ -59,7 +61,9 @@ class OrtBackend:
         signature = self._request.signature
         _check_images(images_NCHW, self._request)
         try:
-            (logits_NK,) = self._session.run([signature.output_name], {signature.input_name: images_NCHW})
+            (logits_NK,) = self._session.run(
+                [signature.output_name], {signature.input_name: images_NCHW}
+            )
         except Exception as error:
             raise _cannot_run(self._request, error) from error
         return np.asarray(logits_NK, np.float32)
@@ -71,7 +75,9 @@ class OrtBackend:
         """
         signature, device, session = self._request.signature, self._request.device, self._session
         _check_images(images_NCHW, self._request)
-        images = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images_NCHW), device, 0)
+        images = onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.ascontiguousarray(images_NCHW), device, 0
+        )
         shape = (len(images_NCHW), signature.num_classes)
         logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
         binding = session.io_binding()
@@ -88,12 +94,18 @@ class OrtBackend:
             raise _cannot_run(self._request, error) from error
         return run
 
-    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def taps(
+        self, images_NCHW: ImagesNCHW, paths: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The outputs of the modules at `paths`, as `TappedBackend.taps` says.
 
-        Every TAPS_AT_ONCE of them are outputs of a graph of their own. ONNX Runtime does not fuse across outputs.
+        Every TAPS_AT_ONCE of them are outputs of a graph of their own. ONNX Runtime does not fuse
+        across outputs.
         """
-        graph, images = ModuleGraph(self._request.path), {self._request.signature.input_name: images_NCHW}
+        graph, images = (
+            ModuleGraph(self._request.path),
+            {self._request.signature.input_name: images_NCHW},
+        )
         known = [path for path in paths if path in graph.outputs]
         for start in range(0, len(known), TAPS_AT_ONCE):
             chunk = known[start : start + TAPS_AT_ONCE]
@@ -109,23 +121,35 @@ class OrtBackend:
 
 
 def run_part(
-    part: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], device: Device, threads: int, folder: Path
+    part: onnx.ModelProto,
+    inputs: Mapping[str, NDArray[Any]],
+    device: Device,
+    threads: int,
+    folder: Path,
 ) -> dict[str, NDArray[Any]]:
-    """The outputs, by name, of a small graph such as `ModuleGraph.cut` makes; `folder` has its weights' file, if any.
+    """The outputs, by name, of a small graph such as `ModuleGraph.cut` makes; `folder` has its
+    weights' file, if any.
 
     Raises ToolFailure where ONNX Runtime cannot run it.
     """
     options = _session_options(threads)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder.resolve())
+    )
     names = [value.name for value in part.graph.output]
     try:
         session = onnxruntime.InferenceSession(
-            part.SerializeToString(), options, providers=[_PROVIDERS[device]],
-            disabled_optimizers=_DISABLED_OPTIMIZERS, enable_fallback=0,
-        )  # fmt: skip
+            part.SerializeToString(),
+            options,
+            providers=[_PROVIDERS[device]],
+            disabled_optimizers=_DISABLED_OPTIMIZERS,
+            enable_fallback=0,
+        )
         return dict(zip(names, map(np.asarray, session.run(names, dict(inputs))), strict=True))
     except Exception as error:
-        raise ToolFailure(f"ONNX Runtime cannot compute {', '.join(names)}: {_first_line(error)}") from error
+        raise ToolFailure(
+            f"ONNX Runtime cannot compute {', '.join(names)}: {_first_line(error)}"
+        ) from error
 
 
 def prove_placement(request: BackendRequest) -> Placement:
@@ -146,14 +170,19 @@ def prove_placement(request: BackendRequest) -> Placement:
         return read_placement(Path(session.end_profiling()))
 
 
-def _open_session(request: BackendRequest, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _open_session(
+    request: BackendRequest, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
     if not request.path.is_file():
         raise BadInput(f"There is no ONNX file {request.path}.", _EXPORT_AGAIN)
     if request.path.stat().st_size == 0:
         raise BadInput(f"{request.path} is not a valid ONNX file: it is empty.", _EXPORT_AGAIN)
     provider = _PROVIDERS[request.device]
     if provider not in onnxruntime.get_available_providers():
-        raise _no_provider(provider, f"this ONNX Runtime has only {', '.join(onnxruntime.get_available_providers())}")
+        raise _no_provider(
+            provider,
+            f"this ONNX Runtime has only {', '.join(onnxruntime.get_available_providers())}",
+        )
     if request.device == "cuda":
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
             onnxruntime.preload_dlls()
@@ -169,13 +198,17 @@ def _open_session(request: BackendRequest, options: onnxruntime.SessionOptions) 
         )
     except Exception as error:
         if type(error).__name__ in _BROKEN_FILE:
-            raise BadInput(f"{request.path} is not a valid ONNX file: {_first_line(error)}", _EXPORT_AGAIN) from error
+            raise BadInput(
+                f"{request.path} is not a valid ONNX file: {_first_line(error)}", _EXPORT_AGAIN
+            ) from error
         if request.device == "cuda":
             raise _no_provider(provider, _first_line(error)) from error
         raise _cannot_run(request, error) from error
     # A provider that fails to start is replaced by the CPU's without an error.
     if provider not in session.get_providers():
-        raise _no_provider(provider, "it does not start (CUDA or cuDNN of the wrong version, or no GPU)")
+        raise _no_provider(
+            provider, "it does not start (CUDA or cuDNN of the wrong version, or no GPU)"
+        )
     return session
 
 
@@ -188,14 +221,17 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     # Threads that spin between two calls take the cores from the other backends of this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if int8_saturates(cpu_flags()):
-        # Signed Q/DQ saturate too, for the optimizer makes them unsigned. This makes the weights unsigned as well,
-        # whose kernel is exact. With VNNI it would only be slower, and some graphs of other quantizers then fail.
+        # Signed Q/DQ saturate too, for the optimizer makes them unsigned. This makes the weights
+        # unsigned as well, whose kernel is exact. With VNNI it would only be slower, and some
+        # graphs of other quantizers then fail.
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
 def _check_signature(session: onnxruntime.InferenceSession, request: BackendRequest) -> None:
-    """Raise BadInput unless the graph takes and gives what the request says; symbolic dimensions fit any size."""
+    """Raise BadInput unless the graph takes and gives what the request says; symbolic dimensions
+    fit any size.
+    """
     signature = request.signature
     expected_in = (signature.batch, 3, *signature.image_size)
     expected_out = (signature.batch, signature.num_classes)
@@ -239,7 +275,9 @@ def _no_provider(provider: str, why: str) -> HvtDeployError:
 
 
 def _cannot_run(request: BackendRequest, error: Exception) -> HvtDeployError:
-    return ToolFailure(f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: {_first_line(error)}")
+    return ToolFailure(
+        f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: {_first_line(error)}"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -247,9 +285,15 @@ def _first_line(error: Exception) -> str:
 
 
 def working_providers() -> tuple[str, ...]:
-    """The providers that really start here: onnxruntime-gpu lists CUDA and TensorRT on machines without them."""
-    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", value[:1], value[1:])
+    """The providers that really start here: onnxruntime-gpu lists CUDA and TensorRT on machines
+    without them.
+    """
+    value = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")
+    ]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", value[:1], value[1:]
+    )
     opset = onnx.helper.make_opsetid("", 17)
     probe = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
     working: list[str] = []
@@ -257,7 +301,9 @@ def working_providers() -> tuple[str, ...]:
     options.log_severity_level = 4
     for provider in onnxruntime.get_available_providers():
         with contextlib.suppress(Exception):
-            session = onnxruntime.InferenceSession(probe, options, providers=[provider], enable_fallback=0)
+            session = onnxruntime.InferenceSession(
+                probe, options, providers=[provider], enable_fallback=0
+            )
             if provider in session.get_providers():
                 working.append(provider)
     return tuple(working)

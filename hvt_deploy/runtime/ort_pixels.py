@@ -30,18 +30,27 @@ class OrtPixelsBackend:
         self._request = request
         model = onnx.load_model(request.path, load_external_data=False)
         if [value.name for value in model.graph.input] != [PIXELS_NAME]:
-            raise BadInput(f"{request.path} does not take '{PIXELS_NAME}'.", "Run: hvt-deploy export")
-        head = onnx.utils.Extractor(model).extract_model([PIXELS_NAME], [request.signature.input_name])
+            raise BadInput(
+                f"{request.path} does not take '{PIXELS_NAME}'.", "Run: hvt-deploy export"
+            )
+        head = onnx.utils.Extractor(model).extract_model(
+            [PIXELS_NAME], [request.signature.input_name]
+        )
         try:
             self._session = _open(request.path, request.threads)
             self._head = _open(head.SerializeToString(), request.threads)
         except Exception as error:
-            raise ToolFailure(f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: {error}") from error
+            raise ToolFailure(
+                f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: {error}"
+            ) from error
 
     def infer_pixels(self, images: Sequence[PixelsHWC]) -> LogitsNK:
         """Logits (N, K) in float32 for RGB images (H, W, 3) of any sizes."""
         return np.concatenate(
-            [self._run(self._session, image, self._request.signature.output_name) for image in images]
+            [
+                self._run(self._session, image, self._request.signature.output_name)
+                for image in images
+            ]
         )
 
     def preprocess(self, image: PixelsHWC) -> ImagesNCHW:
@@ -52,12 +61,16 @@ class OrtPixelsBackend:
         """Free the sessions."""
         del self._session, self._head
 
-    def _run(self, session: onnxruntime.InferenceSession, image: PixelsHWC, output: str) -> NDArray[np.float32]:
+    def _run(
+        self, session: onnxruntime.InferenceSession, image: PixelsHWC, output: str
+    ) -> NDArray[np.float32]:
         batch = np.repeat(image[None], self._request.signature.batch or 1, axis=0)
         try:
             return np.asarray(session.run([output], {PIXELS_NAME: batch})[0], np.float32)[:1]
         except Exception as error:
-            raise ToolFailure(f"{self.name} cannot run an image of {image.shape[:2]} pixels: {error}") from error
+            raise ToolFailure(
+                f"{self.name} cannot run an image of {image.shape[:2]} pixels: {error}"
+            ) from error
 
 
 def _open(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:

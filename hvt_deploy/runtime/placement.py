@@ -1,7 +1,8 @@
 """On which provider each node of a session really ran, from ONNX Runtime's own profile.
 
-The profile is a JSON list of trace events. A node that ran is one with category `Node`, a name that ends in
-`_kernel_time` and its provider among the arguments; other events of a node and those of GPU kernels have none.
+The profile is a JSON list of trace events. A node that ran is one with category `Node`, a name that
+ends in `_kernel_time` and its provider among the arguments; other events of a node and those of GPU
+kernels have none.
 """
 
 from __future__ import annotations
@@ -41,14 +42,22 @@ class Placement:
 
 
 def read_placement(profile: Path) -> Placement:
-    """Read a profile that `InferenceSession.end_profiling` wrote. Raises ToolFailure where it names no node."""
+    """Read a profile that `InferenceSession.end_profiling` wrote. Raises ToolFailure where it names
+    no node.
+    """
     providers: dict[str, str] = {}
     try:
         events = cast("list[dict[str, object]]", json.loads(profile.read_text(encoding="utf-8")))
         for event in events:
-            name, arguments = str(event.get("name", "")), cast("dict[str, str]", event.get("args", {}))
+            name, arguments = (
+                str(event.get("name", "")),
+                cast("dict[str, str]", event.get("args", {})),
+            )
             if event.get("cat") == "Node" and name.endswith(_RAN) and arguments.get("provider"):
-                node = name.removesuffix(_RAN) or f"{arguments.get('op_name')} {arguments.get('node_index')}"
+                node = (
+                    name.removesuffix(_RAN)
+                    or f"{arguments.get('op_name')} {arguments.get('node_index')}"
+                )
                 providers[node] = arguments["provider"]
     except (OSError, ValueError, AttributeError) as error:
         raise ToolFailure(f"ONNX Runtime's profile {profile} cannot be read: {error}.") from error
@@ -58,7 +67,9 @@ def read_placement(profile: Path) -> Placement:
 
 
 def refuse_elsewhere(placement: Placement, provider: str, name: str) -> None:
-    """Raise MissingEnvironment that names the nodes of backend `name` which did not run on `provider`."""
+    """Raise MissingEnvironment that names the nodes of backend `name` which did not run on
+    `provider`.
+    """
     nodes = placement.outside(provider)
     if nodes:
         raise MissingEnvironment(

@@ -1,4 +1,6 @@
-"""A PyTorch module: eager in float32, the reference of every other backend, and the faster forms that PyTorch has."""
+"""A PyTorch module: eager in float32, the reference of every other backend, and the faster forms
+that PyTorch has.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -21,7 +23,9 @@ from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall, Device
 
 @dataclass(frozen=True)
 class Form:
-    """How PyTorch runs a module: in float16 with channels last, and compiled (into CUDA graphs on a GPU)."""
+    """How PyTorch runs a module: in float16 with channels last, and compiled (into CUDA graphs on a
+    GPU).
+    """
 
     half: bool = False
     compiled: bool = False
@@ -31,13 +35,16 @@ REFERENCE = Form()
 
 
 class PyTorchBackend:
-    """Runs `module` (images (N, 3, H, W) -> logits (N, K)), which it moves to `device` and takes over.
+    """Runs `module` (images (N, 3, H, W) -> logits (N, K)), which it moves to `device` and takes
+    over.
 
-    Thread count and TF32 are settings of the whole process in PyTorch: the last opened backend decides them.
-    Raises MissingEnvironment where CUDA is asked for and there is none.
+    Thread count and TF32 are settings of the whole process in PyTorch: the last opened backend
+    decides them. Raises MissingEnvironment where CUDA is asked for and there is none.
     """
 
-    def __init__(self, name: str, module: nn.Module, device: Device, threads: int, form: Form = REFERENCE) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, device: Device, threads: int, form: Form = REFERENCE
+    ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise MissingEnvironment(
                 "PyTorch cannot use a CUDA GPU here.",
@@ -84,11 +91,15 @@ class PyTorchBackend:
 
         return run_timed
 
-    def taps(self, images_NCHW: ImagesNCHW, paths: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """The outputs of the modules at `paths`, as `TappedBackend.taps` says; those called more than once are left
-        out. Every TAPS_AT_ONCE modules cost an inference.
+    def taps(
+        self, images_NCHW: ImagesNCHW, paths: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs of the modules at `paths`, as `TappedBackend.taps` says; those called more
+        than once are left out. Every TAPS_AT_ONCE modules cost an inference.
         """
-        modules: dict[str, nn.Module] = {name or ROOT: module for name, module in self._module.named_modules()}
+        modules: dict[str, nn.Module] = {
+            name or ROOT: module for name, module in self._module.named_modules()
+        }
         known = [path for path in paths if path in modules]
         for start in range(0, len(known), TAPS_AT_ONCE):
             chunk = known[start : start + TAPS_AT_ONCE]
@@ -98,7 +109,9 @@ class PyTorchBackend:
                 if isinstance(output, torch.Tensor):
                     yield path, output.float().cpu().numpy()
 
-    def _outputs_of(self, modules: dict[str, nn.Module], images_NCHW: ImagesNCHW) -> dict[str, list[object]]:
+    def _outputs_of(
+        self, modules: dict[str, nn.Module], images_NCHW: ImagesNCHW
+    ) -> dict[str, list[object]]:
         """What each module gave, call by call, in one inference."""
         given: dict[str, list[object]] = defaultdict(list)
 

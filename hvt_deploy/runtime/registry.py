@@ -11,14 +11,17 @@ from hvt_deploy.runtime.base import Backend, BackendRequest, PixelsBackend, Runt
 if TYPE_CHECKING:
     from torch import nn
 
-# Opens the reference form that a request names. Models are another shelf: the step that knows both gives this.
+# Opens the reference form that a request names. Models are another shelf: the step that knows both
+# gives this.
 ModuleOpener: TypeAlias = "Callable[[BackendRequest], nn.Module]"
 
 
 def open_backend(request: BackendRequest, open_module: ModuleOpener | None = None) -> Backend:
-    """Open an artifact on its runtime. `open_module` is called for the runtime "pytorch" only, which needs it.
+    """Open an artifact on its runtime. `open_module` is called for the runtime "pytorch" only,
+    which needs it.
 
-    Raises MissingEnvironment where the runtime's package or device is missing, BadInput for a broken artifact.
+    Raises MissingEnvironment where the runtime's package or device is missing, BadInput for a
+    broken artifact.
     """
     return _OPENERS[request.runtime](request, open_module)
 
@@ -37,7 +40,9 @@ def _open_pytorch(request: BackendRequest, open_module: ModuleOpener | None) -> 
     require("torch", extra="export")
     from hvt_deploy.runtime.pytorch import Form, PyTorchBackend
 
-    form = Form(half=request.precision.startswith("fp16"), compiled=request.precision.endswith("-compiled"))
+    form = Form(
+        half=request.precision.startswith("fp16"), compiled=request.precision.endswith("-compiled")
+    )
     return PyTorchBackend(request.name, open_module(request), request.device, request.threads, form)
 
 

@@ -1,4 +1,5 @@
-"""The process in which `export` runs one of the two that it compares: `python -m hvt_deploy.runtime.worker`.
+"""The process in which `export` runs one of the two that it compares: `python -m
+hvt_deploy.runtime.worker`.
 
 PyTorch's and ONNX Runtime's copies of the weights are never in memory at the same time.
 """

@@ -1,4 +1,6 @@
-"""The benchmark of image loading on a few small files: every loader sees every image, and the record says so."""
+"""The benchmark of image loading on a few small files: every loader sees every image, and the
+record says so.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from benchmarks import data_speed
 
 @pytest.mark.slow
 def test_every_loader_is_measured_on_the_same_files(tmp_path, capsys) -> None:
-    assert data_speed.main(["--images", "40", "--rounds", "1", "--output", str(tmp_path / "speed")]) == 0
+    assert (
+        data_speed.main(["--images", "40", "--rounds", "1", "--output", str(tmp_path / "speed")])
+        == 0
+    )
     record = json.loads((tmp_path / "speed.json").read_text())
     assert record["images"] == 40
     loaders = {line["loader"]: line for line in record["loaders"]}

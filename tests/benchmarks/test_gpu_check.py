@@ -29,7 +29,9 @@ def report(tmp_path: Path) -> dict[str, dict[str, object]]:
     return json.loads((tmp_path / "out" / "gpu_check.json").read_text())
 
 
-def test_without_a_gpu_it_says_so_and_what_the_machine_has(gpu_check, monkeypatch, tmp_path: Path) -> None:
+def test_without_a_gpu_it_says_so_and_what_the_machine_has(
+    gpu_check, monkeypatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(gpu_check, "find_gpus", lambda: ())
     assert gpu_check.main() == 3
     assert "numpy" in report(tmp_path)["machine"]["versions"]
@@ -40,7 +42,9 @@ def test_section_that_fails_leaves_the_others(gpu_check, monkeypatch, tmp_path: 
     def broken(model: str, folder: Path) -> dict[str, object]:
         raise RuntimeError("the driver is gone")
 
-    monkeypatch.setattr(gpu_check, "find_gpus", lambda: (Gpu("NVIDIA H100", "9.0", 81559, "580.1"),))
+    monkeypatch.setattr(
+        gpu_check, "find_gpus", lambda: (Gpu("NVIDIA H100", "9.0", 81559, "580.1"),)
+    )
     monkeypatch.setattr(gpu_check, "run_tests", broken)
     monkeypatch.setattr(gpu_check, "run_demo", lambda folder: {"ok": True})
     assert gpu_check.main() == 1

@@ -26,7 +26,9 @@ def test_a_table_of_trained_models_and_one_that_fails(tmp_path, capsys) -> None:
     lines = json.loads((tmp_path / "published.json").read_text())["lines"]
     assert [line["backend"] for line in lines] == ["pytorch fp32", "ort fp32"]
     assert all(line["images"] == 500 and line["top1"]["estimate"] > 95 for line in lines)
-    assert all(line["difference"] is None for line in lines), "nothing was published of a demo model"
+    assert all(line["difference"] is None for line in lines), (
+        "nothing was published of a demo model"
+    )
     assert "| hvt_demo | ort fp32 | 500 |" in (tmp_path / "published.md").read_text()
 
     missing = ["--weights-dir", str(tmp_path)]
@@ -35,7 +37,8 @@ def test_a_table_of_trained_models_and_one_that_fails(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "agrees"), [(81.0, 83.0, True), (82.2, 83.0, True), (82.21, 83.0, False), (80.0, 81.9, False)]
+    ("low", "high", "agrees"),
+    [(81.0, 83.0, True), (82.2, 83.0, True), (82.21, 83.0, False), (80.0, 81.9, False)],
 )
 def test_agreement_is_the_interval_and_a_tenth_of_a_point(low, high, agrees) -> None:
     line = Line("m", "ort", 50_000, 82.1, 95.9, Interval((low + high) / 2, low, high))

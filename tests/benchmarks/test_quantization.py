@@ -31,10 +31,20 @@ GOOD, BAD = "1" * 100, "1" * 90 + "0" * 10
         ("fdvit_b", row(31, GOOD, times=1.9), ["1.90 times"]),
         ("fdvit_demo", row(31, GOOD, times=1.9), []),
     ],
-    ids=["within half a decibel", "beyond it", "significantly worse", "too slow", "no goal of speed"],
+    ids=[
+        "within half a decibel",
+        "beyond it",
+        "significantly worse",
+        "too slow",
+        "no goal of speed",
+    ],
 )
 def test_goals_that_are_missed_are_told(model, ours, said):
-    record = {"model": model, "labelled": True, "rows": {NUMERICS: ours, TWIN: ours, ORT: row(30, GOOD)}}
+    record = {
+        "model": model,
+        "labelled": True,
+        "rows": {NUMERICS: ours, TWIN: ours, ORT: row(30, GOOD)},
+    }
     found = misses(record, vnni=True)
     assert len(found) == len(said)
     assert all(part in line for part, line in zip(said, found, strict=True))
@@ -42,7 +52,12 @@ def test_goals_that_are_missed_are_told(model, ours, said):
 
 def test_without_vnni_there_is_no_goal_of_speed():
     ours = row(31, GOOD, times=0.5)
-    assert misses({"model": "fdvit_b", "labelled": True, "rows": {NUMERICS: ours, TWIN: ours}}, vnni=False) == []
+    assert (
+        misses(
+            {"model": "fdvit_b", "labelled": True, "rows": {NUMERICS: ours, TWIN: ours}}, vnni=False
+        )
+        == []
+    )
 
 
 def test_the_int8_share_counts_products_of_two_dequantized_factors(tmp_path):

@@ -29,14 +29,20 @@ OUTLIER = 700.0
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Digits, and the demo model with an outlier channel before its head: the same function in FP32."""
+    """Digits, and the demo model with an outlier channel before its head: the same function in
+    FP32.
+    """
     place = tmp_path_factory.mktemp("budget")
     digits = write_digits(place / "digits")
-    state = load_file(Path(hvt_deploy.__file__).parent / "data" / "assets" / "faster_vit_demo.safetensors")
+    state = load_file(
+        Path(hvt_deploy.__file__).parent / "data" / "assets" / "faster_vit_demo.safetensors"
+    )
     last = "levels.3.blocks.0"
     state[f"{last}.mlp.fc2.bias"][1] += OUTLIER / state[f"{last}.gamma4"][1]
     state["norm.running_mean"][1] += OUTLIER
-    save_file({key: value.contiguous() for key, value in state.items()}, place / "planted.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, place / "planted.safetensors"
+    )
     config = config_of("faster_vit_demo")
     config = replace(
         config,
@@ -82,7 +88,9 @@ def test_its_images_must_not_be_validated_on(place):
     folder = ModelFolder(root / "artifacts" / "m")
     found = search(folder, config, request_of(digits), SilentUi())
     files = CalibrationSet.read(found.folder / "calibration.json").files
-    counts = {use: sum(file.use == use for file in files) for use in ("calibration", "search", "confirm")}
+    counts = {
+        use: sum(file.use == use for file in files) for use in ("calibration", "search", "confirm")
+    }
     assert counts == {"calibration": 64, "search": 200, "confirm": 200}
     assert len({file.sha256 for file in files}) >= 450, "no image is in two parts"
     with pytest.raises(BadInput, match="calibrated on"):
@@ -109,11 +117,20 @@ def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
     first = len(runs)
     found = search(folder, config, request_of(digits, label_free=True), SilentUi())
     assert found.record.metric == "agreement with FP32"
-    measured = {trial.excluded for trial in found.record.trials} | {g.group for g in found.record.sensitivity}
-    assert len(runs) - first <= len(measured) - 4 + 1, "four measurements were kept; the promise is one more"
+    measured = {trial.excluded for trial in found.record.trials} | {
+        g.group for g in found.record.sensitivity
+    }
+    assert len(runs) - first <= len(measured) - 4 + 1, (
+        "four measurements were kept; the promise is one more"
+    )
 
 
 def test_too_few_images_are_refused_with_the_number_needed(place):
     root, digits, config = place
     with pytest.raises(BadInput, match=r"0\.1 points needs \d+"):
-        search(ModelFolder(root / "artifacts" / "m"), config, request_of(digits, budget=0.1), SilentUi())
+        search(
+            ModelFolder(root / "artifacts" / "m"),
+            config,
+            request_of(digits, budget=0.1),
+            SilentUi(),
+        )

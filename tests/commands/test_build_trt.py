@@ -54,28 +54,43 @@ def graph(text):
     quantized = "QuantizeLinear" in text
     weights = random.integers(-90, 90, (2, 64, 64))
     arrays = {"stem": random.standard_normal((192, 64)).astype(np.float32) / 14}
-    arrays |= dict(zip(("one", "two"), weights.astype(np.int8 if quantized else np.float32), strict=True))
+    arrays |= dict(
+        zip(("one", "two"), weights.astype(np.int8 if quantized else np.float32), strict=True)
+    )
     if quantized:
         arrays |= {"s": np.float32(0.02), "z": np.int8(0), "ws": np.full(64, 0.01, np.float32)}
         arrays |= {"wz": np.zeros(64, np.int8)}
     model = parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()
+    )
     return model
 
 
 def workspace(root, text, precision="int8"):
     """A model whose artifact of `precision` is the graph of `text`, made from a calibration."""
     folder = ModelFolder(root / "net")
-    config = with_flags(config_of("fdvit_demo"), {"engine.flavour": "rtx", "engine.workspace_mib": 256})
+    config = with_flags(
+        config_of("fdvit_demo"), {"engine.flavour": "rtx", "engine.workspace_mib": 256}
+    )
     manifest = Manifest(
-        slug="net", model="fdvit_demo", exported=now(), signature=Signature((8, 8), 64),
-        preprocessing=Preprocessing((8, 8)), class_names=(), wnids=None, config=config,
-        weights=WeightsRecord("random", "", untrained=True), artifacts={},
-    )  # fmt: skip
+        slug="net",
+        model="fdvit_demo",
+        exported=now(),
+        signature=Signature((8, 8), 64),
+        preprocessing=Preprocessing((8, 8)),
+        class_names=(),
+        wnids=None,
+        config=config,
+        weights=WeightsRecord("random", "", untrained=True),
+        artifacts={},
+    )
     with folder.staging() as staged:
         (staged / "ranges.json").write_text("{}")
         (staged / "calibration.json").write_text('{"files": []}')
-        manifest = folder.add(manifest, "calibration", staged, Artifact("calibration", "ranges.json", {}, "again"))
+        manifest = folder.add(
+            manifest, "calibration", staged, Artifact("calibration", "ranges.json", {}, "again")
+        )
     with folder.staging() as staged:
         path = staged / f"net.{precision}.onnx"
         save_onnx(graph(text), path)
@@ -91,12 +106,18 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
     built = build_trt(folder, config, "int8", SilentUi(), min_int8=1.0)
     assert built.audit.macs == ByPrecision(int8=FC1 + FC2, fp32=192 * 64)
     assert built.audit.int8_share == 1
-    assert {(g.stage, g.role) for g in built.audit.groups} >= {("stem", "stem"), ("0", "fc1"), ("0", "fc2")}
+    assert {(g.stage, g.role) for g in built.audit.groups} >= {
+        ("stem", "stem"),
+        ("0", "fc1"),
+        ("0", "fc2"),
+    }
     manifest, passport = folder.read(), read_passport(built.path)
     artifact = manifest.artifacts["engine-int8-rtx-sm86"]
     assert passport.audit == built.audit
     assert passport.onnx_sha256 == manifest.artifacts["int8"].sha256
-    assert passport.calibration_sha256 == manifest.artifacts["calibration"].files["calibration.json"]
+    assert (
+        passport.calibration_sha256 == manifest.artifacts["calibration"].files["calibration.json"]
+    )
     assert passport.engine_sha256 == artifact.sha256
     assert [str(profile) for profile in passport.profiles] == ["1,2,4", "1,1,1"]
     assert passport.tool_versions["onnx"]
@@ -110,7 +131,9 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
 @pytest.mark.parametrize("min_int8", [None, 0.0, 0.9])
 def test_int8_label_on_a_graph_without_q_dq_is_refused(tmp_path, min_int8):
     folder, config = workspace(tmp_path, PLAIN)
-    with pytest.raises(CheckFailed, match=r"labelled INT8.* 0\.0% run as INT8 \(0\.0% of all MACs\)") as caught:
+    with pytest.raises(
+        CheckFailed, match=r"labelled INT8.* 0\.0% run as INT8 \(0\.0% of all MACs\)"
+    ) as caught:
         build_trt(folder, config, "int8", SilentUi(), min_int8)
     assert caught.value.exit_code == 1
     for name in ("stem/MatMul", "blocks.0.mlp.fc1/MatMul", "blocks.0.mlp.fc2/MatMul"):
@@ -119,7 +142,9 @@ def test_int8_label_on_a_graph_without_q_dq_is_refused(tmp_path, min_int8):
 
 
 def test_product_whose_q_dq_the_engine_cannot_use_is_named(tmp_path):
-    """A weight with a scale per row has no INT8 kernel: the engine reads INT8, converts it and multiplies in FP32."""
+    """A weight with a scale per row has no INT8 kernel: the engine reads INT8, converts it and
+    multiplies in FP32.
+    """
     text = QUANTIZED.replace("DequantizeLinear<axis = 1>(two", "DequantizeLinear<axis = 0>(two")
     folder, config = workspace(tmp_path, text)
     with pytest.raises(CheckFailed, match=r"50\.0% run as INT8 .*expected 90\.0%") as caught:
@@ -145,8 +170,14 @@ def test_what_cannot_be_told_is_neither_refused_nor_passed_by_a_gate():
 def test_explaining_builds_nothing(tmp_path):
     folder, config = workspace(tmp_path, QUANTIZED)
     before = folder.read()
-    found = explain_build(folder, with_flags(config, {"engine.profiles": [(1, 8, 32), (1, 1, 1)]}), "int8")
-    assert (found.graph, found.engine, found.replaces) == ("net.int8.onnx", "net.int8.rtx-sm86.engine", False)
+    found = explain_build(
+        folder, with_flags(config, {"engine.profiles": [(1, 8, 32), (1, 1, 1)]}), "int8"
+    )
+    assert (found.graph, found.engine, found.replaces) == (
+        "net.int8.onnx",
+        "net.int8.rtx-sm86.engine",
+        False,
+    )
     assert found.profiles == ("1,8,32", "1,1,1")
     assert dict(found.facts)["compute capability"] == "8.6 (built ahead of time)"
     assert explain_build(folder, config, "fp16").graph == ""
@@ -163,7 +194,10 @@ def test_edited_passport_stops_a_validation_with_what_was_edited(tmp_path):
     sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "version": "9.9"}))
     manifest = folder.read()
     manifest = Manifest(
-        **{**vars(manifest), "artifacts": {**manifest.artifacts, "pytorch": manifest.artifacts["int8"]}}
+        **{
+            **vars(manifest),
+            "artifacts": {**manifest.artifacts, "pytorch": manifest.artifacts["int8"]},
+        }
     )
     with pytest.raises(BadInput, match=r"its field 'version' says .9\.9") as caught:
         plan_rows(folder, manifest, config.validation)
@@ -172,7 +206,9 @@ def test_edited_passport_stops_a_validation_with_what_was_edited(tmp_path):
 
 def command_line(root, *arguments):
     """`hvt-deploy build-trt` in this process."""
-    return CliRunner(env={"COLUMNS": "300"}).invoke(app, ["build-trt", *arguments, "--workspace", str(root)])
+    return CliRunner(env={"COLUMNS": "300"}).invoke(
+        app, ["build-trt", *arguments, "--workspace", str(root)]
+    )
 
 
 TWO_PROFILES = ("--profile", "1,2,4", "--profile", "1,1,1")
@@ -180,7 +216,17 @@ TWO_PROFILES = ("--profile", "1,2,4", "--profile", "1,1,1")
 
 def test_builds_go_on_after_a_failure_and_end_with_the_exit_code_of_the_worst(tmp_path):
     folder, _ = workspace(tmp_path, PLAIN, "fp32")
-    wanted = ("missing", "net", "--precision", "int8", "--precision", "fp32", "--calib", "nowhere", *TWO_PROFILES)
+    wanted = (
+        "missing",
+        "net",
+        "--precision",
+        "int8",
+        "--precision",
+        "fp32",
+        "--calib",
+        "nowhere",
+        *TWO_PROFILES,
+    )
     done = command_line(tmp_path, *wanted)
     assert done.exit_code == 2
     assert "Unknown exported model" in done.stderr  # of `missing`
@@ -192,8 +238,10 @@ def test_builds_go_on_after_a_failure_and_end_with_the_exit_code_of_the_worst(tm
     assert [str(profile) for profile in passport.profiles] == ["1,2,4", "1,1,1"]
     records = json.loads(command_line(tmp_path, *wanted, "--json").stdout)
     assert [(r["model"], r["precision"], r.get("exit_code", 0)) for r in records] == [
-        ("missing", "", 2), ("net", "fp32", 0), ("net", "int8", 2),
-    ]  # fmt: skip
+        ("missing", "", 2),
+        ("net", "fp32", 0),
+        ("net", "int8", 2),
+    ]
     assert records[1]["audit"]["macs"]["fp32"] == 192 * 64 + FC1 + FC2
 
 
@@ -215,7 +263,9 @@ def test_a_fault_of_this_program_in_one_build_does_not_lose_the_others(tmp_path,
 def test_explain_prints_the_plan_of_every_build(tmp_path):
     folder, _ = workspace(tmp_path, PLAIN, "fp32")
     before = folder.read()
-    done = command_line(tmp_path, "net", "--precision", "fp32", "--int8", "--explain", *TWO_PROFILES)
+    done = command_line(
+        tmp_path, "net", "--precision", "fp32", "--int8", "--explain", *TWO_PROFILES
+    )
     assert done.exit_code == 0, done.stderr
     for part in (
         "net.fp32.rtx-sm86.engine",

@@ -1,4 +1,6 @@
-"""From one machine to another in a file: unpacked without PyTorch, built, validated; what does not fit is refused."""
+"""From one machine to another in a file: unpacked without PyTorch, built, validated; what does not
+fit is refused.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def packed(recorded_place):  # noqa: F811
     """The recorded demo model with its INT8 graphs and an engine, and its bundle."""
     place, _ = recorded_place
     folder = ModelFolder(place / "artifacts" / "hvt_demo")
-    calibration = {"calibration.folder": str(place / "digits" / "calibration"), "calibration.images": 16}
+    calibration = {
+        "calibration.folder": str(place / "digits" / "calibration"),
+        "calibration.images": 16,
+    }
     build_trt(folder, with_flags(folder.read().config, calibration), "int8", SilentUi())
     return place, folder, bundle(folder, place / "hvt_demo.tar", False, SilentUi())
 
@@ -39,7 +44,9 @@ def contents(file):
 
 
 def rewrite(source, target, change):
-    """A copy of a bundle whose members were passed through `change(name, content) -> (TarInfo, content) or None`."""
+    """A copy of a bundle whose members were passed through `change(name, content) -> (TarInfo,
+    content) or None`.
+    """
     with tarfile.open(target, "w") as archive:
         changed = (change(name, content) for name, (_, content) in contents(source).items())
         for entry, content in (member for member in changed if member is not None):
@@ -81,7 +88,9 @@ def test_a_device_without_pytorch_builds_and_validates_and_goes_on_where_it_was(
 
 
 def test_an_interrupted_deploy_leaves_nothing_half_done_and_goes_on(packed, tmp_path, monkeypatch):
-    """Interrupted while unpacking, there is no model; interrupted while building, the unpacked one stays as it is."""
+    """Interrupted while unpacking, there is no model; interrupted while building, the unpacked one
+    stays as it is.
+    """
     root, built = tmp_path / "artifacts", []
 
     def build(folder, *_):
@@ -125,7 +134,10 @@ def outside_manifest(name, content):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda n, c: plain(n, c + b" ") if n == "manifest.json" else plain(n, c), "sha256 differs"),
+        (
+            lambda n, c: plain(n, c + b" ") if n == "manifest.json" else plain(n, c),
+            "sha256 differs",
+        ),
         (lambda n, c: None if n.startswith("recorded") else plain(n, c), "is missing"),
         (lambda n, c: plain("../" + n if n == "manifest.json" else n, c), "outside its folder"),
         (lambda n, c: plain("/tmp/x" if n == "manifest.json" else n, c), "outside its folder"),
@@ -135,7 +147,9 @@ def outside_manifest(name, content):
         (lambda n, c: None if n == "bundle.json" else plain(n, c), "first file is not bundle.json"),
     ],
 )
-def test_a_bundle_that_was_tampered_with_is_refused_and_nothing_is_unpacked(packed, tmp_path, change, why):
+def test_a_bundle_that_was_tampered_with_is_refused_and_nothing_is_unpacked(
+    packed, tmp_path, change, why
+):
     file = rewrite(packed[2], tmp_path / "changed.tar", change)
     with pytest.raises(BadInput, match=why):
         unpack(file, tmp_path / "artifacts", SilentUi())
@@ -158,7 +172,9 @@ def test_a_manifest_that_points_outside_is_refused_even_with_a_right_hash(packed
         return plain(name, content)
 
     with pytest.raises(BadInput, match=r"names \.\./fp32-.*outside"):
-        unpack(rewrite(packed[2], tmp_path / "changed.tar", change), tmp_path / "artifacts", SilentUi())
+        unpack(
+            rewrite(packed[2], tmp_path / "changed.tar", change), tmp_path / "artifacts", SilentUi()
+        )
 
 
 def test_a_truncated_bundle_and_one_that_is_none_are_refused(packed, tmp_path):
@@ -179,5 +195,8 @@ def test_random_weights_are_not_bundled_without_a_word(tmp_path):
     done = run("bundle", "--allow-untrained", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "validate --record" in done.stderr
-    assert "Licences: code of hvt_demo Apache-2.0, its weights none needed, they are random" in done.stderr
+    assert (
+        "Licences: code of hvt_demo Apache-2.0, its weights none needed, they are random"
+        in done.stderr
+    )
     assert (tmp_path / "hvt_demo.tar").is_file()

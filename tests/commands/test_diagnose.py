@@ -1,4 +1,6 @@
-"""`diagnose` through its command line: sound graphs, a planted fault, its evidence, and the replay of that."""
+"""`diagnose` through its command line: sound graphs, a planted fault, its evidence, and the replay
+of that.
+"""
 
 from __future__ import annotations
 
@@ -69,8 +71,10 @@ def test_a_planted_fault_is_named_and_its_evidence_replayed(place, planted):
     assert record["own_error"] == pytest.approx(record["fault"]["module"]["own_error"], rel=1e-3)
 
 
-@pytest.mark.parametrize("arguments", [("--graph", "int9"), ("--graph", "gone.onnx"), ("--replay", "nowhere"),
-                                       ("--data", "nowhere")])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [("--graph", "int9"), ("--graph", "gone.onnx"), ("--replay", "nowhere"), ("--data", "nowhere")],
+)
 def test_bad_input_is_one_message(place, arguments):
     done = run("diagnose", *arguments, cwd=place)
     assert done.returncode == 2, done.stderr
@@ -82,19 +86,29 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(8):
-        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(
+            tmp_path / f"images/{i}.png"
+        )
     shutil.copytree(place / "artifacts", tmp_path / "artifacts")
     folder = ModelFolder(tmp_path / "artifacts/hvt_demo")
     config = with_flags(folder.read().config, {"calibration.folder": str(tmp_path / "images")})
     tried = int8_calibration._tried
-    monkeypatch.setattr(int8_calibration, "_tried", lambda *effect: replace(tried(*effect), kept=True))
+    monkeypatch.setattr(
+        int8_calibration, "_tried", lambda *effect: replace(tried(*effect), kept=True)
+    )
     manifest = quantize(folder, config, "int8-fp32", SilentUi())
-    calibration = int8_calibration.read_int8_calibration(folder.open_artifact(manifest, "int8-calibration").parent)
+    calibration = int8_calibration.read_int8_calibration(
+        folder.open_artifact(manifest, "int8-calibration").parent
+    )
     assert len(calibration.smoothing) > 5
 
-    (found,) = diagnose(folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi())
+    (found,) = diagnose(
+        folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi()
+    )
     assert found.jump is None
     assert len(found.modules) > 60
     monkeypatch.setattr("hvt_deploy.commands.diagnose.smooth", lambda model, _: model)
-    (unsmoothed,) = diagnose(folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi())
+    (unsmoothed,) = diagnose(
+        folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi()
+    )
     assert "norm" in unsmoothed.jump.path, "this is what it would look like"

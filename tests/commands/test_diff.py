@@ -18,7 +18,9 @@ from hvt_deploy.evaluation.statistics import newcombe_interval, wilson_interval
 N = 5000
 
 
-def results(right=4000, speedup=(2.0, 1.98, 2.02), skipped=None, status="passed", **changes) -> Results:
+def results(
+    right=4000, speedup=(2.0, 1.98, 2.02), skipped=None, status="passed", **changes
+) -> Results:
     rows = (
         Row("m", "pytorch fp32", "cpu", "fp32", None, N, wilson_interval(4010, N)),
         Row(
@@ -36,8 +38,17 @@ def results(right=4000, speedup=(2.0, 1.98, 2.02), skipped=None, status="passed"
         else Row("m", "ort int8", "cpu", "int8", None, skipped=skipped),
     )
     gates = (Gate("max-top1-drop", "ort int8", 1.0, status, "A sentence."),)
-    made = Results("m", "m", "now", False, DataSummary("val", N, 10, "by name", 0), rows, gates, "A verdict.",
-                   environment={"cpu": "c"})  # fmt: skip
+    made = Results(
+        "m",
+        "m",
+        "now",
+        False,
+        DataSummary("val", N, 10, "by name", 0),
+        rows,
+        gates,
+        "A verdict.",
+        environment={"cpu": "c"},
+    )
     return replace(made, **changes)
 
 
@@ -52,11 +63,16 @@ def files(tmp_path):
 
 
 def outcomes(difference, what):
-    return [change.outcome for change in difference.changes if change.backend == "ort int8" and change.what == what]
+    return [
+        change.outcome
+        for change in difference.changes
+        if change.backend == "ort int8" and change.what == what
+    ]
 
 
 @pytest.mark.parametrize(
-    ("right", "outcome"), [(4000, "same"), (3960, "same"), (3900, "worse"), (4100, "better"), (4040, "same")]
+    ("right", "outcome"),
+    [(4000, "same"), (3960, "same"), (3900, "worse"), (4100, "better"), (4040, "same")],
 )
 def test_accuracy_changes_beyond_its_interval_only(files, right, outcome):
     found = diff(*files(results(), results(right=right)))
@@ -66,9 +82,13 @@ def test_accuracy_changes_beyond_its_interval_only(files, right, outcome):
 
 @pytest.mark.parametrize(
     ("speedup", "outcome"),
-    [((1.97, 1.95, 1.99), "same"), ((1.8, 1.78, 1.82), "worse"), ((2.3, 2.28, 2.32), "better"),
-     ((1.6, 1.2, 2.0), "same")],
-)  # fmt: skip
+    [
+        ((1.97, 1.95, 1.99), "same"),
+        ((1.8, 1.78, 1.82), "worse"),
+        ((2.3, 2.28, 2.32), "better"),
+        ((1.6, 1.2, 2.0), "same"),
+    ],
+)
 def test_speed_changes_beyond_its_interval_and_what_two_sessions_differ_by(files, speedup, outcome):
     assert outcomes(diff(*files(results(), results(speedup=speedup))), "speed-up") == [outcome]
 
@@ -79,13 +99,17 @@ def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regre
     assert (row.what, row.outcome, row.note) == ("row", "worse", "No GPU.")
     assert not diff(*files(results(skipped="No GPU.", status="skipped"), results())).regressed
     unasked = diff(*files(results(), results(gates=())))
-    assert [(c.what, c.after) for c in unasked.changes if c.outcome == "worse"] == [("gate max-top1-drop", "not set")]
+    assert [(c.what, c.after) for c in unasked.changes if c.outcome == "worse"] == [
+        ("gate max-top1-drop", "not set")
+    ]
     broken = diff(*files(results(), results(status="not proven")))
     assert [c.what for c in broken.changes if c.outcome == "worse"] == ["gate max-top1-drop"]
 
 
 def test_what_was_not_alike_is_told_and_another_model_refused(files):
-    other = replace(results(), data=DataSummary("test", 100, 10, "by name", 0), environment={"cpu": "d"})
+    other = replace(
+        results(), data=DataSummary("test", 100, 10, "by name", 0), environment={"cpu": "d"}
+    )
     assert len(diff(*files(results(), other)).notes) == 2
     assert "answers.npz" in diff(*files(results(), results())).notes[0]
     elsewhere = replace(results(right=3000), data=replace(results().data, path="other/set"))
@@ -104,7 +128,9 @@ def keep_answers(path, wrong, order=1):
     found = labels.copy()
     found[list(wrong)] = (labels[list(wrong)] + 1) % 10
     answers = {"pytorch fp32": labels[::order], "ort int8": found[::order]}
-    ImageAnswers(tuple(f"{i:05}.png" for i in range(N))[::order], labels[::order], answers).write(path)
+    ImageAnswers(tuple(f"{i:05}.png" for i in range(N))[::order], labels[::order], answers).write(
+        path
+    )
 
 
 def test_the_same_images_are_compared_one_by_one(files, tmp_path):
@@ -118,19 +144,26 @@ def test_the_same_images_are_compared_one_by_one(files, tmp_path):
         keep_answers(tmp_path / "after/answers.npz", wrong_after, order=-1)
         return diff(tmp_path / "before/results.json", tmp_path / "after/results.json")
 
-    # 1 % of the answers lost: unrelated images would not show it at a top-1 of 80 % (see right=3960 above).
+    # 1 % of the answers lost: unrelated images would not show it at a top-1 of 80 % (see right=3960
+    # above).
     lost = compare(range(1000), range(1050))
     assert outcomes(lost, "top-1") == outcomes(lost, "agreement") == ["worse"]
     assert lost.notes == ()
     assert outcomes(compare(range(1050), range(1000)), "top-1") == ["better"]
     # As many lost as gained is no change; identical answers leave +-0.08 points at 5000 images.
     assert outcomes(compare(range(1000), range(20, 1020)), "top-1") == ["same"]
-    same = next(c for c in compare(range(1000), range(1000)).changes if c.what == "top-1" and c.backend == "ort int8")
+    same = next(
+        c
+        for c in compare(range(1000), range(1000)).changes
+        if c.what == "top-1" and c.backend == "ort int8"
+    )
     assert (same.change.low, same.change.high) == pytest.approx((-0.077, 0.077), abs=0.001)
 
     keep_answers(tmp_path / "after/answers.npz", range(1000))
     shorter = read_answers(tmp_path / "after/answers.npz")
-    replace(shorter, files=("another.png", *shorter.files[1:])).write(tmp_path / "after/answers.npz")
+    replace(shorter, files=("another.png", *shorter.files[1:])).write(
+        tmp_path / "after/answers.npz"
+    )
     other = diff(tmp_path / "before/results.json", tmp_path / "after/results.json")
     assert outcomes(other, "top-1") == ["not comparable"]
     (tmp_path / "after/answers.npz").write_bytes(b"PK")
@@ -141,7 +174,11 @@ def test_the_same_images_are_compared_one_by_one(files, tmp_path):
 def test_newcombes_interval_is_the_published_one():
     # Newcombe 1998, table II, case (a): 56/70 - 48/80, method 10: 0.0524 to 0.3339.
     interval = newcombe_interval(wilson_interval(48, 80), wilson_interval(56, 70))
-    assert (round(interval.estimate, 2), round(interval.low, 2), round(interval.high, 2)) == (20.0, 5.24, 33.39)
+    assert (round(interval.estimate, 2), round(interval.low, 2), round(interval.high, 2)) == (
+        20.0,
+        5.24,
+        33.39,
+    )
 
 
 def test_the_verb_exits_1_on_a_regression(files, tmp_path):

@@ -1,4 +1,6 @@
-"""`export` with weights beside the graph, as it does it for the largest models; small ones stay one file."""
+"""`export` with weights beside the graph, as it does it for the largest models; small ones stay one
+file.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(tmp_
     torch.save({"state_dict": state}, file)
     config = config_of("fdvit_demo")
     folder = ModelFolder(tmp_path / "m")
-    step.export(folder, replace(config, export=replace(config.export, weights=str(file))), None, SilentUi())
+    step.export(
+        folder, replace(config, export=replace(config.export, weights=str(file))), None, SilentUi()
+    )
     kept = folder.file(folder.read().artifacts["pytorch"]).with_name("keys.json")
     meanings = json.loads(kept.read_text(encoding="utf-8"))
     assert list(meanings) == list(state)
@@ -68,7 +72,9 @@ def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(tmp_
     assert meanings["head.weight"] == "loaded"
 
 
-def test_a_graph_that_differs_from_pytorch_is_refused_and_nothing_is_committed(tmp_path, monkeypatch):
+def test_a_graph_that_differs_from_pytorch_is_refused_and_nothing_is_committed(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(step, "FP32_PARITY", 0.0)
     folder = ModelFolder(tmp_path / "m")
     with pytest.raises(CheckFailed, match="differs from PyTorch on noise, batch 1"):
@@ -91,9 +97,25 @@ def test_a_child_that_dies_says_so(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["faster_vit_5_224", "faster_vit_6_224"])
 def test_the_largest_models_export(tmp_path, name):
-    command = [sys.executable, "-m", "hvt_deploy", "export", name, "--weights", "random", "--opset", "17", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "hvt_deploy",
+        "export",
+        name,
+        "--weights",
+        "random",
+        "--opset",
+        "17",
+        "--json",
+    ]
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "CI": ""}, capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "CI": ""},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)

@@ -1,4 +1,6 @@
-"""A Jetson's Python: 3.10 with neither PyTorch nor timm nor onnxsim, in an environment that this test makes."""
+"""A Jetson's Python: 3.10 with neither PyTorch nor timm nor onnxsim, in an environment that this
+test makes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ pytestmark = pytest.mark.slow
 
 def find_python310():
     on_path = shutil.which("python3.10")
-    for candidate in ([on_path] if on_path else []) + sorted(PYENV.glob("versions/3.10*/bin/python3.10")):
+    for candidate in ([on_path] if on_path else []) + sorted(
+        PYENV.glob("versions/3.10*/bin/python3.10")
+    ):
         # pyenv's shim is there for versions that are not switched on.
         if subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
             return candidate
@@ -30,14 +34,23 @@ def find_python310():
 
 @pytest.fixture(scope="module")
 def device(packed, tmp_path_factory):  # noqa: F811
-    """A folder with the bundle and the images, and a function that runs `hvt-deploy` there, in Python 3.10."""
+    """A folder with the bundle and the images, and a function that runs `hvt-deploy` there, in
+    Python 3.10.
+    """
     device = tmp_path_factory.mktemp("device")
     place, _, bundle = packed
     shutil.copy(bundle, device / "hvt_demo.tar")
     shutil.copytree(place / "digits" / "validation", device / "val")
     subprocess.run([find_python310(), "-m", "venv", device / "venv"], check=True)
     bin_folder = device / "venv" / "bin"
-    install = [bin_folder / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{ROOT}[cpu,rtx]"]
+    install = [
+        bin_folder / "pip",
+        "install",
+        "--quiet",
+        "-c",
+        ROOT / "constraints.txt",
+        f"{ROOT}[cpu,rtx]",
+    ]
     subprocess.run(install, check=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
@@ -45,7 +58,12 @@ def device(packed, tmp_path_factory):  # noqa: F811
         command = [bin_folder / "hvt-deploy", *arguments]
         environment = {**kept, "CI": "", "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            command, cwd=device, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=device,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     return device, run
@@ -66,7 +84,9 @@ def test_the_environment_is_a_jetsons(device):
         "found = [n for n in names if importlib.util.find_spec(n)]\n"
         "print(json.dumps([platform.python_version_tuple()[:2], found, onnxruntime.__version__]))"
     )
-    done = subprocess.run([folder / "venv/bin/python", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [folder / "venv/bin/python", "-c", code], capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout) == [["3", "10"], [], "1.23.2"]
 
 
@@ -95,10 +115,14 @@ def test_every_verb_of_a_device_runs(device):
     folder, run = device
     built = json.loads(finish(run("build-trt", "--fp16", "--json"))[0])
     assert built["audit"]["fused_attention"] > 0
-    stdout, _ = finish(run("validate", "--data", "val", "--limit", "60", "--backends", "ort", "--json"))
+    stdout, _ = finish(
+        run("validate", "--data", "val", "--limit", "60", "--backends", "ort", "--json")
+    )
     assert json.loads(stdout)["rows"][0]["backend"] == "pytorch fp32 (recorded)"
     assert "# hvt_demo" in finish(run("report", "--format", "markdown"))[0]
-    abilities = {a["verb"]: a["works"] for a in json.loads(finish(run("doctor", "--json"))[0])["abilities"]}
+    abilities = {
+        a["verb"]: a["works"] for a in json.loads(finish(run("doctor", "--json"))[0])["abilities"]
+    }
     assert abilities == {"export": False, "quantize": True, "build-trt": True, "validate": True}
     inspected = json.loads(finish(run("inspect", "hvt_demo", "--json"))[0])
     assert {"hvt_demo.int8.onnx", "hvt_demo.fp32.onnx"} < set(inspected)

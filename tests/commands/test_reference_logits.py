@@ -39,7 +39,9 @@ run()
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The trained demo model, validated with `record` on 60 digits; a machine without PyTorch gets a copy."""
+    """The trained demo model, validated with `record` on 60 digits; a machine without PyTorch gets
+    a copy.
+    """
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
     folder = open_folder(place / "artifacts", "hvt_demo")
@@ -53,9 +55,18 @@ def place(tmp_path_factory):
 
 
 def without_torch(place, *arguments):
-    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments), "--workspace", "elsewhere"]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_TORCH,
+        *map(str, arguments),
+        "--workspace",
+        "elsewhere",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CI": ""}
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_without_pytorch_the_recorded_logits_are_the_reference(place):

@@ -1,4 +1,6 @@
-"""`sweep`: everything runs, a failure stops nothing, what was done is not done again, and one report holds all."""
+"""`sweep`: everything runs, a failure stops nothing, what was done is not done again, and one
+report holds all.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ from hvt_deploy.evaluation.record import read_results
 
 
 def test_patterns_stand_for_models_in_their_order():
-    assert match_models(["hvt_s_1", "fdvit_*"]) == ("fdvit_ti", "fdvit_s", "fdvit_b", "fdvit_demo", "hvt_s_1")
+    assert match_models(["hvt_s_1", "fdvit_*"]) == (
+        "fdvit_ti",
+        "fdvit_s",
+        "fdvit_b",
+        "fdvit_demo",
+        "hvt_s_1",
+    )
     assert match_models(["timm:resnet18", "hvt_demo"]) == ("hvt_demo", "timm:resnet18")
     with pytest.raises(BadInput, match="fdvit_x"):
         match_models(["fdvit_b", "fdvit_x*"])
@@ -37,11 +45,17 @@ def place(tmp_path_factory):
 
 
 class Sweep:
-    """Sweeps of two models, one of which cannot be exported; `calls` are the steps that were called."""
+    """Sweeps of two models, one of which cannot be exported; `calls` are the steps that were
+    called.
+    """
 
     def __init__(self, place, monkeypatch):
         self.place, self.calls = place, []
-        for step, module in (("export", export_step), ("quantize", quantize_step), ("validate", flows)):
+        for step, module in (
+            ("export", export_step),
+            ("quantize", quantize_step),
+            ("validate", flows),
+        ):
             monkeypatch.setattr(module, step, self.counted(step, getattr(module, step)))
         monkeypatch.setattr(flows.build_step, "build_trt", self.no_engine)
         # Latencies are not what is tested here.
@@ -51,7 +65,9 @@ class Sweep:
         def call(folder, *rest, **more):
             self.calls.append(f"{step} {folder.slug}")
             if self.calls[-1] == "export dfvt_demo":
-                raise CheckFailed("The exported graph differs from PyTorch.", "Try another --simplifier.")
+                raise CheckFailed(
+                    "The exported graph differs from PyTorch.", "Try another --simplifier."
+                )
             return real(folder, *rest, **more)
 
         return call
@@ -61,12 +77,22 @@ class Sweep:
 
     def __call__(self, **changed):
         self.calls.clear()
-        flags = {"calibration.folder": str(self.place / "digits/calibration"), "calibration.images": 8,
-                 "validation.limit": 40, **changed}  # fmt: skip
+        flags = {
+            "calibration.folder": str(self.place / "digits/calibration"),
+            "calibration.images": 8,
+            "validation.limit": 40,
+            **changed,
+        }
         return flows.sweep(
-            ["dfvt_demo", "hvt_demo"], ["fp32", "fp16"], self.place / "digits/validation", None, flags,
-            self.place / "artifacts", self.place / "sweep", SilentUi(),
-        )  # fmt: skip
+            ["dfvt_demo", "hvt_demo"],
+            ["fp32", "fp16"],
+            self.place / "digits/validation",
+            None,
+            flags,
+            self.place / "artifacts",
+            self.place / "sweep",
+            SilentUi(),
+        )
 
 
 @pytest.fixture
@@ -76,10 +102,16 @@ def sweep(place, monkeypatch):
 
 def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, place):
     done = sweep()
-    assert sweep.calls == ["export dfvt_demo", "export hvt_demo", "quantize hvt_demo", "validate hvt_demo"]
+    assert sweep.calls == [
+        "export dfvt_demo",
+        "export hvt_demo",
+        "quantize hvt_demo",
+        "validate hvt_demo",
+    ]
     assert [(m.model, [(f.what, f.exit_code) for f in m.failures]) for m in done.models] == [
-        ("dfvt_demo", [("export", 1)]), ("hvt_demo", []),
-    ]  # fmt: skip
+        ("dfvt_demo", [("export", 1)]),
+        ("hvt_demo", []),
+    ]
     assert done.exit_code == 1
 
     rows = {row.backend: row for row in read_results(place / "sweep/results.json").rows}
@@ -95,12 +127,16 @@ def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, plac
     assert "Failed: dfvt_demo (export)." in done.results.verdict
 
     again = sweep()
-    assert sweep.calls == ["export dfvt_demo", "quantize hvt_demo"], "quantize looks for itself what is there"
+    assert sweep.calls == ["export dfvt_demo", "quantize hvt_demo"], (
+        "quantize looks for itself what is there"
+    )
     assert again.results.rows == done.results.rows
     folder = ModelFolder(place / "artifacts/hvt_demo")
     config = with_flags(folder.read().config, {"validation.limit": 40})
     data = place / "digits/validation"
-    assert last_validation(folder, config, data) == read_results(folder.file(folder.read().artifacts["results"]))
+    assert last_validation(folder, config, data) == read_results(
+        folder.file(folder.read().artifacts["results"])
+    )
     assert last_validation(folder, with_flags(config, {"validation.limit": 30}), data) is None
     assert last_validation(folder, config, data.parent) is None
     assert not is_exported(folder, with_flags(config, {"export.opset": 19}))
@@ -112,7 +148,10 @@ def test_a_fault_of_this_program_and_other_settings(sweep, monkeypatch):
 
     monkeypatch.setattr(export_step, "export", broken)
     done = sweep(**{"export.seed": 7})
-    assert [[(f.what, f.exit_code) for f in m.failures] for m in done.models] == [[("export", 4)], [("export", 4)]]
+    assert [[(f.what, f.exit_code) for f in m.failures] for m in done.models] == [
+        [("export", 4)],
+        [("export", 4)],
+    ]
     assert "ZeroDivisionError: by zero" in done.models[0].failures[0].why
     assert done.exit_code == 4
     assert done.results.verdict.startswith("2 models, 0 backends ran.")

@@ -8,7 +8,9 @@ from hvt_deploy.commands import doctor
 from hvt_deploy.core.environment import int8_saturates, power_mode
 
 
-@pytest.mark.parametrize(("said", "mode"), [("NV Power Mode: MAXN\n0\n", "MAXN"), ("no answer\n", "unknown")])
+@pytest.mark.parametrize(
+    ("said", "mode"), [("NV Power Mode: MAXN\n0\n", "MAXN"), ("no answer\n", "unknown")]
+)
 def test_a_jetsons_power_mode_is_what_nvpmodel_says(said, mode, tmp_path, monkeypatch):
     tool = tmp_path / "nvpmodel"
     tool.write_text(f"#!/bin/sh\nprintf '{said}'\n")
@@ -55,7 +57,13 @@ def test_x86_without_vnni_saturates_and_doctor_says_so(flags, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "flags",
-    [HASWELL | {"avx_vnni"}, SKYLAKE_SERVER | {"avx512_vnni"}, {"sse4_1", "ssse3"}, {"fp", "asimd", "asimddp"}, set()],
+    [
+        HASWELL | {"avx_vnni"},
+        SKYLAKE_SERVER | {"avx512_vnni"},
+        {"sse4_1", "ssse3"},
+        {"fp", "asimd", "asimddp"},
+        set(),
+    ],
     ids=["alder-lake", "cascade-lake", "nehalem", "arm", "unknown"],
 )
 def test_other_processors_sum_in_32_bits(flags, tmp_path, monkeypatch):

@@ -42,7 +42,9 @@ def test_the_child_gets_its_job(child, tmp_path):
 
 def test_an_error_keeps_its_kind_message_and_hint(child):
     with pytest.raises(MissingEnvironment, match="no GPU for x") as raised:
-        run_in_child(child("raise MissingEnvironment('no GPU for ' + job.text, 'buy one')"), Job("x"))
+        run_in_child(
+            child("raise MissingEnvironment('no GPU for ' + job.text, 'buy one')"), Job("x")
+        )
     assert raised.value.hint == "buy one"
 
 

@@ -27,16 +27,25 @@ from hvt_deploy.core.workspace import (
 
 def make_manifest(slug="m"):
     return Manifest(
-        slug=slug, model="fdvit_ti", exported=now(), signature=Signature((32, 32), 2),
-        preprocessing=Preprocessing((32, 32)), class_names=("a", "b"), wnids=None,
-        weights=WeightsRecord("random", "", True), config=config_of("fdvit_ti"), artifacts={},
-    )  # fmt: skip
+        slug=slug,
+        model="fdvit_ti",
+        exported=now(),
+        signature=Signature((32, 32), 2),
+        preprocessing=Preprocessing((32, 32)),
+        class_names=("a", "b"),
+        wnids=None,
+        weights=WeightsRecord("random", "", True),
+        config=config_of("fdvit_ti"),
+        artifacts={},
+    )
 
 
 def add(folder, manifest, key, text, parents=None):
     with folder.staging() as staged:
         (staged / "file").write_text(text)
-        artifact = Artifact(folder=key, main="file", files={}, remake=f"remake {key}", parents=parents or {})
+        artifact = Artifact(
+            folder=key, main="file", files={}, remake=f"remake {key}", parents=parents or {}
+        )
         return folder.add(manifest, key, staged, artifact)
 
 
@@ -50,7 +59,9 @@ def folder(tmp_path):
 def test_an_artifact_comes_back_with_its_manifest(folder):
     manifest = folder.read()
     assert folder.open_artifact(manifest, "fp32").read_text() == "weights"
-    assert manifest == replace(make_manifest(), exported=manifest.exported, artifacts=manifest.artifacts)
+    assert manifest == replace(
+        make_manifest(), exported=manifest.exported, artifacts=manifest.artifacts
+    )
 
 
 def test_a_changed_or_missing_file_names_the_command_that_remakes_it(folder):
@@ -106,7 +117,10 @@ def test_a_full_disk_leaves_the_old_artifact(folder, tmp_path):
         "except MissingEnvironment as error: print(error.exit_code, error.message, error.hint)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder.path), "."], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(folder.path), "."],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.startswith("3 Could not write"), done.stderr
     assert folder.open_artifact(folder.read(), "fp32").read_text() == "weights"
@@ -118,10 +132,16 @@ def test_a_second_run_says_who_holds_the_folder(folder):
         "with ModelFolder(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(folder.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(MissingEnvironment, match=f"process {other.pid}"), folder.lock(wait_s=0.2):
+        with (
+            pytest.raises(MissingEnvironment, match=f"process {other.pid}"),
+            folder.lock(wait_s=0.2),
+        ):
             pass
         other.stdin.close()
     with folder.lock(wait_s=5):

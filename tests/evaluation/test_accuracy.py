@@ -15,12 +15,16 @@ K = 10
 
 def answers(classes: np.ndarray, seed: int, num_classes: int = K) -> np.ndarray:
     """Logits whose largest is that of the class given."""
-    logits = np.random.default_rng(seed).uniform(-1, 1, (len(classes), num_classes)).astype(np.float32)
+    logits = (
+        np.random.default_rng(seed).uniform(-1, 1, (len(classes), num_classes)).astype(np.float32)
+    )
     logits[np.arange(len(classes)), classes] = 3
     return logits
 
 
-def measured(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 64) -> dict[str, Accuracy]:
+def measured(
+    reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 64
+) -> dict[str, Accuracy]:
     meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
@@ -44,7 +48,9 @@ def test_one_percent_of_flipped_labels_is_caught_at_5000_images() -> None:
     assert result.top1_drop.low > 0
     assert result.mcnemar_p < 1e-6
     assert result.agreement.estimate == pytest.approx(99.0)
-    assert result.reference_only - result.candidate_only == pytest.approx(5000 * result.top1_drop.estimate / 100)
+    assert result.reference_only - result.candidate_only == pytest.approx(
+        5000 * result.top1_drop.estimate / 100
+    )
 
 
 def test_an_identical_backend_is_not_called_different() -> None:
@@ -54,7 +60,9 @@ def test_an_identical_backend_is_not_called_different() -> None:
     paired = result["ort"].against_reference
     assert paired is not None
     assert result["ort"].top1 == result["pytorch"].top1
-    assert (paired.top1_drop.low, paired.top1_drop.high) == pytest.approx((-0.077, 0.077), abs=0.001)
+    assert (paired.top1_drop.low, paired.top1_drop.high) == pytest.approx(
+        (-0.077, 0.077), abs=0.001
+    )
     assert paired.mcnemar_p == 1.0
     assert paired.agreement.estimate == 100
     assert paired.sqnr_db == LARGEST_SQNR_DB
@@ -84,11 +92,15 @@ def test_counts_equal_those_of_all_images_at_once() -> None:
         assert result.images == 301
         assert result.top1.estimate == pytest.approx(100 * right.mean())
         assert result.top5 is not None
-        assert result.top5.estimate == pytest.approx(100 * (five_best == labels[:, None]).any(axis=1).mean())
+        assert result.top5.estimate == pytest.approx(
+            100 * (five_best == labels[:, None]).any(axis=1).mean()
+        )
         assert result.classes.images == tuple(np.bincount(labels, minlength=K))
         assert result.classes.correct == tuple(np.bincount(labels[right], minlength=K))
         assert result.against_reference is not None
-        assert result.against_reference.sqnr_db == pytest.approx(compare_logits(reference, candidate).sqnr_db)
+        assert result.against_reference.sqnr_db == pytest.approx(
+            compare_logits(reference, candidate).sqnr_db
+        )
 
 
 def test_equal_logits_are_ranked_as_argmax_does() -> None:

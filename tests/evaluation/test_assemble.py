@@ -1,4 +1,6 @@
-"""From measurements to the record: what a paper published stands beside what was measured, where that is comparable."""
+"""From measurements to the record: what a paper published stands beside what was measured, where
+that is comparable.
+"""
 
 from __future__ import annotations
 
@@ -46,31 +48,58 @@ def concluded(images=IMAGES, weights="official", subset=None, stable=True):
     config = with_flags(config_of("fdvit_b"), {"validation.subset": subset})
     names = imagenet_1k()
     manifest = Manifest(
-        slug="fdvit_b", model="fdvit_b", exported=now(), signature=Signature((224, 224), CLASSES), wnids=names.wnids,
-        preprocessing=Preprocessing((224, 224)), class_names=names.names, config=config, artifacts={},
+        slug="fdvit_b",
+        model="fdvit_b",
+        exported=now(),
+        signature=Signature((224, 224), CLASSES),
+        wnids=names.wnids,
+        preprocessing=Preprocessing((224, 224)),
+        class_names=names.names,
+        config=config,
+        artifacts={},
         weights=WeightsRecord(weights, "0" * 64, untrained=weights == "random"),
-    )  # fmt: skip
+    )
     samples = tuple(Sample(Path("val") / str(i), i % CLASSES) for i in range(images))
-    rows = tuple(Planned(name.split()[0], Row("fdvit_b", name, "cpu", "fp32", None)) for name in NAMES)
+    rows = tuple(
+        Planned(name.split()[0], Row("fdvit_b", name, "cpu", "fp32", None)) for name in NAMES
+    )
     slow = Latency(1, 5.0, 5.0, 5.0, 5.0, windows_ms=(5.0,) * 20)
     timings = Timings({NAMES[0]: (slow,), NAMES[1]: (replace(slow, stable=stable),)})
     measured = Measured(
-        rows, samples, tuple(range(CLASSES)), accuracy(), timings, {}, (), RecordedLogits({}),
-        ImageAnswers((), (), {}), {},
-    )  # fmt: skip
-    return conclude(manifest, config, ImageFolder(Path("val"), samples, tuple(range(CLASSES)), "by wnid"), measured)
+        rows,
+        samples,
+        tuple(range(CLASSES)),
+        accuracy(),
+        timings,
+        {},
+        (),
+        RecordedLogits({}),
+        ImageAnswers((), (), {}),
+        {},
+    )
+    return conclude(
+        manifest,
+        config,
+        ImageFolder(Path("val"), samples, tuple(range(CLASSES)), "by wnid"),
+        measured,
+    )
 
 
 def test_official_weights_on_the_whole_set_stand_beside_the_published_figures():
     results = concluded()
     paper = get_spec("fdvit_b").published
-    assert all((row.published_top1, row.published_top5) == (paper.top1, paper.top5) for row in results.rows)
+    assert all(
+        (row.published_top1, row.published_top5) == (paper.top1, paper.top5) for row in results.rows
+    )
     difference = f"{80 - paper.top1:+.2f}"
-    assert difference in render_markdown(results), "measured minus published top-1 is not in the report"
+    assert difference in render_markdown(results), (
+        "measured minus published top-1 is not in the report"
+    )
 
 
 @pytest.mark.parametrize(
-    "otherwise", [{"images": IMAGES - 1}, {"weights": "file"}, {"weights": "random"}, {"subset": "imagenet-v2"}]
+    "otherwise",
+    [{"images": IMAGES - 1}, {"weights": "file"}, {"weights": "random"}, {"subset": "imagenet-v2"}],
 )
 def test_nothing_is_set_beside_the_paper_that_is_not_comparable(otherwise):
     assert all(row.published_top1 is None for row in concluded(**otherwise).rows)

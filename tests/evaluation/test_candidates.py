@@ -14,9 +14,14 @@ from hvt_deploy.evaluation import candidates as rows
 from hvt_deploy.evaluation.candidates import plan_rows
 
 TINY = {
-    "input_size": 32, "patch_size": 8, "num_heads": 1, "num_blocks": 2, "pool_kernel_size": 3, "pool_stride": 2,
+    "input_size": 32,
+    "patch_size": 8,
+    "num_heads": 1,
+    "num_blocks": 2,
+    "pool_kernel_size": 3,
+    "pool_stride": 2,
     "pool_block_width": 2,
-}  # fmt: skip
+}
 
 
 def test_on_a_gpu_pytorch_runs_in_its_faster_forms_too(tmp_path, monkeypatch) -> None:
@@ -27,7 +32,9 @@ def test_on_a_gpu_pytorch_runs_in_its_faster_forms_too(tmp_path, monkeypatch) ->
 
     def planned() -> list[tuple[str, str, str]]:
         found = plan_rows(folder, folder.read(), config.validation)
-        return [(p.row.backend, p.row.precision, p.row.device) for p in found if p.runtime == "pytorch"]
+        return [
+            (p.row.backend, p.row.precision, p.row.device) for p in found if p.runtime == "pytorch"
+        ]
 
     assert planned() == [("pytorch fp32", "fp32", "cpu")]
     monkeypatch.setattr(rows, "find_gpus", lambda: (Gpu("NVIDIA L4", "8.9", 23034, "580.1"),))

@@ -1,4 +1,6 @@
-"""Counts by class, confusions, curves and flipped images, against the plain definitions on all images at once."""
+"""Counts by class, confusions, curves and flipped images, against the plain definitions on all
+images at once.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,14 @@ K = 7
 
 def noisy(labels: np.ndarray, seed: int, spread: float = 1.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return (2.0 * np.eye(K)[labels] + spread * rng.standard_normal((len(labels), K))).astype(np.float32)
+    return (2.0 * np.eye(K)[labels] + spread * rng.standard_normal((len(labels), K))).astype(
+        np.float32
+    )
 
 
-def measured(reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 13) -> dict[str, Accuracy]:
+def measured(
+    reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 13
+) -> dict[str, Accuracy]:
     meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
@@ -45,7 +51,9 @@ def test_the_drop_of_a_class_is_lost_minus_gained(many) -> None:
     labels, reference, candidate = many
     result = measured(reference, candidate, labels)
     before, after = result["pytorch"].classes, result["ort"].classes
-    assert np.subtract(after.lost, after.gained) == pytest.approx(np.subtract(before.correct, after.correct))
+    assert np.subtract(after.lost, after.gained) == pytest.approx(
+        np.subtract(before.correct, after.correct)
+    )
     assert min(after.lost) > 0
     assert set(before.lost) == set(before.gained) == {0}
 
@@ -71,7 +79,9 @@ def test_curves_are_those_of_the_scores(many) -> None:
         curve, is_own = curves[label], labels == label
         # The score is binned, an eighth of a log-odd wide.
         assert curve.roc_auc == pytest.approx(roc_auc_score(is_own, odds[:, label]), abs=2e-3)
-        assert curve.average_precision == pytest.approx(average_precision_score(is_own, odds[:, label]), abs=1.5e-2)
+        assert curve.average_precision == pytest.approx(
+            average_precision_score(is_own, odds[:, label]), abs=1.5e-2
+        )
         assert (curve.recall[-1], curve.false_positive_rate[-1]) == (1, 1)
         assert list(curve.recall) == sorted(curve.recall)
     own = np.eye(K, dtype=bool)[labels]
@@ -86,7 +96,9 @@ def test_scores_that_say_nothing_have_half_the_area() -> None:
 
 def test_a_class_without_images_has_no_curve_and_21_classes_have_none() -> None:
     labels = np.array([0, 1, 1])
-    assert [c.label for c in measured(noisy(labels, 0), noisy(labels, 0), labels)["ort"].curves] == [None, 0, 1]
+    assert [
+        c.label for c in measured(noisy(labels, 0), noisy(labels, 0), labels)["ort"].curves
+    ] == [None, 0, 1]
     wide = np.zeros((3, 21), np.float32)
     assert measured(wide, wide, labels)["ort"].curves == ()
 
@@ -99,8 +111,10 @@ def test_flips_name_the_image_and_both_answers_lost_ones_first() -> None:
     compared = measured(reference, candidate, labels, batch=3)["ort"].against_reference
     assert compared is not None
     assert [(f.index, f.label, f.reference.label, f.candidate.label) for f in compared.flips] == [
-        (1, 1, 1, 4), (3, 3, 3, None), (2, 2, 5, 2)
-    ]  # fmt: skip
+        (1, 1, 1, 4),
+        (3, 3, 3, None),
+        (2, 2, 5, 2),
+    ]
     share = np.e / (np.e + K - 1)
     assert compared.flips[0].reference.probability == pytest.approx(share)
     assert compared.flips[1].candidate == Answer(None, None)

@@ -1,4 +1,6 @@
-"""A fault planted in one module of a real graph is found there, in every family, in FP32 and in INT8."""
+"""A fault planted in one module of a real graph is found there, in every family, in FP32 and in
+INT8.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ import pytest
 from onnx import numpy_helper
 
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.evaluation.divergence import LIMITS, NOT_FINITE, compare_modules, numbers_of, relative_error
+from hvt_deploy.evaluation.divergence import (
+    LIMITS,
+    NOT_FINITE,
+    compare_modules,
+    numbers_of,
+    relative_error,
+)
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.modules import ModuleGraph, path_of
@@ -35,7 +43,9 @@ class Family:
         seed_random_weights(model, 0)
         self.signature, self.folder = Signature(model.spec.image_size, 10), folder
         deployed = to_deployed(model)
-        self.images = np.random.default_rng(0).standard_normal((2, 3, *model.spec.image_size), np.float32)
+        self.images = np.random.default_rng(0).standard_normal(
+            (2, 3, *model.spec.image_size), np.float32
+        )
         fp32 = convert_opset(simplify(export_onnx(deployed, self.signature, 17), "onnxslim"), 17)
         save_onnx(fp32, folder / "fp32.onnx")
         ranges = collect_ranges(folder / "fp32.onnx", [self.images], 1)
@@ -48,7 +58,11 @@ class Family:
 
     def compare(self, path):
         graph = ModuleGraph(path)
-        reference = self.pytorch if numbers_of(graph.model) == "fp32" else self.ort(self.folder / "fp32.onnx")
+        reference = (
+            self.pytorch
+            if numbers_of(graph.model) == "fp32"
+            else self.ort(self.folder / "fp32.onnx")
+        )
 
         def run(part, inputs):
             return run_part(part, inputs, "cpu", 1, self.folder)
@@ -83,7 +97,9 @@ def weighted(graph):
     return [
         (path_of(n.name), n.input[1])
         for n in graph.model.graph.node
-        if n.op_type in ("Conv", "MatMul", "Gemm") and n.input[1] in weights and path_of(n.name) in graph.outputs
+        if n.op_type in ("Conv", "MatMul", "Gemm")
+        and n.input[1] in weights
+        and path_of(n.name) in graph.outputs
     ]
 
 
@@ -111,7 +127,9 @@ def test_a_scale_of_an_input_is_found_in_int8(family):
     model = load_onnx(family.folder / "int8.onnx")
     quantizers = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
     chosen = quantizers[len(quantizers) // 2]
-    dequantized = next(n.output[0] for n in model.graph.node if n.input and n.input[0] == chosen.output[0])
+    dequantized = next(
+        n.output[0] for n in model.graph.node if n.input and n.input[0] == chosen.output[0]
+    )
     takers = {path_of(n.name) for n in model.graph.node if dequantized in n.input}
 
     def change(values):
@@ -123,8 +141,12 @@ def test_a_scale_of_an_input_is_found_in_int8(family):
 
 def test_a_scale_of_one_channel_of_a_weight_is_found_in_int8(family):
     model = load_onnx(family.folder / "int8.onnx")
-    scales = {t.name: t for t in model.graph.initializer if len(t.dims) == 1 and t.name.endswith("_scale")}
-    dequantizers = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[1] in scales]
+    scales = {
+        t.name: t for t in model.graph.initializer if len(t.dims) == 1 and t.name.endswith("_scale")
+    }
+    dequantizers = [
+        n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[1] in scales
+    ]
     chosen = dequantizers[len(dequantizers) // 3]
     (path,) = {path_of(n.name) for n in model.graph.node if chosen.output[0] in n.input}
 

@@ -22,8 +22,12 @@ def at(*clocks: int) -> list[GpuReading]:
     return [GpuReading(mhz, 200.0 + mhz / 100, 60 + i) for i, mhz in enumerate(clocks)]
 
 
-@pytest.mark.parametrize(("lowest", "is_valid"), [(1410, True), (1368, True), (1367, False), (900, False)])
-def test_a_run_is_invalid_when_the_clock_moved_more_than_three_percent(lowest: int, is_valid: bool) -> None:
+@pytest.mark.parametrize(
+    ("lowest", "is_valid"), [(1410, True), (1368, True), (1367, False), (900, False)]
+)
+def test_a_run_is_invalid_when_the_clock_moved_more_than_three_percent(
+    lowest: int, is_valid: bool
+) -> None:
     state = watched(at(1410, lowest, 1410)).state(8)
     assert state is not None
     assert (invalid_clocks(state) == "") == is_valid
@@ -36,7 +40,13 @@ def test_the_reason_is_told_with_the_clocks() -> None:
     assert state is not None
     assert state.throttling == ("software thermal slowdown",)
     assert (state.power_w, state.temperature_c) == ((214.1, 300.0), (60, 88))
-    for part in ("Some GPU", "14.9 %", "1200 to 1410 MHz", "software thermal slowdown", "--lock-gpu-clocks"):
+    for part in (
+        "Some GPU",
+        "14.9 %",
+        "1200 to 1410 MHz",
+        "software thermal slowdown",
+        "--lock-gpu-clocks",
+    ):
         assert part in invalid_clocks(state)
 
 
@@ -93,13 +103,17 @@ class FakeNvml:
 
 
 @pytest.mark.parametrize(("visible", "asked"), [("", 0), ("3,1", 3), ("GPU-0a1b", b"GPU-0a1b")])
-def test_nvml_is_read_on_the_gpu_that_cuda_sees(monkeypatch: pytest.MonkeyPatch, visible: str, asked: object) -> None:
+def test_nvml_is_read_on_the_gpu_that_cuda_sees(
+    monkeypatch: pytest.MonkeyPatch, visible: str, asked: object
+) -> None:
     nvml = FakeNvml()
     monkeypatch.setattr(ctypes, "CDLL", lambda _: nvml)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     read = open_nvml()
     assert read is not None
-    assert read() == GpuReading(1410, 214.5, 61, ("software power cap", "software thermal slowdown"), 512.0)
+    assert read() == GpuReading(
+        1410, 214.5, 61, ("software power cap", "software thermal slowdown"), 512.0
+    )
     assert nvml.asked == [asked]
 
 

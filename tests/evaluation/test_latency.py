@@ -82,7 +82,9 @@ def test_a_drift_of_the_machine_cancels_in_the_ratio() -> None:
         while True:
             yield ms * (1 + machine.now_ns / 4e9)  # a quarter slower every second
 
-    bound = {name: machine.backend(name, drifting(ms)) for name, ms in (("slow", 9.0), ("fast", 3.0))}
+    bound = {
+        name: machine.backend(name, drifting(ms)) for name, ms in (("slow", 9.0), ("fast", 3.0))
+    }
     result = measure_latency(bound, 1, budget_s=10, clock_ns=machine.clock_ns)
     speedup = speedup_interval(result["slow"], result["fast"])
     assert speedup is not None
@@ -98,7 +100,9 @@ def test_it_goes_on_until_the_median_is_stable() -> None:
         while True:
             yield max(10.0, 20.0 - machine.now_ns / 0.3e9)  # clocks rise for three seconds
 
-    result = measure_latency({"gpu": machine.backend("gpu", settling())}, 1, clock_ns=machine.clock_ns)["gpu"]
+    result = measure_latency(
+        {"gpu": machine.backend("gpu", settling())}, 1, clock_ns=machine.clock_ns
+    )["gpu"]
     assert result.stable
     assert result.median == pytest.approx(10, rel=0.02)
     at_once = FakeMachine()
@@ -112,7 +116,10 @@ def test_a_backend_that_never_settles_ends_with_the_budget_and_says_so() -> None
     growing = (2.0 * 1.002**i for i in count())
     seen: list[tuple[int, int]] = []
     result = measure_latency(
-        {"wild": machine.backend("wild", growing), "calm": machine.backend("calm", iter(lambda: 1.0, None))},
+        {
+            "wild": machine.backend("wild", growing),
+            "calm": machine.backend("calm", iter(lambda: 1.0, None)),
+        },
         1,
         budget_s=20,
         progress=lambda done, total: seen.append((done, total)),
@@ -127,7 +134,9 @@ def test_a_backend_that_never_settles_ends_with_the_budget_and_says_so() -> None
 
 def test_one_round_of_a_very_slow_backend_is_measured_but_proves_nothing() -> None:
     machine = FakeMachine()
-    result = measure_latency({"slow": machine.noisy("slow", 9000, 0.01, 1)}, 1, budget_s=5, clock_ns=machine.clock_ns)
+    result = measure_latency(
+        {"slow": machine.noisy("slow", 9000, 0.01, 1)}, 1, budget_s=5, clock_ns=machine.clock_ns
+    )
     assert result["slow"].median == pytest.approx(9000, rel=0.05)
     assert not result["slow"].stable
     assert speedup_interval(result["slow"], result["slow"]) is None
@@ -137,7 +146,9 @@ def test_one_round_of_a_very_slow_backend_is_measured_but_proves_nothing() -> No
 def test_samples_are_bounded_however_long_it_runs() -> None:
     machine = FakeMachine()
     growing = (0.01 * 1.0005**i for i in count())
-    result = measure_latency({"x": machine.backend("x", growing)}, 1, budget_s=30, clock_ns=machine.clock_ns)["x"]
+    result = measure_latency(
+        {"x": machine.backend("x", growing)}, 1, budget_s=30, clock_ns=machine.clock_ns
+    )["x"]
     assert len(machine.calls) > 3 * len(result.samples_ms)
     assert len(result.samples_ms) <= 2000
     assert len(result.windows_ms) <= 20

@@ -32,7 +32,9 @@ def test_equal_logits_have_the_largest_sqnr() -> None:
 def test_sqnr_measures_the_noise_that_was_added(noise_db: int) -> None:
     rng = np.random.default_rng(noise_db)
     reference = rng.standard_normal((50, 1000)).astype(np.float32)
-    candidate = reference + (10 ** (-noise_db / 20) * rng.standard_normal((50, 1000))).astype(np.float32)
+    candidate = reference + (10 ** (-noise_db / 20) * rng.standard_normal((50, 1000))).astype(
+        np.float32
+    )
     assert compare_logits(reference, candidate).sqnr_db == pytest.approx(noise_db, abs=0.3)
 
 

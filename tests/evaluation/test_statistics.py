@@ -1,4 +1,6 @@
-"""Each formula against an independent source: SciPy, a search without the formula, published numbers, simulation."""
+"""Each formula against an independent source: SciPy, a search without the formula, published
+numbers, simulation.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from hvt_deploy.evaluation.statistics import (
 )
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 7), (7, 7), (1, 10), (81, 263), (15, 148), (41_234, 50_000)])
+@pytest.mark.parametrize(
+    ("successes", "n"), [(0, 7), (7, 7), (1, 10), (81, 263), (15, 148), (41_234, 50_000)]
+)
 def test_wilson_equals_scipy(successes: int, n: int) -> None:
     theirs = binomtest(successes, n).proportion_ci(0.95, "wilson")
     ours = wilson_interval(successes, n)
@@ -40,7 +44,9 @@ def test_wilson_refuses_what_is_no_share(successes: int, n: int) -> None:
         wilson_interval(successes, n)
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (5, 0), (6, 16), (40, 40), (59, 6), (612, 540)])
+@pytest.mark.parametrize(
+    ("b", "c"), [(0, 0), (0, 1), (5, 0), (6, 16), (40, 40), (59, 6), (612, 540)]
+)
 def test_mcnemar_equals_the_binomial_test_of_scipy(b: int, c: int) -> None:
     expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
@@ -61,17 +67,21 @@ def test_tango_without_a_discordant_pair_has_a_width(n: int, points: float) -> N
 
 
 def test_tango_gives_the_published_interval() -> None:
-    # Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014) 2850-2875: airway reactivity of 21 children before
-    # and after a transplantation, 1 and 7 discordant pairs; Tango's interval is -0.517 to -0.026.
+    # Fagerland, Lydersen and Laake, Statistics in Medicine 33 (2014) 2850-2875: airway reactivity
+    # of 21 children before and after a transplantation, 1 and 7 discordant pairs; Tango's interval
+    # is -0.517 to -0.026.
     interval = tango_interval(1, 7, 21)
     assert interval.estimate == pytest.approx(-28.6, abs=0.05)
     assert (interval.low, interval.high) == pytest.approx((-51.7, -2.6), abs=0.05)
 
 
 @pytest.mark.parametrize(
-    ("b", "c", "n"), [(1, 0, 44), (3, 1, 20), (12, 30, 500), (20, 0, 20), (7, 7, 15), (80, 55, 5000)]
+    ("b", "c", "n"),
+    [(1, 0, 44), (3, 1, 20), (12, 30, 500), (20, 0, 20), (7, 7, 15), (80, 55, 5000)],
 )
-def test_tango_ends_are_where_the_constrained_likelihood_puts_the_score(b: int, c: int, n: int) -> None:
+def test_tango_ends_are_where_the_constrained_likelihood_puts_the_score(
+    b: int, c: int, n: int
+) -> None:
     interval = tango_interval(b, c, n)
     for end in (interval.low / 100, interval.high / 100):
         if abs(end) < 1 - 1e-9:
@@ -99,7 +109,9 @@ def _brute_force_score(b: int, c: int, n: int, delta: float) -> float:
     return ((b - c) / n - delta) / math.sqrt(variance)
 
 
-@pytest.mark.parametrize(("p_b", "p_c", "n"), [(0.02, 0.01, 500), (0.10, 0.02, 200), (0.004, 0.004, 2000)])
+@pytest.mark.parametrize(
+    ("p_b", "p_c", "n"), [(0.02, 0.01, 500), (0.10, 0.02, 200), (0.004, 0.004, 2000)]
+)
 def test_tango_covers_the_truth_95_times_in_100(p_b: float, p_c: float, n: int) -> None:
     trials = 3000
     counts = np.random.default_rng(7).multinomial(n, (p_b, p_c, 1 - p_b - p_c), trials)
@@ -117,14 +129,19 @@ def test_tango_refuses_impossible_counts(b: int, c: int, n: int) -> None:
         tango_interval(b, c, n)
 
 
-@pytest.mark.parametrize(("b", "c", "n", "limit"), [(0, 0, 10, 0.5), (4, 2, 500, 1.0), (1, 3, 100, 0.0)])
-def test_images_needed_is_the_first_count_that_proves_the_gate(b: int, c: int, n: int, limit: float) -> None:
+@pytest.mark.parametrize(
+    ("b", "c", "n", "limit"), [(0, 0, 10, 0.5), (4, 2, 500, 1.0), (1, 3, 100, 0.0)]
+)
+def test_images_needed_is_the_first_count_that_proves_the_gate(
+    b: int, c: int, n: int, limit: float
+) -> None:
     needed = images_needed(b, c, n, limit)
     assert needed is not None
     if b == c == 0:
         assert tango_interval(0, 0, needed).high <= limit < tango_interval(0, 0, needed - 1).high
         return
-    # The counts of a whole multiple of n are whole: the gate is proven just above `needed` and not far below it.
+    # The counts of a whole multiple of n are whole: the gate is proven just above `needed` and not
+    # far below it.
     above, below = math.ceil(needed / n), math.floor(needed / n)
     assert tango_interval(b * above, c * above, n * above).high <= limit
     assert tango_interval(b * below, c * below, n * below).high > limit

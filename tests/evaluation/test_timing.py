@@ -1,4 +1,6 @@
-"""Several batch sizes, with backends that sleep; and that interleaving does not slow a real backend down."""
+"""Several batch sizes, with backends that sleep; and that interleaving does not slow a real backend
+down.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Sleeper:
 
     def bind(self, images_NCHW: np.ndarray) -> BoundCall:
         if len(images_NCHW) > self.most:
-            raise BadInput(f"{self.name} takes batches of 1 to {self.most} images, not {len(images_NCHW)}.")
+            raise BadInput(
+                f"{self.name} takes batches of 1 to {self.most} images, not {len(images_NCHW)}."
+            )
         return lambda: time.sleep(self.ms * len(images_NCHW) / 1000)
 
     def close(self) -> None:
@@ -56,7 +60,9 @@ def test_every_batch_size_has_its_latency_and_a_size_that_is_too_large_is_told()
     assert [latency.batch for latency in found.latency["ort"]] == [1, 4]
     assert [latency.batch for latency in found.latency["trt"]] == [1]
     assert found.latency["ort"][1].median >= 4
-    assert found.warnings == ("trt was not timed at batch 4: trt takes batches of 1 to 2 images, not 4.",)
+    assert found.warnings == (
+        "trt was not timed at batch 4: trt takes batches of 1 to 2 images, not 4.",
+    )
 
 
 def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
@@ -69,7 +75,9 @@ def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
 
 
 def test_a_gpu_that_cannot_be_read_is_told() -> None:
-    found = time_backends({"trt": Sleeper("trt", 2)}, IMAGES, (1,), WatchedGpu("Some GPU", None), SilentUi())
+    found = time_backends(
+        {"trt": Sleeper("trt", 2)}, IMAGES, (1,), WatchedGpu("Some GPU", None), SilentUi()
+    )
     assert found.gpu == ()
     assert "could not be read" in found.warnings[0]
 
@@ -78,7 +86,9 @@ def test_memory_is_what_was_added_and_kept() -> None:
     meter, kept = MemoryMeter(None), []
     for _ in range(2):
         with meter.watch("ort", "cpu"):
-            kept.append(np.ones(8 * 2**20))  # 64 MiB, which never comes from memory that was freed before
+            kept.append(
+                np.ones(8 * 2**20)
+            )  # 64 MiB, which never comes from memory that was freed before
     with meter.watch("trt", "cuda"):
         pass
     assert meter.mib["ort"] == pytest.approx(128, abs=10)
@@ -95,22 +105,34 @@ def test_memory_on_a_gpu_is_that_of_the_gpu() -> None:
 
 @pytest.mark.slow
 def test_a_backends_median_interleaved_is_that_of_it_alone(tmp_path) -> None:
-    """Pools of threads that go on spinning after their turn would take the processors from the others.
+    """Pools of threads that go on spinning after their turn would take the processors from the
+    others.
 
     A neighbour on the machine may disturb one attempt; it does not disturb four.
     """
     from torch import nn
 
-    module = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1),
-                           nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()  # fmt: skip
+    module = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    ).eval()
     signature = Signature((96, 96), 10)
     path = export(module, tmp_path / "model.onnx")
     backends = {
         "ort": open_backend(BackendRequest("ort", "ort", "cpu", "fp32", path, "m", signature, 2)),
-        "pytorch": open_backend(BackendRequest("pytorch", "pytorch", "cpu", "fp32", path, "m", signature, 2),
-                                lambda _: module),
-    }  # fmt: skip
-    bound = {name: backend.bind(np.zeros((1, 3, 96, 96), np.float32)) for name, backend in backends.items()}
+        "pytorch": open_backend(
+            BackendRequest("pytorch", "pytorch", "cpu", "fp32", path, "m", signature, 2),
+            lambda _: module,
+        ),
+    }
+    bound = {
+        name: backend.bind(np.zeros((1, 3, 96, 96), np.float32))
+        for name, backend in backends.items()
+    }
 
     def measure(*names: str) -> dict[str, Latency]:
         return measure_latency({name: bound[name] for name in names}, 1, budget_s=10)
@@ -127,6 +149,13 @@ def test_a_backends_median_interleaved_is_that_of_it_alone(tmp_path) -> None:
 def export(module, path):
     import torch
 
-    torch.onnx.export(module, (torch.zeros(2, 3, 96, 96),), path, dynamo=True, input_names=["images"],
-                      output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},))  # fmt: skip
+    torch.onnx.export(
+        module,
+        (torch.zeros(2, 3, 96, 96),),
+        path,
+        dynamo=True,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
     return path

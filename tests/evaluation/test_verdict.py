@@ -14,7 +14,9 @@ from hvt_deploy.evaluation.verdict import Judged, compare_precisions, judge, wri
 
 
 def judged(images, flipped, classes=10, right=0.9):
-    """A reference that is right on a share of the images, and a candidate that loses `flipped` of those."""
+    """A reference that is right on a share of the images, and a candidate that loses `flipped` of
+    those.
+    """
     labels = np.arange(images) % classes
     answers = np.where(np.arange(images) < right * images, labels, (labels + 1) % classes)
     worse = answers.copy()
@@ -30,7 +32,12 @@ def judged(images, flipped, classes=10, right=0.9):
 
 def gate(images, flipped, limit, **options):
     reference, candidate = judged(images, flipped)
-    (found,) = judge(reference, [candidate], ValidationConfig(max_top1_drop=limit), options.get("untrained", False))
+    (found,) = judge(
+        reference,
+        [candidate],
+        ValidationConfig(max_top1_drop=limit),
+        options.get("untrained", False),
+    )
     return found
 
 
@@ -63,11 +70,16 @@ def test_a_reference_at_chance_never_passes():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "status"), [(2.1, 2.4, "passed"), (1.1, 1.4, "failed"), (1.9, 2.2, "not proven")]
+    ("low", "high", "status"),
+    [(2.1, 2.4, "passed"), (1.1, 1.4, "failed"), (1.9, 2.2, "not proven")],
 )
 def test_speed_is_judged_by_the_end_of_its_interval(low, high, status):
     reference, candidate = judged(100, 0)
-    row = replace(candidate.row, latency_ms=Latency(1, 1, 1, 1, 1), speedup=Interval((low + high) / 2, low, high))
+    row = replace(
+        candidate.row,
+        latency_ms=Latency(1, 1, 1, 1, 1),
+        speedup=Interval((low + high) / 2, low, high),
+    )
     (found,) = judge(reference, [Judged(row)], ValidationConfig(min_speedup=2.0), untrained=False)
     assert found.status == status
 
@@ -77,22 +89,30 @@ def test_latency_is_judged_by_the_interval_of_its_median():
     windows = tuple(np.linspace(4.8, 5.2, 20))
     row = replace(candidate.row, latency_ms=Latency(1, 4, 5, 6, 7, windows_ms=windows))
     for limit, status in ((6.0, "passed"), (4.0, "failed"), (5.0, "not proven")):
-        (found,) = judge(reference, [Judged(row)], ValidationConfig(max_latency_ms=limit), untrained=False)
+        (found,) = judge(
+            reference, [Judged(row)], ValidationConfig(max_latency_ms=limit), untrained=False
+        )
         assert found.status == status
 
 
 def test_a_named_backend_that_did_not_run_is_skipped_not_passed():
     reference, candidate = judged(5000, 0)
     absent = Judged(Row("m", "trt int8", "cuda", "int8", None, skipped="no GPU"), named=True)
-    found = judge(reference, [candidate, absent], ValidationConfig(max_top1_drop=1.0), untrained=False)
+    found = judge(
+        reference, [candidate, absent], ValidationConfig(max_top1_drop=1.0), untrained=False
+    )
     assert {g.backend: g.status for g in found} == {"ort int8": "passed", "trt int8": "skipped"}
 
 
 def test_the_verdict_says_equal_worse_or_not_proven_in_words():
     reference, candidate = judged(5000, 2)
-    assert "equal to pytorch fp32 within ±0.5 points" in write_verdict(reference, [candidate], 0.5, untrained=False)
+    assert "equal to pytorch fp32 within ±0.5 points" in write_verdict(
+        reference, [candidate], 0.5, untrained=False
+    )
     reference, candidate = judged(5000, 100)
-    assert "worse than pytorch fp32 by" in write_verdict(reference, [candidate], 0.5, untrained=False)
+    assert "worse than pytorch fp32 by" in write_verdict(
+        reference, [candidate], 0.5, untrained=False
+    )
     reference, candidate = judged(100, 0)
     assert "images needed" in write_verdict(reference, [candidate], 0.5, untrained=False)
 
@@ -100,17 +120,31 @@ def test_the_verdict_says_equal_worse_or_not_proven_in_words():
 def timed(backend, precision, median, batch=1, seed=0, spread=0.01):
     rng = np.random.default_rng(seed)
     windows = tuple((median * np.exp(rng.normal(0, spread, 20))).tolist())
-    return Row("m", backend, "cuda", precision, None, latency_ms=Latency(batch, median, median, median, median,
-                                                                         windows_ms=windows))  # fmt: skip
+    return Row(
+        "m",
+        backend,
+        "cuda",
+        precision,
+        None,
+        latency_ms=Latency(batch, median, median, median, median, windows_ms=windows),
+    )
 
 
 @pytest.mark.parametrize(
     ("int8_ms", "outcome", "earned"),
-    [(3.0, "faster", True), (5.0, "no difference", False), (4.95, "no difference", False), (6.0, "slower", False)],
+    [
+        (3.0, "faster", True),
+        (5.0, "no difference", False),
+        (4.95, "no difference", False),
+        (6.0, "slower", False),
+    ],
 )
 def test_int8_has_to_be_faster_than_fp16_to_earn_its_keep(int8_ms, outcome, earned):
-    rows = [timed("pytorch fp32", "fp32", 20, seed=1), timed("trt fp16-sm90", "fp16", 5.0, seed=2),
-            timed("trt int8-sm90", "int8", int8_ms, seed=3)]  # fmt: skip
+    rows = [
+        timed("pytorch fp32", "fp32", 20, seed=1),
+        timed("trt fp16-sm90", "fp16", 5.0, seed=2),
+        timed("trt int8-sm90", "int8", int8_ms, seed=3),
+    ]
     (found,) = compare_precisions(rows)
     assert (found.backend, found.than, found.outcome) == ("trt int8-sm90", "trt fp16-sm90", outcome)
     assert found.ratio.low < 5.0 / int8_ms < found.ratio.high or outcome != "no difference"
@@ -120,16 +154,22 @@ def test_int8_has_to_be_faster_than_fp16_to_earn_its_keep(int8_ms, outcome, earn
 
 def test_two_identical_engines_are_not_called_different_however_often_it_is_asked():
     outcomes = {
-        compare_precisions([timed("trt fp16", "fp16", 5, seed=seed), timed("trt int8", "int8", 5, seed=1000 + seed)])[
-            0
-        ].outcome
+        compare_precisions(
+            [
+                timed("trt fp16", "fp16", 5, seed=seed),
+                timed("trt int8", "int8", 5, seed=1000 + seed),
+            ]
+        )[0].outcome
         for seed in range(40)
     }
     assert outcomes == {"no difference"}
 
 
 def test_an_interval_that_holds_faster_and_slower_proves_nothing():
-    rows = [timed("trt fp16", "fp16", 5, seed=5, spread=0.5), timed("trt int8", "int8", 5, seed=6, spread=0.5)]
+    rows = [
+        timed("trt fp16", "fp16", 5, seed=5, spread=0.5),
+        timed("trt int8", "int8", 5, seed=6, spread=0.5),
+    ]
     assert compare_precisions(rows)[0].outcome == "not proven"
 
 
@@ -137,29 +177,40 @@ def test_int8_is_compared_within_its_runtime_and_batch_size():
     other = timed("ort fp16", "fp16", 1.0)
     eight = Timing(timed("", "", 30, batch=8).latency_ms, 1.0)
     fp16 = replace(timed("trt fp16-rtx", "fp16", 5.0, seed=1), other_batches=(eight,))
-    int8 = replace(timed("trt int8-rtx", "int8", 3.0, seed=2),
-                   other_batches=(Timing(timed("", "", 20, batch=8, seed=3).latency_ms, 1.0),))  # fmt: skip
+    int8 = replace(
+        timed("trt int8-rtx", "int8", 3.0, seed=2),
+        other_batches=(Timing(timed("", "", 20, batch=8, seed=3).latency_ms, 1.0),),
+    )
     found = compare_precisions([other, timed("trt fp16-trt10", "fp16", 9.0), fp16, int8])
     assert [(c.than, c.batch) for c in found] == [("trt fp16-rtx", 1), ("trt fp16-rtx", 8)]
     assert found[1].ratio.estimate == pytest.approx(1.5, rel=0.02)
 
 
 def test_on_a_cpu_int8_is_compared_with_fp32_since_fp16_is_only_emulated():
-    rows = [replace(timed("ort fp32", "fp32", 5), device="cpu"), replace(timed("ort int8 cpu-twin", "int8", 3, seed=1),
-                                                                         device="cpu")]  # fmt: skip
+    rows = [
+        replace(timed("ort fp32", "fp32", 5), device="cpu"),
+        replace(timed("ort int8 cpu-twin", "int8", 3, seed=1), device="cpu"),
+    ]
     untimed = Row("m", "ort fp16", "cpu", "fp16", None)
     assert [c.than for c in compare_precisions([untimed, *rows])] == ["ort fp32"]
 
 
 def test_no_speed_gate_passes_in_an_invalid_run_or_on_a_median_that_never_settled():
     reference, _ = judged(100, 0)
-    row = replace(timed("trt int8", "int8", 3.0), speedup=Interval(4.0, 3.9, 4.1), speedup_over="pytorch fp16")
+    row = replace(
+        timed("trt int8", "int8", 3.0), speedup=Interval(4.0, 3.9, 4.1), speedup_over="pytorch fp16"
+    )
     limits = ValidationConfig(min_speedup=2.0, max_latency_ms=10.0)
     passed = judge(reference, [Judged(row)], limits, untrained=False)
     assert {g.status for g in passed} == {"passed"}
     assert "as fast as pytorch fp16" in passed[0].sentence
-    invalid = judge(reference, [Judged(row)], limits, untrained=False, invalid="The clock moved by 9 %.")
+    invalid = judge(
+        reference, [Judged(row)], limits, untrained=False, invalid="The clock moved by 9 %."
+    )
     assert {(g.status, g.sentence) for g in invalid} == {("not proven", "The clock moved by 9 %.")}
     wild = replace(row, latency_ms=replace(row.latency_ms, stable=False))
     found = judge(reference, [Judged(wild)], limits, untrained=False)
-    assert {g.name: g.status for g in found} == {"min-speedup": "passed", "max-latency-ms": "not proven"}
+    assert {g.name: g.status for g in found} == {
+        "min-speedup": "passed",
+        "max-latency-ms": "not proven",
+    }

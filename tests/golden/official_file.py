@@ -14,7 +14,9 @@ from golden.weight_rule import draw, facts
 
 
 def official_state(model: str, salt: str) -> dict[str, torch.Tensor]:
-    """The official state dict: aliases twice, counters 0, computed buffers of garbage that shows where it is used."""
+    """The official state dict: aliases twice, counters 0, computed buffers of garbage that shows
+    where it is used.
+    """
     recorded = facts(model)
     state: dict[str, torch.Tensor] = {}
     for key, shape in recorded["state_dict"].items():
@@ -24,7 +26,9 @@ def official_state(model: str, salt: str) -> dict[str, torch.Tensor]:
         elif key.endswith("num_batches_tracked"):
             state[key] = torch.tensor(0)
         else:
-            state[key] = torch.from_numpy(draw(salt, recorded["aliases"].get(key, key), tuple(shape)))
+            state[key] = torch.from_numpy(
+                draw(salt, recorded["aliases"].get(key, key), tuple(shape))
+            )
     return state
 
 
@@ -36,7 +40,10 @@ def official_shapes(model: str) -> dict[str, torch.Tensor]:
 def save_official(path: Path, family: str, state: dict[str, torch.Tensor]) -> None:
     """Write `state` in the family's official container."""
     first = next(key for key, tensor in state.items() if tensor.ndim > 1)
-    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros_like(state[first])}}, "param_groups": [{"lr": 1e-3}]}
+    optimizer = {
+        "state": {0: {"step": 3, "exp_avg": torch.zeros_like(state[first])}},
+        "param_groups": [{"lr": 1e-3}],
+    }
     args = argparse.Namespace(lr=1e-3, model=family, output_dir="out", opt_betas=None)
     if family == "faster_vit":
         torch.save(
@@ -48,7 +55,9 @@ def save_official(path: Path, family: str, state: dict[str, torch.Tensor]) -> No
                 "version": 2,
                 "args": args,
                 "amp_scaler": {"scale": 65536.0, "_growth_tracker": 7},
-                "state_dict_ema": {key: torch.zeros(()).expand(tensor.shape) for key, tensor in state.items()},
+                "state_dict_ema": {
+                    key: torch.zeros(()).expand(tensor.shape) for key, tensor in state.items()
+                },
                 "metric": 82.1,
             },
             path,
@@ -57,10 +66,23 @@ def save_official(path: Path, family: str, state: dict[str, torch.Tensor]) -> No
         with yacs_node() as node:
             config = node(MODEL=node(NAME="dfvt", DEPTHS=[1, 1, 2, 1]), AMP_OPT_LEVEL="O1")
             config.__dict__["__immutable__"] = True
-            content = {"model": state, "optimizer": optimizer, "lr_scheduler": {"last_epoch": 3}, "epoch": 299}
-            torch.save({**content, "max_accuracy": 73.0, "config": config, "amp": {"loss_scaler0": {}}}, path)
+            content = {
+                "model": state,
+                "optimizer": optimizer,
+                "lr_scheduler": {"last_epoch": 3},
+                "epoch": 299,
+            }
+            torch.save(
+                {**content, "max_accuracy": 73.0, "config": config, "amp": {"loss_scaler0": {}}},
+                path,
+            )
     else:
-        content = {"model": state, "optimizer": optimizer, "lr_scheduler": {"last_epoch": 3}, "epoch": 299}
+        content = {
+            "model": state,
+            "optimizer": optimizer,
+            "lr_scheduler": {"last_epoch": 3},
+            "epoch": 299,
+        }
         torch.save({**content, "scaler": {"scale": 65536.0}, "args": args}, path)
 
 

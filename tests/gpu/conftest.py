@@ -1,4 +1,6 @@
-"""What needs an NVIDIA GPU. `python benchmarks/gpu_check.py` runs it all there and keeps what was measured."""
+"""What needs an NVIDIA GPU. `python benchmarks/gpu_check.py` runs it all there and keeps what was
+measured.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def engines(exported: Exported) -> Iterator[Callable[[str, str], Path]]:
     """Builds the engine of a flavour and precision on this GPU, once."""
     from hvt_deploy.runtime.tensorrt.build import build_engine
-    from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, make_passport, read_passport
+    from hvt_deploy.runtime.tensorrt.passport import (
+        Machine,
+        check_passport,
+        make_passport,
+        read_passport,
+    )
     from hvt_deploy.runtime.tensorrt.plan import (
         BuildPlan,
         Profile,

@@ -16,7 +16,9 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class Exported:
-    """A model with seeded random weights: its graphs by precision, and what PyTorch says on the CPU to `images`."""
+    """A model with seeded random weights: its graphs by precision, and what PyTorch says on the CPU
+    to `images`.
+    """
 
     folder: Path
     signature: Signature
@@ -26,14 +28,20 @@ class Exported:
     def onnx(self, precision: str) -> Path:
         return self.folder / f"{MODEL}.{precision}.onnx"
 
-    def request(self, runtime: Runtime, device: Device, precision: str, path: Path) -> BackendRequest:
+    def request(
+        self, runtime: Runtime, device: Device, precision: str, path: Path
+    ) -> BackendRequest:
         name = f"{runtime} {device} {precision}"
-        return BackendRequest(name, runtime, device, precision, path, MODEL, self.signature, threads=4)
+        return BackendRequest(
+            name, runtime, device, precision, path, MODEL, self.signature, threads=4
+        )
 
     def open(self, runtime: Runtime, device: Device, precision: str, path: Path) -> Backend:
         from hvt_deploy.runtime.registry import open_backend
 
-        return open_backend(self.request(runtime, device, precision, path), lambda _: reference_model())
+        return open_backend(
+            self.request(runtime, device, precision, path), lambda _: reference_model()
+        )
 
 
 def reference_model():

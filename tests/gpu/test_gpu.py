@@ -20,14 +20,17 @@ from hvt_deploy.runtime.tensorrt.passport import read_passport
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
 
-# Random weights leave nothing to be robust against: these are the bounds of the formats, not of a trained model.
+# Random weights leave nothing to be robust against: these are the bounds of the formats, not of a
+# trained model.
 LEAST_SQNR_DB = {"fp32": 80.0, "fp16": 40.0, "int8": 15.0}
 FLAVOURS = ("tensorrt", "rtx")
 Build = Callable[[str, str], Path]
 
 
 def engine_or_skip(engines: Build, flavour: str, precision: str) -> Path:
-    """The engine; skips where the library is missing or does not know this GPU (TensorRT-RTX knows RTX cards only)."""
+    """The engine; skips where the library is missing or does not know this GPU (TensorRT-RTX knows
+    RTX cards only).
+    """
     try:
         return engines(flavour, precision)
     except MissingEnvironment as error:
@@ -46,10 +49,14 @@ def open_or_skip(exported: Exported, runtime: Runtime, precision: str, path: Pat
         pytest.skip(f"{error.message} {error.hint}")
 
 
-def check_logits(backend: Backend, exported: Exported, precision: str, record: Callable[..., None]) -> None:
+def check_logits(
+    backend: Backend, exported: Exported, precision: str, record: Callable[..., None]
+) -> None:
     """Same logits as PyTorch in every batch size, within what the precision allows."""
     for batch in (16, 5, 1):
-        parity = compare_logits(exported.logits_NK[:batch], backend.infer(exported.images_NCHW[:batch]))
+        parity = compare_logits(
+            exported.logits_NK[:batch], backend.infer(exported.images_NCHW[:batch])
+        )
         record(backend=backend.name, batch=batch, parity=parity)
         assert parity.sqnr_db >= LEAST_SQNR_DB[precision]
 
@@ -96,17 +103,28 @@ def test_engine(exported: Exported, engines: Build, record, flavour: str, precis
         logits = backend.infer(twice)
         assert compare_logits(logits[:16], logits[16:][::-1]).sqnr_db >= LEAST_SQNR_DB["fp16"]
     passport = read_passport(engine)
-    record(backend=f"{flavour} {precision}", engine=engine.name, version=passport.version, audit=passport.audit)
+    record(
+        backend=f"{flavour} {precision}",
+        engine=engine.name,
+        version=passport.version,
+        audit=passport.audit,
+    )
     assert passport.audit.kernels > 0
     assert (passport.audit.layers.int8 > 0) == (precision == "int8")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_engine_runs_the_numerics_of_its_own_graph(exported: Exported, engines: Build, record, flavour: str) -> None:
-    """What validate says without a GPU of an INT8 engine (its Q/DQ graph in ONNX Runtime) holds on the GPU."""
+def test_engine_runs_the_numerics_of_its_own_graph(
+    exported: Exported, engines: Build, record, flavour: str
+) -> None:
+    """What validate says without a GPU of an INT8 engine (its Q/DQ graph in ONNX Runtime) holds on
+    the GPU.
+    """
     engine = engine_or_skip(engines, flavour, "int8")
     with ExitStack() as stack:
-        ort = stack.enter_context(closing(exported.open("ort", "cpu", "int8", exported.onnx("int8-fp32"))))
+        ort = stack.enter_context(
+            closing(exported.open("ort", "cpu", "int8", exported.onnx("int8-fp32")))
+        )
         trt = stack.enter_context(closing(open_or_skip(exported, "trt", "int8", engine)))
         parity = compare_logits(ort.infer(exported.images_NCHW), trt.infer(exported.images_NCHW))
     record(backend=trt.name, against=ort.name, parity=parity)
@@ -119,7 +137,9 @@ def test_latency(exported: Exported, engines: Build, record, batch: int) -> None
     installed = {f.name for f in available_flavours() if isinstance(f, FlavourInfo)}
     images = exported.images_NCHW[:batch]
     with ExitStack() as stack:
-        eager = stack.enter_context(closing(open_or_skip(exported, "pytorch", "fp32", exported.folder)))
+        eager = stack.enter_context(
+            closing(open_or_skip(exported, "pytorch", "fp32", exported.folder))
+        )
         bound, skipped = {"pytorch fp32": eager.bind(images)}, {}
         for precision in PRECISIONS:
             for name, path in (
@@ -128,13 +148,21 @@ def test_latency(exported: Exported, engines: Build, record, batch: int) -> None
             ):
                 try:
                     runtime: Runtime = "ort" if name.startswith("ort") else "trt"
-                    backend = stack.enter_context(closing(exported.open(runtime, "cuda", precision, path())))
+                    backend = stack.enter_context(
+                        closing(exported.open(runtime, "cuda", precision, path()))
+                    )
                     bound[name] = backend.bind(images)
                 except (MissingEnvironment, BadInput) as error:
                     skipped[name] = error.message
         latencies = measure_latency(bound, batch)
     for name, latency in latencies.items():
-        record(backend=name, batch=batch, median_ms=latency.median, p99_ms=latency.p99, stable=latency.stable)
+        record(
+            backend=name,
+            batch=batch,
+            median_ms=latency.median,
+            p99_ms=latency.p99,
+            stable=latency.stable,
+        )
     record(batch=batch, skipped=skipped)
     if "tensorrt" in installed:
         assert latencies["tensorrt fp16"].median < latencies["pytorch fp32"].median

@@ -27,7 +27,9 @@ def fp32():
     seed_random_weights(model, 5)
     signature = Signature(model.image_size, model.num_classes)
     with torch.no_grad():
-        return convert_opset(simplify(export_onnx(to_deployed(model), signature, 17), "onnxslim"), 17)
+        return convert_opset(
+            simplify(export_onnx(to_deployed(model), signature, 17), "onnxslim"), 17
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""Export, simplification, names, opsets and the contract, on the demo's FDViT through real ONNX Runtime."""
+"""Export, simplification, names, opsets and the contract, on the demo's FDViT through real ONNX
+Runtime.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def exported(reference, signature):
 def run(model, images):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {"images": images})[0]
 
 
@@ -57,7 +61,9 @@ def layer_norms(reference):
 
 
 def noise(reference, batch):
-    return np.random.default_rng(batch).standard_normal((batch, 3, *reference.image_size), dtype=np.float32)
+    return np.random.default_rng(batch).standard_normal(
+        (batch, 3, *reference.image_size), dtype=np.float32
+    )
 
 
 @pytest.mark.parametrize("tool", [*SIMPLIFIERS, "none"])
@@ -94,7 +100,9 @@ def test_nodes_keep_their_module_paths(exported, reference, tool):
     for node in graph.node:
         if node.op_type in NAMED_OPS:
             assert node.name.rpartition("/")[0] in modules
-    by_path = {node.name.rpartition("/")[0] for node in graph.node if node.op_type in {"MatMul", "Gemm"}}
+    by_path = {
+        node.name.rpartition("/")[0] for node in graph.node if node.op_type in {"MatMul", "Gemm"}
+    }
     linears = {n for n, m in to_deployed(reference).named_modules() if isinstance(m, nn.Linear)}
     assert linears <= by_path
 
@@ -107,7 +115,9 @@ def test_passes_leave_their_argument_as_it_was(exported):
 
 def test_a_fixed_batch_is_declared_in_the_graph(reference):
     signature = Signature(reference.image_size, reference.num_classes, batch=3)
-    graph = convert_opset(simplify(export_onnx(to_deployed(reference), signature, 17), "onnxslim"), 17)
+    graph = convert_opset(
+        simplify(export_onnx(to_deployed(reference), signature, 17), "onnxslim"), 17
+    )
     check_contract(graph, opset=17, signature=signature, layer_norms=layer_norms(reference))
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
 
@@ -149,7 +159,9 @@ def test_attributes_that_say_what_older_opsets_do_are_left_out():
     found = []
     for graph in (model, convert_opset(model, 17), convert_opset(convert_opset(model, 17), 20)):
         onnx.checker.check_model(graph, full_check=True)
-        session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         found.append(session.run(None, {"x": x})[0])
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
@@ -165,7 +177,9 @@ def test_reductions_survive_both_directions():
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
     for opset in (17, 19):
         converted = convert_opset(convert_opset(model, 17), opset)
-        session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            converted.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         np.testing.assert_allclose(session.run(None, {"x": x})[0], x.mean(axis=1))
 
 
@@ -177,7 +191,13 @@ def test_the_contract_names_every_breach(reference, signature, exported):
     report = inspect_contract(graph, opset=18, signature=signature, layer_norms=1)
     text = "; ".join(report.breaches)
     assert all(
-        part in text for part in ("1 Shape", "opset 17 instead of 18", "for 1 LayerNorms", "softmax has no module")
+        part in text
+        for part in (
+            "1 Shape",
+            "opset 17 instead of 18",
+            "for 1 LayerNorms",
+            "softmax has no module",
+        )
     )
     with pytest.raises(CheckFailed):
         check_contract(graph, opset=18, signature=signature, layer_norms=1)

@@ -22,7 +22,9 @@ def needs_of(parameters: int, folder: Path) -> ExportNeeds:
     return estimate_export(parameters, 4 * parameters, folder, beside=beside)
 
 
-def test_a_larger_model_needs_more_and_at_least_its_weights_once_in_memory_and_twice_on_disk(tmp_path):
+def test_a_larger_model_needs_more_and_at_least_its_weights_once_in_memory_and_twice_on_disk(
+    tmp_path,
+):
     small, large = needs_of(10**6, tmp_path), needs_of(10**9, tmp_path)
     assert large.memory_bytes > small.memory_bytes
     assert large.memory_bytes >= 4 * 10**9
@@ -37,10 +39,15 @@ def test_position_biases_of_large_windows_count():
     spec = "faster_vit_4_21k_768"
     done = subprocess.run(
         [sys.executable, "-m", "hvt_deploy", "export", spec, "--dry-run", "--json"],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     said = json.loads(done.stdout)
-    assert said["memory_bytes"] > 4 * 4 * said["parameters"], "1.1 GB of parameters, 5.5 GB of them and biases"
+    assert said["memory_bytes"] > 4 * 4 * said["parameters"], (
+        "1.1 GB of parameters, 5.5 GB of them and biases"
+    )
 
 
 def test_available_memory_is_some_of_what_the_machine_has():
@@ -48,10 +55,14 @@ def test_available_memory_is_some_of_what_the_machine_has():
     assert 0 < available_memory_bytes() <= total
 
 
-@pytest.mark.parametrize(("resource", "words"), [("available_memory_bytes", "of memory"), ("free_disk_bytes", "free")])
+@pytest.mark.parametrize(
+    ("resource", "words"), [("available_memory_bytes", "of memory"), ("free_disk_bytes", "free")]
+)
 def test_what_cannot_fit_is_refused_with_both_numbers(monkeypatch, tmp_path, resource, words):
     for name in ("available_memory_bytes", "free_disk_bytes"):
-        monkeypatch.setattr(needs, name, lambda *_, there=3 if name == resource else 300: there * 10**9)
+        monkeypatch.setattr(
+            needs, name, lambda *_, there=3 if name == resource else 300: there * 10**9
+        )
     with pytest.raises(MissingEnvironment, match=words) as refused:
         refuse_what_does_not_fit(needs_of(10**9, tmp_path), tmp_path)
     assert "only 3.0" in refused.value.message
@@ -59,11 +70,22 @@ def test_what_cannot_fit_is_refused_with_both_numbers(monkeypatch, tmp_path, res
 
 
 def test_a_dry_run_exports_nothing(tmp_path):
-    command = [sys.executable, "-m", "hvt_deploy", "export", "faster_vit_6_224", "--dry-run", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "hvt_deploy",
+        "export",
+        "faster_vit_6_224",
+        "--dry-run",
+        "--json",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
     said = json.loads(done.stdout)
     assert 1.3e9 < said["parameters"] < 1.4e9
     assert said["fits"] == (
-        said["memory_bytes"] <= said["available_memory_bytes"] and said["disk_bytes"] <= said["free_disk_bytes"]
+        said["memory_bytes"] <= said["available_memory_bytes"]
+        and said["disk_bytes"] <= said["free_disk_bytes"]
     )
     assert list(tmp_path.iterdir()) == []

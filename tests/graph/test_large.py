@@ -1,4 +1,6 @@
-"""Weights beside the graph: the whole way from a module to logits, with and without the weights in memory."""
+"""Weights beside the graph: the whole way from a module to logits, with and without the weights in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ SIGNATURE = Signature((SIDE, SIDE), CLASSES)
 
 
 class Layers(nn.Module):
-    """Linears on tokens whose weights are above the limit, one of them scaled and reshaped in the forward pass."""
+    """Linears on tokens whose weights are above the limit, one of them scaled and reshaped in the
+    forward pass.
+    """
 
     def __init__(self):
         super().__init__()
@@ -66,13 +70,18 @@ def test_a_graph_with_its_weights_beside_it_is_the_same_function(layers, tool, t
     save_onnx(graph, tmp_path / "m.onnx")
     for batch in (1, 2, 3):
         expected = layers(torch.from_numpy(noise(batch))).numpy()
-        assert np.abs(logits(tmp_path / "m.onnx", noise(batch)) - expected).max() <= 2e-5 * np.abs(expected).max()
+        assert (
+            np.abs(logits(tmp_path / "m.onnx", noise(batch)) - expected).max()
+            <= 2e-5 * np.abs(expected).max()
+        )
 
 
 def test_the_graph_file_holds_no_large_weight_and_the_data_file_each_one_once(layers, tmp_path):
     data = tmp_path / "m.onnx.data"
     save_onnx(simplify(export_onnx(layers, SIGNATURE, 18, data), "onnxslim"), tmp_path / "m.onnx")
-    large = [parameter.nbytes for parameter in layers.parameters() if parameter.nbytes >= LARGE_BYTES]
+    large = [
+        parameter.nbytes for parameter in layers.parameters() if parameter.nbytes >= LARGE_BYTES
+    ]
     assert data.stat().st_size == sum(large)
     assert (tmp_path / "m.onnx").stat().st_size < LARGE_BYTES
     assert len(large) == 3
@@ -91,13 +100,19 @@ def test_weights_in_memory_and_in_a_file_give_the_same_graph(layers, tmp_path):
     beside = simplify(export_onnx(layers, SIGNATURE, 18, tmp_path / "d"), "onnxslim")
     assert list(beside.graph.node) == list(inside.graph.node)
     onnx.load_external_data_for_model(beside, str(tmp_path))
-    values = [{t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (inside, beside)]
+    values = [
+        {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer}
+        for m in (inside, beside)
+    ]
     assert values[0].keys() == values[1].keys()
     for name, array in values[0].items():
         np.testing.assert_array_equal(values[1][name], array)
 
 
 def test_loading_without_weights_leaves_them_in_their_file(layers, tmp_path):
-    save_onnx(simplify(export_onnx(layers, SIGNATURE, 18, tmp_path / "m.onnx.data"), "onnxslim"), tmp_path / "m.onnx")
+    save_onnx(
+        simplify(export_onnx(layers, SIGNATURE, 18, tmp_path / "m.onnx.data"), "onnxslim"),
+        tmp_path / "m.onnx",
+    )
     assert load_onnx(tmp_path / "m.onnx", weights=False).ByteSize() < LARGE_BYTES
     assert load_onnx(tmp_path / "m.onnx").ByteSize() > 3 * LARGE_BYTES

@@ -28,37 +28,58 @@ def path(tmp_path):
         helper.make_node("Split", ["d"], ["s0", "s1"], "model/Split", axis=2),
         helper.make_node("Concat", ["s1", "s0"], ["c"], "blocks.1.mix/Concat", axis=2),
         helper.make_node("Add", ["c", "d"], ["e"], "blocks.1/Add"),
-        helper.make_node("ReduceMean", ["e"], ["logits"], "head/ReduceMean", axes=[1, 2], keepdims=0),
+        helper.make_node(
+            "ReduceMean", ["e"], ["logits"], "head/ReduceMean", axes=[1, 2], keepdims=0
+        ),
     ]
     graph = helper.make_graph(
-        nodes, "g",
+        nodes,
+        "g",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 4, 3])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(WEIGHT, "w"), numpy_helper.from_array(np.float32(0.5), "scale"),
-         numpy_helper.from_array(np.int8(0), "zero")],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array(WEIGHT, "w"),
+            numpy_helper.from_array(np.float32(0.5), "scale"),
+            numpy_helper.from_array(np.int8(0), "zero"),
+        ],
+    )
     file = tmp_path / "g.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file
+    )
     return file
 
 
 def test_a_module_gives_what_others_take_from_it(path):
     outputs = ModuleGraph(path).outputs
     assert outputs == {
-        "blocks.0.fc": "a", "blocks.0.act": "b", "blocks.0": "b", "blocks.1.mix": "c", "blocks.1": "e", "blocks": "e",
-        "head": "logits", "model": "logits",
-    }  # fmt: skip
+        "blocks.0.fc": "a",
+        "blocks.0.act": "b",
+        "blocks.0": "b",
+        "blocks.1.mix": "c",
+        "blocks.1": "e",
+        "blocks": "e",
+        "head": "logits",
+        "model": "logits",
+    }
     assert list(outputs)[-1] == "model"
 
 
 def test_a_part_is_as_small_as_what_is_given_allows(path):
     graph = ModuleGraph(path)
-    assert [path_of(n.name) for n in graph.nodes_between({"b"}, ["c"])] == ["model", "model", "model", "blocks.1.mix"]
+    assert [path_of(n.name) for n in graph.nodes_between({"b"}, ["c"])] == [
+        "model",
+        "model",
+        "model",
+        "blocks.1.mix",
+    ]
     part = graph.cut({"b", "c"}, ["e"])
     assert sorted(value.name for value in part.graph.input) == ["b", "c"]
     assert {tensor.name for tensor in part.graph.initializer} == {"scale", "zero"}
     onnx.checker.check_model(part)
-    session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        part.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     b, c = np.full((1, 3, 4, 3), 0.6, np.float32), np.ones((1, 3, 4, 3), np.float32)
     np.testing.assert_array_equal(session.run(["e"], {"b": b, "c": c})[0], 1.5 * c)
 

@@ -26,8 +26,13 @@ TRANSFORMS = (
 
 def plain_graph(opset=17):
     """Gives back what it gets, so that what the transform made can be seen."""
-    value = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 3, "h", "w"]) for n in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"], "same")], "g", [value[0]], [value[1]])
+    value = [
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 3, "h", "w"])
+        for n in ("x", "y")
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"], "same")], "g", [value[0]], [value[1]]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
@@ -36,7 +41,10 @@ def photo(shape, seed):
     height, width = shape
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    waves = np.stack([np.sin(x / (3 + c)) + np.cos(y / (5 + c)) + ((x // 17 + y // 11) % 2) for c in range(3)], -1)
+    waves = np.stack(
+        [np.sin(x / (3 + c)) + np.cos(y / (5 + c)) + ((x // 17 + y // 11) % 2) for c in range(3)],
+        -1,
+    )
     return np.clip(80 + 50 * waves + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
@@ -46,7 +54,9 @@ def pixel_differences(transform, shape):
     options.intra_op_num_threads = 1
     model = with_preprocessing(plain_graph(), transform)
     onnx.checker.check_model(model)
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     images = np.stack([photo(shape, seed) for seed in (0, 1)])
     found = session.run(None, {"images_NHWC": images})[0]
     expected = np.stack([preprocess(Image.fromarray(image), transform) for image in images])
@@ -54,11 +64,14 @@ def pixel_differences(transform, shape):
     return np.abs(found - expected) * np.array(transform.std)[:, None, None] * 255
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda t: f"{t.image_size}-{t.crop_mode}-{t.interpolation}")
+@pytest.mark.parametrize(
+    "transform", TRANSFORMS, ids=lambda t: f"{t.image_size}-{t.crop_mode}-{t.interpolation}"
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_pixels_are_pillows_within_rounding(transform, shape):
     difference = pixel_differences(transform, shape)
-    # Where Pillow resizes columns before rows, rounding in between gives other pixels: 4 to 6 at most on this noise.
+    # Where Pillow resizes columns before rows, rounding in between gives other pixels: 4 to 6 at
+    # most on this noise.
     assert difference.max() < 8
     assert difference.mean() < 0.3
 
@@ -78,7 +91,9 @@ def test_the_graph_is_raised_to_where_antialiasing_exists_and_the_plain_one_stay
     assert plain.SerializeToString() == before
 
 
-@pytest.mark.parametrize("transform", [Preprocessing((8, 8), interpolation="nearest"), Preprocessing((8, 8), 1.1)])
+@pytest.mark.parametrize(
+    "transform", [Preprocessing((8, 8), interpolation="nearest"), Preprocessing((8, 8), 1.1)]
+)
 def test_what_it_would_do_differently_is_refused(transform):
     with pytest.raises(BadInput, match="cannot be in a graph"):
         with_preprocessing(plain_graph(), transform)

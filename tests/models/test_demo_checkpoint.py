@@ -29,7 +29,9 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 @pytest.mark.parametrize("name", DEMOS)
-def test_packaged_checkpoint_is_as_accurate_as_recorded(name: str, validation: list[Sample], tmp_path) -> None:
+def test_packaged_checkpoint_is_as_accurate_as_recorded(
+    name: str, validation: list[Sample], tmp_path
+) -> None:
     spec = get_spec(name)
     obtained = obtain_weights(spec, "auto", tmp_path / "cache")
     assert (obtained.source, obtained.untrained) == ("packaged", False)
@@ -37,7 +39,9 @@ def test_packaged_checkpoint_is_as_accurate_as_recorded(name: str, validation: l
     model = create_model(name)
     report = load_checkpoint(model, obtained.path)
     record = json.loads((RECORDS / f"{name}.json").read_text())
-    assert report.sha256 == record["sha256"], "run training/train_digits.py: checkpoint and record belong together"
+    assert report.sha256 == record["sha256"], (
+        "run training/train_digits.py: checkpoint and record belong together"
+    )
 
     deployed = to_deployed(model)
     correct, same = 0, 0

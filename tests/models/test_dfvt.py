@@ -53,7 +53,8 @@ def test_shifted_windows_attend_to_neighbours_only(side: int, window: int, shift
     positions = window_order(side, window, shift).reshape(-1, window**2)
     assert sorted(positions.reshape(-1).tolist()) == list(range(side * side))
     rows, columns = positions // side, positions % side
-    # Rolling wraps around the border: two tokens of a window belong together where they were that near before.
+    # Rolling wraps around the border: two tokens of a window belong together where they were that
+    # near before.
     near = ((rows[:, :, None] - rows[:, None]).abs() < window) & (
         (columns[:, :, None] - columns[:, None]).abs() < window
     )
@@ -67,7 +68,12 @@ def test_position_bias_depends_on_the_offset_alone() -> None:
     index = relative_position_index(7)
     # The documented index: (dy + 6) * 13 + dx + 6, query minus key.
     assert index[0, 0] == index[48, 48] == 6 * 13 + 6
-    assert (index[48, 0], index[0, 48], index[1, 0], index[7, 0]) == (168, 0, 6 * 13 + 7, 7 * 13 + 6)
+    assert (index[48, 0], index[0, 48], index[1, 0], index[7, 0]) == (
+        168,
+        0,
+        6 * 13 + 7,
+        7 * 13 + 6,
+    )
     assert index.unique().numel() == 13 * 13
 
 
@@ -93,7 +99,11 @@ def test_an_open_gate_lets_only_the_local_features_through() -> None:
 
 def test_shifted_blocks_are_where_the_map_is_larger_than_a_window() -> None:
     shifted = {
-        name: [path for path, m in create_model(name).named_modules() if isinstance(m, WindowAttention) and m.shift]
+        name: [
+            path
+            for path, m in create_model(name).named_modules()
+            if isinstance(m, WindowAttention) and m.shift
+        ]
         for name in ("dfvt_tiny", "dfvt_base", "dfvt_demo")
     }
     base = ["layers.0.blocks.1.attn", "layers.1.blocks.1.attn"]
@@ -103,7 +113,9 @@ def test_shifted_blocks_are_where_the_map_is_larger_than_a_window() -> None:
 def test_the_exported_graph_keeps_the_contract(tiny) -> None:
     deployed, graph = tiny
     norms = sum(isinstance(module, nn.LayerNorm) for module in deployed.modules())
-    report = check_contract(graph, opset=17, signature=Signature((224, 224), 1000), layer_norms=norms)
+    report = check_contract(
+        graph, opset=17, signature=Signature((224, 224), 1000), layer_norms=norms
+    )
     assert not {"BatchNormalization", "Expand", "Pad", "Slice", "Concat"} & set(report.ops)
     roles = [role_of(node, ()) for node in graph.graph.node if node.op_type != "Add"]
     in_blocks = ("qkv", "attention score", "attention value", "proj", "fc1", "fc2", "softmax")
@@ -116,7 +128,9 @@ def test_the_graph_is_right_for_batches_it_was_not_made_with(tiny) -> None:
     deployed, graph = tiny
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     for batch in (1, 3):
         inputs = images("batch", (batch, 3, 224, 224))
         with torch.no_grad():
@@ -129,7 +143,9 @@ def test_shifted_windows_survive_the_export() -> None:
     torch.manual_seed(2)
     deployed = to_deployed(create_model("dfvt_demo"))
     graph = simplify(export_onnx(deployed, Signature((64, 64), 10), 20), "onnxslim")
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     inputs = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         expected = deployed(inputs).numpy()
@@ -141,7 +157,9 @@ def test_every_attention_block_is_one_kernel_in_an_engine(tiny, tmp_path: Path) 
     _, graph = tiny
     onnx.save(to_fp16(graph, None).model, tmp_path / "tiny.onnx")
     profiles = (Profile(1, 8, 32),)
-    plan = BuildPlan(tmp_path / "tiny.onnx", tmp_path / "tiny.engine", "tensorrt_rtx", ("8.6",), profiles, 512)
+    plan = BuildPlan(
+        tmp_path / "tiny.onnx", tmp_path / "tiny.engine", "tensorrt_rtx", ("8.6",), profiles, 512
+    )
     audit = audit_layers(build_engine(plan).layers)
     assert audit.fused_attention == sum(get_spec("dfvt_tiny").architecture.depths)
     assert audit.kernels <= 115

@@ -82,7 +82,9 @@ def leftovers(folder: Path) -> list[str]:
 def test_download_once_then_from_the_cache(host: Host, tmp_path: Path, choice: str) -> None:
     seen: list[tuple[int, int]] = []
     cache = tmp_path / "cache"
-    first = obtain_weights(spec_on(host), choice, cache, lambda done, total: seen.append((done, total)))
+    first = obtain_weights(
+        spec_on(host), choice, cache, lambda done, total: seen.append((done, total))
+    )
     assert (first.source, first.untrained, first.warning) == ("official", False, "")
     assert first.path is not None
     assert first.path.read_bytes() == CONTENT
@@ -188,14 +190,21 @@ def test_models_published_in_one_file_share_it(host: Host, tmp_path: Path) -> No
     assert len(host.requests) == 1
 
 
-def test_every_published_file_is_fetched_once_and_has_its_own_place(host: Host, tmp_path: Path) -> None:
+def test_every_published_file_is_fetched_once_and_has_its_own_place(
+    host: Host, tmp_path: Path
+) -> None:
     published = [s for s in list_specs() if s.checkpoint.url and s.checkpoint.how == "direct"]
-    assert {urlsplit(s.checkpoint.url).netloc for s in published} == {"github.com", "huggingface.co"}
+    assert {urlsplit(s.checkpoint.url).netloc for s in published} == {
+        "github.com",
+        "huggingface.co",
+    }
     host.body, host.declared = b"weights", 7
     places: dict[str, set[Path]] = {}
     for spec in published:
         path = urlsplit(spec.checkpoint.url).path
-        here = dataclasses.replace(spec, checkpoint=Checkpoint(url=f"http://127.0.0.1:{host.port}{path}"))
+        here = dataclasses.replace(
+            spec, checkpoint=Checkpoint(url=f"http://127.0.0.1:{host.port}{path}")
+        )
         places.setdefault(path, set()).add(obtain_weights(here, "official", tmp_path).path)
     assert sorted(host.requests) == sorted(places)
     assert {len(found) for found in places.values()} == {1}
@@ -215,4 +224,7 @@ def test_google_drive_links_become_direct_ones() -> None:
     assert direct_url(checkpoint) == (
         "https://drive.usercontent.google.com/download?id=1qhRSCeNgS_ZWXNLq2peSu7ubYBP-9Yqv&export=download&confirm=t"
     )
-    assert direct_url(Checkpoint(url="https://host.example/file/d/abc")) == "https://host.example/file/d/abc"
+    assert (
+        direct_url(Checkpoint(url="https://host.example/file/d/abc"))
+        == "https://host.example/file/d/abc"
+    )

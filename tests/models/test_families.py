@@ -1,4 +1,6 @@
-"""What holds for every model of every family: official results, keys, figures, and the deployed form."""
+"""What holds for every model of every family: official results, keys, figures, and the deployed
+form.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ OFFICIAL = [spec.name for spec in NAMED if spec.published]
 DEMOS = [spec.name for spec in NAMED if not spec.published]
 # Above this many multiply-accumulates of one record a check takes longer than the fast tests may.
 FAST_MACS = 4e9
-# These few are always checked: the other fast ones of FasterViT have a single window and no carrier tokens.
+# These few are always checked: the other fast ones of FasterViT have a single window and no carrier
+# tokens.
 ALWAYS = {
     ("faster_vit_0_224", "default"),
     ("faster_vit_0_any_res", "rect_112x224"),
@@ -51,7 +54,9 @@ def records() -> list[object]:
             for golden in goldens(spec.name):
                 slow = cost(spec, golden) > FAST_MACS and (spec.name, golden.name) not in ALWAYS
                 marks = [pytest.mark.slow] if slow else []
-                found.append(pytest.param(spec.name, golden, id=f"{spec.name}-{golden.name}", marks=marks))
+                found.append(
+                    pytest.param(spec.name, golden, id=f"{spec.name}-{golden.name}", marks=marks)
+                )
     return found
 
 
@@ -94,7 +99,9 @@ def test_measured_figures_are_those_of_the_reference_form(name: str) -> None:
 
 
 def scatter(model: nn.Module) -> None:
-    """Gives every parameter and statistic a value that matters, layer scales of 1e-5 and zero biases among them."""
+    """Gives every parameter and statistic a value that matters, layer scales of 1e-5 and zero
+    biases among them.
+    """
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -13,15 +13,23 @@ from hvt_deploy.models import create_model, get_spec, to_deployed
 
 @pytest.mark.parametrize(
     ("size", "below_and_above"),
-    [((226, 224), "height 226.*224 and 256"), ((224, 230), "width 230.*224 and 256"), ((16, 224), "height 16")],
+    [
+        ((226, 224), "height 226.*224 and 256"),
+        ((224, 230), "width 230.*224 and 256"),
+        ((16, 224), "height 16"),
+    ],
 )
-def test_sizes_that_crash_the_official_code_name_the_nearest_that_work(size, below_and_above) -> None:
+def test_sizes_that_crash_the_official_code_name_the_nearest_that_work(
+    size, below_and_above
+) -> None:
     first, _, second = below_and_above.partition(".*")
     with pytest.raises(BadInput) as caught:
         get_spec("faster_vit_0_any_res", image_size=size)
     assert first in caught.value.message
     assert second in caught.value.hint
-    for side in [int(word.strip(".,")) for word in caught.value.hint.split() if word.strip(".,").isdigit()][:2]:
+    for side in [
+        int(word.strip(".,")) for word in caught.value.hint.split() if word.strip(".,").isdigit()
+    ][:2]:
         assert get_spec("faster_vit_0_any_res", image_size=(side, side)).image_size == (side, side)
 
 
@@ -31,7 +39,11 @@ def test_sizes_that_crash_the_official_code_name_the_nearest_that_work(size, bel
         ({"window_size": (7, 7)}, "Window sizes 7,7", "four"),
         ({"window_size": (7, 7, 1, 7)}, "Window sizes 7,7,1,7", "2 or more"),
         ({"carrier_token_size": 9}, "carrier-token size is 9", "from 1 to 7"),
-        ({"image_size": (112, 224), "carrier_token_size": 1}, "fewer than 4 carrier tokens", "--carrier-token-size"),
+        (
+            {"image_size": (112, 224), "carrier_token_size": 1},
+            "fewer than 4 carrier tokens",
+            "--carrier-token-size",
+        ),
     ],
 )
 def test_options_that_do_not_fit_say_the_rule(options, message, hint) -> None:

@@ -27,7 +27,9 @@ def test_deployed_form_has_no_decoders_and_follows_the_dtype() -> None:
     assert isinstance(deployed, DeployedFDViT)
     assert not any("decoder" in name for name, _ in deployed.named_modules())
     with torch.no_grad():
-        assert deployed.double()(torch.rand(1, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
+        assert (
+            deployed.double()(torch.rand(1, 3, 32, 32, dtype=torch.float64)).dtype == torch.float64
+        )
         assert deployed.half()(torch.rand(1, 3, 32, 32).half()).dtype == torch.float16
 
 
@@ -41,10 +43,25 @@ def test_exported_graph_keeps_the_contract_and_every_product_has_a_role() -> Non
     assert norms == 29
     assert not {"Shape", "Expand", "Resize", "Attention", "Pad"} & set(report.ops)
     # Conv, MatMul and Gemm: 12 blocks of 7, 4 pools of 2, the stem and the head.
-    roles = [role_of(node, ()) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+    roles = [
+        role_of(node, ()) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
+    ]
     counts = {role: roles.count(role) for role in set(roles)}
-    in_blocks = ("qkv", "attention score", "attention value", "local position", "proj", "fc1", "fc2")
-    assert counts == dict.fromkeys(in_blocks, 12) | {"resample": 4, "downsample": 4, "stem": 1, "head": 1}
+    in_blocks = (
+        "qkv",
+        "attention score",
+        "attention value",
+        "local position",
+        "proj",
+        "fc1",
+        "fc2",
+    )
+    assert counts == dict.fromkeys(in_blocks, 12) | {
+        "resample": 4,
+        "downsample": 4,
+        "stem": 1,
+        "head": 1,
+    }
 
 
 def test_train_mode_returns_the_auto_encoder_pairs() -> None:
@@ -54,7 +71,11 @@ def test_train_mode_returns_the_auto_encoder_pairs() -> None:
     eval_logits = model(inputs)
     logits, pairs = model.train()(inputs)
     assert deviation(logits, eval_logits) <= 1e-6, "masks must not reach the logits"
-    assert [tuple(target.shape) for target, _ in pairs] == [(2, 32, 15, 15), (2, 48, 11, 11), (2, 60, 8, 8)]
+    assert [tuple(target.shape) for target, _ in pairs] == [
+        (2, 32, 15, 15),
+        (2, 48, 11, 11),
+        (2, 60, 8, 8),
+    ]
     assert all(target.shape == reconstruction.shape for target, reconstruction in pairs)
     sum(torch.nn.functional.mse_loss(r, t) for t, r in pairs).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.decoders.parameters())
@@ -70,8 +91,12 @@ def test_a_foreign_module_cannot_be_deployed() -> None:
         to_deployed(to_deployed(create_model("fdvit_demo")))
 
 
-@pytest.mark.parametrize(("source", "target"), [(27, 19), (31, 22), (11, 8), (4, 9), (5, 5), (3, 1), (1, 3)])
+@pytest.mark.parametrize(
+    ("source", "target"), [(27, 19), (31, 22), (11, 8), (4, 9), (5, 5), (3, 1), (1, 3)]
+)
 def test_align_corners_matrix_is_torch_interpolation(source: int, target: int) -> None:
     rows = torch.rand(2, 3, source, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.interpolate(rows, target, mode="linear", align_corners=True)
-    assert torch.allclose(rows @ align_corners_matrix(source, target).T, expected, rtol=0, atol=1e-12)
+    assert torch.allclose(
+        rows @ align_corners_matrix(source, target).T, expected, rtol=0, atol=1e-12
+    )

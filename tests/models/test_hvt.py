@@ -28,14 +28,24 @@ from hvt_deploy.runtime.tensorrt.build import build_engine
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 OWN = {
-    "input_size": 64, "patch_size": 8, "num_heads": 2, "num_blocks": 4, "pool_kernel_size": 3, "pool_stride": 2,
+    "input_size": 64,
+    "patch_size": 8,
+    "num_heads": 2,
+    "num_blocks": 4,
+    "pool_kernel_size": 3,
+    "pool_stride": 2,
     "pool_block_width": 2,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     ("name", "counts"),
-    [("hvt_s_0", {196}), ("hvt_s_1", {196, 97}), ("hvt_s_3", {196, 97, 48, 23}), ("hvt_s_4", {196, 97, 48, 23, 11})],
+    [
+        ("hvt_s_0", {196}),
+        ("hvt_s_1", {196, 97}),
+        ("hvt_s_3", {196, 97, 48, 23}),
+        ("hvt_s_4", {196, 97, 48, 23, 11}),
+    ],
 )
 def test_token_counts_are_the_papers(name: str, counts: set[int]) -> None:
     architecture = get_spec(name).architecture
@@ -56,21 +66,32 @@ def small() -> tuple[DeployedHVT, onnx.ModelProto]:
 def test_the_exported_graph_keeps_the_contract_and_every_product_has_a_role(small) -> None:
     deployed, graph = small
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in deployed.modules())
-    report = check_contract(graph, opset=17, signature=Signature((224, 224), 1000), layer_norms=norms)
+    report = check_contract(
+        graph, opset=17, signature=Signature((224, 224), 1000), layer_norms=norms
+    )
     assert norms == 25
     assert not {"MaxPool", "Expand", "Pad", "Concat"} & set(report.ops)
     assert report.ops["Max"] == 4 * 2, "four poolings of three neighbours"
-    roles = [role_of(node, ()) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")]
+    roles = [
+        role_of(node, ()) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
+    ]
     in_blocks = ("qkv", "attention score", "attention value", "proj", "fc1", "fc2")
-    assert {role: roles.count(role) for role in set(roles)} == dict.fromkeys(in_blocks, 12) | {"stem": 1, "head": 1}
+    assert {role: roles.count(role) for role in set(roles)} == dict.fromkeys(in_blocks, 12) | {
+        "stem": 1,
+        "head": 1,
+    }
 
 
 @pytest.mark.parametrize("opset", [17, 20])
 def test_the_graph_is_right_for_batches_it_was_not_made_with(opset: int) -> None:
     torch.manual_seed(4)
     model = create_model("hvt_demo")
-    graph = convert_opset(simplify(export_onnx(to_deployed(model), Signature((32, 32), 10), opset), "onnxslim"), opset)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    graph = convert_opset(
+        simplify(export_onnx(to_deployed(model), Signature((32, 32), 10), opset), "onnxslim"), opset
+    )
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     for batch in (1, 2, 3, 5):
         inputs = torch.randn(batch, 3, 32, 32)
         with torch.no_grad():
@@ -83,7 +104,9 @@ def test_an_engine_fuses_every_attention_block_and_needs_a_fifth_fewer_kernels_t
     small, tmp_path: Path
 ) -> None:
     _, graph = small
-    plain = simplify(export_onnx(create_model("hvt_s_4"), Signature((224, 224), 1000), 18), "onnxslim")
+    plain = simplify(
+        export_onnx(create_model("hvt_s_4"), Signature((224, 224), 1000), 18), "onnxslim"
+    )
     deployed, reference = (build_fp16(g, tmp_path) for g in (graph, convert_opset(plain, 17)))
     assert deployed.fused_attention == 12
     assert deployed.kernels <= 0.8 * reference.kernels
@@ -92,7 +115,12 @@ def test_an_engine_fuses_every_attention_block_and_needs_a_fifth_fewer_kernels_t
 def build_fp16(graph: onnx.ModelProto, folder: Path) -> EngineAudit:
     onnx.save(to_fp16(graph, None).model, folder / "small.onnx")
     plan = BuildPlan(
-        folder / "small.onnx", folder / "small.engine", "tensorrt_rtx", ("8.6",), (Profile(1, 8, 32),), 512
+        folder / "small.onnx",
+        folder / "small.engine",
+        "tensorrt_rtx",
+        ("8.6",),
+        (Profile(1, 8, 32),),
+        512,
     )
     return audit_layers(build_engine(plan).layers)
 

@@ -1,4 +1,6 @@
-"""Official files in, official logits out: the containers as the training programs write them, with every key."""
+"""Official files in, official logits out: the containers as the training programs write them, with
+every key.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,16 @@ from hvt_deploy.models.weights.load import load_model
 
 SMALL = ("fdvit_ti", "dfvt_tiny", "hvt_ti_1", "faster_vit_0_224")
 REST = (
-    "fdvit_s", "fdvit_b", "dfvt_small", "dfvt_base", "scale_hvt_ti_4", *(f"hvt_s_{i}" for i in range(5)),
-    *(f"faster_vit_{i}_224" for i in range(1, 5)), "faster_vit_4_21k_224", "faster_vit_4_21k_384",
-)  # fmt: skip
+    "fdvit_s",
+    "fdvit_b",
+    "dfvt_small",
+    "dfvt_base",
+    "scale_hvt_ti_4",
+    *(f"hvt_s_{i}" for i in range(5)),
+    *(f"faster_vit_{i}_224" for i in range(1, 5)),
+    "faster_vit_4_21k_224",
+    "faster_vit_4_21k_384",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,7 +50,9 @@ def assert_golden(model: torch.nn.Module, name: str, salt: str) -> None:
     assert logits.argmax(axis=1).tolist() == golden.argmax
 
 
-@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
+@pytest.mark.parametrize(
+    "name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)]
+)
 def test_official_file_gives_the_official_logits(name: str, tmp_path: Path) -> None:
     spec, path = get_spec(name), tmp_path / "official.pth"
     for salt in {golden.salt for golden in goldens(name)}:
@@ -64,9 +75,13 @@ def test_filling_a_model_in_place_gives_the_same_one(name: str, tmp_path: Path) 
     values, others = made.state_dict(), filled.state_dict()
     dropped = report.dropped_train_only
     assert all(torch.equal(values[key], others[key]) for key in others if key not in dropped)
-    parameters = facts(name)["measured"].get("params_used_at_inference", facts(name)["measured"]["params"])
+    parameters = facts(name)["measured"].get(
+        "params_used_at_inference", facts(name)["measured"]["params"]
+    )
     assert sum(p.numel() for key, p in made.named_parameters() if key not in dropped) == parameters
-    assert not any(p.is_meta or not p.requires_grad or p.dtype != torch.float32 for p in made.parameters())
+    assert not any(
+        p.is_meta or not p.requires_grad or p.dtype != torch.float32 for p in made.parameters()
+    )
     made.to("cpu").zero_grad()
 
 
@@ -76,9 +91,20 @@ def test_fine_tuned_head_sets_the_classes_and_their_names(name: str, tmp_path: P
     names = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
     state = official_state(name, "public-1")
     state["head.weight"], state["head.bias"] = state["head.weight"][:5].clone(), torch.arange(5.0)
-    content = {"model": state, "optimizer": {"state": {}, "param_groups": []}, "lr_scheduler": {"last_epoch": 3}}
-    content |= {"epoch": 4, "best_score": 0.97, "scaler": {"scale": 65536.0}, "args": argparse.Namespace(nb_classes=5)}
-    content["model_ema"] = {f"module.{key}": torch.zeros(()).expand(tensor.shape) for key, tensor in state.items()}
+    content = {
+        "model": state,
+        "optimizer": {"state": {}, "param_groups": []},
+        "lr_scheduler": {"last_epoch": 3},
+    }
+    content |= {
+        "epoch": 4,
+        "best_score": 0.97,
+        "scaler": {"scale": 65536.0},
+        "args": argparse.Namespace(nb_classes=5),
+    }
+    content["model_ema"] = {
+        f"module.{key}": torch.zeros(()).expand(tensor.shape) for key, tensor in state.items()
+    }
     path = tmp_path / f"{name}_best_checkpoint.pth"
     torch.save(content, path)
     (tmp_path / "classes_indices.json").write_text(json.dumps(dict(enumerate(names)), indent=4))
@@ -89,7 +115,9 @@ def test_fine_tuned_head_sets_the_classes_and_their_names(name: str, tmp_path: P
     whole = create_model(name)
     fill(whole, "public-1")
     with torch.no_grad():
-        logits = whole(images("x", (1, 3, 224, 224)))[:, :5] - whole.head.bias[:5] + torch.arange(5.0)
+        logits = (
+            whole(images("x", (1, 3, 224, 224)))[:, :5] - whole.head.bias[:5] + torch.arange(5.0)
+        )
         assert torch.allclose(model(images("x", (1, 3, 224, 224))), logits, atol=1e-5)
         assert to_deployed(model)(images("x", (2, 3, 224, 224))).shape == (2, 5)
     filled = create_model(name)
@@ -112,6 +140,8 @@ def test_file_of_another_model_names_it(given: str, asked: str, named: str, tmp_
     start = time.process_time()
     with pytest.raises(BadInput) as caught:
         load_model(get_spec(asked), tmp_path / "other.pth")
-    assert time.process_time() - start < 6  # about 1 s here; every named model is built once, without memory
+    assert (
+        time.process_time() - start < 6
+    )  # about 1 s here; every named model is built once, without memory
     assert f"not a checkpoint of {asked}" in caught.value.message
     assert caught.value.hint == f"It is a checkpoint of {named}."

@@ -1,4 +1,6 @@
-"""timm's models through our doors: their own transform, weights and classifiers, and a graph that is the same."""
+"""timm's models through our doors: their own transform, weights and classifiers, and a graph that
+is the same.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +33,43 @@ from hvt_deploy.runtime.tensorrt.build import build_engine
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 SMALL = "timm:pvt_v2_b0"
-# Of each way to build a classifier one; all but the first are too long for the fast tests. nextvit_small is not here:
-# its graph is 7e-5 off in float32 with random weights, more than an export may be (equal to 1e-13 in float64).
+# Of each way to build a classifier one; all but the first are too long for the fast tests.
+# nextvit_small is not here: its graph is 7e-5 off in float32 with random weights, more than an
+# export may be (equal to 1e-13 in float64).
 OTHERS = (
-    "fastvit_t8", "efficientvit_b0", "swin_tiny_patch4_window7_224", "convnext_atto", "deit_tiny_patch16_224",
-    "deit_tiny_distilled_patch16_224", "levit_128s", "mobilevit_xxs", "tiny_vit_5m_224", "poolformer_s12",
-    "swinv2_cr_tiny_ns_224", "coatnet_nano_rw_224", "maxvit_tiny_rw_224", "twins_pcpvt_small", "hiera_tiny_224",
-)  # fmt: skip
+    "fastvit_t8",
+    "efficientvit_b0",
+    "swin_tiny_patch4_window7_224",
+    "convnext_atto",
+    "deit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "levit_128s",
+    "mobilevit_xxs",
+    "tiny_vit_5m_224",
+    "poolformer_s12",
+    "swinv2_cr_tiny_ns_224",
+    "coatnet_nano_rw_224",
+    "maxvit_tiny_rw_224",
+    "twins_pcpvt_small",
+    "hiera_tiny_224",
+)
 EVERY_KIND = [SMALL, *(pytest.param(f"timm:{name}", marks=pytest.mark.slow) for name in OTHERS)]
 
 
-@pytest.mark.parametrize("name", ["pvt_v2_b0", "fastvit_t8", "efficientvit_b0", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["pvt_v2_b0", "fastvit_t8", "efficientvit_b0", "swin_tiny_patch4_window7_224"]
+)
 def test_the_transform_is_timms_own(name) -> None:
     from PIL import Image
 
     image = Image.effect_noise((301, 260), 80).convert("RGB")
-    configuration = resolve_data_config({}, pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
+    configuration = resolve_data_config(
+        {}, pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict()
+    )
     expected = create_transform(**configuration, is_training=False)(image)
-    assert torch.equal(torch.from_numpy(preprocess(image, get_spec(f"timm:{name}").preprocessing)), expected)
+    assert torch.equal(
+        torch.from_numpy(preprocess(image, get_spec(f"timm:{name}").preprocessing)), expected
+    )
 
 
 @pytest.mark.parametrize("name", ["timm:fastvit_t8", "timm:repvit_m1", SMALL])
@@ -123,7 +144,9 @@ def test_without_timm_the_pip_line_is_given(monkeypatch) -> None:
 
 
 def export_at(name: str, opset: int, path: Path) -> torch.nn.Module:
-    """Writes the simplified graph of a model with seeded random weights; returns the reference form."""
+    """Writes the simplified graph of a model with seeded random weights; returns the reference
+    form.
+    """
     model = create_model(name)
     seed_random_weights(model, 0)
     spec = get_spec(name)
@@ -137,9 +160,13 @@ def export_at(name: str, opset: int, path: Path) -> torch.nn.Module:
 def test_the_graph_is_the_model_at_every_batch(tmp_path, name, opset) -> None:
     model = export_at(name, opset, tmp_path / "model.onnx")
     assert read_opset(load_onnx(tmp_path / "model.onnx")) == opset
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     for batch in (1, 3):
-        images = torch.randn(batch, 3, *get_spec(name).image_size, generator=torch.Generator().manual_seed(batch))
+        images = torch.randn(
+            batch, 3, *get_spec(name).image_size, generator=torch.Generator().manual_seed(batch)
+        )
         with torch.no_grad():
             expected = model(images).numpy()
         (logits,) = session.run(None, {"images": images.numpy()})
@@ -160,5 +187,7 @@ def test_engines_of_both_precisions_are_built(tmp_path, name) -> None:
 
 def build(graph, path: Path) -> EngineAudit:
     save_onnx(graph, path)
-    plan = BuildPlan(path, path.with_suffix(".engine"), "tensorrt_rtx", ("8.6",), (Profile(1, 1, 4),), 1024)
+    plan = BuildPlan(
+        path, path.with_suffix(".engine"), "tensorrt_rtx", ("8.6",), (Profile(1, 1, 4),), 1024
+    )
     return audit_layers(build_engine(plan).layers)

@@ -21,7 +21,9 @@ from hvt_deploy.models.weights.load import load_model, save_reference, seed_rand
 @pytest.fixture(scope="module")
 def official() -> dict[str, torch.Tensor]:
     """A state dict with the official keys of fdvit_ti, decoders included."""
-    return state("weights", {key: tuple(shape) for key, shape in facts("fdvit_ti")["state_dict"].items()})
+    return state(
+        "weights", {key: tuple(shape) for key, shape in facts("fdvit_ti")["state_dict"].items()}
+    )
 
 
 @pytest.fixture
@@ -42,11 +44,17 @@ def stored(tmp_path: Path, content: object) -> Path:
     return path
 
 
-def test_official_container_loads_and_drops_decoders(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    # What the official main.py writes, with an optimizer's state and the training options as a Namespace.
+def test_official_container_loads_and_drops_decoders(
+    official: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    # What the official main.py writes, with an optimizer's state and the training options as a
+    # Namespace.
     content = {
         "model": official,
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0)}},
+            "param_groups": [{"lr": 1e-3, "params": [0]}],
+        },
         "epoch": 299,
         "scaler": {"scale": 65536.0},
         "args": argparse.Namespace(lr=1e-3, output_dir=Path("out").name),
@@ -56,14 +64,22 @@ def test_official_container_loads_and_drops_decoders(official: dict[str, torch.T
     report = load_checkpoint(model, path)
     decoders = tuple(key for key in official if key.startswith("decoders."))
     assert report.dropped_train_only == decoders
-    assert (report.container, report.loaded, report.num_classes) == ("model", len(official) - len(decoders), 1000)
+    assert (report.container, report.loaded, report.num_classes) == (
+        "model",
+        len(official) - len(decoders),
+        1000,
+    )
     assert report.recomputed == ()
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     loaded = model.state_dict()
-    assert all(torch.equal(loaded[key], tensor) for key, tensor in official.items() if key not in decoders)
+    assert all(
+        torch.equal(loaded[key], tensor) for key, tensor in official.items() if key not in decoders
+    )
 
 
-@pytest.mark.parametrize("container", ["bare", "state_dict", "model", "state_dict_ema", "model_ema"])
+@pytest.mark.parametrize(
+    "container", ["bare", "state_dict", "model", "state_dict_ema", "model_ema"]
+)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_every_container_gives_the_same_model(
     small: dict[str, torch.Tensor], tmp_path: Path, container: str, prefix: str
@@ -72,24 +88,35 @@ def test_every_container_gives_the_same_model(
     reference.load_state_dict(small)
     prefixed = {prefix + key: tensor for key, tensor in small.items()}
     model = create_model("fdvit_demo")
-    report = load_checkpoint(model, stored(tmp_path, prefixed if container == "bare" else {container: prefixed}))
+    report = load_checkpoint(
+        model, stored(tmp_path, prefixed if container == "bare" else {container: prefixed})
+    )
     assert report.container == container
     assert torch.equal(logits(model), logits(reference))
 
 
-@pytest.mark.parametrize(("trained", "averaged"), [("model", "model_ema"), ("state_dict", "state_dict_ema")])
+@pytest.mark.parametrize(
+    ("trained", "averaged"), [("model", "model_ema"), ("state_dict", "state_dict_ema")]
+)
 def test_trained_weights_win_over_averaged_ones(
     small: dict[str, torch.Tensor], tmp_path: Path, trained: str, averaged: str
 ) -> None:
     ema = {key: torch.zeros_like(tensor) for key, tensor in small.items()}
     model = create_model("fdvit_demo")
-    assert load_checkpoint(model, stored(tmp_path, {averaged: ema, trained: small})).container == trained
+    assert (
+        load_checkpoint(model, stored(tmp_path, {averaged: ema, trained: small})).container
+        == trained
+    )
     assert logits(model).abs().max() > 0
 
 
-def test_a_program_without_averaged_weights_writes_none(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_program_without_averaged_weights_writes_none(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     content = {"model": small, "model_ema": None, "best_score": 0.9}
-    assert load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, content)).container == "model"
+    assert (
+        load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, content)).container == "model"
+    )
 
 
 def test_file_format_before_torch_1_6(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -100,7 +127,9 @@ def test_file_format_before_torch_1_6(small: dict[str, torch.Tensor], tmp_path: 
     assert torch.equal(logits(model), logits(reference))
 
 
-def test_only_the_encoder_of_a_larger_model_is_taken(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_only_the_encoder_of_a_larger_model_is_taken(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     wrapped = {f"module.encoder.{key}": tensor for key, tensor in small.items()}
     wrapped["module.target.weight"] = torch.zeros(3)
     model, reference = create_model("fdvit_demo"), create_model("fdvit_demo")
@@ -137,7 +166,9 @@ def test_timm_models_load_in_one_step_too(name: str, tmp_path: Path) -> None:
     reference = create_model(name)
     content = reference.state_dict()
     if "swin" in name:  # what timm stored before version 0.9
-        content["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+        content["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(
+            49, 49, dtype=torch.int64
+        )
         content["layers.0.blocks.1.attn_mask"] = torch.full((64, 49, 49), torch.nan)
     path = stored(tmp_path, {"state_dict": content})
     model, report = load_model(get_spec(name), path)
@@ -160,14 +191,18 @@ def test_another_file_of_timm_is_described(tmp_path: Path) -> None:
     assert "like no model that is known here" in caught.value.hint
 
 
-def test_half_precision_weights_become_float32(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_half_precision_weights_become_float32(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     half = {key: tensor.bfloat16() for key, tensor in small.items()}
     model, _ = load_model(get_spec("fdvit_demo"), stored(tmp_path, half))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert torch.equal(model.pos_embed, half["pos_embed"].float())
 
 
-def test_changing_a_loaded_model_leaves_the_file(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_changing_a_loaded_model_leaves_the_file(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     path = stored(tmp_path, small)
     before = path.read_bytes()
     model, _ = load_model(get_spec("fdvit_demo"), path)
@@ -177,7 +212,9 @@ def test_changing_a_loaded_model_leaves_the_file(small: dict[str, torch.Tensor],
     assert path.read_bytes() == before
 
 
-def test_models_made_after_a_load_have_weights_again(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_models_made_after_a_load_have_weights_again(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     del small["norm.weight"]
     with pytest.raises(BadInput):
         load_model(get_spec("fdvit_demo"), stored(tmp_path, small))
@@ -186,7 +223,8 @@ def test_models_made_after_a_load_have_weights_again(small: dict[str, torch.Tens
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
 def test_what_is_not_used_is_not_read(tmp_path: Path, kind: str) -> None:
-    # 320 MB of weights in a file cost a model no memory until it runs, and the 320 MB beside them never any.
+    # 320 MB of weights in a file cost a model no memory until it runs, and the 320 MB beside them
+    # never any.
     script = f"""
 import sys, torch
 from pathlib import Path
@@ -210,7 +248,9 @@ before = resident()
 model, report = load_model(get_spec("fdvit_b"), path)
 print(resident() - before, report.loaded)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     grown_mb, loaded = done.stdout.split()
     assert int(loaded) > 150
     assert float(grown_mb) < 90, "the zeros of the decoders' weights (48 MB) and some pages"
@@ -256,7 +296,9 @@ class Evil:
         return os.system, (self.command,)
 
 
-def test_a_pickle_that_executes_code_is_refused(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_pickle_that_executes_code_is_refused(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     witness = tmp_path / "executed"
     path = stored(tmp_path, {"model": small, "args": Evil(f"touch {witness}")})
     with pytest.raises(BadInput, match="system") as caught:
@@ -265,17 +307,23 @@ def test_a_pickle_that_executes_code_is_refused(small: dict[str, torch.Tensor], 
     assert not witness.exists()
 
 
-def test_names_that_others_allowed_stay_refused(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_names_that_others_allowed_stay_refused(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     path = stored(tmp_path, {"model": small, "options": types.SimpleNamespace(lr=1)})
     with torch.serialization.safe_globals([types.SimpleNamespace]):
         with pytest.raises(BadInput, match="SimpleNamespace"):
             load_checkpoint(create_model("fdvit_demo"), path)
-        assert types.SimpleNamespace in torch.serialization.get_safe_globals(), "their list must be restored"
+        assert types.SimpleNamespace in torch.serialization.get_safe_globals(), (
+            "their list must be restored"
+        )
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.95])
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
-def test_truncated_file(small: dict[str, torch.Tensor], tmp_path: Path, kept: float, kind: str) -> None:
+def test_truncated_file(
+    small: dict[str, torch.Tensor], tmp_path: Path, kept: float, kind: str
+) -> None:
     path = tmp_path / f"cut.{kind}"
     if kind == "torch":
         torch.save(small, path)
@@ -304,8 +352,12 @@ def test_file_without_weights(tmp_path: Path, content: object) -> None:
         load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, content))
 
 
-def test_nearest_model_is_named_where_none_fits(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    pruned = {key: tensor for key, tensor in official.items() if "transformers.4.blocks.1." not in key}
+def test_nearest_model_is_named_where_none_fits(
+    official: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    pruned = {
+        key: tensor for key, tensor in official.items() if "transformers.4.blocks.1." not in key
+    }
     with pytest.raises(BadInput) as caught:
         load_checkpoint(create_model("fdvit_s"), stored(tmp_path, pruned))
     assert caught.value.hint == "It is nearest to fdvit_ti: 177 of 191 tensors agree."
@@ -330,7 +382,9 @@ def test_file_of_no_model_is_called_nobodys(tmp_path: Path) -> None:
     assert "like no model" in caught.value.hint
 
 
-def test_checkpoint_of_another_model_names_both(official: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_names_both(
+    official: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     model = create_model("fdvit_demo")
     before = logits(model)
     with pytest.raises(BadInput) as caught:
@@ -341,17 +395,25 @@ def test_checkpoint_of_another_model_names_both(official: dict[str, torch.Tensor
     assert torch.equal(logits(model), before), "a refused checkpoint must leave the model as it was"
 
 
-def test_missing_and_misshapen_keys_are_named(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_missing_and_misshapen_keys_are_named(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     del small["norm.weight"]
     small["stray.weight"] = torch.zeros(1)
     small["pos_embed"] = small["pos_embed"][:, :, 1:]
     with pytest.raises(BadInput) as caught:
         load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, small))
-    for part in ("1 missing (norm.weight)", "1 unexpected (stray.weight)", "pos_embed (1, 32, 14, 15)"):
+    for part in (
+        "1 missing (norm.weight)",
+        "1 unexpected (stray.weight)",
+        "pos_embed (1, 32, 14, 15)",
+    ):
         assert part in caught.value.message
 
 
-def test_head_of_another_size_sets_the_classes(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_head_of_another_size_sets_the_classes(
+    small: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     torch.manual_seed(1)
     small["head.weight"], small["head.bias"] = torch.randn(4, 96), torch.randn(4)
     model = create_model("fdvit_demo").double()

@@ -1,4 +1,6 @@
-"""Any-resolution FasterViT from the 224 checkpoint: what carries over, what is dropped, what is refused."""
+"""Any-resolution FasterViT from the 224 checkpoint: what carries over, what is dropped, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def assert_golden(model: torch.nn.Module, name: str) -> None:
     [
         ("square_224x224", (224, 224), ()),
         ("rect_224x448", (224, 448), ("hat_pos_embed",)),
-        ("one_window_112x112", (112, 112), ("hat_attn", "hat_mlp", "hat_norm1", "hat_norm2", "hat_pos_embed")),
+        (
+            "one_window_112x112",
+            (112, 112),
+            ("hat_attn", "hat_mlp", "hat_norm1", "hat_norm2", "hat_pos_embed"),
+        ),
     ],
 )
 def test_any_resolution_takes_the_224_file(
@@ -54,12 +60,17 @@ def test_any_resolution_takes_the_224_file(
     unused = report.keys("unused at this size")
     assert tuple(sorted({key.split(".")[4] for key in unused})) == dropped
     recorded = facts("faster_vit_0_224")
-    recomputed = [key for key, kind in recorded["kinds"].items() if kind == "persistent-buffer-computed"]
+    recomputed = [
+        key for key, kind in recorded["kinds"].items() if kind == "persistent-buffer-computed"
+    ]
     assert set(report.recomputed) == set(recomputed)
     meanings = {fate.key: fate.meaning for fate in report.fates}
     assert list(meanings) == list(recorded["state_dict"])
     assert meanings["levels.3.blocks.0.attn.pos_emb_funct.cpb_mlp.0.weight"] == "loaded"
-    assert meanings["levels.2.blocks.0.pos_embed.relative_bias"] == "dropped: the model computes it itself"
+    assert (
+        meanings["levels.2.blocks.0.pos_embed.relative_bias"]
+        == "dropped: the model computes it itself"
+    )
     if dropped:
         assert meanings[unused[0]] == "dropped: the model has no such part at this image size"
 
@@ -70,7 +81,10 @@ def test_file_of_a_wide_model_lacks_what_a_square_one_needs(tmp_path: Path) -> N
     load_model(get_spec("faster_vit_0_any_res", (224, 448)), tmp_path / "wide.pth.tar")
     with pytest.raises(BadInput) as caught:
         load_model(get_spec("faster_vit_0_any_res", (224, 224)), tmp_path / "wide.pth.tar")
-    assert "saved at an image size at which the model has no levels.2.blocks.0.hat_pos_embed" in caught.value.message
+    assert (
+        "saved at an image size at which the model has no levels.2.blocks.0.hat_pos_embed"
+        in caught.value.message
+    )
     assert "faster_vit_0_any_res at 224x224 needs them" in caught.value.message
     assert "--image-size" in caught.value.hint
 
@@ -97,20 +111,28 @@ def test_fixed_model_takes_no_file_with_parts_too_many(official_224: Path, tmp_p
         ("hvt_s_3", "faster_vit_0_224", "hvt_s_3"),
     ],
 )
-def test_file_of_another_variant_names_it(given: str, asked: str, named: str, tmp_path: Path) -> None:
+def test_file_of_another_variant_names_it(
+    given: str, asked: str, named: str, tmp_path: Path
+) -> None:
     save_official(tmp_path / "other.pth.tar", get_spec(given).family, official_shapes(given))
     start = time.perf_counter()
     with pytest.raises(BadInput) as caught:
         load_model(get_spec(asked), tmp_path / "other.pth.tar")
-    assert time.perf_counter() - start < 10  # about 2 s the first time: every named model is built without memory
+    assert (
+        time.perf_counter() - start < 10
+    )  # about 2 s the first time: every named model is built without memory
     assert f"not a checkpoint of {asked}" in caught.value.message
     assert caught.value.hint == f"It is a checkpoint of {named}."
 
 
-@pytest.mark.parametrize("given", ["faster_vit_4_21k_224", "faster_vit_4_21k_384", "faster_vit_4_21k_768"])
+@pytest.mark.parametrize(
+    "given", ["faster_vit_4_21k_224", "faster_vit_4_21k_384", "faster_vit_4_21k_768"]
+)
 def test_any_resolution_computes_its_own_tables(given: str, tmp_path: Path) -> None:
     save_official(tmp_path / "official.pth.tar", "faster_vit", official_shapes(given))
-    _, report = load_model(get_spec("faster_vit_4_21k_384_any_res", (224, 448)), tmp_path / "official.pth.tar")
+    _, report = load_model(
+        get_spec("faster_vit_4_21k_384_any_res", (224, 448)), tmp_path / "official.pth.tar"
+    )
     assert set(report.summary) == {"loaded", "recomputed"}
 
 
@@ -119,7 +141,15 @@ def test_single_window_has_no_use_for_carrier_tokens(name: str, tmp_path: Path) 
     save_official(tmp_path / "official.pth.tar", "faster_vit", official_shapes(f"{name}_224"))
     _, report = load_model(get_spec(f"{name}_any_res", (112, 112)), tmp_path / "official.pth.tar")
     parts = {key.split(".")[4] for key in report.keys("unused at this size")}
-    assert parts == {"hat_attn", "hat_mlp", "hat_norm1", "hat_norm2", "hat_pos_embed", "gamma1", "gamma2"}
+    assert parts == {
+        "hat_attn",
+        "hat_mlp",
+        "hat_norm1",
+        "hat_norm2",
+        "hat_pos_embed",
+        "gamma1",
+        "gamma2",
+    }
 
 
 def test_second_name_of_a_parameter_wins(tmp_path: Path) -> None:
@@ -130,20 +160,28 @@ def test_second_name_of_a_parameter_wins(tmp_path: Path) -> None:
     model = create_model("faster_vit_0_224")
     report = load_checkpoint(model, tmp_path / "two.pth.tar")
     assert torch.equal(model.state_dict()[f"{TOKENIZER}.pos_embed.weight"], other)
-    assert report.keys("given by its alias") == tuple(f"{TOKENIZER}.pos_embed.{name}" for name in ("weight", "bias"))
+    assert report.keys("given by its alias") == tuple(
+        f"{TOKENIZER}.pos_embed.{name}" for name in ("weight", "bias")
+    )
     meanings = {fate.key: fate.meaning for fate in report.fates}
-    assert meanings[f"{TOKENIZER}.to_global_feature.pos.weight"] == f"loaded as {TOKENIZER}.pos_embed.weight"
+    assert (
+        meanings[f"{TOKENIZER}.to_global_feature.pos.weight"]
+        == f"loaded as {TOKENIZER}.pos_embed.weight"
+    )
 
 
 @pytest.mark.parametrize("kept", ["pos_embed", "to_global_feature.pos"])
 def test_either_name_alone_is_enough(kept: str, tmp_path: Path) -> None:
     other = {"pos_embed": "to_global_feature.pos", "to_global_feature.pos": "pos_embed"}[kept]
     state = official_state("faster_vit_0_224", "public-1")
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{TOKENIZER}.{other}.")}
+    state = {
+        key: tensor for key, tensor in state.items() if not key.startswith(f"{TOKENIZER}.{other}.")
+    }
     save_official(tmp_path / "one.pth.tar", "faster_vit", state)
     model, _ = load_model(get_spec("faster_vit_0_224"), tmp_path / "one.pth.tar")
     whole = create_model("faster_vit_0_224")
     fill(whole, "public-1")
     assert torch.equal(
-        model.state_dict()[f"{TOKENIZER}.pos_embed.weight"], whole.state_dict()[f"{TOKENIZER}.pos_embed.weight"]
+        model.state_dict()[f"{TOKENIZER}.pos_embed.weight"],
+        whole.state_dict()[f"{TOKENIZER}.pos_embed.weight"],
     )

@@ -27,7 +27,9 @@ def place(tmp_path_factory):
     """A folder with the exported demo model and the digits."""
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
-    export(open_folder(place / "artifacts", "fdvit_demo"), config_of("fdvit_demo"), None, SilentUi())
+    export(
+        open_folder(place / "artifacts", "fdvit_demo"), config_of("fdvit_demo"), None, SilentUi()
+    )
     fixed = with_flags(config_of("fdvit_demo"), {"export.batch": 3})
     export(open_folder(place / "artifacts", "fixed"), fixed, None, SilentUi())
     return place, digits
@@ -49,13 +51,17 @@ def test_it_reads_digits_from_files_images_and_pixels(place, photos):
     assert [p.best.name for p in files] == [digit for _, digit in photos]
     assert files == opened == pixels
     assert all(sum(label.probability for label in p.labels) <= 1 for p in files)
-    assert all(list(p.labels) == sorted(p.labels, key=lambda label: -label.probability) for p in files)
+    assert all(
+        list(p.labels) == sorted(p.labels, key=lambda label: -label.probability) for p in files
+    )
     assert all(len(p.labels) == 5 for p in files)
 
 
 def test_probabilities_are_the_softmax_of_every_class(place, photos):
     folder, _ = place
-    with Classifier("fdvit_demo", "pytorch", workspace=folder / "artifacts", threads=1) as classifier:
+    with Classifier(
+        "fdvit_demo", "pytorch", workspace=folder / "artifacts", threads=1
+    ) as classifier:
         (prediction,) = classifier([photos[3][0]], top=10)
     assert sum(label.probability for label in prediction.labels) == pytest.approx(1)
     assert sorted(label.index for label in prediction.labels) == list(range(10))
@@ -90,15 +96,30 @@ def test_the_verb_goes_on_after_an_unreadable_file(place, photos, tmp_path):
     for path, digit in photos[:3]:
         Image.open(path).save(tmp_path / "pictures" / f"{digit}.png")
     (tmp_path / "pictures" / "1broken.jpg").write_bytes(b"\xff\xd8nothing")
-    command = [sys.executable, "-m", "hvt_deploy", "predict", "pictures", "--model", "fdvit_demo", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "hvt_deploy",
+        "predict",
+        "pictures",
+        "--model",
+        "fdvit_demo",
+        "--json",
+    ]
     done = subprocess.run(
-        [*command, "--workspace", str(folder / "artifacts")], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [*command, "--workspace", str(folder / "artifacts")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 2, done.stderr
     images = json.loads(done.stdout)["images"]
     assert [(i["path"], i["labels"][0]["name"] if i["labels"] else i["error"]) for i in images] == [
-        ("pictures/0.png", "0"), ("pictures/1.png", "1"), ("pictures/1broken.jpg", images[2]["error"]),
+        ("pictures/0.png", "0"),
+        ("pictures/1.png", "1"),
+        ("pictures/1broken.jpg", images[2]["error"]),
         ("pictures/2.png", "2"),
-    ]  # fmt: skip
+    ]
     assert images[2]["error"]

@@ -50,7 +50,9 @@ def linear(path: Path, batch: int | str = "batch", half: bool = False) -> Path:
         helper.make_node("Cast", ["flat"], ["cast"], to=kind),
         helper.make_node("Gemm", ["cast", "weight", "bias"], ["logits"], transB=1),
     ]
-    return save_graph(path, nodes, {"weight": WEIGHT.astype(dtype), "bias": BIAS.astype(dtype)}, batch, kind)
+    return save_graph(
+        path, nodes, {"weight": WEIGHT.astype(dtype), "bias": BIAS.astype(dtype)}, batch, kind
+    )
 
 
 def expected(images_NCHW: ImagesNCHW) -> LogitsNK:
@@ -61,8 +63,19 @@ def images(batch: int) -> ImagesNCHW:
     return np.random.default_rng(batch).standard_normal((batch, 3, H, W)).astype(np.float32)
 
 
-def request(path: Path, device: Device = "cpu", batch: int | None = None, classes: int = K) -> BackendRequest:
-    return BackendRequest("ort fp32", "ort", device, "fp32", path, "tiny", Signature((H, W), classes, batch), threads=1)
+def request(
+    path: Path, device: Device = "cpu", batch: int | None = None, classes: int = K
+) -> BackendRequest:
+    return BackendRequest(
+        "ort fp32",
+        "ort",
+        device,
+        "fp32",
+        path,
+        "tiny",
+        Signature((H, W), classes, batch),
+        threads=1,
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -81,7 +94,9 @@ def test_half_logits_come_back_as_float32(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, expected(images(2)), atol=0.05)
 
 
-def test_bound_call_runs_on_the_images_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bound_call_runs_on_the_images_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outputs: list[onnxruntime.OrtValue] = []
     allocate = onnxruntime.OrtValue.ortvalue_from_shape_and_type
 
@@ -105,7 +120,9 @@ def test_views_that_are_not_contiguous_give_the_same_logits(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("call", [OrtBackend.infer, OrtBackend.bind])
-def test_images_of_another_size_or_batch_are_bad_input(tmp_path: Path, call: Callable[..., object]) -> None:
+def test_images_of_another_size_or_batch_are_bad_input(
+    tmp_path: Path, call: Callable[..., object]
+) -> None:
     fixed = OrtBackend(request(linear(tmp_path / "fixed.onnx", batch=2), batch=2))
     with pytest.raises(BadInput, match=r"takes images of shape \(2, 3, 6, 4\), got \(3, 3, 6, 4\)"):
         call(fixed, images(3))
@@ -115,12 +132,17 @@ def test_images_of_another_size_or_batch_are_bad_input(tmp_path: Path, call: Cal
 
 def test_graph_of_another_signature_is_bad_input(tmp_path: Path) -> None:
     path = linear(tmp_path / "m.onnx")
-    with pytest.raises(BadInput, match=r"expected 'logits' of shape \(N, 7\), it has 'logits' of shape \(batch, 5\)"):
+    with pytest.raises(
+        BadInput,
+        match=r"expected 'logits' of shape \(N, 7\), it has 'logits' of shape \(batch, 5\)",
+    ):
         OrtBackend(request(path, classes=7))
 
 
 def test_graph_whose_batch_is_baked_in_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"expected 'images' of shape \(N, 3, 6, 4\), it has .* \(1, 3, 6, 4\)"):
+    with pytest.raises(
+        BadInput, match=r"expected 'images' of shape \(N, 3, 6, 4\), it has .* \(1, 3, 6, 4\)"
+    ):
         OrtBackend(request(linear(tmp_path / "m.onnx", batch=1)))
 
 
@@ -174,18 +196,28 @@ def test_float_bias_of_a_quantized_layer_survives(tmp_path: Path) -> None:
         helper.make_node("Flatten", ["images"], ["flat"]),
         helper.make_node("QuantizeLinear", ["flat", "scale", "zero"], ["flat_q"]),
         helper.make_node("DequantizeLinear", ["flat_q", "scale", "zero"], ["flat_dq"]),
-        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["weight_dq"], axis=0),
+        helper.make_node(
+            "DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["weight_dq"], axis=0
+        ),
         helper.make_node("Gemm", ["flat_dq", "weight_dq", "bias"], ["sum"], transB=1),
         helper.make_node("QuantizeLinear", ["sum", "scale", "zero"], ["sum_q"]),
         helper.make_node("DequantizeLinear", ["sum_q", "scale", "zero"], ["logits"]),
     ]
     backend = OrtBackend(request(save_graph(tmp_path / "m.onnx", nodes, weights)))
-    np.testing.assert_allclose(backend.infer(images(2)), np.tile(weights["bias"], (2, 1)), atol=1 / 64)
+    np.testing.assert_allclose(
+        backend.infer(images(2)), np.tile(weights["bias"], (2, 1)), atol=1 / 64
+    )
 
 
-@pytest.mark.parametrize(("dtype", "zero"), [(np.int8, 0), (np.uint8, 128)], ids=["signed", "unsigned"])
-def test_products_of_the_largest_values_do_not_saturate(tmp_path: Path, dtype: type, zero: int) -> None:
-    """With 16-bit sums, which x86 CPUs without VNNI have otherwise, each logit would be a hundredth of its value."""
+@pytest.mark.parametrize(
+    ("dtype", "zero"), [(np.int8, 0), (np.uint8, 128)], ids=["signed", "unsigned"]
+)
+def test_products_of_the_largest_values_do_not_saturate(
+    tmp_path: Path, dtype: type, zero: int
+) -> None:
+    """With 16-bit sums, which x86 CPUs without VNNI have otherwise, each logit would be a hundredth
+    of its value.
+    """
     weights = {
         "scale": np.array(1 / 127, np.float32),
         "zero": np.array(zero, dtype),
@@ -197,7 +229,9 @@ def test_products_of_the_largest_values_do_not_saturate(tmp_path: Path, dtype: t
         helper.make_node("Flatten", ["images"], ["flat"]),
         helper.make_node("QuantizeLinear", ["flat", "scale", "zero"], ["flat_q"]),
         helper.make_node("DequantizeLinear", ["flat_q", "scale", "zero"], ["flat_dq"]),
-        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["weight_dq"], axis=1),
+        helper.make_node(
+            "DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["weight_dq"], axis=1
+        ),
         helper.make_node("MatMul", ["flat_dq", "weight_dq"], ["logits"]),
     ]
     backend = OrtBackend(request(save_graph(tmp_path / "m.onnx", nodes, weights)))
@@ -216,11 +250,15 @@ def test_cuda_without_its_provider_is_missing_environment(tmp_path: Path) -> Non
 def test_cuda_that_is_only_said_to_be_available_is_missing_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What onnxruntime-gpu does where no GPU is: it lists the provider, and the session runs on the CPU."""
+    """What onnxruntime-gpu does where no GPU is: it lists the provider, and the session runs on the
+    CPU.
+    """
     real_session = onnxruntime.InferenceSession
     options_seen: list[onnxruntime.SessionOptions] = []
 
-    def falls_back(path: Path, options: onnxruntime.SessionOptions, **_: object) -> onnxruntime.InferenceSession:
+    def falls_back(
+        path: Path, options: onnxruntime.SessionOptions, **_: object
+    ) -> onnxruntime.InferenceSession:
         options_seen.append(options)
         return real_session(path, providers=["CPUExecutionProvider"])
 
@@ -242,7 +280,9 @@ def options_seen(monkeypatch: pytest.MonkeyPatch) -> list[onnxruntime.SessionOpt
     real_session = onnxruntime.InferenceSession
     seen: list[onnxruntime.SessionOptions] = []
 
-    def remember(path: Path, options: onnxruntime.SessionOptions, **rest: object) -> onnxruntime.InferenceSession:
+    def remember(
+        path: Path, options: onnxruntime.SessionOptions, **rest: object
+    ) -> onnxruntime.InferenceSession:
         seen.append(options)
         return real_session(path, options, **rest)
 
@@ -250,7 +290,9 @@ def options_seen(monkeypatch: pytest.MonkeyPatch) -> list[onnxruntime.SessionOpt
     return seen
 
 
-def test_threads_are_as_asked_and_stop_spinning(tmp_path: Path, options_seen: list[onnxruntime.SessionOptions]) -> None:
+def test_threads_are_as_asked_and_stop_spinning(
+    tmp_path: Path, options_seen: list[onnxruntime.SessionOptions]
+) -> None:
     before = threading.active_count()
     OrtBackend(request(linear(tmp_path / "m.onnx")))
     assert (options_seen[0].intra_op_num_threads, options_seen[0].inter_op_num_threads) == (1, 1)
@@ -261,7 +303,9 @@ def test_threads_are_as_asked_and_stop_spinning(tmp_path: Path, options_seen: li
 def test_only_without_vnni_weights_become_unsigned(
     tmp_path: Path, options_seen: list[onnxruntime.SessionOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With VNNI the exact mode is slower for nothing, and ONNX Runtime 1.31 cannot open some graphs in it."""
+    """With VNNI the exact mode is slower for nothing, and ONNX Runtime 1.31 cannot open some graphs
+    in it.
+    """
     for flags in ({"avx2"}, {"avx2", "avx_vnni"}):
         monkeypatch.setattr(ort, "cpu_flags", lambda flags=flags: flags)
         OrtBackend(request(linear(tmp_path / "m.onnx")))

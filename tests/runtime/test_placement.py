@@ -24,15 +24,34 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 def event(name, provider, op, index, category="Node"):
     arguments = {"op_name": op, "node_index": str(index), "output_size": "2"}
-    return {"cat": category, "pid": 1, "tid": 1, "dur": 5, "ts": 10 * index, "ph": "X", "name": name,
-            "args": {**arguments, "provider": provider} if provider else arguments}  # fmt: skip
+    return {
+        "cat": category,
+        "pid": 1,
+        "tid": 1,
+        "dur": 5,
+        "ts": 10 * index,
+        "ph": "X",
+        "name": name,
+        "args": {**arguments, "provider": provider} if provider else arguments,
+    }
 
 
 @pytest.fixture
 def gpu_profile(tmp_path):
-    """A run with CUDA in the form of ONNX Runtime's profiler; one node has no CUDA kernel, so data is copied for it."""
+    """A run with CUDA in the form of ONNX Runtime's profiler; one node has no CUDA kernel, so data
+    is copied for it.
+    """
     events = [
-        {"cat": "Session", "pid": 1, "tid": 1, "dur": 9, "ts": 1, "ph": "X", "name": "model_run", "args": {}},
+        {
+            "cat": "Session",
+            "pid": 1,
+            "tid": 1,
+            "dur": 9,
+            "ts": 1,
+            "ph": "X",
+            "name": "model_run",
+            "args": {},
+        },
         event("patch_embed/Conv_fence_before", "", "Conv", 1),
         event("patch_embed/Conv_kernel_time", CUDA, "Conv", 1),
         event("ampere_sgemm_128x64_tn", "", "Conv", 1, category="Kernel"),
@@ -49,8 +68,11 @@ def gpu_profile(tmp_path):
 def test_a_gpus_profile_lists_every_node_that_ran(gpu_profile):
     placement = read_placement(gpu_profile)
     assert placement.providers == {
-        "patch_embed/Conv": CUDA, "Memcpy": CUDA, "blocks.0/Unique": CPU, "MatMul 4": CUDA,
-    }  # fmt: skip
+        "patch_embed/Conv": CUDA,
+        "Memcpy": CUDA,
+        "blocks.0/Unique": CPU,
+        "MatMul 4": CUDA,
+    }
     assert placement.outside(CUDA) == ("blocks.0/Unique",)
     assert placement.sentence == f"3 nodes on {CUDA}, 1 on {CPU} (blocks.0/Unique)."
 
@@ -72,13 +94,17 @@ def on_gpu(monkeypatch, gpu_profile):
     """The CPU's provider stands for CUDA's; the profile is the recorded one."""
     monkeypatch.setitem(ort._PROVIDERS, "cuda", CPU)
     monkeypatch.setattr(ort.onnxruntime, "preload_dlls", lambda: None)
-    gpu_profile.write_text(gpu_profile.read_text().replace(CPU, "x").replace(CUDA, CPU).replace('"x"', f'"{CUDA}"'))
+    gpu_profile.write_text(
+        gpu_profile.read_text().replace(CPU, "x").replace(CUDA, CPU).replace('"x"', f'"{CUDA}"')
+    )
     monkeypatch.setattr(ort, "read_placement", lambda _: read_placement(gpu_profile))
 
 
 def test_nodes_elsewhere_are_refused_by_name_unless_allowed(tmp_path, on_gpu):
     asked = request(linear(tmp_path / "m.onnx"), device="cuda")
-    with pytest.raises(MissingEnvironment, match=r"1 of 4 nodes of ort fp32 .*: blocks\.0/Unique") as caught:
+    with pytest.raises(
+        MissingEnvironment, match=r"1 of 4 nodes of ort fp32 .*: blocks\.0/Unique"
+    ) as caught:
         ort.OrtBackend(asked)
     assert "--allow-cpu-nodes" in caught.value.hint
     backend = ort.OrtBackend(replace(asked, allow_cpu_nodes=True))
@@ -89,18 +115,24 @@ def test_nodes_elsewhere_are_refused_by_name_unless_allowed(tmp_path, on_gpu):
 
 def test_a_validation_skips_such_a_backend_loudly_or_records_where_its_nodes_are(tmp_path, on_gpu):
     asked = request(linear(tmp_path / "m.onnx"), device="cuda")
-    planned = Planned("ort", Row("m", "ort fp32", "cuda", "fp32", None), lambda: ort.OrtBackend(asked))
+    planned = Planned(
+        "ort", Row("m", "ort fp32", "cuda", "fp32", None), lambda: ort.OrtBackend(asked)
+    )
     with ExitStack() as stack:
         refused = _open(planned, {}, MemoryMeter(None), stack).row
         assert "blocks.0/Unique" in refused.skipped
-        allowed = replace(planned, open=lambda: ort.OrtBackend(replace(asked, allow_cpu_nodes=True)))
+        allowed = replace(
+            planned, open=lambda: ort.OrtBackend(replace(asked, allow_cpu_nodes=True))
+        )
         row = _open(allowed, {}, MemoryMeter(None), stack).row
     assert row.skipped is None
     assert len(row.placement) == 4
     assert "1 on CUDAExecutionProvider (blocks.0/Unique)" in row.note
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '[{"cat": "Session", "name": "model_run", "args": {}}]', "[3]"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '[{"cat": "Session", "name": "model_run", "args": {}}]', "[3]"]
+)
 def test_a_profile_without_nodes_proves_nothing(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ToolFailure, match=r"p\.json"):

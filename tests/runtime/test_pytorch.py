@@ -15,7 +15,9 @@ def images(batch: int) -> np.ndarray:
 
 def tiny() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 7))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 7)
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -31,14 +33,20 @@ def test_module_of_another_dtype_runs_in_float32() -> None:
     backend = PyTorchBackend("pytorch", tiny().double(), "cpu", threads=1)
     logits = backend.infer(images(2))
     assert logits.dtype == np.float32
-    np.testing.assert_array_equal(logits, PyTorchBackend("again", tiny(), "cpu", threads=1).infer(images(2)))
+    np.testing.assert_array_equal(
+        logits, PyTorchBackend("again", tiny(), "cpu", threads=1).infer(images(2))
+    )
 
 
-def test_read_only_and_strided_images_are_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_read_only_and_strided_images_are_taken_without_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     backend = PyTorchBackend("pytorch", tiny(), "cpu", threads=1)
     batch = images(3)
     batch.setflags(write=False)
-    np.testing.assert_allclose(backend.infer(batch[::-1].copy()), backend.infer(batch)[::-1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        backend.infer(batch[::-1].copy()), backend.infer(batch)[::-1], rtol=1e-5, atol=1e-6
+    )
     backend.infer(batch[::-1])
     assert not recwarn.list
 
@@ -65,7 +73,9 @@ class Recorder(nn.Module):
         self.seen: list[tuple[np.ndarray, bool, int]] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.append((x.numpy().copy(), torch.is_inference_mode_enabled(), torch.get_num_threads()))
+        self.seen.append(
+            (x.numpy().copy(), torch.is_inference_mode_enabled(), torch.get_num_threads())
+        )
         return x.mean(dim=(2, 3))
 
 
@@ -101,12 +111,18 @@ def test_cuda_that_is_not_there_is_missing_environment(monkeypatch: pytest.Monke
     assert "doctor" in caught.value.hint
 
 
-def test_taps_give_each_modules_output_and_leave_out_what_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taps_give_each_modules_output_and_leave_out_what_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("hvt_deploy.runtime.pytorch.TAPS_AT_ONCE", 2)
     module = tiny().eval()
-    backend = PyTorchBackend("pytorch", nn.Sequential(module, shared := nn.ReLU(inplace=True), shared), "cpu", 1)
+    backend = PyTorchBackend(
+        "pytorch", nn.Sequential(module, shared := nn.ReLU(inplace=True), shared), "cpu", 1
+    )
     taps = dict(backend.taps(images(2), ["0.0", "0.4", "nowhere", "0", "1", "model"]))
-    assert list(taps) == ["0.0", "0.4", "0", "model"], "a module that is called twice has no one output"
+    assert list(taps) == ["0.0", "0.4", "0", "model"], (
+        "a module that is called twice has no one output"
+    )
     with torch.no_grad():
         x = torch.from_numpy(images(2))
         np.testing.assert_allclose(taps["0.0"], module[0](x).numpy(), rtol=1e-5, atol=1e-6)

@@ -17,7 +17,9 @@ from hvt_deploy.runtime.registry import open_backend
 
 
 def request(runtime: Runtime, path: Path = Path("weights.safetensors")) -> BackendRequest:
-    return BackendRequest(f"{runtime} row", runtime, "cpu", "fp32", path, "tiny", Signature((4, 4), 48), threads=1)
+    return BackendRequest(
+        f"{runtime} row", runtime, "cpu", "fp32", path, "tiny", Signature((4, 4), 48), threads=1
+    )
 
 
 def test_the_module_comes_from_whoever_knows_the_models() -> None:
@@ -52,7 +54,9 @@ def test_missing_package_gives_the_pip_line(
     monkeypatch: pytest.MonkeyPatch, runtime: Runtime, package: str, extra: str
 ) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else real(name)
+    )
     with pytest.raises(MissingEnvironment, match=f"'{package}'") as caught:
         open_backend(request(runtime), lambda _: nn.Identity())
     assert f"pip install 'hvt-deploy[{extra}]'" in caught.value.hint
@@ -63,5 +67,7 @@ def test_nothing_heavy_is_imported_until_a_backend_is_opened() -> None:
         "import sys, hvt_deploy.runtime.registry, hvt_deploy.evaluation.accuracy, hvt_deploy.evaluation.latency\n"
         "print([m for m in ('torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'timm', 'scipy') if m in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "[]"

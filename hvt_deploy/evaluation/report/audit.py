@@ -10,13 +10,26 @@ from hvt_deploy.evaluation.report.figures import EMPTY
 from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
 
 UNKNOWN = "unknown"
-GROUP_COLUMNS = ("stage", "role", "kernels", "moving", "MACs M", "INT8 %", "FP16 %", "FP32 %", "weights k", "INT8 %")
+GROUP_COLUMNS = (
+    "stage",
+    "role",
+    "kernels",
+    "moving",
+    "MACs M",
+    "INT8 %",
+    "FP16 %",
+    "FP32 %",
+    "weights k",
+    "INT8 %",
+)
 
 
 def engines_table(results: Results) -> Table:
     """A line for each engine, whether it could run here or not."""
     columns = (
-        _column("kernels", lambda audit: Cell(str(audit.kernels), f"({audit.reformats} only move data)")),
+        _column(
+            "kernels", lambda audit: Cell(str(audit.kernels), f"({audit.reformats} only move data)")
+        ),
         _column("layers", lambda audit: Cell(split(audit.layers)), is_text=True),
         _column("MACs", lambda audit: Cell(split(audit.macs)), is_text=True),
         _column("weights", lambda audit: Cell(split(audit.weights)), is_text=True),
@@ -24,7 +37,9 @@ def engines_table(results: Results) -> Table:
         _column("attention fused", lambda audit: Cell(attention(audit))),
     )
     rows = [row for row in results.rows if row.audit is not None]
-    lines = tuple(Line(row, False, tuple(c.cell(row) or Cell(EMPTY) for c in columns)) for row in rows)
+    lines = tuple(
+        Line(row, False, tuple(c.cell(row) or Cell(EMPTY) for c in columns)) for row in rows
+    )
     return Table(columns, lines)
 
 
@@ -52,13 +67,19 @@ def audit_facts(audit: EngineAudit) -> tuple[Fact, ...]:
     """The whole engine, and the nodes that are not INT8 although the graph asks for it."""
     not_int8 = sorted(audit.not_int8, key=lambda node: -node.macs)
     return (
-        Fact("kernels per inference", f"{audit.kernels}, {audit.reformats} of them only move or convert data"),
+        Fact(
+            "kernels per inference",
+            f"{audit.kernels}, {audit.reformats} of them only move or convert data",
+        ),
         Fact("layers", split(audit.layers)),
         Fact("MACs", split(audit.macs)),
         Fact("weights", split(audit.weights)),
         Fact("MACs with Q/DQ that run as INT8", quantized_share(audit)),
         Fact("attention blocks fused", attention(audit)),
-        *(Fact(f"not INT8: {n.node}", f"{n.precision}, {n.macs / 1e6:.1f} M MACs") for n in not_int8),
+        *(
+            Fact(f"not INT8: {n.node}", f"{n.precision}, {n.macs / 1e6:.1f} M MACs")
+            for n in not_int8
+        ),
     )
 
 
@@ -69,7 +90,11 @@ def quantized_share(audit: EngineAudit) -> str:
 
 def attention(audit: EngineAudit) -> str:
     """Attention blocks that are one kernel, of all."""
-    return f"{audit.fused_attention} of {audit.attention_blocks}" if audit.macs.total else str(audit.fused_attention)
+    return (
+        f"{audit.fused_attention} of {audit.attention_blocks}"
+        if audit.macs.total
+        else str(audit.fused_attention)
+    )
 
 
 def split(counts: ByPrecision) -> str:
@@ -83,14 +108,20 @@ def group_rows(audit: EngineAudit) -> list[tuple[str, ...]]:
     """A row of `GROUP_COLUMNS` for each stage and role."""
     return [
         (
-            group.stage, group.role, str(group.layers.total + group.reformats), str(group.reformats),
+            group.stage,
+            group.role,
+            str(group.layers.total + group.reformats),
+            str(group.reformats),
             f"{group.macs.total / 1e6:.1f}" if group.macs.total else "",
-            *(_percent(part, group.macs) for part in (group.macs.int8, group.macs.fp16, group.macs.fp32)),
+            *(
+                _percent(part, group.macs)
+                for part in (group.macs.int8, group.macs.fp16, group.macs.fp32)
+            ),
             f"{group.weights.total / 1e3:.1f}" if group.weights.total else "",
             _percent(group.weights.int8, group.weights),
         )
         for group in audit.groups
-    ]  # fmt: skip
+    ]
 
 
 def _percent(part: int, whole: ByPrecision) -> str:

@@ -1,11 +1,23 @@
-"""Where a backend goes wrong, in words: classes, confusions, curves, flipped images, batch sizes, the GPU's state."""
+"""Where a backend goes wrong, in words: classes, confusions, curves, flipped images, batch sizes,
+the GPU's state.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hvt_deploy.evaluation.record import Answer, ClassCounts, Confusion, Curve, Flip, GpuState, Results, Row, Timing
+from hvt_deploy.evaluation.record import (
+    Answer,
+    ClassCounts,
+    Confusion,
+    Curve,
+    Flip,
+    GpuState,
+    Results,
+    Row,
+    Timing,
+)
 from hvt_deploy.evaluation.report.figures import (
     EMPTY,
     milliseconds,
@@ -35,7 +47,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The confusion matrix of a backend: images by true class and answer. `shares` are those of the class's images."""
+    """The confusion matrix of a backend: images by true class and answer. `shares` are those of the
+    class's images.
+    """
 
     title: str
     names: tuple[str, ...]
@@ -56,7 +70,11 @@ def class_grids(results: Results) -> tuple[Grid, ...]:
     """Precision, recall and F1 of each class for every backend; with many classes the worst."""
     if results.untrained:
         return ()
-    return tuple(_class_grid(results, row, row.classes) for row in results.rows if row.classes and results.class_names)
+    return tuple(
+        _class_grid(results, row, row.classes)
+        for row in results.rows
+        if row.classes and results.class_names
+    )
 
 
 def _class_grid(results: Results, row: Row, counts: ClassCounts) -> Grid:
@@ -69,7 +87,11 @@ def _class_grid(results: Results, row: Row, counts: ClassCounts) -> Grid:
     chosen = sorted(known, key=goodness)
     if len(known) > MOST_CLASSES_SHOWN:
         chosen = chosen[:WORST_CLASSES]
-    which = "every class" if len(chosen) == len(known) else f"the {len(chosen)} worst of {len(known):,} classes"
+    which = (
+        "every class"
+        if len(chosen) == len(known)
+        else f"the {len(chosen)} worst of {len(known):,} classes"
+    )
     headings = ("class", "images", "precision", "recall", "F1")
     headings = headings if is_reference else (*headings, "recall drop", "lost", "gained")
     return Grid(
@@ -84,9 +106,12 @@ def _class_line(name: str, counts: ClassCounts, k: int, is_reference: bool) -> t
     images, right, answered = counts.images[k], counts.correct[k], counts.answered[k]
     recall, precision = right / images, right / answered if answered else None
     cells = (
-        name, f"{images:,}", EMPTY if precision is None else percent(100 * precision), percent(100 * recall),
+        name,
+        f"{images:,}",
+        EMPTY if precision is None else percent(100 * precision),
+        percent(100 * recall),
         percent(100 * 2 * right / (images + answered)),
-    )  # fmt: skip
+    )
     if is_reference:
         return cells
     drop = points(100 * (counts.lost[k] - counts.gained[k]) / images)
@@ -104,7 +129,9 @@ def confusion_matrices(results: Results) -> tuple[Matrix, ...]:
     """The matrix of every backend, where there are few enough classes to read one."""
     if results.untrained or not 0 < len(results.class_names) <= MOST_CLASSES_SHOWN:
         return ()
-    return tuple(_matrix(results.class_names, row, row.classes) for row in results.rows if row.classes)
+    return tuple(
+        _matrix(results.class_names, row, row.classes) for row in results.rows if row.classes
+    )
 
 
 def _matrix(names: tuple[str, ...], row: Row, counts: ClassCounts) -> Matrix:
@@ -125,7 +152,10 @@ def confusion_grids(results: Results) -> tuple[Grid, ...]:
         Grid(
             f"{row.backend}: most frequent confusions",
             ("class", "taken for", "images", "of the class"),
-            tuple(_confusion_line(results.class_names, row.classes, one) for one in row.confusions[:TOP_CONFUSIONS]),
+            tuple(
+                _confusion_line(results.class_names, row.classes, one)
+                for one in row.confusions[:TOP_CONFUSIONS]
+            ),
             names=2,
         )
         for row in results.rows
@@ -133,7 +163,9 @@ def confusion_grids(results: Results) -> tuple[Grid, ...]:
     )
 
 
-def _confusion_line(names: Sequence[str], counts: ClassCounts | None, one: Confusion) -> tuple[str, ...]:
+def _confusion_line(
+    names: Sequence[str], counts: ClassCounts | None, one: Confusion
+) -> tuple[str, ...]:
     share = percent(100 * one.images / counts.images[one.label]) if counts else EMPTY
     return names[one.label], names[one.answer], f"{one.images:,}", share
 
@@ -230,10 +262,14 @@ def gpu_grid(states: Sequence[GpuState]) -> Grid | None:
         ("GPU", "batch", "SM clock", "moved", "power", "temperature", "lower clocks because of"),
         tuple(
             (
-                s.name, str(s.batch), f"{s.sm_mhz[0]} to {s.sm_mhz[1]} MHz", percent(s.clock_movement),
-                f"{s.power_w[0]:.0f} to {s.power_w[1]:.0f} W", f"{s.temperature_c[0]} to {s.temperature_c[1]} °C",
+                s.name,
+                str(s.batch),
+                f"{s.sm_mhz[0]} to {s.sm_mhz[1]} MHz",
+                percent(s.clock_movement),
+                f"{s.power_w[0]:.0f} to {s.power_w[1]:.0f} W",
+                f"{s.temperature_c[0]} to {s.temperature_c[1]} °C",
                 ", ".join(s.throttling) or "nothing",
             )
             for s in states
         ),
-    )  # fmt: skip
+    )

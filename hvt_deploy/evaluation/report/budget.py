@@ -26,16 +26,31 @@ def budget_sentence(record: BudgetRecord) -> str:
 def sensitivity_rows(record: BudgetRecord) -> list[tuple[str, ...]]:
     """One row for each group, the most sensitive first."""
     return [
-        (g.group, percent(100 * g.mac_share), decibels(g.sqnr_db), points(g.drop),
-         "no" if g.group in record.chosen.excluded else "yes")
+        (
+            g.group,
+            percent(100 * g.mac_share),
+            decibels(g.sqnr_db),
+            points(g.drop),
+            "no" if g.group in record.chosen.excluded else "yes",
+        )
         for g in record.sensitivity
-    ]  # fmt: skip
+    ]
 
 
 def render_budget(record: BudgetRecord, plot: str) -> str:
     """The whole report as Markdown; `plot` is the name of the file with the plot."""
-    lines = ["# INT8 inside an accuracy budget", "", budget_sentence(record), "", f"![drop against INT8]({plot})", ""]
-    lines += ["| " + " | ".join(SENSITIVITY_COLUMNS) + " |", "|---" * len(SENSITIVITY_COLUMNS) + "|"]
+    lines = [
+        "# INT8 inside an accuracy budget",
+        "",
+        budget_sentence(record),
+        "",
+        f"![drop against INT8]({plot})",
+        "",
+    ]
+    lines += [
+        "| " + " | ".join(SENSITIVITY_COLUMNS) + " |",
+        "|---" * len(SENSITIVITY_COLUMNS) + "|",
+    ]
     lines += ["| " + " | ".join(row) + " |" for row in sensitivity_rows(record)]
     lines += ["", f"Searched on {record.search_images} images, {len(record.trials)} recipes:", ""]
     lines += ["| INT8 MACs | drop | SQNR | not quantized |", "|---|---|---|---|"]
@@ -48,22 +63,38 @@ def render_budget(record: BudgetRecord, plot: str) -> str:
 
 
 def draw_budget(record: BudgetRecord) -> str:
-    """Drop of top-1 (with its interval) against the share of MACs in INT8, for every recipe that was tried: SVG."""
+    """Drop of top-1 (with its interval) against the share of MACs in INT8, for every recipe that
+    was tried: SVG.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     alone = [(100 * g.mac_share, g.drop) for g in record.sensitivity]
-    axes.plot(*zip(*alone, strict=True), "o", mfc="none", ms=5, color="#7a8594", label="one group alone")
+    axes.plot(
+        *zip(*alone, strict=True), "o", mfc="none", ms=5, color="#7a8594", label="one group alone"
+    )
     for trial in record.trials:
         chosen = trial.excluded == record.chosen.excluded
         drop = trial.drop
         spread = [[drop.estimate - drop.low], [drop.high - drop.estimate]]
         axes.errorbar(
-            100 * trial.int8_share, drop.estimate, spread, fmt="o" if chosen else ".", capsize=3, zorder=2 + chosen,
-            color="#1b7f5c" if chosen else "#7a8594", label="recipe chosen" if chosen else None,
-        )  # fmt: skip
-    axes.axhline(record.budget, color="#b3402a", linestyle="--", linewidth=1, label=f"budget {record.budget:g}")
+            100 * trial.int8_share,
+            drop.estimate,
+            spread,
+            fmt="o" if chosen else ".",
+            capsize=3,
+            zorder=2 + chosen,
+            color="#1b7f5c" if chosen else "#7a8594",
+            label="recipe chosen" if chosen else None,
+        )
+    axes.axhline(
+        record.budget,
+        color="#b3402a",
+        linestyle="--",
+        linewidth=1,
+        label=f"budget {record.budget:g}",
+    )
     axes.set_xlabel("MACs in INT8 (%)")
     axes.set_ylabel(f"{record.metric} lost (points)")
     axes.grid(alpha=0.3)

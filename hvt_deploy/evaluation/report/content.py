@@ -29,7 +29,9 @@ UNTRAINED_SENTENCE = (
     "The weights are random. Every accuracy and agreement in this report is meaningless, "
     "and no accuracy gate can pass. Latencies are real."
 )
-INTERVALS_SENTENCE = "Brackets are 95 % confidence intervals. A positive drop is worse than the reference."
+INTERVALS_SENTENCE = (
+    "Brackets are 95 % confidence intervals. A positive drop is worse than the reference."
+)
 
 Group = Literal["accuracy", "speed", "detail"]
 Tone = Literal["good", "bad", "warning", "neutral"]
@@ -52,7 +54,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of figures (or, with `is_text`, of names). `cell` gives None where the row has nothing to show."""
+    """A column of figures (or, with `is_text`, of names). `cell` gives None where the row has
+    nothing to show.
+    """
 
     title: str
     group: Group
@@ -71,7 +75,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns for which at least one backend has a figure, and a line for each backend that ran."""
+    """The columns for which at least one backend has a figure, and a line for each backend that
+    ran.
+    """
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
@@ -109,7 +115,9 @@ def accuracy_details(results: Results) -> tuple[Column, ...]:
         Column("published top-5", "detail", lambda r: _published_cell(r.published_top5, r.top5)),
         Column("SQNR", "detail", lambda r: _number_cell(r.sqnr_db, decibels)),
         Column("logit cosine", "detail", lambda r: _number_cell(r.logit_cosine, cosine)),
-        Column("largest logit error", "detail", lambda r: _number_cell(r.logit_max_abs, three_digits)),
+        Column(
+            "largest logit error", "detail", lambda r: _number_cell(r.logit_max_abs, three_digits)
+        ),
     )
 
 
@@ -119,7 +127,9 @@ def run_details(_: Results) -> tuple[Column, ...]:
         Column("device", "detail", lambda r: Cell(r.device), is_text=True),
         Column("timed runs", "detail", _timed_runs),
         Column("memory", "detail", lambda r: _number_cell(r.memory_mib, mebibytes)),
-        Column("artifact", "detail", lambda r: Cell(r.artifact) if r.artifact else None, is_text=True),
+        Column(
+            "artifact", "detail", lambda r: Cell(r.artifact) if r.artifact else None, is_text=True
+        ),
     )
 
 
@@ -137,7 +147,11 @@ def fill_table(results: Results, columns: tuple[Column, ...]) -> Table:
 
 def skipped_facts(results: Results) -> tuple[Fact, ...]:
     """Each backend that was not run, and why."""
-    return tuple(Fact(f"{r.backend} ({r.precision}, {r.device})", r.skipped) for r in results.rows if r.skipped)
+    return tuple(
+        Fact(f"{r.backend} ({r.precision}, {r.device})", r.skipped)
+        for r in results.rows
+        if r.skipped
+    )
 
 
 def note_facts(results: Results) -> tuple[Fact, ...]:
@@ -148,14 +162,20 @@ def note_facts(results: Results) -> tuple[Fact, ...]:
 def data_facts(results: Results) -> tuple[Fact, ...]:
     """Which images were seen, without the names of unreadable files."""
     data = results.data
-    sample = "all of the folder" if data.limit is None else f"a class-stratified sample of {data.limit:,}"
+    sample = (
+        "all of the folder"
+        if data.limit is None
+        else f"a class-stratified sample of {data.limit:,}"
+    )
     return (
         Fact("folder", data.path),
         Fact("images", f"{count(data.images, 'image')} ({sample}, seed {data.seed})"),
         Fact("classes", f"{data.classes:,}"),
         Fact("class mapping", data.class_mapping),
         *((Fact("subset", f"{data.subset}: logits of its classes only"),) if data.subset else ()),
-        Fact("unreadable files", f"{len(data.unreadable):,}{', left out' if data.unreadable else ''}"),
+        Fact(
+            "unreadable files", f"{len(data.unreadable):,}{', left out' if data.unreadable else ''}"
+        ),
     )
 
 
@@ -186,7 +206,9 @@ def gate_tone(gate: Gate) -> Tone:
 
 
 def verdict_tone(results: Results) -> Tone:
-    """The colour of the verdict: that of its worst gate; never good for untrained weights, bad for an invalid run."""
+    """The colour of the verdict: that of its worst gate; never good for untrained weights, bad for
+    an invalid run.
+    """
     tones: set[Tone] = {gate_tone(g) for g in results.gates}
     if results.untrained:
         tones.add("warning")
@@ -215,7 +237,11 @@ def _latency_cell(row: Row, suffix: str) -> Cell | None:
 
 
 def _timed_runs(row: Row) -> Cell | None:
-    return Cell(f"{len(row.latency_ms.samples_ms):,}") if row.latency_ms and row.latency_ms.samples_ms else None
+    return (
+        Cell(f"{len(row.latency_ms.samples_ms):,}")
+        if row.latency_ms and row.latency_ms.samples_ms
+        else None
+    )
 
 
 def _note(row: Row) -> str:

@@ -1,4 +1,6 @@
-"""How a number is written, everywhere. A missing or meaningless number is `EMPTY`, never 'None' or 'nan'."""
+"""How a number is written, everywhere. A missing or meaningless number is `EMPTY`, never 'None' or
+'nan'.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ EMPTY = "–"
 
 
 def percent(value: float) -> str:
-    """`97.40 %`. Digits are added as long as rounding would hide the last few wrong images: `99.998 %`."""
+    """`97.40 %`. Digits are added as long as rounding would hide the last few wrong images: `99.998
+    %`.
+    """
     if not math.isfinite(value):
         return EMPTY
     decimals = 2
@@ -117,8 +121,8 @@ def duration(seconds: float) -> str:
 def scrub(text: str) -> str:
     """Make text of unknown origin safe to write.
 
-    Control characters (terminal escapes in a file name) and bytes that were no UTF-8 become visible escapes;
-    line breaks and tabs stay.
+    Control characters (terminal escapes in a file name) and bytes that were no UTF-8 become visible
+    escapes; line breaks and tabs stay.
     """
     visible = "".join(c if c in "\n\t" or not _is_control(c) else f"\\x{ord(c):02x}" for c in text)
     return visible.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,6 @@
-"""A record as one HTML file that opens offline: no script, and no font, style or image from anywhere else."""
+"""A record as one HTML file that opens offline: no script, and no font, style or image from
+anywhere else.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +60,11 @@ def render_html(results: Results) -> str:
 
 
 def _shown_row(results: Results) -> int:
-    """Which of the rows with classes is unfolded: the first of the lowest precision, which the verdict is about."""
+    """Which of the rows with classes is unfolded: the first of the lowest precision, which the
+    verdict is about.
+    """
     precisions = [colour_of(row.precision) for row in results.rows if row.classes]
-    return next((precisions.index(bits) for bits in ("int8", "fp16") if bits in precisions), len(precisions) - 1)
+    return next(
+        (precisions.index(bits) for bits in ("int8", "fp16") if bits in precisions),
+        len(precisions) - 1,
+    )

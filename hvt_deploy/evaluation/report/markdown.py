@@ -43,7 +43,9 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def render_markdown(results: Results) -> str:
-    """The record as a Markdown page with the same content as the HTML report, plots and thumbnails aside."""
+    """The record as a Markdown page with the same content as the HTML report, plots and thumbnails
+    aside.
+    """
     blocks = [f"# {_escape(results.model)}: validation"]
     if results.untrained:
         blocks.append(f"> **{UNTRAINED_TITLE}.** {UNTRAINED_SENTENCE}")
@@ -56,7 +58,8 @@ def render_markdown(results: Results) -> str:
     blocks += _section("Notes", _bullets(note_facts(results)))
     blocks += _section("Gates", _gates(results))
     blocks += _section(
-        "Is the lower precision worth it?", "\n".join(f"- {_escape(c.sentence)}" for c in results.comparisons)
+        "Is the lower precision worth it?",
+        "\n".join(f"- {_escape(c.sentence)}" for c in results.comparisons),
     )
     blocks += _grids("Latency", (timing_grid(results), gpu_grid(results.gpu)))
     blocks += _grids("Classes", class_grids(results))
@@ -69,8 +72,12 @@ def render_markdown(results: Results) -> str:
     blocks += _section("Engines, by their own layers", _backend_table(engines_table(results)))
     blocks += _section("Data", _bullets(data_facts(results)))
     if results.data.unreadable:
-        blocks.append("Unreadable files:\n\n" + "\n".join(f"- {_escape(f)}" for f in results.data.unreadable))
-    blocks += _section("Provenance", _bullets((*record_facts(results), *mapping_facts(results.provenance))))
+        blocks.append(
+            "Unreadable files:\n\n" + "\n".join(f"- {_escape(f)}" for f in results.data.unreadable)
+        )
+    blocks += _section(
+        "Provenance", _bullets((*record_facts(results), *mapping_facts(results.provenance)))
+    )
     blocks += _section("Environment", _bullets(mapping_facts(results.environment)))
     return scrub("\n\n".join(blocks) + "\n")
 
@@ -85,7 +92,10 @@ def _grids(title: str, grids: Iterable[Grid | None]) -> list[str]:
     for grid in shown:
         flush_right = [place >= grid.names for place in range(len(grid.headings))]
         rows = ([_escape(cell) for cell in row] for row in grid.rows)
-        blocks += [f"**{_escape(grid.title)}**", _table([_escape(h) for h in grid.headings], flush_right, rows)]
+        blocks += [
+            f"**{_escape(grid.title)}**",
+            _table([_escape(h) for h in grid.headings], flush_right, rows),
+        ]
         blocks += [_escape(grid.note)] if grid.note else []
     return blocks
 
@@ -112,24 +122,35 @@ def _backend_table(table: Table) -> str:
         return ""
     titles = ["backend", "precision", *(c.title for c in table.columns)]
     aligned = [False, False, *(not c.is_text for c in table.columns)]
-    return _table(titles, aligned, ([*_backend(line), *(_figure(c) for c in line.cells)] for line in table.lines))
+    return _table(
+        titles,
+        aligned,
+        ([*_backend(line), *(_figure(c) for c in line.cells)] for line in table.lines),
+    )
 
 
 def _gates(results: Results) -> str:
     if not results.gates:
         return ""
     titles = ["gate", "backend", "status", "why"]
-    rows = ([f"`{gate_name(g)}`", _escape(g.backend), f"**{g.status}**", _escape(g.sentence)] for g in results.gates)
+    rows = (
+        [f"`{gate_name(g)}`", _escape(g.backend), f"**{g.status}**", _escape(g.sentence)]
+        for g in results.gates
+    )
     return _table(titles, [False] * len(titles), rows)
 
 
-def _table(titles: Sequence[str], flush_right: Sequence[bool], rows: Iterable[Sequence[str]]) -> str:
+def _table(
+    titles: Sequence[str], flush_right: Sequence[bool], rows: Iterable[Sequence[str]]
+) -> str:
     rule = ["---:" if right else "---" for right in flush_right]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows))
 
 
 def _backend(line: Line) -> tuple[str, str]:
-    return _escape(line.row.backend) + (" (reference)" if line.is_reference else ""), _escape(line.row.precision)
+    return _escape(line.row.backend) + (" (reference)" if line.is_reference else ""), _escape(
+        line.row.precision
+    )
 
 
 def _figure(cell: Cell) -> str:

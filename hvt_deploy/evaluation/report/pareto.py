@@ -22,7 +22,9 @@ _LONGEST_LABEL = 40
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a name may stand: its offset from the point in points (1/72 inch), and which of its sides is there."""
+    """Where a name may stand: its offset from the point in points (1/72 inch), and which of its
+    sides is there.
+    """
 
     right: float
     up: float
@@ -32,11 +34,18 @@ class _Place:
 
 
 # The nearer and the better first.
-_SIDES: tuple[tuple[float, float, Literal["left", "center", "right"], Literal["bottom", "center", "top"]], ...] = (
-    (1.0, 0.0, "left", "center"), (0.7, 0.7, "left", "bottom"), (0.7, -0.7, "left", "top"),
-    (-1.0, 0.0, "right", "center"), (-0.7, 0.7, "right", "bottom"), (-0.7, -0.7, "right", "top"),
-    (0.0, 1.0, "center", "bottom"), (0.0, -1.0, "center", "top"),
-)  # fmt: skip
+_SIDES: tuple[
+    tuple[float, float, Literal["left", "center", "right"], Literal["bottom", "center", "top"]], ...
+] = (
+    (1.0, 0.0, "left", "center"),
+    (0.7, 0.7, "left", "bottom"),
+    (0.7, -0.7, "left", "top"),
+    (-1.0, 0.0, "right", "center"),
+    (-0.7, 0.7, "right", "bottom"),
+    (-0.7, -0.7, "right", "top"),
+    (0.0, 1.0, "center", "bottom"),
+    (0.0, -1.0, "center", "top"),
+)
 _LABEL_PLACES = tuple(
     _Place(distance * right, distance * up, align, stand, distance > 9)
     for distance in (9.0, 20.0, 34.0, 50.0, 68.0, 90.0)
@@ -60,7 +69,8 @@ def draw_pareto(results: Results) -> str:
         _draw_labels(axes, points)
 
     described = "; ".join(
-        f"{p.label}: {percent(p.top1.estimate)} {percent_range(p.top1)} at {milliseconds(p.latency)}" for p in points
+        f"{p.label}: {percent(p.top1.estimate)} {percent_range(p.top1)} at {milliseconds(p.latency)}"
+        for p in points
     )
     return draw_svg("pareto", f"Top-1 accuracy against {latency_title}", described, _INCHES, draw)
 
@@ -89,11 +99,17 @@ def _latency_batches(results: Results) -> set[int]:
 
 def _latency_title(results: Results) -> str:
     batches = _latency_batches(results)
-    return f"median latency, batch {batches.pop()} (ms)" if len(batches) == 1 else "median latency for one image (ms)"
+    return (
+        f"median latency, batch {batches.pop()} (ms)"
+        if len(batches) == 1
+        else "median latency for one image (ms)"
+    )
 
 
 def _find_points(results: Results) -> list[_Point]:
-    """The backends with accuracy and latency, fastest first. Where batches differ the latency of one image counts."""
+    """The backends with accuracy and latency, fastest first. Where batches differ the latency of
+    one image counts.
+    """
     if results.untrained:
         return []
     several_models = len({row.model for row in results.rows}) > 1
@@ -105,26 +121,55 @@ def _find_points(results: Results) -> list[_Point]:
         label = scrub(f"{row.model} {row.backend}" if several_models else row.backend)
         label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
         latency = row.latency_ms.median / (row.latency_ms.batch if several_batches else 1)
-        points.append(_Point(label, colour_of(row.precision), row is results.rows[0], latency, row.top1))
+        points.append(
+            _Point(label, colour_of(row.precision), row is results.rows[0], latency, row.top1)
+        )
     return sorted(points, key=lambda p: p.latency)
 
 
 def _find_best(points: Sequence[_Point]) -> list[_Point]:
     """Those that no faster one is as accurate as."""
-    return [p for i, p in enumerate(points) if all(p.top1.estimate > q.top1.estimate for q in points[:i])]
+    return [
+        p
+        for i, p in enumerate(points)
+        if all(p.top1.estimate > q.top1.estimate for q in points[:i])
+    ]
 
 
 def _draw_points(axes: Axes, points: Sequence[_Point]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     best = _find_best(points)
-    axes.step([p.latency for p in best], [p.top1.estimate for p in best], where="post",
-              color=COLOURS["muted"], linewidth=1.0, linestyle=(0, (4, 4)), zorder=1)  # fmt: skip
+    axes.step(
+        [p.latency for p in best],
+        [p.top1.estimate for p in best],
+        where="post",
+        color=COLOURS["muted"],
+        linewidth=1.0,
+        linestyle=(0, (4, 4)),
+        zorder=1,
+    )
     for point in points:
         colour = COLOURS[point.colour]
-        axes.vlines(point.latency, point.top1.low, point.top1.high, color=colour, linewidth=1.6, alpha=0.55, zorder=2)
-        axes.plot([point.latency], [point.top1.estimate], marker="D" if point.is_reference else "o", markersize=8,
-                  color=colour, markeredgecolor=COLOURS["panel"], markeredgewidth=1.2, zorder=3)  # fmt: skip
+        axes.vlines(
+            point.latency,
+            point.top1.low,
+            point.top1.high,
+            color=colour,
+            linewidth=1.6,
+            alpha=0.55,
+            zorder=2,
+        )
+        axes.plot(
+            [point.latency],
+            [point.top1.estimate],
+            marker="D" if point.is_reference else "o",
+            markersize=8,
+            color=colour,
+            markeredgecolor=COLOURS["panel"],
+            markeredgewidth=1.2,
+            zorder=3,
+        )
     axes.grid(visible=True, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(y=0.12)
@@ -162,7 +207,9 @@ def _draw_labels(axes: Axes, points: Sequence[_Point]) -> None:
     anchors = [axes.transData.transform((p.latency, p.top1.estimate)) for p in points]
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in anchors]
     for point in points:
-        ends = axes.transData.transform([(point.latency, point.top1.low), (point.latency, point.top1.high)])
+        ends = axes.transData.transform(
+            [(point.latency, point.top1.low), (point.latency, point.top1.high)]
+        )
         taken.append(Bbox.from_extents(ends[0][0] - 2, ends[0][1], ends[1][0] + 2, ends[1][1]))
     corners = [axes.transData.transform((p.latency, p.top1.estimate)) for p in _find_best(points)]
     for (x, y), (next_x, next_y) in pairwise(corners):
@@ -174,8 +221,12 @@ def _draw_labels(axes: Axes, points: Sequence[_Point]) -> None:
         probe.remove()
         best_cost, best_place, best_box = float("inf"), _LABEL_PLACES[0], size
         for place in _LABEL_PLACES:
-            left = x + place.right + size.width * {"left": 0, "center": -0.5, "right": -1}[place.align]
-            bottom = y + place.up + size.height * {"bottom": 0, "center": -0.5, "top": -1}[place.stand]
+            left = (
+                x + place.right + size.width * {"left": 0, "center": -0.5, "right": -1}[place.align]
+            )
+            bottom = (
+                y + place.up + size.height * {"bottom": 0, "center": -0.5, "top": -1}[place.stand]
+            )
             box = Bbox.from_bounds(left, bottom, size.width, size.height)
             outside = size.width * size.height - overlap(box, axes.bbox)
             cost = 3 * outside + sum(overlap(box, other) for other in taken)
@@ -186,9 +237,20 @@ def _draw_labels(axes: Axes, points: Sequence[_Point]) -> None:
 
 
 def _draw_label(axes: Axes, point: _Point, place: _Place) -> None:
-    line = {"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5}
+    line = {
+        "arrowstyle": "-",
+        "color": COLOURS["muted"],
+        "linewidth": 0.7,
+        "shrinkA": 1,
+        "shrinkB": 5,
+    }
     label = axes.annotate(
-        point.label, (point.latency, point.top1.estimate), (place.right, place.up), textcoords="offset points",
-        horizontalalignment=place.align, verticalalignment=place.stand, arrowprops=line if place.is_far else None,
-    )  # fmt: skip
+        point.label,
+        (point.latency, point.top1.estimate),
+        (place.right, place.up),
+        textcoords="offset points",
+        horizontalalignment=place.align,
+        verticalalignment=place.stand,
+        arrowprops=line if place.is_far else None,
+    )
     label.set_in_layout(False)

@@ -24,8 +24,14 @@ _LONGEST_LABEL = 28
 
 
 def draw_latencies(results: Results) -> str:
-    """The density of single runs of every backend at the first batch size; empty where none was timed."""
-    timed = [(row, row.latency_ms) for row in results.rows if row.latency_ms and row.latency_ms.samples_ms]
+    """The density of single runs of every backend at the first batch size; empty where none was
+    timed.
+    """
+    timed = [
+        (row, row.latency_ms)
+        for row in results.rows
+        if row.latency_ms and row.latency_ms.samples_ms
+    ]
     timed = [(row, latency) for row, latency in timed if latency.min > 0]
     if not timed:
         return ""
@@ -43,13 +49,23 @@ def draw_latencies(results: Results) -> str:
         axes.set_ylim(-len(timed) + 0.6, 0.95)
         axes.set_xlabel(f"latency of one inference, batch {timed[0][1].batch} (ms)")
 
-    described = "; ".join(f"{row.backend}: median {milliseconds(latency.median)}" for row, latency in timed)
+    described = "; ".join(
+        f"{row.backend}: median {milliseconds(latency.median)}" for row, latency in timed
+    )
     height = 0.9 + 0.62 * len(timed)
-    return draw_svg("latencies", "Distribution of the single latencies", scrub(described), (_WIDTH, height), draw)
+    return draw_svg(
+        "latencies",
+        "Distribution of the single latencies",
+        scrub(described),
+        (_WIDTH, height),
+        draw,
+    )
 
 
 def draw_curves(results: Results) -> str:
-    """ROC and precision-recall curves: each backend's classes pooled, and thin its single classes; empty for none."""
+    """ROC and precision-recall curves: each backend's classes pooled, and thin its single classes;
+    empty for none.
+    """
     drawn = [row for row in results.rows if row.curves]
     if not drawn or results.untrained:
         return ""
@@ -58,15 +74,28 @@ def draw_curves(results: Results) -> str:
 
     def draw(figure: Figure) -> None:
         roc, pr = figure.subplots(1, 2)
-        lowest_rate = min(rate for row in drawn for c in row.curves for rate in c.false_positive_rate if rate > 0)
+        lowest_rate = min(
+            rate for row in drawn for c in row.curves for rate in c.false_positive_rate if rate > 0
+        )
         for row, style in zip(drawn, _styles(drawn), strict=True):
             colour = COLOURS[colour_of(row.precision)]
             for curve in row.curves:
                 is_pooled = curve.label is None
                 width, alpha = (1.9, 1.0) if is_pooled else (0.6, 0.25)
-                line = {"color": colour, "linewidth": width, "alpha": alpha, "linestyle": style if is_pooled else "-"}
+                line = {
+                    "color": colour,
+                    "linewidth": width,
+                    "alpha": alpha,
+                    "linestyle": style if is_pooled else "-",
+                }
                 rates = np.maximum(curve.false_positive_rate, lowest_rate / 2)
-                roc.step(rates, curve.recall, where="post", label=_label(row) if is_pooled else None, **line)
+                roc.step(
+                    rates,
+                    curve.recall,
+                    where="post",
+                    label=_label(row) if is_pooled else None,
+                    **line,
+                )
                 pr.step(curve.recall, curve.precision, where="post", **line)
         roc.set_xscale("log")
         roc.xaxis.set_major_formatter(FuncFormatter(_write_tick))
@@ -86,10 +115,14 @@ def draw_curves(results: Results) -> str:
         for curve in row.curves
         if curve.label is None
     )
-    return draw_svg("curves", "ROC and precision-recall curves", scrub(described), (_WIDTH, 3.9), draw)
+    return draw_svg(
+        "curves", "ROC and precision-recall curves", scrub(described), (_WIDTH, 3.9), draw
+    )
 
 
-def _draw_ridge(axes: Axes, base: float, colour: str, latency: Latency, limits: tuple[float, float]) -> None:
+def _draw_ridge(
+    axes: Axes, base: float, colour: str, latency: Latency, limits: tuple[float, float]
+) -> None:
     edges = np.geomspace(*limits, _BINS + 1)
     counts, _ = np.histogram(latency.samples_ms, edges)
     density = _smooth(counts)
@@ -101,7 +134,14 @@ def _draw_ridge(axes: Axes, base: float, colour: str, latency: Latency, limits: 
     axes.vlines(latency.median, base, base + 0.72, color=colour, linewidth=2.2)
     axes.vlines([latency.p90, latency.p99], base - 0.07, base + 0.07, color=colour, linewidth=1.4)
     text, end = milliseconds(latency.median), max(latency.p99, latency.median)
-    axes.annotate(text, (end, base + 0.2), (6, 0), textcoords="offset points", va="bottom", color=COLOURS["ink"])
+    axes.annotate(
+        text,
+        (end, base + 0.2),
+        (6, 0),
+        textcoords="offset points",
+        va="bottom",
+        color=COLOURS["ink"],
+    )
 
 
 def _smooth(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -119,7 +159,9 @@ def _scale_milliseconds(axes: Axes, low: float, high: float) -> None:
 
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 4 * low else MaxNLocator(6))
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1.0, 2.0, 5.0)) if high > 4 * low else MaxNLocator(6)
+    )
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(_write_tick))
     axes.xaxis.set_minor_formatter(NullFormatter())

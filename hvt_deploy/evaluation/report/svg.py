@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 # Plots are drawn in these colours, which then become the page's CSS variables.
 COLOURS = {
-    "ink": "#010101", "muted": "#020202", "line": "#030303", "panel": "#040404",
-    "fp32": "#050505", "fp16": "#060606", "int8": "#070707", "other": "#080808",
-}  # fmt: skip
+    "ink": "#010101",
+    "muted": "#020202",
+    "line": "#030303",
+    "panel": "#040404",
+    "fp32": "#050505",
+    "fp16": "#060606",
+    "int8": "#070707",
+    "other": "#080808",
+}
 
 
 def colour_of(precision: str) -> str:
@@ -25,7 +31,11 @@ def colour_of(precision: str) -> str:
 
 
 def draw_svg(
-    name: str, title: str, description: str, inches: tuple[float, float], draw: Callable[[Figure], None]
+    name: str,
+    title: str,
+    description: str,
+    inches: tuple[float, float],
+    draw: Callable[[Figure], None],
 ) -> str:
     """What `draw` draws, as an element with a title and a description for those who cannot see it.
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """One node of a graph. `macs` are for one image, `weights` the elements of its constant factor; 0 if it has none.
+    """One node of a graph. `macs` are for one image, `weights` the elements of its constant factor;
+    0 if it has none.
 
-    `quantized`: both factors of its product come from Q/DQ. `attention`: a softmax whose result weighs values.
+    `quantized`: both factors of its product come from Q/DQ. `attention`: a softmax whose result
+    weighs values.
     """
 
     name: str
@@ -50,7 +52,9 @@ class GroupAudit:
 
 @dataclass(frozen=True)
 class NotInt8:
-    """A node with Q/DQ in the graph that the engine computes in `precision`, in `layer` ("" where none names it)."""
+    """A node with Q/DQ in the graph that the engine computes in `precision`, in `layer` ("" where
+    none names it).
+    """
 
     node: str
     layer: str
@@ -62,9 +66,10 @@ class NotInt8:
 class EngineAudit:
     """One inference in the engine's first profile: `kernels` are its `layers` and `reformats`.
 
-    MACs and weights are those of products (Conv, MatMul, Gemm). `quantized_macs` carry Q/DQ in the graph,
-    `quantized_int8_macs` of them run as INT8; `not_int8` are the others. `fused_attention` of `attention_blocks` are
-    one kernel each. `groups` are the same numbers by stage and role, as far as kernels name nodes.
+    MACs and weights are those of products (Conv, MatMul, Gemm). `quantized_macs` carry Q/DQ in the
+    graph, `quantized_int8_macs` of them run as INT8; `not_int8` are the others. `fused_attention`
+    of `attention_blocks` are one kernel each. `groups` are the same numbers by stage and role, as
+    far as kernels name nodes.
     """
 
     kernels: int
@@ -81,7 +86,9 @@ class EngineAudit:
 
     @property
     def int8_share(self) -> float:
-        """Of the MACs that carry Q/DQ in the graph, the share that runs as INT8; 0 where none carries Q/DQ."""
+        """Of the MACs that carry Q/DQ in the graph, the share that runs as INT8; 0 where none
+        carries Q/DQ.
+        """
         return self.quantized_int8_macs / self.quantized_macs if self.quantized_macs else 0.0
 
     @property

@@ -12,7 +12,8 @@ from hvt_deploy.graph.analysis.audit_types import NodeFacts
 from hvt_deploy.graph.analysis.macs import node_macs
 from hvt_deploy.graph.analysis.roles import role_of, stage_of
 
-# What may stand between a product and the Q/DQ of its factors, and between a softmax and the product of its result.
+# What may stand between a product and the Q/DQ of its factors, and between a softmax and the
+# product of its result.
 _TRANSPARENT = ("Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -41,7 +42,8 @@ def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
             role=role_of(node, elements),
             macs=macs.get(node.name, 0),
             weights=_weights(node, made_by, elements) if node.name in macs else 0,
-            quantized=node.name in macs and all(_is_dequantized(name, made_by) for name in node.input[:2]),
+            quantized=node.name in macs
+            and all(_is_dequantized(name, made_by) for name in node.input[:2]),
             attention=node.name in attention,
         )
         for node in graph.node
@@ -49,7 +51,9 @@ def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
 
 
 def _origin(tensor: str, made_by: _Nodes, passed: tuple[str, ...]) -> onnx.NodeProto | str:
-    """The node that makes a tensor, or the graph's input or initializer, seen through nodes that are `passed`."""
+    """The node that makes a tensor, or the graph's input or initializer, seen through nodes that
+    are `passed`.
+    """
     while tensor in made_by:
         node = made_by[tensor]
         if node.op_type not in passed:

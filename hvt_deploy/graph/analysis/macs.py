@@ -15,18 +15,22 @@ from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.graph.evaluate import evaluate
 
 COUNTED_OPS = ("Conv", "MatMul", "Gemm")
-# Initializers up to here may be shapes or indices, whose values decide shapes; of larger ones the shape is enough.
+# Initializers up to here may be shapes or indices, whose values decide shapes; of larger ones the
+# shape is enough.
 _SMALL = 1024
 
 
 def node_macs(model: onnx.ModelProto) -> dict[str, int]:
-    """MACs of every Conv, MatMul and Gemm node by its name, at batch size 1; weights need not be loaded.
+    """MACs of every Conv, MatMul and Gemm node by its name, at batch size 1; weights need not be
+    loaded.
 
-    Conv: elements of the output × elements of one filter. MatMul and Gemm: elements of the output × the summed axis.
-    Raises ToolFailure naming a node whose shapes cannot be inferred.
+    Conv: elements of the output × elements of one filter. MatMul and Gemm: elements of the output ×
+    the summed axis. Raises ToolFailure naming a node whose shapes cannot be inferred.
     """
     shapes = infer_shapes_of_one(model)
-    return {node.name: _macs(node, shapes) for node in model.graph.node if node.op_type in COUNTED_OPS}
+    return {
+        node.name: _macs(node, shapes) for node in model.graph.node if node.op_type in COUNTED_OPS
+    }
 
 
 def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -35,21 +39,31 @@ def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     computed = _computed_from_shapes(model)
     nodes = [node for node in model.graph.node if node.output[0] not in computed]
     graph = onnx.GraphProto(name="shapes", node=nodes)
-    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in computed.items())
+    graph.initializer.extend(
+        numpy_helper.from_array(values, name) for name, values in computed.items()
+    )
     for tensor in tensors.values():
         if _is_small(tensor):
             graph.initializer.append(tensor)
         else:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
     for value in model.graph.input:
         if value.name not in tensors:
             dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-            graph.input.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims))
+            graph.input.append(
+                helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims)
+            )
     for value in model.graph.output:  # their recorded shapes name the batch, the first dimension
         known = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
         dims = [1, *known] if known and all(known) else None
-        graph.output.append(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims))
-    skeleton = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        graph.output.append(
+            helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims)
+        )
+    skeleton = helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
     inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     shapes = {name: tuple(tensor.dims) for name, tensor in tensors.items()}
     for value in (*inferred.input, *inferred.output, *inferred.value_info):
@@ -60,11 +74,14 @@ def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """What nodes compute from the shape of the images alone, at batch size 1: ONNX's own inference gives up at some.
+    """What nodes compute from the shape of the images alone, at batch size 1: ONNX's own inference
+    gives up at some.
 
     A graph has this where something is repeated for each image, such as a class token.
     """
-    shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    shapes = {
+        v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input
+    }
     small = {tensor.name: tensor for tensor in model.graph.initializer if _is_small(tensor)}
     found: dict[str, NDArray[Any]] = {}
     for node in model.graph.node:
@@ -72,8 +89,12 @@ def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
             shapes[node.output[0]] = shapes[node.input[0]]
         if node.op_type == "Shape" and node.input[0] in shapes:
             inputs = {node.input[0]: np.empty(shapes[node.input[0]], np.float32)}
-        elif any(name in found for name in node.input) and all(name in found or name in small for name in node.input):
-            inputs = {n: found[n] if n in found else numpy_helper.to_array(small[n]) for n in node.input}
+        elif any(name in found for name in node.input) and all(
+            name in found or name in small for name in node.input
+        ):
+            inputs = {
+                n: found[n] if n in found else numpy_helper.to_array(small[n]) for n in node.input
+            }
         else:
             continue
         values = evaluate(node, inputs, model.opset_import)
@@ -96,6 +117,8 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
         )
     output, factor = (shapes[name] for name in needed)
     if node.op_type == "Conv":
-        return math.prod(output) * math.prod(factor[1:])  # a weight is (outputs, inputs / group, height, width)
+        return math.prod(output) * math.prod(
+            factor[1:]
+        )  # a weight is (outputs, inputs / group, height, width)
     transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
     return math.prod(output) * factor[-1 if transposed or len(factor) == 1 else -2]

@@ -1,4 +1,6 @@
-"""What a node does in the network and in which stage, read from its module path: quantization is decided by these."""
+"""What a node does in the network and in which stage, read from its module path: quantization is
+decided by these.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,28 @@ from typing import Literal
 import onnx
 
 Role = Literal[
-    "stem", "conv", "depthwise", "downsample", "resample", "qkv", "attention score", "attention value",
-    "local position", "position bias", "carrier token", "squeeze excite", "proj", "fc1", "fc2", "head", "residual add",
-    "activation", "softmax", "norm", "other",
-]  # fmt: skip
+    "stem",
+    "conv",
+    "depthwise",
+    "downsample",
+    "resample",
+    "qkv",
+    "attention score",
+    "attention value",
+    "local position",
+    "position bias",
+    "carrier token",
+    "squeeze excite",
+    "proj",
+    "fc1",
+    "fc2",
+    "head",
+    "residual add",
+    "activation",
+    "softmax",
+    "norm",
+    "other",
+]
 
 _PRODUCTS = "Conv MatMul Gemm"
 # A Linear is its product and the Add of its bias. timm wraps some convolutions: `qkv.conv`.
@@ -45,15 +65,27 @@ _STAGE = re.compile(rf"(?:^|\.)(?:{_NUMBERED})\.(\d+)(?:\.|$)")
 _BLOCK_NUMBER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 # Depthwise convolutions stay out: few multiplications, and a kernel more for each Q/DQ around them.
 DEFAULT_INT8_ROLES: tuple[Role, ...] = (
-    "stem", "conv", "downsample", "carrier token", "qkv", "proj", "fc1", "fc2", "head",
-)  # fmt: skip
+    "stem",
+    "conv",
+    "downsample",
+    "carrier token",
+    "qkv",
+    "proj",
+    "fc1",
+    "fc2",
+    "head",
+)
 
 
 def role_of(node: onnx.NodeProto, constants: Collection[str]) -> Role:
     """The role of the node called `<module path>/<op>`; `constants` names the graph's initializers."""
     path, _, op = node.name.rpartition("/")
     constant = any(name in constants for name in node.input)
-    if node.op_type == "Conv" and _is_depthwise(node) and not re.search(r"(^|\.)(get_v|lepe)$", path):
+    if (
+        node.op_type == "Conv"
+        and _is_depthwise(node)
+        and not re.search(r"(^|\.)(get_v|lepe)$", path)
+    ):
         return "depthwise"
     for pattern, ops, role in _RULES:
         if node.op_type in ops.split() and re.search(pattern, path):
@@ -72,7 +104,9 @@ def _is_depthwise(node: onnx.NodeProto) -> bool:
 
 
 def _role_of_add(path: str, constant: bool) -> Role:
-    """A constant that is added to scores or tokens tells positions; two activations in a block are its residual."""
+    """A constant that is added to scores or tokens tells positions; two activations in a block are
+    its residual.
+    """
     if re.search(_ATTENTION, path):
         return "position bias" if constant else "local position"
     if constant and (path == "model" or re.search(_BLOCK, path)):

@@ -20,7 +20,9 @@ _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """One stage and role: its nodes (without Q/DQ), parameters, and MACs for one image by precision."""
+    """One stage and role: its nodes (without Q/DQ), parameters, and MACs for one image by
+    precision.
+    """
 
     stage: str
     role: str
@@ -53,7 +55,9 @@ class _Tally:
 
 
 def inspect_graph(model: onnx.ModelProto) -> GraphFacts:
-    """The facts of a graph; weights need not be loaded. Raises ToolFailure where shapes cannot be inferred."""
+    """The facts of a graph; weights need not be loaded. Raises ToolFailure where shapes cannot be
+    inferred.
+    """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     values = (*model.graph.value_info, *model.graph.output)
@@ -68,11 +72,17 @@ def inspect_graph(model: onnx.ModelProto) -> GraphFacts:
         tally.nodes += 1
         sources = [_weight_of(name, makers) for name in node.input]
         weights = [constants[name] for name in sources if name in constants and name not in counted]
-        tally.parameters += sum(math.prod(tensor.dims) for tensor in weights if tensor.data_type != TensorProto.INT64)
+        tally.parameters += sum(
+            math.prod(tensor.dims) for tensor in weights if tensor.data_type != TensorProto.INT64
+        )
         counted.update(tensor.name for tensor in weights)
         if facts.macs:
-            tally.macs["int8" if facts.quantized else _float_type(node, types, constants)] += facts.macs
-    groups = tuple(GroupFacts(*key, t.nodes, t.parameters, dict(t.macs)) for key, t in tallies.items())
+            tally.macs["int8" if facts.quantized else _float_type(node, types, constants)] += (
+                facts.macs
+            )
+    groups = tuple(
+        GroupFacts(*key, t.nodes, t.parameters, dict(t.macs)) for key, t in tallies.items()
+    )
     return GraphFacts(read_opset(model), groups)
 
 
@@ -82,8 +92,12 @@ def _weight_of(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
     return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
 
 
-def _float_type(node: onnx.NodeProto, types: Mapping[str, int], constants: Mapping[str, onnx.TensorProto]) -> str:
+def _float_type(
+    node: onnx.NodeProto, types: Mapping[str, int], constants: Mapping[str, onnx.TensorProto]
+) -> str:
     """The type of a product's result, or of its weight where shape inference left no type."""
     weight = constants.get(node.input[1])
-    kind = types.get(node.output[0]) or (weight.data_type if weight is not None else TensorProto.FLOAT)
+    kind = types.get(node.output[0]) or (
+        weight.data_type if weight is not None else TensorProto.FLOAT
+    )
     return "fp16" if kind in _HALF else "fp32"

@@ -1,7 +1,7 @@
 """Bias correction: what INT8 adds to a product's result on average is taken from its bias.
 
-Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2, with the mean
-measured on images. It costs nothing at run time.
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
+section 4.2, with the mean measured on images. It costs nothing at run time.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -17,8 +17,11 @@ from hvt_deploy.graph.edit import GraphEdit
 from hvt_deploy.graph.quantization.qdq import QUANTIZED_OPS
 
 
-def correct_biases(model: onnx.ModelProto, shifts: Mapping[str, NDArray[np.float64]]) -> onnx.ModelProto:
-    """`model` with `shifts` (a mean per output channel, by the name of a product) subtracted from the biases.
+def correct_biases(
+    model: onnx.ModelProto, shifts: Mapping[str, NDArray[np.float64]]
+) -> onnx.ModelProto:
+    """`model` with `shifts` (a mean per output channel, by the name of a product) subtracted from
+    the biases.
 
     A product without a bias keeps its result as it is.
     """

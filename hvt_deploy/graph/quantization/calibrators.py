@@ -22,10 +22,12 @@ _Floats: TypeAlias = NDArray[np.float64]
 
 
 def choose_threshold(histogram: Histogram, largest: float, calibrator: Calibrator) -> float:
-    """The magnitude that INT8's largest level stands for; never above `largest`, the end of the histogram.
+    """The magnitude that INT8's largest level stands for; never above `largest`, the end of the
+    histogram.
 
-    `max` clips nothing, `percentile` the largest 0.01 %, `entropy` loses the least information (relative entropy;
-    Migacz, "8-bit Inference with TensorRT", 2017), `mse` has the smallest mean squared rounding and clipping error.
+    `max` clips nothing, `percentile` the largest 0.01 %, `entropy` loses the least information
+    (relative entropy; Migacz, "8-bit Inference with TensorRT", 2017), `mse` has the smallest mean
+    squared rounding and clipping error.
     """
     if calibrator == "max" or not histogram.any():
         return largest
@@ -55,7 +57,8 @@ def _relative_entropy(histogram: _Floats, edge: int) -> float:
     means = np.bincount(coarse, weights=clipped, minlength=LEVELS) / np.maximum(counts, 1)
     quantized = np.where(occupied, means[coarse], 0.0)
     clipped[-1] += histogram[edge:].sum()
-    # A last bin that only clipping fills has no counterpart: a little mass there keeps the divergence finite.
+    # A last bin that only clipping fills has no counterpart: a little mass there keeps the
+    # divergence finite.
     quantized[-1] = max(quantized[-1], 1e-9)
     p, q = clipped / clipped.sum(), quantized / quantized.sum()
     seen = p > 0

@@ -1,8 +1,10 @@
-"""The CPU twin of an INT8 graph: the same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on.
+"""The CPU twin of an INT8 graph: the same recipe and ranges in the form that ONNX Runtime's CPU
+kernels are fast on.
 
-An engine wants signed activations, float biases and no Q/DQ on outputs. ONNX Runtime's kernels multiply unsigned
-activations with signed weights and add int32 biases, and its integer convolution needs a quantized output as well.
-Each pass is a pure function; `benchmarks/cpu_twin.py` measures what each does to logits and latency.
+An engine wants signed activations, float biases and no Q/DQ on outputs. ONNX Runtime's kernels
+multiply unsigned activations with signed weights and add int32 biases, and its integer convolution
+needs a quantized output as well. Each pass is a pure function; `benchmarks/cpu_twin.py` measures
+what each does to logits and latency.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -23,7 +25,9 @@ _GELU_OPSET = 20
 
 
 def make_cpu_twin(signed: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """The twin of `signed`, a graph by `quantize_int8`: every pass of this module, one after the other."""
+    """The twin of `signed`, a graph by `quantize_int8`: every pass of this module, one after the
+    other.
+    """
     return gather_gelu(quantize_outputs(quantize_biases(to_unsigned(signed)), ranges))
 
 
@@ -48,15 +52,17 @@ def _set_zero_point(edit: GraphEdit, quantize: onnx.NodeProto, zero_point: int) 
 def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
     """Float biases of quantized Conv and Gemm nodes to int32 with scale activation × weight.
 
-    A bias moves by at most half its scale, half a unit of the integer sum that it is added to. One that int32 cannot
-    hold stays float.
+    A bias moves by at most half its scale, half a unit of the integer sum that it is added to. One
+    that int32 cannot hold stays float.
     """
     edit = GraphEdit(model)
     producers = edit.producers()
     for node in edit.nodes("Conv", "Gemm"):
         bias = edit.constant(node.input[2]) if len(node.input) > 2 else None
         scales = [
-            edit.constant(producers[name].input[1]) for name in node.input[:2] if _is_dequantized(name, producers)
+            edit.constant(producers[name].input[1])
+            for name in node.input[:2]
+            if _is_dequantized(name, producers)
         ]
         if bias is None or len(scales) != 2 or scales[0] is None or scales[1] is None:
             continue
@@ -70,7 +76,9 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
             edit.add_constant(f"{name}_quantized", levels.astype(np.int32)),
             edit.add_constant(f"{name}_scale", scale),
         ]
-        node.input[2] = edit.add_node("DequantizeLinear", inputs, name, axis=0 if scale.ndim else None)
+        node.input[2] = edit.add_node(
+            "DequantizeLinear", inputs, name, axis=0 if scale.ndim else None
+        )
     return edit.done()
 
 
@@ -79,30 +87,40 @@ def _is_dequantized(name: str, producers: dict[str, onnx.NodeProto]) -> bool:
 
 
 def quantize_outputs(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """UINT8 Q/DQ on the outputs of quantized convolutions: without it their kernel is the float one.
+    """UINT8 Q/DQ on the outputs of quantized convolutions: without it their kernel is the float
+    one.
 
-    All 256 levels lie between the smallest and the largest calibrated value: no engine reads these Q/DQ. Where only a
-    Relu reads the output and only a QuantizeLinear reads that, the latter gets zero point 0 instead: the same numbers
-    within the calibrated range, and the kernel does the Relu by its saturation. Linears have an integer kernel that
-    gives float; quantizing their outputs was slower and less accurate.
+    All 256 levels lie between the smallest and the largest calibrated value: no engine reads these
+    Q/DQ. Where only a Relu reads the output and only a QuantizeLinear reads that, the latter gets
+    zero point 0 instead: the same numbers within the calibrated range, and the kernel does the Relu
+    by its saturation. Linears have an integer kernel that gives float; quantizing their outputs was
+    slower and less accurate.
     """
     edit = GraphEdit(model)
     producers = edit.producers()
     for node in edit.nodes("Conv"):
         output = node.output[0]
         readers = edit.readers(output)
-        if not all(_is_dequantized(name, producers) for name in node.input[:2]) or edit.is_output(output):
+        if not all(_is_dequantized(name, producers) for name in node.input[:2]) or edit.is_output(
+            output
+        ):
             continue
-        if (relu := _only(readers, "Relu")) and (quantize := _only(edit.readers(relu.output[0]), "QuantizeLinear")):
+        if (relu := _only(readers, "Relu")) and (
+            quantize := _only(edit.readers(relu.output[0]), "QuantizeLinear")
+        ):
             _set_zero_point(edit, quantize, 0)
         elif not _only(readers, "QuantizeLinear") and ranges.largest(output):
             low, high = (min(0.0, ranges.tensors[output][0]), max(0.0, ranges.tensors[output][1]))
             scale = (high - low) / _MOST
             parameters = [
                 edit.add_constant(f"{output}_output_scale", np.array(scale, np.float32)),
-                edit.add_constant(f"{output}_output_zero_point", np.array(round(-low / scale), np.uint8)),
+                edit.add_constant(
+                    f"{output}_output_zero_point", np.array(round(-low / scale), np.uint8)
+                ),
             ]
-            levels = edit.add_node("QuantizeLinear", [output, *parameters], f"{output}_output_quantized")
+            levels = edit.add_node(
+                "QuantizeLinear", [output, *parameters], f"{output}_output_quantized"
+            )
             values = edit.add_node("DequantizeLinear", [levels, *parameters], f"{output}_output")
             for reader in readers:
                 replace_input(reader, output, values)
@@ -116,8 +134,8 @@ def _only(nodes: list[onnx.NodeProto], op_type: str) -> onnx.NodeProto | None:
 def gather_gelu(model: onnx.ModelProto) -> onnx.ModelProto:
     """GELU as one operator of opset 20 instead of five nodes, so that ONNX Runtime runs one kernel.
 
-    It gathers them by itself in some orders of the product, but never behind a DequantizeLinear, of which it makes a
-    copy for every reader.
+    It gathers them by itself in some orders of the product, but never behind a DequantizeLinear, of
+    which it makes a copy for every reader.
     """
     edit = GraphEdit(model)
     found = False
@@ -135,7 +153,9 @@ def gather_gelu(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _gelu_ends(edit: GraphEdit, erf: onnx.NodeProto) -> tuple[str, onnx.NodeProto] | None:
-    """The name of x and the last node of x · ½ · (1 + erf(x / √2)), whichever of x and ½ is multiplied first."""
+    """The name of x and the last node of x · ½ · (1 + erf(x / √2)), whichever of x and ½ is
+    multiplied first.
+    """
     inner = edit.producers().get(erf.input[0])
     plus = _only(edit.readers(erf.output[0]), "Add")
     if inner is None or inner.op_type != "Div" or plus is None:
@@ -146,9 +166,17 @@ def _gelu_ends(edit: GraphEdit, erf: onnx.NodeProto) -> tuple[str, onnx.NodeProt
     if first is None or last is None:
         return None
     factors = {*first.input, *last.input} - {plus.output[0], first.output[0], source}
-    values = [edit.constant(name) for name in (inner.input[1], *{*plus.input} - {erf.output[0]}, *factors)]
-    is_gelu = (source in first.input) != (source in last.input) and len(values) == 3 and all(
-        value is not None and value.size == 1 and math.isclose(value.item(), expected, rel_tol=1e-6)
-        for value, expected in zip(values, (math.sqrt(2), 1.0, 0.5), strict=True)
-    )  # fmt: skip
+    values = [
+        edit.constant(name) for name in (inner.input[1], *{*plus.input} - {erf.output[0]}, *factors)
+    ]
+    is_gelu = (
+        (source in first.input) != (source in last.input)
+        and len(values) == 3
+        and all(
+            value is not None
+            and value.size == 1
+            and math.isclose(value.item(), expected, rel_tol=1e-6)
+            for value, expected in zip(values, (math.sqrt(2), 1.0, 0.5), strict=True)
+        )
+    )
     return (source, last) if is_gelu else None

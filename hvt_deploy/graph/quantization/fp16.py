@@ -1,4 +1,6 @@
-"""FP16: the whole graph in half precision, except the nodes whose measured ranges come near its limit."""
+"""FP16: the whole graph in half precision, except the nodes whose measured ranges come near its
+limit.
+"""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false
 
@@ -28,7 +30,8 @@ SAFE_LIMIT = FP16_MAX / 4
 # Below this opset onnx.checker refuses FP16 scales of QuantizeLinear.
 QDQ_OPSET = 19
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-# Engines compute a LayerNormalization as squares and their mean, so that its input is squared before it is summed.
+# Engines compute a LayerNormalization as squares and their mean, so that its input is squared
+# before it is summed.
 _SQUARING_OPS = frozenset({"LayerNormalization", "ReduceSumSquare", "ReduceL2"})
 
 
@@ -56,8 +59,12 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
     require("onnxruntime", extra="cpu")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    if read_opset(model) < QDQ_OPSET and any(n.op_type == "QuantizeLinear" for n in model.graph.node):
-        raise ToolFailure(f"FP16 Q/DQ exists from opset {QDQ_OPSET} on; the graph has {read_opset(model)}.")
+    if read_opset(model) < QDQ_OPSET and any(
+        n.op_type == "QuantizeLinear" for n in model.graph.node
+    ):
+        raise ToolFailure(
+            f"FP16 Q/DQ exists from opset {QDQ_OPSET} on; the graph has {read_opset(model)}."
+        )
     kept = kept_in_fp32(model, ranges) if ranges else ()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -76,43 +83,63 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
 
 
 def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]:
-    """The nodes with an input or output beyond a quarter of FP16's largest value, and what squares such inputs."""
+    """The nodes with an input or output beyond a quarter of FP16's largest value, and what squares
+    such inputs.
+    """
     measured = _before_quantization(model)
-    scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if not tensor.dims[1:]}
+    scales = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if not tensor.dims[1:]
+    }
     kept: list[KeptNode] = []
     for node in model.graph.node:
         tensors = {measured.get(name, name) for name in (*node.input, *node.output)}
         largest, name = max(((ranges.largest(t), t) for t in tensors), default=(0.0, ""))
         limit = math.sqrt(SAFE_LIMIT) if node.op_type in _SQUARING_OPS else SAFE_LIMIT
         if largest > limit:
-            kept.append(KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}"))
+            kept.append(
+                KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}")
+            )
         elif node.op_type in _QDQ and _is_lost(scales.get(node.input[1])):
             kept.append(KeptNode(node.name, f"its scale {node.input[1]} is too small for FP16"))
     return (*kept, *_with_their_operands(model, {k.node for k in kept}))
 
 
 def _with_their_operands(model: onnx.ModelProto, kept: Collection[str]) -> list[KeptNode]:
-    """What has to follow kept nodes: a product and all its Q/DQ have one type, or engines cannot be built."""
+    """What has to follow kept nodes: a product and all its Q/DQ have one type, or engines cannot be
+    built.
+    """
     makers = {name: node for node in model.graph.node for name in node.output}
     names, followers = set(kept), list[KeptNode]()
     products: list[list[onnx.NodeProto]] = []
     for node in model.graph.node:
-        dequantizers = [m for m in map(makers.get, node.input) if m is not None and m.op_type == "DequantizeLinear"]
+        dequantizers = [
+            m
+            for m in map(makers.get, node.input)
+            if m is not None and m.op_type == "DequantizeLinear"
+        ]
         quantizers = [makers[d.input[0]] for d in dequantizers if d.input[0] in makers]
         if dequantizers:
             products.append([node, *dequantizers, *quantizers])
     while True:
-        mixed = [p for p in products if {n.name for n in p} & names and not {n.name for n in p} <= names]
+        mixed = [
+            p for p in products if {n.name for n in p} & names and not {n.name for n in p} <= names
+        ]
         if not mixed:
             return followers
         for member in mixed[0]:
             if member.name not in names:
                 names.add(member.name)
-                followers.append(KeptNode(member.name, f"it belongs to {mixed[0][0].name}, which has FP32 Q/DQ"))
+                followers.append(
+                    KeptNode(member.name, f"it belongs to {mixed[0][0].name}, which has FP32 Q/DQ")
+                )
 
 
 def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:
-    """Quantized and dequantized tensors with the tensor they were made from, whose range was measured."""
+    """Quantized and dequantized tensors with the tensor they were made from, whose range was
+    measured.
+    """
     source: dict[str, str] = {}
     for op in _QDQ:  # every Quantize before any Dequantize
         for node in model.graph.node:
@@ -123,11 +150,15 @@ def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:
 
 def _is_lost(scale: NDArray[Any] | None) -> bool:
     """Whether rounding to FP16 changes a scale by more than a percent."""
-    return scale is not None and bool((np.abs(scale.astype(np.float16) - scale) > 0.01 * np.abs(scale)).any())
+    return scale is not None and bool(
+        (np.abs(scale.astype(np.float16) - scale) > 0.01 * np.abs(scale)).any()
+    )
 
 
 def _drop_repetitions(graph: onnx.GraphProto) -> None:
-    """Let what stays FP32 share one Cast of a tensor: the converter writes the same one again for each reader."""
+    """Let what stays FP32 share one Cast of a tensor: the converter writes the same one again for
+    each reader.
+    """
     for entries, names in (
         (graph.node, [node.output[0] for node in graph.node]),
         (graph.value_info, [value.name for value in graph.value_info]),
@@ -138,17 +169,22 @@ def _drop_repetitions(graph: onnx.GraphProto) -> None:
 
 
 def _drop_round_trips(graph: onnx.GraphProto, own: Collection[str]) -> None:
-    """Let neighbours that both stay FP32 hand over FP32: the converter casts to FP16 and back between them.
+    """Let neighbours that both stay FP32 hand over FP32: the converter casts to FP16 and back
+    between them.
 
-    A Cast that the graph had before, one of its `own` nodes, may make FP16 of something else than FP32.
+    A Cast that the graph had before, one of its `own` nodes, may make FP16 of something else than
+    FP32.
     """
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
 
     def is_to(node: onnx.NodeProto, data_type: int) -> bool:
         return any(a.name == "to" and a.i == data_type for a in node.attribute)
 
-    halved = {name: node.input[0] for name, node in casts.items()
-              if is_to(node, onnx.TensorProto.FLOAT16) and node.name not in own}  # fmt: skip
+    halved = {
+        name: node.input[0]
+        for name, node in casts.items()
+        if is_to(node, onnx.TensorProto.FLOAT16) and node.name not in own
+    }
     source = {
         name: halved[node.input[0]]
         for name, node in casts.items()

@@ -1,8 +1,9 @@
 """Precision for models whose weights lie in a file beside the graph: passes work on its outline.
 
-In an outline the weights of nodes to quantize are as small as their scales: one number per output channel, the
-largest. So ONNX Runtime's quantizer finds the scales that the weights would have given it. Other large weights are
-inputs. `fill` puts the real ones in, one at a time, in the type that the passes decided on.
+In an outline the weights of nodes to quantize are as small as their scales: one number per output
+channel, the largest. So ONNX Runtime's quantizer finds the scales that the weights would have given
+it. Other large weights are inputs. `fill` puts the real ones in, one at a time, in the type that
+the passes decided on.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -28,7 +29,8 @@ _INT8_MAX = 127
 class Outline:
     """`model` without its large weights; they are `external` tensors of files in `folder`.
 
-    `channel_axes` maps weights that stand as their largest values to the axis of their output channels.
+    `channel_axes` maps weights that stand as their largest values to the axis of their output
+    channels.
     """
 
     model: onnx.ModelProto
@@ -50,7 +52,9 @@ class Outline:
         for name, tensor in self.external.items():
             if name in types:
                 dtype = helper.tensor_dtype_to_np_dtype(types[name])
-                graph.initializer.append(numpy_helper.from_array(self._read(tensor).astype(dtype), name))
+                graph.initializer.append(
+                    numpy_helper.from_array(self._read(tensor).astype(dtype), name)
+                )
             stand_in = initializers.get(f"{name}{QUANTIZED_SUFFIX}")
             if stand_in is not None:
                 scale = numpy_helper.to_array(scales[f"{name}{SCALE_SUFFIX}"])
@@ -65,7 +69,8 @@ class Outline:
 
 
 def outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) -> Outline:
-    """The outline of `model`, whose weights are in files in `folder`; `quantized` names the nodes to quantize.
+    """The outline of `model`, whose weights are in files in `folder`; `quantized` names the nodes
+    to quantize.
 
     A model that holds its weights itself is its own outline.
     """
@@ -80,15 +85,21 @@ def outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) ->
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         elif not is_large(tensor):
-            graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), tensor.name))
+            graph.initializer.append(
+                numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), tensor.name)
+            )
         else:
             external[tensor.name] = tensor
             if tensor.name in axes:
                 largest = _largest(numpy_helper.to_array(tensor, str(folder)), axes[tensor.name])
                 graph.initializer.append(numpy_helper.from_array(largest, tensor.name))
             else:
-                graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return Outline(outlined, folder, external, {name: axis for name, axis in axes.items() if name in external})
+                graph.input.append(
+                    helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                )
+    return Outline(
+        outlined, folder, external, {name: axis for name, axis in axes.items() if name in external}
+    )
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

@@ -1,4 +1,6 @@
-"""Every quantized product beside itself in FP32, fed with the same activations: its own error, not its inputs'."""
+"""Every quantized product beside itself in FP32, fed with the same activations: its own error, not
+its inputs'.
+"""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _AXES_INPUT_OPSET = 18
 
 @dataclass(frozen=True)
 class ProductError:
-    """Sums of squares of a product's FP32 result and of what INT8 changes in it; `shift` (C): that change's mean."""
+    """Sums of squares of a product's FP32 result and of what INT8 changes in it; `shift` (C): that
+    change's mean.
+    """
 
     signal: float
     noise: float
@@ -57,13 +61,17 @@ def measure_products(
             weight = len(images_NCHW) if wanted[i].endswith("/shift") else 1
             sums[i] = sums[i] + value.astype(np.float64) * weight
     return {
-        name: ProductError(float(sums[3 * i]), float(sums[3 * i + 1]), sums[3 * i + 2] / max(images, 1))
+        name: ProductError(
+            float(sums[3 * i]), float(sums[3 * i + 1]), sums[3 * i + 2] / max(images, 1)
+        )
         for i, name in enumerate(names)
     }
 
 
 def _put_beside(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]:
-    """Add to FP32 `model` a copy of each quantized product with its Q/DQ, and what compares the two; their names."""
+    """Add to FP32 `model` a copy of each quantized product with its Q/DQ, and what compares the
+    two; their names.
+    """
     makers = {out: node for node in quantized.graph.node for out in node.output}
     originals = {node.name: node for node in model.graph.node}
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
@@ -72,7 +80,11 @@ def _put_beside(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]
     names: list[str] = []
     for node in quantized.graph.node:
         original = originals.get(node.name)
-        if original is None or node.op_type not in QUANTIZED_OPS or original.input[1] not in weights:
+        if (
+            original is None
+            or node.op_type not in QUANTIZED_OPS
+            or original.input[1] not in weights
+        ):
             continue
         dequantizer = makers.get(node.input[0])
         if dequantizer is None or dequantizer.op_type != "DequantizeLinear":
@@ -86,7 +98,11 @@ def _put_beside(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]
             (weight, weight.input),
             (
                 node,
-                (f"{node.name}{_BESIDE}/{dequantizer.name}", f"{node.name}{_BESIDE}/{weight.name}", *node.input[2:]),
+                (
+                    f"{node.name}{_BESIDE}/{dequantizer.name}",
+                    f"{node.name}{_BESIDE}/{weight.name}",
+                    *node.input[2:],
+                ),
             ),
         ):
             name = f"{beside}/{copied.name}"
@@ -95,12 +111,18 @@ def _put_beside(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]
             model.graph.node.append(copy)
         _compare(model, node.name, original, f"{beside}/{node.name}", weights[original.input[1]])
     used = {name for node in model.graph.node for name in node.input} - weights.keys()
-    model.graph.initializer.extend(tensor for tensor in quantized.graph.initializer if tensor.name in used)
+    model.graph.initializer.extend(
+        tensor for tensor in quantized.graph.initializer if tensor.name in used
+    )
     return names
 
 
 def _compare(
-    model: onnx.ModelProto, name: str, original: onnx.NodeProto, result: str, weight_dims: Sequence[int]
+    model: onnx.ModelProto,
+    name: str,
+    original: onnx.NodeProto,
+    result: str,
+    weight_dims: Sequence[int],
 ) -> None:
     """Outputs `<name>/signal`, `/noise` and `/shift` of the graph: `original` against `result`."""
     graph, convolution = model.graph, original.op_type == "Conv"
@@ -110,15 +132,31 @@ def _compare(
     graph.initializer.append(shape)
     error, by_channel = f"{name}/error", f"{name}/error_NC"
     axes_given = read_opset(model) >= _AXES_INPUT_OPSET
-    graph.node.extend([
-        helper.make_node("ReduceSumSquare", [original.output[0]], [f"{name}/signal"], keepdims=0),
-        helper.make_node("Sub", [result, original.output[0]], [error]),
-        helper.make_node("ReduceSumSquare", [error], [f"{name}/noise"], keepdims=0),
-        *([helper.make_node("Transpose", [error], [f"{error}_NHWC"], perm=[0, 2, 3, 1])] if convolution else []),
-        helper.make_node("Reshape", [f"{error}_NHWC" if convolution else error, shape.name], [by_channel]),
-        helper.make_node("ReduceMean", [by_channel, "compare/rows"], [f"{name}/shift"], keepdims=0)
-        if axes_given
-        else helper.make_node("ReduceMean", [by_channel], [f"{name}/shift"], keepdims=0, axes=[0]),
-    ])  # fmt: skip
+    graph.node.extend(
+        [
+            helper.make_node(
+                "ReduceSumSquare", [original.output[0]], [f"{name}/signal"], keepdims=0
+            ),
+            helper.make_node("Sub", [result, original.output[0]], [error]),
+            helper.make_node("ReduceSumSquare", [error], [f"{name}/noise"], keepdims=0),
+            *(
+                [helper.make_node("Transpose", [error], [f"{error}_NHWC"], perm=[0, 2, 3, 1])]
+                if convolution
+                else []
+            ),
+            helper.make_node(
+                "Reshape", [f"{error}_NHWC" if convolution else error, shape.name], [by_channel]
+            ),
+            helper.make_node(
+                "ReduceMean", [by_channel, "compare/rows"], [f"{name}/shift"], keepdims=0
+            )
+            if axes_given
+            else helper.make_node(
+                "ReduceMean", [by_channel], [f"{name}/shift"], keepdims=0, axes=[0]
+            ),
+        ]
+    )
     for what in ("signal", "noise", "shift"):
-        graph.output.append(helper.make_tensor_value_info(f"{name}/{what}", TensorProto.FLOAT, None))
+        graph.output.append(
+            helper.make_tensor_value_info(f"{name}/{what}", TensorProto.FLOAT, None)
+        )

@@ -1,7 +1,8 @@
-"""INT8 by Q/DQ: ONNX Runtime's quantizer inserts them, which tensors get them is decided here, by role.
+"""INT8 by Q/DQ: ONNX Runtime's quantizer inserts them, which tensors get them is decided here, by
+role.
 
-`quantize_int8` makes what TensorRT wants: signed and symmetric, weights per channel, float bias, no Q/DQ on outputs.
-`graph/twin.py` turns it into what ONNX Runtime's CPU kernels are fast on.
+`quantize_int8` makes what TensorRT wants: signed and symmetric, weights per channel, float bias, no
+Q/DQ on outputs. `graph/twin.py` turns it into what ONNX Runtime's CPU kernels are fast on.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false
@@ -26,17 +27,21 @@ from hvt_deploy.graph.quantization.ranges import Ranges
 QUANTIZED_OPS = ("Conv", "MatMul", "Gemm")
 
 
-def nodes_to_quantize(model: onnx.ModelProto, roles: Collection[str], excluded: Collection[str] = ()) -> list[str]:
-    """Conv, MatMul and Gemm nodes with a constant weight whose role is among `roles`, but not their group
-    (`stage/role`) among `excluded`.
+def nodes_to_quantize(
+    model: onnx.ModelProto, roles: Collection[str], excluded: Collection[str] = ()
+) -> list[str]:
+    """Conv, MatMul and Gemm nodes with a constant weight whose role is among `roles`, but not their
+    group (`stage/role`) among `excluded`.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
         node.name
         for node in model.graph.node
-        if node.op_type in QUANTIZED_OPS and node.input[1] in weights
-        and role_of(node, weights) in roles and group_of(node, weights) not in excluded
-    ]  # fmt: skip
+        if node.op_type in QUANTIZED_OPS
+        and node.input[1] in weights
+        and role_of(node, weights) in roles
+        and group_of(node, weights) not in excluded
+    ]
 
 
 def quantize_int8(
@@ -44,7 +49,8 @@ def quantize_int8(
 ) -> onnx.ModelProto:
     """The graph with Q/DQ for TensorRT, FP32 in the rest.
 
-    Raises BadInput if no node has one of the roles, ToolFailure for a tensor that was not calibrated.
+    Raises BadInput if no node has one of the roles, ToolFailure for a tensor that was not
+    calibrated.
     """
     require("onnxruntime", extra="cpu")
     from onnxruntime.quantization import QuantType
@@ -53,7 +59,10 @@ def quantize_int8(
 
     nodes = nodes_to_quantize(model, roles, excluded)
     if not nodes:
-        raise BadInput("No node is left to quantize.", "Correct quantization.int8_roles or excluded in the recipe.")
+        raise BadInput(
+            "No node is left to quantize.",
+            "Correct quantization.int8_roles or excluded in the recipe.",
+        )
     extremes: dict[str, TensorData | tuple[Any, ...]] = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.tensors.items()
@@ -68,13 +77,23 @@ def quantize_int8(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     quantizer = QDQQuantizer(
-        copy, True, False, QuantType.QInt8, QuantType.QInt8,
-        TensorsData(CalibrationMethod.MinMax, extremes), nodes, [], list(QUANTIZED_OPS), options,
-    )  # fmt: skip
+        copy,
+        True,
+        False,
+        QuantType.QInt8,
+        QuantType.QInt8,
+        TensorsData(CalibrationMethod.MinMax, extremes),
+        nodes,
+        [],
+        list(QUANTIZED_OPS),
+        options,
+    )
     try:
         quantizer.quantize_model()
     except (ValueError, KeyError) as error:
-        raise ToolFailure(f"ONNX Runtime's quantizer failed: {error}", "Calibrate again with --calib DIR.") from error
+        raise ToolFailure(
+            f"ONNX Runtime's quantizer failed: {error}", "Calibrate again with --calib DIR."
+        ) from error
     quantized = quantizer.model.model
     sort_nodes(quantized.graph)
     opset = read_opset(model)
@@ -86,8 +105,8 @@ def quantize_int8(
 def _leave_others_float(model: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProto:
     """Let only the `chosen` nodes read quantized values.
 
-    The quantizer gives them to every reader of a tensor: a residual sum beside a quantized convolution would be
-    rounded, and clipped, as well.
+    The quantizer gives them to every reader of a tensor: a residual sum beside a quantized
+    convolution would be rounded, and clipped, as well.
     """
     edit = GraphEdit(model)
     for quantize in edit.nodes("QuantizeLinear"):

@@ -50,23 +50,32 @@ def read_ranges(path: Path) -> Ranges:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Ranges({str(name): (float(low), float(high)) for name, (low, high) in data.items()})
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} does not hold ranges: {error}.", "Calibrate again: hvt-deploy quantize") from None
+        raise BadInput(
+            f"{path} does not hold ranges: {error}.", "Calibrate again: hvt-deploy quantize"
+        ) from None
 
 
 def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
-    """ONNX Runtime on the CPU for a graph in memory: a function (names of outputs, images (N, 3, H, W)) -> arrays.
+    """ONNX Runtime on the CPU for a graph in memory: a function (names of outputs, images (N, 3, H,
+    W)) -> arrays.
 
-    Weights in a file beside the graph are read from `folder`: the graph itself is small enough to hand over.
+    Weights in a file beside the graph are read from `folder`: the graph itself is small enough to
+    hand over.
     """
     require("onnxruntime", extra="cpu")
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    # The default order runs what is appended for measuring at the end, with every activation still in memory.
+    # The default order runs what is appended for measuring at the end, with every activation still
+    # in memory.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     images = model.graph.input[0].name
 
     def run(outputs: Sequence[str], images_NCHW: ImagesNCHW) -> list[NDArray[np.float32]]:
@@ -78,9 +87,15 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
 
 
 def collect_histograms(
-    onnx_path: Path, ranges: Ranges, tensors: Sequence[str], batches: Iterable[ImagesNCHW], threads: int
+    onnx_path: Path,
+    ranges: Ranges,
+    tensors: Sequence[str],
+    batches: Iterable[ImagesNCHW],
+    threads: int,
 ) -> Mapping[str, Histogram]:
-    """How often each magnitude occurs in `tensors`, from 0 to the largest of `ranges`; one batch is in memory."""
+    """How often each magnitude occurs in `tensors`, from 0 to the largest of `ranges`; one batch is
+    in memory.
+    """
     model = load_onnx(onnx_path, weights=False)
     inside = [name for name in tensors if name != model.graph.input[0].name]
     for name in inside:
@@ -88,16 +103,22 @@ def collect_histograms(
     run = open_graph(model, onnx_path.parent, threads)
     histograms = {name: np.zeros(BINS, np.int64) for name in tensors}
     for images_NCHW in batches:
-        values = {model.graph.input[0].name: images_NCHW, **dict(zip(inside, run(inside, images_NCHW), strict=True))}
+        values = {
+            model.graph.input[0].name: images_NCHW,
+            **dict(zip(inside, run(inside, images_NCHW), strict=True)),
+        }
         for name in tensors:
             scale = BINS / max(ranges.largest(name), 1e-30)
-            bins = np.minimum(np.abs(values[name]).ravel() * np.float32(scale), BINS - 1).astype(np.int32)
+            bins = np.minimum(np.abs(values[name]).ravel() * np.float32(scale), BINS - 1).astype(
+                np.int32
+            )
             histograms[name] += np.bincount(bins, minlength=BINS)
     return histograms
 
 
 def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int) -> Ranges:
-    """Run every batch (N, 3, H, W) through ONNX Runtime on the CPU; memory does not grow with their number.
+    """Run every batch (N, 3, H, W) through ONNX Runtime on the CPU; memory does not grow with their
+    number.
 
     Raises BadInput if there is no image, ToolFailure naming a tensor that is not finite.
     """
@@ -111,7 +132,9 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
         low, high = np.minimum(low, extremes[:, 0]), np.maximum(high, extremes[:, 1])
         _refuse_not_finite(names, low, high)
     if not np.isfinite(low).all():
-        raise BadInput("There was no image to calibrate on.", "Give a folder of images with --calib DIR.")
+        raise BadInput(
+            "There was no image to calibrate on.", "Give a folder of images with --calib DIR."
+        )
     return Ranges({name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)})
 
 
@@ -122,7 +145,9 @@ def _refuse_not_finite(
 ) -> None:
     for name, a, b in zip(names, low, high, strict=True):
         if not (math.isfinite(a) and math.isfinite(b)):
-            raise ToolFailure(f"Tensor {name} is not finite in FP32: from {a} to {b}.", "Check the weights.")
+            raise ToolFailure(
+                f"Tensor {name} is not finite in FP32: from {a} to {b}.", "Check the weights."
+            )
 
 
 def _float_tensors(model: onnx.ModelProto) -> list[str]:
@@ -139,6 +164,10 @@ def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     augmented.CopyFrom(model)
     for name in names:
         for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
-            augmented.graph.node.append(helper.make_node(op, [name], [f"{name}/{end}"], f"{name}/{end}", keepdims=0))
-            augmented.graph.output.append(helper.make_tensor_value_info(f"{name}/{end}", TensorProto.FLOAT, []))
+            augmented.graph.node.append(
+                helper.make_node(op, [name], [f"{name}/{end}"], f"{name}/{end}", keepdims=0)
+            )
+            augmented.graph.output.append(
+                helper.make_tensor_value_info(f"{name}/{end}", TensorProto.FLOAT, [])
+            )
     return augmented

@@ -1,7 +1,9 @@
-"""SmoothQuant: outlier channels of a LayerNormalization go into the weights of the Linears behind it.
+"""SmoothQuant: outlier channels of a LayerNormalization go into the weights of the Linears behind
+it.
 
-Xiao et al., "SmoothQuant", 2023, equations 3 and 4: the normalization's result is divided by s_j in channel j, the
-Linear's weights of that channel are multiplied by it, with s_j = max|X_j|^a / max|W_j|^(1-a). Exact in FP32.
+Xiao et al., "SmoothQuant", 2023, equations 3 and 4: the normalization's result is divided by s_j in
+channel j, the Linear's weights of that channel are multiplied by it, with s_j = max|X_j|^a /
+max|W_j|^(1-a). Exact in FP32.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -32,7 +34,9 @@ _LINEARS = ("MatMul", "Gemm")
 def measure_smoothing(
     fp32: Path, quantized: Collection[str], batches: Iterable[ImagesNCHW], threads: int
 ) -> Mapping[str, NDArray[np.float32]]:
-    """s_j for each LayerNormalization (by node name) that only Linears among `quantized` nodes read."""
+    """s_j for each LayerNormalization (by node name) that only Linears among `quantized` nodes
+    read.
+    """
     model = load_onnx(fp32, weights=False)
     linears = _smoothable(model, quantized)
     outputs = {node.name: node.output[0] for node in model.graph.node if node.name in linears}
@@ -48,13 +52,21 @@ def measure_smoothing(
             largest[name] = np.maximum(largest[name], found) if name in largest else found
     weights = _read(model, [linear.input[1] for nodes in linears.values() for linear in nodes])
     return {
-        name: _scales(maxima, [np.abs(_rows_first(node, weights[node.input[1]])).max(axis=1) for node in linears[name]])
+        name: _scales(
+            maxima,
+            [
+                np.abs(_rows_first(node, weights[node.input[1]])).max(axis=1)
+                for node in linears[name]
+            ],
+        )
         for name, maxima in largest.items()
     }
 
 
 def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
-    """`model` with the scales s_j of `measure_smoothing` moved from its normalizations into its Linears."""
+    """`model` with the scales s_j of `measure_smoothing` moved from its normalizations into its
+    Linears.
+    """
     edit, readers, shapes = GraphEdit(model), _readers(model), infer_shapes_of_one(model)
     nodes = {node.name: node for node in edit.nodes("LayerNormalization", *_LINEARS)}
 
@@ -73,7 +85,9 @@ def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) ->
     return edit.done()
 
 
-def _smoothable(model: onnx.ModelProto, quantized: Collection[str]) -> dict[str, list[onnx.NodeProto]]:
+def _smoothable(
+    model: onnx.ModelProto, quantized: Collection[str]
+) -> dict[str, list[onnx.NodeProto]]:
     """Normalizations with a scale whose result only quantized Linears read, and those."""
     readers, shapes = _readers(model), infer_shapes_of_one(model)
     constants = {t.name for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL}
@@ -97,7 +111,9 @@ def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 def _linears_behind(
     tensor: str, readers: Mapping[str, list[onnx.NodeProto]], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[onnx.NodeProto] | None:
-    """The Linears that read a tensor, directly or in another layout; None if something else reads it."""
+    """The Linears that read a tensor, directly or in another layout; None if something else reads
+    it.
+    """
     found: list[onnx.NodeProto] = []
     for node in readers.get(tensor, []):
         if node.op_type in _LINEARS and node.input[0] == tensor:
@@ -120,7 +136,9 @@ def _keeps_channels(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]])
     return node.op_type == "Reshape" or (order is not None and order[-1] == len(order) - 1)
 
 
-def _scales(largest_C: NDArray[np.float32], weights: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _scales(
+    largest_C: NDArray[np.float32], weights: list[NDArray[np.float32]]
+) -> NDArray[np.float32]:
     weight_C = np.maximum(np.maximum.reduce(weights), 1e-5)
     s_C = np.maximum(largest_C, 1e-5) ** _MIGRATION / weight_C ** (1 - _MIGRATION)
     return np.clip(s_C / np.exp(np.log(s_C).mean()), 1e-3, 1e3).astype(np.float32)
@@ -136,4 +154,6 @@ def _rows_first(linear: onnx.NodeProto, weight: NDArray[np.float32]) -> NDArray[
 
 
 def _read(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in set(names)}
+    return {
+        t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in set(names)
+    }

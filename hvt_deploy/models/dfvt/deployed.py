@@ -1,7 +1,8 @@
-"""DFvT's deployed form: equal to the reference form in eval mode, made of what an inference engine runs well.
+"""DFvT's deployed form: equal to the reference form in eval mode, made of what an inference engine
+runs well.
 
-Shapes as in `dfvt`. Within a stage the tokens are in the order of the windows, one window after the other: every
-step but attention works on each token alone or on all of them.
+Shapes as in `dfvt`. Within a stage the tokens are in the order of the windows, one window after the
+other: every step but attention works on each token alone or on all of them.
 """
 
 from __future__ import annotations
@@ -42,16 +43,21 @@ class Reorder(nn.Module):
 class DeployedWindowAttention(nn.Module):
     """`WindowAttention` on tokens in the order of the windows, with exact rewrites.
 
-    The scale is folded into the query weights. The key bias is zero: it adds the same number to all scores of a
-    query, which softmax ignores. Position bias and mask are one constant, (G, E, W, W) for shifted windows and
-    (E, W, W) for others; the shift is a constant reordering of the tokens before and after.
+    The scale is folded into the query weights. The key bias is zero: it adds the same number to all
+    scores of a query, which softmax ignores. Position bias and mask are one constant, (G, E, W, W)
+    for shifted windows and (E, W, W) for others; the shift is a constant reordering of the tokens
+    before and after.
     """
 
     bias: Tensor
 
     def __init__(self, reference: WindowAttention) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.tokens = reference.heads, reference.head_dim, reference.window**2
+        self.heads, self.head_dim, self.tokens = (
+            reference.heads,
+            reference.head_dim,
+            reference.window**2,
+        )
         weight, bias = reference.qkv.weight.detach().clone(), reference.qkv.bias.detach().clone()
         channels = self.heads * self.head_dim
         weight[:channels] *= self.head_dim**-0.5
@@ -69,7 +75,8 @@ class DeployedWindowAttention(nn.Module):
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        # One transposition of q, k and v together, split by heads after it: two kernels less than one for each.
+        # One transposition of q, k and v together, split by heads after it: two kernels less than
+        # one for each.
         windows = (*self.bias.shape[:-3], self.tokens, 3 * self.heads, self.head_dim)
         qkv = self.qkv(self.shift(tokens_BNC)).reshape(-1, *windows).transpose(-3, -2)
         q, k, v = qkv.chunk(3, dim=-3)
@@ -80,8 +87,8 @@ class DeployedWindowAttention(nn.Module):
 class DeployedSelect(nn.Module):
     """`Select` with its gate per token as one LayerNorm and a sum.
 
-    The weights of the Linear C -> 1 are folded into the norm's: an engine then computes the gate within a neighbouring
-    kernel, where a product with one column took two or three of its own.
+    The weights of the Linear C -> 1 are folded into the norm's: an engine then computes the gate
+    within a neighbouring kernel, where a product with one column took two or three of its own.
     """
 
     def __init__(self, reference: Select) -> None:
@@ -117,7 +124,9 @@ class DeployedStage(nn.Module):
             self.arrange, self.restore = Reorder(order), Reorder(order.argsort())
 
     def forward(self, tokens_BNC: Tensor, local_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, 2C), or (B, N, C) of the last stage."""
+        """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, 2C), or (B, N, C) of the
+        last stage.
+        """
         tokens_BNC, local_BNC = self.arrange(tokens_BNC), self.arrange(local_BNC)
         for block in self.blocks:
             tokens_BNC = block(tokens_BNC, local_BNC)
@@ -136,7 +145,9 @@ def _fold(layers: nn.Sequential) -> nn.Sequential:
 
 
 class DeployedLocalConv(nn.Module):
-    """A stage's `multiresolution_conv` with the space to depth before it: one transposition and two convolutions."""
+    """A stage's `multiresolution_conv` with the space to depth before it: one transposition and two
+    convolutions.
+    """
 
     def __init__(self, reference: nn.Sequential) -> None:
         super().__init__()
@@ -150,21 +161,30 @@ class DeployedLocalConv(nn.Module):
 
 
 class DeployedDFvT(nn.Module):
-    """The deployed form. No reshape mentions the batch size, so the exported graph is right for every batch."""
+    """The deployed form. No reshape mentions the batch size, so the exported graph is right for
+    every batch.
+    """
 
     def __init__(self, reference: DFvT) -> None:
         super().__init__()
-        self.name, self.num_classes, self.image_size = reference.name, reference.num_classes, reference.image_size
+        self.name, self.num_classes, self.image_size = (
+            reference.name,
+            reference.num_classes,
+            reference.image_size,
+        )
         p = reference.patch_embed
         self.patch_embed = _fold(nn.Sequential(p.proj1, p.norm1, p.act, p.proj2, p.norm, p.act))
-        self.layers = nn.ModuleList(DeployedStage(cast("Stage", stage)) for stage in reference.layers)
+        self.layers = nn.ModuleList(
+            DeployedStage(cast("Stage", stage)) for stage in reference.layers
+        )
         self.convlayers = copy.deepcopy(reference.convlayers)
         for branch in self.convlayers:
             branch = cast("ConvBranch", branch)
             branch.conv1x1_1, branch.conv1 = _fold(branch.conv1x1_1), _fold(branch.conv1)
             branch.conv1x1_2 = _fold(branch.conv1x1_2)
         self.multiresolution_conv = nn.ModuleList(
-            DeployedLocalConv(cast("nn.Sequential", layers)) for layers in reference.multiresolution_conv
+            DeployedLocalConv(cast("nn.Sequential", layers))
+            for layers in reference.multiresolution_conv
         )
         self.pool = copy.deepcopy(reference.pool)
         self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)

@@ -1,8 +1,8 @@
 """DFvT's reference form, which loads official checkpoints. Its deployed form is in `dfvt_deployed`.
 
-Gao et al., "Doubly-Fused ViT: Fuse Information from Vision Transformer Doubly with Local Representation", ECCV 2022.
-Shapes: B images, N = n*n tokens of a square map with side n in raster order, C channels, E heads of D channels each,
-G windows of W tokens each.
+Gao et al., "Doubly-Fused ViT: Fuse Information from Vision Transformer Doubly with Local
+Representation", ECCV 2022. Shapes: B images, N = n*n tokens of a square map with side n in raster
+order, C channels, E heads of D channels each, G windows of W tokens each.
 """
 
 from __future__ import annotations
@@ -33,21 +33,27 @@ def as_tokens(map_BCHW: Tensor) -> Tensor:
 
 
 def window_order(side: int, window: int, shift: int) -> Tensor:
-    """Raster positions (n*n) in the order of the windows, after the map was rolled by `shift` up and left."""
+    """Raster positions (n*n) in the order of the windows, after the map was rolled by `shift` up
+    and left.
+    """
     positions = torch.arange(side * side).reshape(side, side).roll((-shift, -shift), (0, 1))
     grid = side // window
     return positions.reshape(grid, window, grid, window).transpose(1, 2).reshape(-1)
 
 
 def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table (W, W) for each query and key of a window: (dy + w - 1) * (2w - 1) + dx + w - 1."""
+    """Row of the bias table (W, W) for each query and key of a window: (dy + w - 1) * (2w - 1) + dx
+    + w - 1.
+    """
     rows, columns = torch.arange(window * window) // window, torch.arange(window * window) % window
     dy, dx = rows[:, None] - rows, columns[:, None] - columns
     return (dy + window - 1) * (2 * window - 1) + dx + window - 1
 
 
 def shift_mask(side: int, window: int, shift: int) -> Tensor:
-    """What is added to the scores (G, W, W): -100 between tokens that only the rolling made neighbours."""
+    """What is added to the scores (G, W, W): -100 between tokens that only the rolling made
+    neighbours.
+    """
     line = torch.arange(side)
     region = (line >= side - window).long() + (line >= side - shift)
     regions_N = (3 * region[:, None] + region).reshape(-1)
@@ -55,14 +61,18 @@ def shift_mask(side: int, window: int, shift: int) -> Tensor:
     return _MASKED * (regions_GW[:, :, None] != regions_GW[:, None, :])
 
 
-def _conv_bn(channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+def _conv_bn(
+    channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
     """A convolution without bias and its BatchNorm."""
     conv = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(out_channels)]
 
 
 class PatchEmbed(nn.Module):
-    """Two strided convolutions, each with BatchNorm and SiLU: images (B, 3, H, W) to a map (B, C, H/4, W/4)."""
+    """Two strided convolutions, each with BatchNorm and SiLU: images (B, 3, H, W) to a map (B, C,
+    H/4, W/4).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,7 +88,9 @@ class PatchEmbed(nn.Module):
 
 
 class ConvBranch(nn.Module):
-    """The convolutional path of a stage: its local features, and its share of the attention's input."""
+    """The convolutional path of a stage: its local features, and its share of the attention's
+    input.
+    """
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -95,7 +107,9 @@ class ConvBranch(nn.Module):
 
 
 def space_to_depth(map_BCHW: Tensor) -> Tensor:
-    """(B, C, n, n) to (B, 4C, n/2, n/2): the parities (row, column) = (0, 0), (1, 0), (0, 1), (1, 1) one by one."""
+    """(B, C, n, n) to (B, 4C, n/2, n/2): the parities (row, column) = (0, 0), (1, 0), (0, 1), (1,
+    1) one by one.
+    """
     rows = (map_BCHW[:, :, 0::2], map_BCHW[:, :, 1::2])
     return torch.cat([half[:, :, :, column::2] for column in (0, 1) for half in rows], dim=1)
 
@@ -105,13 +119,23 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, side: int, window: int, shift: int) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.side, self.window, self.shift = heads, channels // heads, side, window, shift
-        self.relative_position_bias_table = nn.Parameter(0.02 * torch.randn((2 * window - 1) ** 2, heads))
+        self.heads, self.head_dim, self.side, self.window, self.shift = (
+            heads,
+            channels // heads,
+            side,
+            window,
+            shift,
+        )
+        self.relative_position_bias_table = nn.Parameter(
+            0.02 * torch.randn((2 * window - 1) ** 2, heads)
+        )
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
     def bias(self) -> Tensor:
-        """What is added to the scores (G or 1, E, W, W): the position bias, and the mask where windows are shifted."""
+        """What is added to the scores (G or 1, E, W, W): the position bias, and the mask where
+        windows are shifted.
+        """
         table = self.relative_position_bias_table
         bias_1EWW = table[relative_position_index(self.window)].permute(2, 0, 1)[None]
         if not self.shift:
@@ -121,9 +145,12 @@ class WindowAttention(nn.Module):
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         order = window_order(self.side, self.window, self.shift)
-        windows_BGWC = tokens_BNC[:, order].reshape(tokens_BNC.shape[0], -1, self.window**2, tokens_BNC.shape[2])
+        windows_BGWC = tokens_BNC[:, order].reshape(
+            tokens_BNC.shape[0], -1, self.window**2, tokens_BNC.shape[2]
+        )
         q, k, v = (
-            t.unflatten(3, (self.heads, self.head_dim)).transpose(2, 3) for t in self.qkv(windows_BGWC).chunk(3, dim=3)
+            t.unflatten(3, (self.heads, self.head_dim)).transpose(2, 3)
+            for t in self.qkv(windows_BGWC).chunk(3, dim=3)
         )
         scores_BGEWW = (q * self.head_dim**-0.5) @ k.transpose(3, 4) + self.bias()
         mixed_BNC = (scores_BGEWW.softmax(dim=4) @ v).transpose(2, 3).flatten(3).flatten(1, 2)
@@ -131,7 +158,9 @@ class WindowAttention(nn.Module):
 
 
 class Select(nn.Module):
-    """The paper's DANE: blends tokens with local features by a gate per token plus a gate per channel."""
+    """The paper's DANE: blends tokens with local features by a gate per token plus a gate per
+    channel.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -152,9 +181,13 @@ class Select(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block whose attention's result is blended with the stage's local features."""
+    """Pre-norm transformer block whose attention's result is blended with the stage's local
+    features.
+    """
 
-    def __init__(self, channels: int, heads: int, mlp_ratio: int, side: int, window: int, shift: int) -> None:
+    def __init__(
+        self, channels: int, heads: int, mlp_ratio: int, side: int, window: int, shift: int
+    ) -> None:
         super().__init__()
         self.select: nn.Module = Select(channels)
         self.norm1 = nn.LayerNorm(channels)
@@ -169,7 +202,9 @@ class Block(nn.Module):
 
 
 class Widening(nn.Module):
-    """Between stages: LayerNorm and a Linear C -> 2C. The official name says downsample; the map's side stays."""
+    """Between stages: LayerNorm and a Linear C -> 2C. The official name says downsample; the map's
+    side stays.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -198,14 +233,17 @@ class Stage(nn.Module):
         self.downsample = nn.Identity() if self.is_last else Widening(channels)
 
     def forward(self, tokens_BNC: Tensor, local_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, 2C), or (B, N, C) of the last stage."""
+        """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, 2C), or (B, N, C) of the
+        last stage.
+        """
         for block in self.blocks:
             tokens_BNC = block(tokens_BNC, local_BNC)
         return self.downsample(tokens_BNC)
 
 
 class DFvT(nn.Module):
-    """The reference form: images (B, 3, H, W) to logits (B, K). Parameters carry the official names.
+    """The reference form: images (B, 3, H, W) to logits (B, K). Parameters carry the official
+    names.
 
     It computes in the dtype of its weights. Stochastic depth is left out.
     """
@@ -218,9 +256,12 @@ class DFvT(nn.Module):
         last = len(a.depths) - 1
         self.patch_embed = PatchEmbed(a.channels[0])
         self.layers = nn.ModuleList(Stage(a, i) for i in range(len(a.depths)))
-        self.convlayers = nn.ModuleList(ConvBranch(c, 1 if i == last else 2) for i, c in enumerate(a.channels))
+        self.convlayers = nn.ModuleList(
+            ConvBranch(c, 1 if i == last else 2) for i, c in enumerate(a.channels)
+        )
         self.multiresolution_conv = nn.ModuleList(
-            nn.Sequential(*_conv_bn(4 * c, 4 * c, 3, groups=4 * c), *_conv_bn(4 * c, c, 1)) for c in a.channels[:-1]
+            nn.Sequential(*_conv_bn(4 * c, 4 * c, 3, groups=4 * c), *_conv_bn(4 * c, c, 1))
+            for c in a.channels[:-1]
         )
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.norm = nn.LayerNorm(a.channels[-1])
@@ -247,7 +288,10 @@ def _deploy(model: nn.Module) -> nn.Module:
     from hvt_deploy.models.dfvt.deployed import DeployedDFvT
 
     if not isinstance(model, DFvT):
-        raise BadInput(f"{type(model).__name__} is not the reference form of a DFvT.", "Pass what create_model made.")
+        raise BadInput(
+            f"{type(model).__name__} is not the reference form of a DFvT.",
+            "Pass what create_model made.",
+        )
     return DeployedDFvT(model)
 
 

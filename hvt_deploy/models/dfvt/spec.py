@@ -1,6 +1,7 @@
 """DFvT: hyper-parameters of the paper's three models and of the small one that the demo runs.
 
-Gao et al., "Doubly-Fused ViT: Fuse Information from Vision Transformer Doubly with Local Representation", ECCV 2022.
+Gao et al., "Doubly-Fused ViT: Fuse Information from Vision Transformer Doubly with Local
+Representation", ECCV 2022.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from hvt_deploy.models.spec import Checkpoint, Measured, ModelSpec, Published
 class DFvTArchitecture:
     """Hyper-parameters of DFvT. `depths` and `heads` have one entry per stage.
 
-    The first stage has `embed_dim` channels on a map four times smaller than the image; each further one twice the
-    channels on half the side. Attention runs at the side of the next stage, in square windows of `window_size`.
+    The first stage has `embed_dim` channels on a map four times smaller than the image; each
+    further one twice the channels on half the side. Attention runs at the side of the next stage,
+    in square windows of `window_size`.
     """
 
     image_size: int
@@ -48,17 +50,28 @@ def _official(
         preprocessing=Preprocessing(image_size=(224, 224), crop_pct=0.875),
         published=published,
         measured=measured,
-        checkpoint=Checkpoint(url=f"https://github.com/ginobilinie/DFvT/releases/download/Classification/{file}"),
+        checkpoint=Checkpoint(
+            url=f"https://github.com/ginobilinie/DFvT/releases/download/Classification/{file}"
+        ),
         code_licence="none stated",
         weights_licence="not stated",
     )
 
 
-_TINY = DFvTArchitecture(image_size=224, embed_dim=48, depths=(1, 1, 2, 1), heads=(3, 6, 12, 24), mlp_ratio=4)
-_SMALL = DFvTArchitecture(image_size=224, embed_dim=96, depths=(1, 1, 2, 1), heads=(3, 6, 12, 24), mlp_ratio=2)
-_BASE = DFvTArchitecture(image_size=224, embed_dim=128, depths=(2, 2, 6, 2), heads=(4, 8, 16, 32), mlp_ratio=2)
-# Three stages with attention at the sides 8, 4 and 4: the second block has shifted windows, the others one window.
-_DEMO = DFvTArchitecture(image_size=64, embed_dim=32, depths=(2, 1, 2), heads=(2, 4, 8), mlp_ratio=2, window_size=4)
+_TINY = DFvTArchitecture(
+    image_size=224, embed_dim=48, depths=(1, 1, 2, 1), heads=(3, 6, 12, 24), mlp_ratio=4
+)
+_SMALL = DFvTArchitecture(
+    image_size=224, embed_dim=96, depths=(1, 1, 2, 1), heads=(3, 6, 12, 24), mlp_ratio=2
+)
+_BASE = DFvTArchitecture(
+    image_size=224, embed_dim=128, depths=(2, 2, 6, 2), heads=(4, 8, 16, 32), mlp_ratio=2
+)
+# Three stages with attention at the sides 8, 4 and 4: the second block has shifted windows, the
+# others one window.
+_DEMO = DFvTArchitecture(
+    image_size=64, embed_dim=32, depths=(2, 1, 2), heads=(2, 4, 8), mlp_ratio=2, window_size=4
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
@@ -90,7 +103,11 @@ SPECS: dict[str, ModelSpec] = {
             architecture=_DEMO,
             num_classes=10,
             preprocessing=Preprocessing(
-                image_size=(64, 64), crop_pct=1.0, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+                image_size=(64, 64),
+                crop_pct=1.0,
+                interpolation="bilinear",
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
             ),
             published=None,
             measured=Measured(params=416_114, macs=10_080_256),

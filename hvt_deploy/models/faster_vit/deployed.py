@@ -1,6 +1,8 @@
-"""FasterViT's deployed form: position MLPs evaluated, norms and scales folded, tokens in windows for a whole level.
+"""FasterViT's deployed form: position MLPs evaluated, norms and scales folded, tokens in windows
+for a whole level.
 
-Shapes as in `faster_vit`: R x S windows per image, T carrier tokens in front of the N tokens of each window.
+Shapes as in `faster_vit`: R x S windows per image, T carrier tokens in front of the N tokens of
+each window.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from hvt_deploy.models.faster_vit.model import (
     TokenInitializer,
     TokenLevel,
 )
-from hvt_deploy.models.layers import DeployedSelfAttention, Mlp, batch_norm_affine, fold_batch_norm, linear_from
+from hvt_deploy.models.layers import (
+    DeployedSelfAttention,
+    Mlp,
+    batch_norm_affine,
+    fold_batch_norm,
+    linear_from,
+)
 
 
 class DeployedStem(nn.Module):
@@ -31,7 +39,9 @@ class DeployedStem(nn.Module):
     def __init__(self, reference: nn.Sequential) -> None:
         super().__init__()
         conv1, norm1, _, conv2, norm2, _ = reference
-        self.conv_down = nn.Sequential(_folded(conv1, norm1), nn.ReLU(), _folded(conv2, norm2), nn.ReLU())
+        self.conv_down = nn.Sequential(
+            _folded(conv1, norm1), nn.ReLU(), _folded(conv2, norm2), nn.ReLU()
+        )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the first map (B, C, H/4, W/4), rounded up."""
@@ -56,7 +66,9 @@ class DeployedConvLevel(nn.Module):
 
     def __init__(self, reference: ConvLevel) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(DeployedConvBlock(cast("ConvBlock", block)) for block in reference.blocks))
+        self.blocks = nn.Sequential(
+            *(DeployedConvBlock(cast("ConvBlock", block)) for block in reference.blocks)
+        )
         self.downsample: Downsample = copy.deepcopy(reference.downsample)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
@@ -65,7 +77,9 @@ class DeployedConvLevel(nn.Module):
 
 
 class DeployedTokenInitializer(nn.Module):
-    """`TokenInitializer` as one depthwise convolution: an average of shifted 3x3 windows is one wider window."""
+    """`TokenInitializer` as one depthwise convolution: an average of shifted 3x3 windows is one
+    wider window.
+    """
 
     def __init__(self, reference: TokenInitializer) -> None:
         super().__init__()
@@ -76,22 +90,26 @@ class DeployedTokenInitializer(nn.Module):
         kernel = F.conv2d(conv.weight.detach(), average, padding=(height - 1, width - 1))
         stride = cast("tuple[int, int]", pool.stride)
         size = (kernel.shape[2], kernel.shape[3])
-        self.pos_embed = nn.Conv2d(len(kernel), len(kernel), size, stride, 1, groups=len(kernel), device="meta")
+        self.pos_embed = nn.Conv2d(
+            len(kernel), len(kernel), size, stride, 1, groups=len(kernel), device="meta"
+        )
         self.pos_embed.weight = nn.Parameter(kernel)
         self.pos_embed.bias = nn.Parameter(cast("Tensor", conv.bias).detach().clone())
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """The padded map (B, C, H, W) to each window's carrier tokens (B*R*S, T, C)."""
         layout, grid = self.layout, self.pos_embed(map_BCHW)
-        split = grid.reshape(-1, grid.shape[1], layout.rows, layout.side, layout.columns, layout.side)
+        split = grid.reshape(
+            -1, grid.shape[1], layout.rows, layout.side, layout.columns, layout.side
+        )
         return split.permute(0, 2, 4, 3, 5, 1).reshape(-1, layout.side**2, grid.shape[1])
 
 
 class DeployedTokenBlock(nn.Module):
     """`TokenBlock` for inference. Carrier tokens stay in the order of the windows.
 
-    Attention does not care for the order of its tokens, so positions and biases are put into that order once, instead
-    of the tokens into raster order and back in every block.
+    Attention does not care for the order of its tokens, so positions and biases are put into that
+    order once, instead of the tokens into raster order and back in every block.
     """
 
     pos_embed: Tensor
@@ -104,7 +122,9 @@ class DeployedTokenBlock(nn.Module):
         tokens = reference.window**2 + (0 if layout is None else layout.side**2)
         self.register_buffer("pos_embed", reference.pos_embed(reference.window).detach())
         self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
-        self.attn = DeployedSelfAttention(reference.attn, reference.attn.pos_emb_funct(tokens), reference.gamma3)
+        self.attn = DeployedSelfAttention(
+            reference.attn, reference.attn.pos_emb_funct(tokens), reference.gamma3
+        )
         self.mlp = _scaled_mlp(reference.mlp, reference.gamma4)
         if layout is not None:
             self._add_carriers(reference, layout)
@@ -115,17 +135,28 @@ class DeployedTokenBlock(nn.Module):
         in_windows = raster.argsort()
         bias = reference.hat_attn.pos_emb_funct(layout.count)[:, in_windows][:, :, in_windows]
         position = reference.hat_pos_embed
-        term = None if position is None else position(layout.rows * layout.side).detach()[:, in_windows]
+        term = (
+            None
+            if position is None
+            else position(layout.rows * layout.side).detach()[:, in_windows]
+        )
         self.register_buffer("hat_pos_embed", term)
-        self.hat_norm1, self.hat_norm2 = copy.deepcopy(reference.hat_norm1), copy.deepcopy(reference.hat_norm2)
+        self.hat_norm1, self.hat_norm2 = (
+            copy.deepcopy(reference.hat_norm1),
+            copy.deepcopy(reference.hat_norm2),
+        )
         self.hat_attn = DeployedSelfAttention(reference.hat_attn, bias, reference.gamma1)
         self.hat_mlp = _scaled_mlp(reference.hat_mlp, reference.gamma2)
         # Where the official code gives tokens to other windows than they came from.
         swapped = layout.rows != layout.columns
-        self.register_buffer("order", raster[layout.to_windows(places).flatten()] if swapped else None)
+        self.register_buffer(
+            "order", raster[layout.to_windows(places).flatten()] if swapped else None
+        )
 
     def forward(self, carriers: Tensor | None, tokens: Tensor) -> Tensor:
-        """Carriers (B*R*S, T, C), where there are any, and tokens (B*R*S, N, C) to both in one sequence."""
+        """Carriers (B*R*S, T, C), where there are any, and tokens (B*R*S, N, C) to both in one
+        sequence.
+        """
         tokens = tokens + self.pos_embed
         if carriers is not None:
             tokens = torch.cat([self._mix_carriers(carriers), tokens], dim=1)
@@ -154,7 +185,9 @@ class DeployedPropagation(nn.Module):
         super().__init__()
         own = torch.arange(layout.side**2)[None, :, None]
         self.register_buffer("nearest", reference.enlarge(own, layout.side).flatten())
-        self.register_buffer("gamma1", None if reference.gamma1 is None else reference.gamma1.detach().clone())
+        self.register_buffer(
+            "gamma1", None if reference.gamma1 is None else reference.gamma1.detach().clone()
+        )
 
     def forward(self, carriers: Tensor, tokens: Tensor) -> Tensor:
         """Carriers (B*R*S, T, C) and tokens (B*R*S, N, C) to tokens."""
@@ -175,7 +208,9 @@ class DeployedTokenLevel(nn.Module):
         self.global_tokenizer = self.propagation = None
         if layout is not None and reference.global_tokenizer is not None:
             self.global_tokenizer = DeployedTokenInitializer(reference.global_tokenizer)
-            self.propagation = DeployedPropagation(blocks[-1], layout) if blocks[-1].propagate else None
+            self.propagation = (
+                DeployedPropagation(blocks[-1], layout) if blocks[-1].propagate else None
+            )
         self.downsample = copy.deepcopy(reference.downsample)
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
@@ -235,13 +270,17 @@ class ScaledFeatures(nn.Module):
 
 
 class DeployedFasterViT(nn.Module):
-    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch size."""
+    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch
+    size.
+    """
 
     def __init__(self, reference: FasterViT) -> None:
         super().__init__()
         self.num_classes = reference.num_classes
         self.patch_embed = DeployedStem(reference.patch_embed.conv_down)
-        size = cast("tuple[int, int]", tuple(-(-side // 4) for side in reference.architecture.image_size))
+        size = cast(
+            "tuple[int, int]", tuple(-(-side // 4) for side in reference.architecture.image_size)
+        )
         self.levels = nn.ModuleList()
         for level in reference.levels:
             if isinstance(level, ConvLevel):
@@ -249,11 +288,14 @@ class DeployedFasterViT(nn.Module):
             else:
                 self.levels.append(DeployedTokenLevel(cast("TokenLevel", level), size))
             size = (-(-size[0] // 2), -(-size[1] // 2))
-        # The average over the map comes after the BatchNorm, which is linear, so it may come before.
+        # The average over the map comes after the BatchNorm, which is linear, so it may come
+        # before.
         scale, shift = batch_norm_affine(reference.norm)
         head = reference.head
         if isinstance(head, nn.Linear):
-            self.head: nn.Module = linear_from(head.weight.detach() * scale, head.weight @ shift + head.bias)
+            self.head: nn.Module = linear_from(
+                head.weight.detach() * scale, head.weight @ shift + head.bias
+            )
         else:
             self.head = ScaledFeatures(scale, shift)
         self.eval().requires_grad_(requires_grad=False)
@@ -271,7 +313,9 @@ def _scaled_mlp(reference: Mlp, gamma: Tensor | None) -> Mlp:
     deployed = copy.deepcopy(reference)
     if gamma is not None:
         scale = gamma.detach()
-        deployed.fc2 = linear_from(reference.fc2.weight.detach() * scale[:, None], reference.fc2.bias.detach() * scale)
+        deployed.fc2 = linear_from(
+            reference.fc2.weight.detach() * scale[:, None], reference.fc2.bias.detach() * scale
+        )
     return deployed
 
 

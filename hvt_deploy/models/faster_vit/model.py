@@ -1,7 +1,9 @@
-"""FasterViT's reference form, fixed and any-resolution. Its deployed form is in `faster_vit_deployed`.
+"""FasterViT's reference form, fixed and any-resolution. Its deployed form is in
+`faster_vit_deployed`.
 
-Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", ICLR 2024. Shapes: B images,
-R x S windows per image, N tokens of a window in raster order, T carrier tokens of a window, C channels, E heads.
+Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", ICLR 2024.
+Shapes: B images, R x S windows per image, N tokens of a window in raster order, T carrier tokens of
+a window, C channels, E heads.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -36,7 +38,9 @@ class Attention(SelfAttention):
 
     def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        return super().forward(tokens_BNC, self.pos_emb_funct(tokens_BNC.shape[1]) if bias is None else bias)
+        return super().forward(
+            tokens_BNC, self.pos_emb_funct(tokens_BNC.shape[1]) if bias is None else bias
+        )
 
 
 class Carriers(nn.Module):
@@ -64,7 +68,8 @@ class Carriers(nn.Module):
     def to_windows(self, carriers: Tensor) -> Tensor:
         """Back, as the official code does it: it takes the grid for `columns` x `rows` windows.
 
-        Where they differ, tokens reach other windows than they came from. Trained weights know no other way.
+        Where they differ, tokens reach other windows than they came from. Trained weights know no
+        other way.
         """
         split = carriers.unflatten(1, (self.columns, self.side, self.rows, self.side))
         return split.permute(0, 1, 3, 2, 4, 5).flatten(1, 4)
@@ -87,17 +92,27 @@ class TokenInitializer(nn.Module):
         """The padded map (B, C, H, W) to carrier tokens (B, R*S*T, C), window by window."""
         layout = self.layout
         grid = self.pool(self.pos_embed(map_BCHW))
-        split = grid.unflatten(3, (layout.columns, layout.side)).unflatten(2, (layout.rows, layout.side))
+        split = grid.unflatten(3, (layout.columns, layout.side)).unflatten(
+            2, (layout.rows, layout.side)
+        )
         return split.permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
 
 
 class TokenBlock(nn.Module):
-    """Attention and MLP over the tokens of each window, with `layout` over carrier tokens first (section 3.3)."""
+    """Attention and MLP over the tokens of each window, with `layout` over carrier tokens first
+    (section 3.3).
+    """
 
     def __init__(
-        self, channels: int, heads: int, window: int, mlp_ratio: int, layer_scale: bool, layout: Carriers | None,
+        self,
+        channels: int,
+        heads: int,
+        window: int,
+        mlp_ratio: int,
+        layer_scale: bool,
+        layout: Carriers | None,
         propagate: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.window, self.layout, self.propagate = window, layout, propagate and layout is not None
         self.pos_embed = AbsolutePosition(channels)
@@ -110,7 +125,9 @@ class TokenBlock(nn.Module):
             self.hat_attn = Attention(channels, heads, layout.bias_window)
             self.hat_mlp = Mlp(channels, mlp_ratio)
             # The official code places carrier tokens only where their grid is square.
-            self.hat_pos_embed = AbsolutePosition(channels) if layout.rows == layout.columns else None
+            self.hat_pos_embed = (
+                AbsolutePosition(channels) if layout.rows == layout.columns else None
+            )
             self.gamma1, self.gamma2 = _scale(channels, layer_scale), _scale(channels, layer_scale)
 
     def forward(self, tokens: Tensor, carriers: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +211,9 @@ class ConvLevel(nn.Module):
 
 
 class TokenLevel(nn.Module):
-    """Levels 2 and 3: windows of tokens; only level 2 has carrier tokens, and a downsampling at its end."""
+    """Levels 2 and 3: windows of tokens; only level 2 has carrier tokens, and a downsampling at its
+    end.
+    """
 
     def __init__(self, architecture: FasterViTArchitecture, level: int) -> None:
         super().__init__()
@@ -202,17 +221,25 @@ class TokenLevel(nn.Module):
         channels, self.window, self.grid = a.dim * 2**level, a.window_sizes[level], a.windows(level)
         rows, columns = self.grid
         layout = Carriers(rows, columns, a.carrier_tokens) if level == 2 and a.hierarchy else None
-        # The official code keeps the tokenizer's parameters where a single window has no use for them.
-        self.global_tokenizer = None if layout is None else TokenInitializer(channels, layout, self.window)
+        # The official code keeps the tokenizer's parameters where a single window has no use for
+        # them.
+        self.global_tokenizer = (
+            None if layout is None else TokenInitializer(channels, layout, self.window)
+        )
         used = layout if rows * columns > 1 else None
         depth = a.depths[level]
         self.blocks = nn.ModuleList(
             TokenBlock(
-                channels, a.heads[level], self.window, a.mlp_ratio, a.layer_scale, used,
+                channels,
+                a.heads[level],
+                self.window,
+                a.mlp_ratio,
+                a.layer_scale,
+                used,
                 propagate=a.propagation and i == depth - 1,
             )
             for i in range(depth)
-        )  # fmt: skip
+        )
         self.has_carriers = used is not None
         self.downsample = Downsample(channels) if level == 2 else None
 
@@ -240,9 +267,13 @@ class PatchEmbed(nn.Module):
     def __init__(self, stem_dim: int, dim: int) -> None:
         super().__init__()
         self.conv_down = nn.Sequential(
-            nn.Conv2d(3, stem_dim, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_dim, eps=_STEM_EPS), nn.ReLU(),
-            nn.Conv2d(stem_dim, dim, 3, 2, 1, bias=False), nn.BatchNorm2d(dim, eps=_STEM_EPS), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(3, stem_dim, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(stem_dim, eps=_STEM_EPS),
+            nn.ReLU(),
+            nn.Conv2d(stem_dim, dim, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(dim, eps=_STEM_EPS),
+            nn.ReLU(),
+        )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images (B, 3, H, W) to the first map (B, C, H/4, W/4), rounded up."""
@@ -258,7 +289,8 @@ class FasterViT(nn.Module):
         self.architecture, self.num_classes = a, num_classes
         self.patch_embed = PatchEmbed(a.stem_dim, a.dim)
         self.levels = nn.ModuleList(
-            TokenLevel(a, i) if i in _TOKEN_LEVELS else ConvLevel(a.dim * 2**i, a.depths[i]) for i in range(4)
+            TokenLevel(a, i) if i in _TOKEN_LEVELS else ConvLevel(a.dim * 2**i, a.depths[i])
+            for i in range(4)
         )
         features = a.dim * 8
         self.norm = nn.BatchNorm2d(features)
@@ -281,7 +313,8 @@ def _deploy(model: nn.Module) -> nn.Module:
 
     if not isinstance(model, FasterViT):
         raise BadInput(
-            f"{type(model).__name__} is not the reference form of a FasterViT.", "Pass what create_model made."
+            f"{type(model).__name__} is not the reference form of a FasterViT.",
+            "Pass what create_model made.",
         )
     return DeployedFasterViT(model)
 
@@ -300,8 +333,10 @@ FASTER_VIT = Family(
     _build,
     _deploy,
     recomputed_suffixes=(".relative_coords_table", ".relative_position_index", ".relative_bias"),
-    aliases=((".global_tokenizer.to_global_feature.pos.weight", ".global_tokenizer.pos_embed.weight"),
-             (".global_tokenizer.to_global_feature.pos.bias", ".global_tokenizer.pos_embed.bias")),
+    aliases=(
+        (".global_tokenizer.to_global_feature.pos.weight", ".global_tokenizer.pos_embed.weight"),
+        (".global_tokenizer.to_global_feature.pos.bias", ".global_tokenizer.pos_embed.bias"),
+    ),
     size_dependent=(".hat_", ".gamma1", ".gamma2"),
     stored_shapes=_stored_shapes,
-)  # fmt: skip
+)

@@ -1,4 +1,6 @@
-"""What FasterViT learns of places: small MLPs of coordinates, as in Swin V2 (Liu et al., CVPR 2022, section 3.3)."""
+"""What FasterViT learns of places: small MLPs of coordinates, as in Swin V2 (Liu et al., CVPR 2022,
+section 3.3).
+"""
 
 # pyright: reportUnknownMemberType=false
 
@@ -11,14 +13,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 _POSITION_CHANNELS = 512
-# The range of the relative bias: 16 * sigmoid (continuous position bias of Swin V2, as the official code has it).
+# The range of the relative bias: 16 * sigmoid (continuous position bias of Swin V2, as the official
+# code has it).
 _BIAS_RANGE = 16
 
 
 def _position_mlp(channels: int) -> nn.Sequential:
     """Coordinates (..., 2) to (..., channels)."""
     return nn.Sequential(
-        nn.Linear(2, _POSITION_CHANNELS), nn.ReLU(), nn.Linear(_POSITION_CHANNELS, channels, bias=False)
+        nn.Linear(2, _POSITION_CHANNELS),
+        nn.ReLU(),
+        nn.Linear(_POSITION_CHANNELS, channels, bias=False),
     )
 
 
@@ -30,15 +35,21 @@ class AbsolutePosition(nn.Module):
         self.cpb_mlp = _position_mlp(channels)
 
     def forward(self, side: int) -> Tensor:
-        """The term (1, side * side, C). Coordinates run from -1, and reach 1 only where `side` is odd."""
+        """The term (1, side * side, C). Coordinates run from -1, and reach 1 only where `side` is
+        odd.
+        """
         weight = cast("Tensor", self.cpb_mlp[0].weight)
-        places = ((torch.arange(side, device=weight.device) - side // 2) / (side // 2)).to(weight.dtype)
+        places = ((torch.arange(side, device=weight.device) - side // 2) / (side // 2)).to(
+            weight.dtype
+        )
         grid = torch.stack(torch.meshgrid(places, places, indexing="ij"), dim=2)
         return self.cpb_mlp(grid.flatten(0, 1))[None]
 
 
 class RelativeBias(nn.Module):
-    """A learned function of the offset between query and key in a square window, added to the scores."""
+    """A learned function of the offset between query and key in a square window, added to the
+    scores.
+    """
 
     def __init__(self, heads: int, window: int) -> None:
         super().__init__()
@@ -46,9 +57,13 @@ class RelativeBias(nn.Module):
         self.cpb_mlp = _position_mlp(heads)
 
     def forward(self, tokens: int) -> Tensor:
-        """The bias (E, tokens, tokens). It belongs to the last window^2 tokens; for pairs with any other it is 0."""
+        """The bias (E, tokens, tokens). It belongs to the last window^2 tokens; for pairs with any
+        other it is 0.
+        """
         window, weight = self.window, cast("Tensor", self.cpb_mlp[0].weight)
-        offsets = torch.arange(1 - window, window, device=weight.device, dtype=torch.float32) * (8 / (window - 1))
+        offsets = torch.arange(1 - window, window, device=weight.device, dtype=torch.float32) * (
+            8 / (window - 1)
+        )
         scaled = (offsets.sign() * (offsets.abs() + 1).log2() / 3).to(weight.dtype)
         table = torch.stack(torch.meshgrid(scaled, scaled, indexing="ij"), dim=2)
         values = _BIAS_RANGE * self.cpb_mlp(table).flatten(0, 1).sigmoid()
@@ -56,6 +71,8 @@ class RelativeBias(nn.Module):
         columns = torch.arange(window * window, device=weight.device) % window
         down = rows[:, None] - rows + window - 1
         right = columns[:, None] - columns + window - 1
-        bias_ENN = values[(down * (2 * window - 1) + right).flatten()].T.unflatten(1, (window**2, window**2))
+        bias_ENN = values[(down * (2 * window - 1) + right).flatten()].T.unflatten(
+            1, (window**2, window**2)
+        )
         first = tokens - window**2
         return F.pad(bias_ENN, (first, 0, first, 0))

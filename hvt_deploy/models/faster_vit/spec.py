@@ -1,4 +1,5 @@
-"""FasterViT: hyper-parameters of the paper's models, fixed and any-resolution, and of the small one of the demo.
+"""FasterViT: hyper-parameters of the paper's models, fixed and any-resolution, and of the small one
+of the demo.
 
 Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", ICLR 2024.
 """
@@ -21,9 +22,10 @@ TOKEN_LEVELS = {2: 16, 3: 32}
 class FasterViTArchitecture:
     """Hyper-parameters of FasterViT (paper section 3). Every tuple has one entry per level.
 
-    Level i has `dim` * 2^i channels; the stem goes through `stem_dim`. With `hierarchy`, level 2 has
-    `carrier_tokens` x `carrier_tokens` carrier tokens per window; `propagation` adds them to their window's tokens
-    after its last block. `layer_scale` scales every residual branch of the transformer blocks.
+    Level i has `dim` * 2^i channels; the stem goes through `stem_dim`. With `hierarchy`, level 2
+    has `carrier_tokens` x `carrier_tokens` carrier tokens per window; `propagation` adds them to
+    their window's tokens after its last block. `layer_scale` scales every residual branch of the
+    transformer blocks.
     """
 
     image_size: tuple[int, int]
@@ -50,10 +52,14 @@ def _map_side(side: int, level: int) -> int:
     return -(-side // TOKEN_LEVELS[level])
 
 
-def configure(spec: ModelSpec, image_size: tuple[int, int] | None, options: ModelOptions) -> ModelSpec:
-    """An any-resolution spec for this size, window sizes and carrier-token size; None keeps the model's own.
+def configure(
+    spec: ModelSpec, image_size: tuple[int, int] | None, options: ModelOptions
+) -> ModelSpec:
+    """An any-resolution spec for this size, window sizes and carrier-token size; None keeps the
+    model's own.
 
-    Raises BadInput for what the official code cannot run, with the rule and the nearest sizes that work.
+    Raises BadInput for what the official code cannot run, with the rule and the nearest sizes that
+    work.
     """
     architecture = spec.architecture
     if not isinstance(architecture, FasterViTArchitecture):
@@ -95,7 +101,9 @@ def _check_side(axis: str, side: int, architecture: FasterViTArchitecture) -> No
 
 
 def _works(side: int, architecture: FasterViTArchitecture) -> bool:
-    """The official code counts windows on the rounded-down map; that must be as many as the real map has."""
+    """The official code counts windows on the rounded-down map; that must be as many as the real
+    map has.
+    """
     for level, reduction in TOKEN_LEVELS.items():
         window, counted = architecture.window_sizes[level], side // reduction
         if counted == 0 or -(-counted // window) != -(-_map_side(side, level) // window):
@@ -121,7 +129,9 @@ def _check_carrier_tokens(architecture: FasterViTArchitecture) -> None:
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the paper's tables, with the checkpoint of the official repository and its evaluation crop."""
+    """A line of the paper's tables, with the checkpoint of the official repository and its
+    evaluation crop.
+    """
 
     architecture: FasterViTArchitecture
     published: Published
@@ -145,10 +155,14 @@ def _official(name: str, row: _Row, architecture: FasterViTArchitecture) -> Mode
         family="faster_vit",
         architecture=architecture,
         num_classes=1000,
-        preprocessing=Preprocessing(image_size=architecture.image_size, crop_pct=row.crop_pct, crop_mode=row.crop_mode),
+        preprocessing=Preprocessing(
+            image_size=architecture.image_size, crop_pct=row.crop_pct, crop_mode=row.crop_mode
+        ),
         published=row.published,
         measured=Measured(params=params, macs=macs),
-        checkpoint=Checkpoint(url=f"https://huggingface.co/ahatamiz/FasterViT/resolve/main/{row.file}.pth.tar"),
+        checkpoint=Checkpoint(
+            url=f"https://huggingface.co/ahatamiz/FasterViT/resolve/main/{row.file}.pth.tar"
+        ),
         code_licence="NVIDIA Source Code License-NC",
         weights_licence="not stated",
         resizable=name.endswith("_any_res"),
@@ -160,10 +174,18 @@ _NARROW, _WIDE = (2, 4, 8, 16), (4, 8, 16, 32)
 _V0 = FasterViTArchitecture(_SQUARE, 64, 64, (2, 3, 6, 5), _NARROW)
 _V1 = FasterViTArchitecture(_SQUARE, 80, 32, (1, 3, 8, 5), _NARROW)
 _V2 = FasterViTArchitecture(_SQUARE, 96, 64, (3, 3, 8, 5), _NARROW)
-_V3 = FasterViTArchitecture(_SQUARE, 128, 64, (3, 3, 12, 5), _NARROW, layer_scale=True, propagation=True)
-_V4 = FasterViTArchitecture(_SQUARE, 196, 64, (3, 3, 12, 5), _WIDE, layer_scale=True, propagation=True)
-_V5 = FasterViTArchitecture(_SQUARE, 320, 64, (3, 3, 12, 5), _WIDE, layer_scale=True, propagation=True)
-_V6 = FasterViTArchitecture(_SQUARE, 320, 64, (3, 3, 16, 8), _WIDE, layer_scale=True, propagation=True)
+_V3 = FasterViTArchitecture(
+    _SQUARE, 128, 64, (3, 3, 12, 5), _NARROW, layer_scale=True, propagation=True
+)
+_V4 = FasterViTArchitecture(
+    _SQUARE, 196, 64, (3, 3, 12, 5), _WIDE, layer_scale=True, propagation=True
+)
+_V5 = FasterViTArchitecture(
+    _SQUARE, 320, 64, (3, 3, 12, 5), _WIDE, layer_scale=True, propagation=True
+)
+_V6 = FasterViTArchitecture(
+    _SQUARE, 320, 64, (3, 3, 16, 8), _WIDE, layer_scale=True, propagation=True
+)
 
 
 def _v4_21k(side: int, window: int) -> FasterViTArchitecture:
@@ -238,7 +260,11 @@ SPECS: dict[str, ModelSpec] = {
             architecture=_DEMO,
             num_classes=10,
             preprocessing=Preprocessing(
-                image_size=(64, 64), crop_pct=1.0, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+                image_size=(64, 64),
+                crop_pct=1.0,
+                interpolation="bilinear",
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
             ),
             published=None,
             measured=Measured(params=609_170, macs=6_809_856),

@@ -1,7 +1,9 @@
-"""FDViT in two forms: the reference form that loads official checkpoints, the deployed form that is exported.
+"""FDViT in two forms: the reference form that loads official checkpoints, the deployed form that is
+exported.
 
-Xu et al., "FDViT: Improve the Hierarchical Architecture of Vision Transformer", ICCV 2023. Shapes: B images,
-N = n*n tokens of a square map with side n in raster order, C channels, E heads of D channels each.
+Xu et al., "FDViT: Improve the Hierarchical Architecture of Vision Transformer", ICCV 2023. Shapes:
+B images, N = n*n tokens of a square map with side n in raster order, C channels, E heads of D
+channels each.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Global attention with a local term: a depthwise convolution of the values, added before `proj`."""
+    """Global attention with a local term: a depthwise convolution of the values, added before
+    `proj`.
+    """
 
     def __init__(self, heads: int, head_dim: int, side: int) -> None:
         super().__init__()
@@ -72,7 +76,9 @@ class Attention(nn.Module):
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         q, k, v = self.qkv(tokens_BNC).chunk(3, dim=2)
-        q_BEND, k_BEND, v_BEND = (t.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
+        q_BEND, k_BEND, v_BEND = (
+            t.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2) for t in (q, k, v)
+        )
         scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
         mixed_BNC = (scores_BENN.softmax(dim=3) @ v_BEND).transpose(1, 2).flatten(2)
         local_BNC = _as_tokens(self.get_v(_as_map(v, self.side)))
@@ -97,7 +103,9 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution; a module of its own because official keys say `transformers.i.blocks.j`."""
+    """The blocks of one resolution; a module of its own because official keys say
+    `transformers.i.blocks.j`.
+    """
 
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
@@ -109,7 +117,9 @@ class Stage(nn.Module):
 
 
 class Pool(nn.Module):
-    """Flexible downsampling (paper section 3.2): LayerNorm, bilinear resampling to any size, 3x3 convolution."""
+    """Flexible downsampling (paper section 3.2): LayerNorm, bilinear resampling to any size, 3x3
+    convolution.
+    """
 
     def __init__(self, channels: int, out_channels: int, side: int, out_side: int) -> None:
         super().__init__()
@@ -136,10 +146,12 @@ class Decoder(nn.Module):
 
 
 class FDViT(nn.Module):
-    """The reference form. Parameters carry the official names; it computes in the dtype of its weights.
+    """The reference form. Parameters carry the official names; it computes in the dtype of its
+    weights.
 
-    In eval mode images (B, 3, H, W) become logits (B, K); in train mode the result is (logits, pairs), one pair
-    (target, reconstruction) of maps (B, C, n, n) per pool for the auto-encoder loss. Stochastic depth is left out.
+    In eval mode images (B, 3, H, W) become logits (B, K); in train mode the result is (logits,
+    pairs), one pair (target, reconstruction) of maps (B, C, n, n) per pool for the auto-encoder
+    loss. Stochastic depth is left out.
     """
 
     def __init__(self, name: str, architecture: FDViTArchitecture, num_classes: int) -> None:
@@ -147,7 +159,9 @@ class FDViT(nn.Module):
         a = architecture
         self.name, self.architecture, self.num_classes = name, a, num_classes
         self.image_size = (a.image_size, a.image_size)
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, a.channels[0], a.map_sizes[0], a.map_sizes[0]))
+        self.pos_embed = nn.Parameter(
+            0.02 * torch.randn(1, a.channels[0], a.map_sizes[0], a.map_sizes[0])
+        )
         self.patch_embed = PatchEmbed(a.channels[0], a.patch_size, a.stride)
         stages = zip(a.heads, a.head_dims, a.map_sizes, a.depths, strict=True)
         self.transformers = nn.ModuleList(
@@ -174,9 +188,13 @@ class FDViT(nn.Module):
         return (logits_NK, pairs) if self.training else logits_NK
 
     def _auto_encode(self, index: int, tokens_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        """(target, reconstruction): the stage's map, and what the decoder makes of its masked, pooled tokens."""
+        """(target, reconstruction): the stage's map, and what the decoder makes of its masked,
+        pooled tokens.
+        """
         threshold = self.architecture.mask_threshold
-        kept_BN1 = (torch.rand_like(tokens_BNC[:, :, :1]) >= threshold).to(tokens_BNC.dtype) / (1 - threshold)
+        kept_BN1 = (torch.rand_like(tokens_BNC[:, :, :1]) >= threshold).to(tokens_BNC.dtype) / (
+            1 - threshold
+        )
         target = _as_map(tokens_BNC, self.architecture.map_sizes[index])
         return target, self.decoders[index](self.pools[index](tokens_BNC * kept_BN1))
 
@@ -184,9 +202,10 @@ class FDViT(nn.Module):
 class DeployedAttention(nn.Module):
     """`Attention` for inference, with three exact rewrites.
 
-    The scale is folded into the query weights. The key bias is zero: it adds the same number to all scores of a
-    query, which softmax ignores. Zero channels widen each head to a multiple of 8, which tensor cores want: without
-    them TensorRT-RTX copies q, k, v and the result into padded buffers, one more kernel in each such block.
+    The scale is folded into the query weights. The key bias is zero: it adds the same number to all
+    scores of a query, which softmax ignores. Zero channels widen each head to a multiple of 8,
+    which tensor cores want: without them TensorRT-RTX copies q, k, v and the result into padded
+    buffers, one more kernel in each such block.
     """
 
     def __init__(self, reference: Attention) -> None:
@@ -195,28 +214,41 @@ class DeployedAttention(nn.Module):
         self.heads, self.side, self.head_dim = heads, reference.side, -(-head_dim // 8) * 8
         weights = list(reference.qkv.weight.detach().chunk(3))
         biases = list(reference.qkv.bias.detach().chunk(3))
-        weights[0], biases[0], biases[1] = weights[0] * head_dim**-0.5, biases[0] * head_dim**-0.5, biases[1] * 0
-        self.qkv = linear_from(*(torch.cat([self._widen(t) for t in parts]) for parts in (weights, biases)))
+        weights[0], biases[0], biases[1] = (
+            weights[0] * head_dim**-0.5,
+            biases[0] * head_dim**-0.5,
+            biases[1] * 0,
+        )
+        self.qkv = linear_from(
+            *(torch.cat([self._widen(t) for t in parts]) for parts in (weights, biases))
+        )
         self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=3), MatrixProduct()
-        self.get_v = depthwise_from(*(self._widen(reference.get_parameter(f"get_v.{p}")) for p in ("weight", "bias")))
+        self.get_v = depthwise_from(
+            *(self._widen(reference.get_parameter(f"get_v.{p}")) for p in ("weight", "bias"))
+        )
         weight_CE = self._widen(reference.proj.weight.T).T.contiguous()
         self.proj = linear_from(weight_CE, reference.proj.bias.detach().clone())
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        # The form with the fewest kernels in TensorRT-RTX: one Linear, not three; chunks, not a 5-D reshape (which its
-        # compiler crashes on); and the values cut out a second time for the convolution (two kernels a block less).
+        # The form with the fewest kernels in TensorRT-RTX: one Linear, not three; chunks, not a 5-D
+        # reshape (which its compiler crashes on); and the values cut out a second time for the
+        # convolution (two kernels a block less).
         qkv_BN3C = self.qkv(tokens_BNC)
         q, k, v = qkv_BN3C.chunk(3, dim=2)
         tokens, channels = v.shape[1:]
         scores_BENN = self.score(self._split(q), self._split(k).transpose(2, 3))
         mixed_BEND = self.value(self.softmax(scores_BENN), self._split(v))
         mixed_BNC = mixed_BEND.transpose(1, 2).reshape(-1, tokens, channels)
-        return self.proj(mixed_BNC + _as_tokens(self.get_v(_as_map(qkv_BN3C[:, :, 2 * channels :], self.side))))
+        return self.proj(
+            mixed_BNC + _as_tokens(self.get_v(_as_map(qkv_BN3C[:, :, 2 * channels :], self.side)))
+        )
 
     def _split(self, tokens_BNC: Tensor) -> Tensor:
         """(B, N, C) to (B, E, N, D)."""
-        return tokens_BNC.reshape(-1, tokens_BNC.shape[1], self.heads, self.head_dim).transpose(1, 2)
+        return tokens_BNC.reshape(-1, tokens_BNC.shape[1], self.heads, self.head_dim).transpose(
+            1, 2
+        )
 
     def _widen(self, rows: Tensor) -> Tensor:
         return pad_heads(rows, self.heads, self.head_dim)
@@ -230,7 +262,8 @@ class DeployedPool(nn.Module):
         self.out_side = reference.out_side
         along = align_corners_matrix(reference.side, reference.out_side)
         self.ln, self.conv = copy.deepcopy(reference.ln), copy.deepcopy(reference.conv)
-        # One matrix for both axes costs 1 to 3 % more multiplications than one per axis and half the kernels.
+        # One matrix for both axes costs 1 to 3 % more multiplications than one per axis and half
+        # the kernels.
         self.resample = LinearMap(torch.kron(along, along).to(self.conv.weight))
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
@@ -239,14 +272,19 @@ class DeployedPool(nn.Module):
 
 
 class DeployedFDViT(nn.Module):
-    """The deployed form: equal to the reference form in eval mode, made of what an inference engine runs well.
+    """The deployed form: equal to the reference form in eval mode, made of what an inference engine
+    runs well.
 
     No reshape mentions the batch size, so the exported graph is right for every batch.
     """
 
     def __init__(self, reference: FDViT) -> None:
         super().__init__()
-        self.name, self.num_classes, self.image_size = reference.name, reference.num_classes, reference.image_size
+        self.name, self.num_classes, self.image_size = (
+            reference.name,
+            reference.num_classes,
+            reference.image_size,
+        )
         self.pos_embed = copy.deepcopy(reference.pos_embed)
         self.patch_embed = copy.deepcopy(reference.patch_embed)
         self.transformers = copy.deepcopy(reference.transformers)
@@ -273,7 +311,10 @@ def _build(spec: ModelSpec, num_classes: int) -> FDViT:
 
 def _deploy(model: nn.Module) -> DeployedFDViT:
     if not isinstance(model, FDViT):
-        raise BadInput(f"{type(model).__name__} is not the reference form of an FDViT.", "Pass what create_model made.")
+        raise BadInput(
+            f"{type(model).__name__} is not the reference form of an FDViT.",
+            "Pass what create_model made.",
+        )
     return DeployedFDViT(model)
 
 

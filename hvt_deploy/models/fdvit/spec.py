@@ -15,8 +15,9 @@ from hvt_deploy.models.spec import Checkpoint, Measured, ModelSpec, Published
 class FDViTArchitecture:
     """Hyper-parameters of FDViT (paper section 3). Every tuple has one entry per stage.
 
-    `map_sizes` are the sides of the square maps: about sqrt(2) smaller from stage to stage. `mask_threshold` is
-    the share of tokens hidden from the pools in the train-only auto-encoder branch.
+    `map_sizes` are the sides of the square maps: about sqrt(2) smaller from stage to stage.
+    `mask_threshold` is the share of tokens hidden from the pools in the train-only auto-encoder
+    branch.
     """
 
     image_size: int
@@ -36,7 +37,11 @@ class FDViTArchitecture:
 
 
 def _official(
-    name: str, architecture: FDViTArchitecture, published: Published, measured: Measured, drive_id: str
+    name: str,
+    architecture: FDViTArchitecture,
+    published: Published,
+    measured: Measured,
+    drive_id: str,
 ) -> ModelSpec:
     return ModelSpec(
         name=name,
@@ -46,7 +51,9 @@ def _official(
         preprocessing=Preprocessing(image_size=(224, 224), crop_pct=0.875),
         published=published,
         measured=measured,
-        checkpoint=Checkpoint(url=f"https://drive.google.com/file/d/{drive_id}/view", how="google-drive"),
+        checkpoint=Checkpoint(
+            url=f"https://drive.google.com/file/d/{drive_id}/view", how="google-drive"
+        ),
         code_licence="Apache-2.0",
         weights_licence="not stated",
     )
@@ -119,7 +126,11 @@ SPECS: dict[str, ModelSpec] = {
             architecture=_DEMO,
             num_classes=10,
             preprocessing=Preprocessing(
-                image_size=(32, 32), crop_pct=1.0, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+                image_size=(32, 32),
+                crop_pct=1.0,
+                interpolation="bilinear",
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
             ),
             published=None,
             measured=Measured(params=458_534, macs=31_521_456),

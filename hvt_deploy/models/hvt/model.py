@@ -1,7 +1,8 @@
-"""HVT in two forms: a DeiT without class token whose token sequence is max-pooled as it goes deeper.
+"""HVT in two forms: a DeiT without class token whose token sequence is max-pooled as it goes
+deeper.
 
-Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021. Shapes: B images, N tokens,
-C channels, E heads.
+Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021. Shapes: B images, N
+tokens, C channels, E heads.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; where it pools (paper section 3.2), N tokens become N' and get new positions."""
+    """Pre-norm transformer block; where it pools (paper section 3.2), N tokens become N' and get
+    new positions.
+    """
 
-    def __init__(self, channels: int, heads: int, mlp_ratio: int, pool_kernel: int, pooled_tokens: int | None) -> None:
+    def __init__(
+        self, channels: int, heads: int, mlp_ratio: int, pool_kernel: int, pooled_tokens: int | None
+    ) -> None:
         super().__init__()
         self.pool_kernel = pool_kernel
         self.norm1 = nn.LayerNorm(channels, eps=_EPS)
@@ -56,7 +61,9 @@ class Block(nn.Module):
 
     def pool(self, tokens_BNC: Tensor) -> Tensor:
         """The largest of every `pool_kernel` neighbours in the sequence, by two, nothing padded."""
-        return F.max_pool1d(tokens_BNC.transpose(1, 2), self.pool_kernel, POOL_STRIDE).transpose(1, 2)
+        return F.max_pool1d(tokens_BNC.transpose(1, 2), self.pool_kernel, POOL_STRIDE).transpose(
+            1, 2
+        )
 
 
 class HVT(nn.Module):
@@ -72,7 +79,13 @@ class HVT(nn.Module):
         pooled = [a.pool_every is not None and i % a.pool_every == 0 for i in range(a.blocks)]
         self.blocks = nn.Sequential(
             *(
-                Block(a.channels, a.heads, a.mlp_ratio, a.pool_kernel, counts[i + 1] if pooled[i] else None)
+                Block(
+                    a.channels,
+                    a.heads,
+                    a.mlp_ratio,
+                    a.pool_kernel,
+                    counts[i + 1] if pooled[i] else None,
+                )
                 for i in range(a.blocks)
             )
         )
@@ -86,8 +99,8 @@ class HVT(nn.Module):
 
 
 class DeployedBlock(nn.Module):
-    """`Block` for inference. Pooling is the larger of strided slices: TensorRT-RTX fuses them with what follows, and
-    not every TensorRT pools sequences.
+    """`Block` for inference. Pooling is the larger of strided slices: TensorRT-RTX fuses them with
+    what follows, and not every TensorRT pools sequences.
     """
 
     def __init__(self, reference: Block) -> None:
@@ -105,18 +118,28 @@ class DeployedBlock(nn.Module):
         if self.pos_embed is None:
             return tokens_BNC
         last = tokens_BNC.shape[1] - self.pool_kernel
-        slices = (tokens_BNC[:, first : first + last + 1 : POOL_STRIDE] for first in range(self.pool_kernel))
+        slices = (
+            tokens_BNC[:, first : first + last + 1 : POOL_STRIDE]
+            for first in range(self.pool_kernel)
+        )
         return reduce(torch.maximum, slices) + self.pos_embed
 
 
 class DeployedHVT(nn.Module):
-    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch size."""
+    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch
+    size.
+    """
 
     def __init__(self, reference: HVT) -> None:
         super().__init__()
         self.num_classes = reference.num_classes
-        self.patch_embed, self.pos_embed = copy.deepcopy(reference.patch_embed), copy.deepcopy(reference.pos_embed)
-        self.blocks = nn.Sequential(*(DeployedBlock(cast("Block", block)) for block in reference.blocks))
+        self.patch_embed, self.pos_embed = (
+            copy.deepcopy(reference.patch_embed),
+            copy.deepcopy(reference.pos_embed),
+        )
+        self.blocks = nn.Sequential(
+            *(DeployedBlock(cast("Block", block)) for block in reference.blocks)
+        )
         self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)
         self.eval().requires_grad_(requires_grad=False)
 
@@ -132,7 +155,10 @@ def _build(spec: ModelSpec, num_classes: int) -> HVT:
 
 def _deploy(model: nn.Module) -> DeployedHVT:
     if not isinstance(model, HVT):
-        raise BadInput(f"{type(model).__name__} is not the reference form of an HVT.", "Pass what create_model made.")
+        raise BadInput(
+            f"{type(model).__name__} is not the reference form of an HVT.",
+            "Pass what create_model made.",
+        )
     return DeployedHVT(model)
 
 

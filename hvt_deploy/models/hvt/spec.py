@@ -1,4 +1,5 @@
-"""HVT: hyper-parameters of the paper's models, of the small one of the demo, and of a user's own configuration file.
+"""HVT: hyper-parameters of the paper's models, of the small one of the demo, and of a user's own
+configuration file.
 
 Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021.
 """
@@ -24,7 +25,8 @@ HEAD_DIM = 64
 class HVTArchitecture:
     """Hyper-parameters of HVT (paper section 3). Sizes in pixels, pooling in tokens.
 
-    Tokens are pooled at the end of every block whose index is a multiple of `pool_every`, never where that is None.
+    Tokens are pooled at the end of every block whose index is a multiple of `pool_every`, never
+    where that is None.
     """
 
     image_size: int
@@ -47,15 +49,32 @@ class HVTArchitecture:
         counts = [(self.image_size // self.patch_size) ** 2]
         for block in range(self.blocks):
             pooled = self.pool_every is not None and block % self.pool_every == 0
-            counts.append((counts[-1] - self.pool_kernel) // POOL_STRIDE + 1 if pooled else counts[-1])
+            counts.append(
+                (counts[-1] - self.pool_kernel) // POOL_STRIDE + 1 if pooled else counts[-1]
+            )
         return tuple(counts)
 
 
 def spec_of(configuration: HVTConfiguration) -> ModelSpec:
-    """The spec of an HVT that has no name. Raises BadInput for values that make no model, with the rule."""
+    """The spec of an HVT that has no name. Raises BadInput for values that make no model, with the
+    rule.
+    """
     c = configuration
-    if min(c.input_size, c.patch_size, c.num_heads, c.num_blocks, c.pool_kernel_size, c.pool_block_width) < 1:
-        raise BadInput("An HVT configuration has a value below 1.", "Every size and number in it must be positive.")
+    if (
+        min(
+            c.input_size,
+            c.patch_size,
+            c.num_heads,
+            c.num_blocks,
+            c.pool_kernel_size,
+            c.pool_block_width,
+        )
+        < 1
+    ):
+        raise BadInput(
+            "An HVT configuration has a value below 1.",
+            "Every size and number in it must be positive.",
+        )
     if c.pool_stride != POOL_STRIDE:
         raise BadInput(
             f"pool_stride is {c.pool_stride}; the official code pools by 2 whatever the file says.",
@@ -68,7 +87,12 @@ def spec_of(configuration: HVTConfiguration) -> ModelSpec:
             f"The nearest that are: {' and '.join(str(s) for s in (below, below + c.patch_size) if s)}.",
         )
     architecture = HVTArchitecture(
-        c.input_size, c.patch_size, c.num_heads, c.num_blocks, c.pool_block_width, c.pool_kernel_size
+        c.input_size,
+        c.patch_size,
+        c.num_heads,
+        c.num_blocks,
+        c.pool_block_width,
+        c.pool_kernel_size,
     )
     if min(architecture.token_counts) < 1:
         raise BadInput(
@@ -84,11 +108,15 @@ def spec_of(configuration: HVTConfiguration) -> ModelSpec:
 
 
 def read_configuration(path: Path) -> HVTConfiguration:
-    """An HVT's own configuration file: JSON with the official key names. Raises BadInput for anything else."""
+    """An HVT's own configuration file: JSON with the official key names. Raises BadInput for
+    anything else.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"There is no configuration file {path}.", "Give an HVT's JSON file.") from None
+        raise BadInput(
+            f"There is no configuration file {path}.", "Give an HVT's JSON file."
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadInput(f"{path} is not JSON: {error}.", "Give an HVT's JSON file.") from None
     return from_plain(HVTConfiguration, data, str(path))
@@ -105,7 +133,9 @@ def _official(
     return ModelSpec(
         name=name,
         family="hvt",
-        architecture=HVTArchitecture(image_size=224, patch_size=16, heads=heads, blocks=12, pool_every=pool_every),
+        architecture=HVTArchitecture(
+            image_size=224, patch_size=16, heads=heads, blocks=12, pool_every=pool_every
+        ),
         num_classes=1000,
         preprocessing=Preprocessing(image_size=(224, 224), crop_pct=0.875),
         published=published,
@@ -179,11 +209,21 @@ SPECS: dict[str, ModelSpec] = {
             name="hvt_demo",
             family="hvt",
             architecture=HVTArchitecture(
-                image_size=32, patch_size=4, heads=3, blocks=6, pool_every=3, head_dim=32, mlp_ratio=4
+                image_size=32,
+                patch_size=4,
+                heads=3,
+                blocks=6,
+                pool_every=3,
+                head_dim=32,
+                mlp_ratio=4,
             ),
             num_classes=10,
             preprocessing=Preprocessing(
-                image_size=(32, 32), crop_pct=1.0, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+                image_size=(32, 32),
+                crop_pct=1.0,
+                interpolation="bilinear",
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
             ),
             published=None,
             measured=Measured(params=687_466, macs=22_402_944),

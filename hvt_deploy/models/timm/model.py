@@ -1,4 +1,6 @@
-"""timm's models: the reference form is timm's own, the deployed form is a copy made ready for export."""
+"""timm's models: the reference form is timm's own, the deployed form is a copy made ready for
+export.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
@@ -23,7 +25,9 @@ from hvt_deploy.models.timm.spec import TimmArchitecture
 
 
 def _build(spec: ModelSpec, num_classes: int) -> nn.Module:
-    """The model as timm makes it. Attention is written out: engines know how to fuse its two products."""
+    """The model as timm makes it. Attention is written out: engines know how to fuse its two
+    products.
+    """
     architecture = cast("TimmArchitecture", spec.architecture)
     make = partial(timm.create_model, architecture.name, num_classes=num_classes, exportable=True)
     with _written_out_attention():
@@ -48,7 +52,9 @@ def _written_out_attention() -> Generator[None]:
 def _deploy(model: nn.Module) -> nn.Module:
     """A copy whose branches of training (RepVGG, MobileOne and their kind) are merged."""
     if not hasattr(model, "pretrained_cfg"):
-        raise BadInput(f"{type(model).__name__} is not a model of timm.", "Pass what create_model made.")
+        raise BadInput(
+            f"{type(model).__name__} is not a model of timm.", "Pass what create_model made."
+        )
     copied = copy.deepcopy(model).eval()
     before = torch.get_default_dtype()
     # Some of timm's models make their merged layers in the default type whatever their own is.
@@ -61,6 +67,8 @@ def _deploy(model: nn.Module) -> nn.Module:
 
 # Files of older versions of timm hold the tables that windowed attention now computes.
 TIMM = Family(
-    _build, _deploy, recomputed_suffixes=(".relative_position_index", ".attn_mask", ".relative_coords_table"),
+    _build,
+    _deploy,
+    recomputed_suffixes=(".relative_position_index", ".attn_mask", ".relative_coords_table"),
     builds_light=False,
-)  # fmt: skip
+)

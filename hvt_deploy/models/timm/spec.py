@@ -26,22 +26,29 @@ class TimmArchitecture:
 
 
 def spec_of(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
-    """The spec of `timm:NAME` with timm's evaluation transform. Raises BadInput for an unknown name, a model without
-    a classifier or a transform that is not ours, MissingEnvironment without timm.
+    """The spec of `timm:NAME` with timm's evaluation transform. Raises BadInput for an unknown
+    name, a model without a classifier or a transform that is not ours, MissingEnvironment without
+    timm.
     """
     require("timm", extra="export")
     import timm
     from timm.data.config import resolve_data_config
 
     own = name.removeprefix(PREFIX)
-    configuration = timm.models.get_pretrained_cfg(own) if timm.models.is_model(own.partition(".")[0]) else None
+    configuration = (
+        timm.models.get_pretrained_cfg(own) if timm.models.is_model(own.partition(".")[0]) else None
+    )
     if configuration is None:
         near = difflib.get_close_matches(own, timm.list_models(), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(PREFIX + n for n in near)}? " if near else ""
-        raise BadInput(f"timm has no model '{own}'.", f"{hint}All: python -c 'import timm; print(timm.list_models())'")
+        raise BadInput(
+            f"timm has no model '{own}'.",
+            f"{hint}All: python -c 'import timm; print(timm.list_models())'",
+        )
     if configuration.num_classes < 1:
         raise BadInput(
-            f"{name} has no classifier as timm publishes it.", "Choose a model that was trained to classify."
+            f"{name} has no classifier as timm publishes it.",
+            "Choose a model that was trained to classify.",
         )
     data = resolve_data_config({}, pretrained_cfg=configuration.to_dict())
     size = (int(data["input_size"][1]), int(data["input_size"][2]))
@@ -77,5 +84,9 @@ def _address(url: object, hub_name: str | None) -> str | None:
 
 def _heads(classifier: object) -> tuple[str, ...]:
     """The paths of the classifiers; the first is the one that labels taught."""
-    paths = cast("tuple[str, ...]", classifier) if isinstance(classifier, (tuple, list)) else (str(classifier),)
+    paths = (
+        cast("tuple[str, ...]", classifier)
+        if isinstance(classifier, (tuple, list))
+        else (str(classifier),)
+    )
     return tuple(paths) if classifier else ("head",)

@@ -1,7 +1,7 @@
 """Reading checkpoint files: every form in which training programs and hubs publish weights.
 
-A checkpoint is untrusted: nothing in it is executed (DESIGN, "Weights"). Tensors stay in the file, mapped into
-memory: what is not used (an optimizer's state, stored buffers) is never read.
+A checkpoint is untrusted: nothing in it is executed (DESIGN, "Weights"). Tensors stay in the file,
+mapped into memory: what is not used (an optimizer's state, stored buffers) is never read.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -26,8 +26,8 @@ from hvt_deploy.models.weights.download import looks_like_html
 
 __all__ = ["Container", "read_container"]
 
-# Where training programs keep the weights, in the order in which the official evaluations look; averaged ones only
-# where there are no others.
+# Where training programs keep the weights, in the order in which the official evaluations look;
+# averaged ones only where there are no others.
 _NAMES = ("state_dict", "model", "state_dict_ema", "model_ema")
 _WRAPPER = "module."
 _ZIP_START = b"PK\x03\x04"
@@ -35,7 +35,8 @@ _ZIP_START = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class Container:
-    """What a file holds: `state` (key -> tensor on the CPU) under `name`, which is `bare` where the file is one.
+    """What a file holds: `state` (key -> tensor on the CPU) under `name`, which is `bare` where the
+    file is one.
 
     Keys are without the prefix `module.` that training on several GPUs puts in front.
     """
@@ -46,12 +47,17 @@ class Container:
 
 
 def read_container(path: Path) -> Container:
-    """The weights of a safetensors or torch file, mapped and not yet read where the format allows it.
+    """The weights of a safetensors or torch file, mapped and not yet read where the format allows
+    it.
 
-    Raises BadInput for a file that is missing, a web page, damaged, without weights, or that asks for code.
+    Raises BadInput for a file that is missing, a web page, damaged, without weights, or that asks
+    for code.
     """
     if not path.is_file():
-        raise BadInput(f"There is no checkpoint file {path}.", "Give --weights auto, official, random or a file.")
+        raise BadInput(
+            f"There is no checkpoint file {path}.",
+            "Give --weights auto, official, random or a file.",
+        )
     with path.open("rb") as file:
         start = file.read(512)
     if looks_like_html(start):
@@ -106,7 +112,9 @@ def _damaged(path: Path, reason: str) -> BadInput:
 
 
 class _Inert:
-    """Stands for training options inside a checkpoint: any object of the class becomes an ordered dict."""
+    """Stands for training options inside a checkpoint: any object of the class becomes an ordered
+    dict.
+    """
 
     def __new__(cls, *_: object) -> OrderedDict[str, object]:  # type: ignore[misc]
         return OrderedDict()
@@ -118,7 +126,9 @@ def _only_inert_globals() -> Generator[None]:
     serialization = torch.serialization
     before = serialization.get_safe_globals()
     serialization.clear_safe_globals()
-    serialization.add_safe_globals([(_Inert, "argparse.Namespace"), (_Inert, "yacs.config.CfgNode")])
+    serialization.add_safe_globals(
+        [(_Inert, "argparse.Namespace"), (_Inert, "yacs.config.CfgNode")]
+    )
     try:
         yield
     finally:
@@ -149,5 +159,9 @@ def _as_state(value: object) -> dict[str, Tensor]:
     if not isinstance(value, Mapping):
         return {}
     entries = cast("Mapping[object, object]", value)
-    state = {key: tensor for key, tensor in entries.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
+    state = {
+        key: tensor
+        for key, tensor in entries.items()
+        if isinstance(key, str) and isinstance(tensor, Tensor)
+    }
     return state if len(state) == len(entries) else {}

@@ -1,4 +1,6 @@
-"""Finding a model's weights file: packaged, given, cached or downloaded from where the authors published it."""
+"""Finding a model's weights file: packaged, given, cached or downloaded from where the authors
+published it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class ObtainedWeights:
-    """Which weights to use. `path` is None for seeded random weights; `warning` is empty when all is well."""
+    """Which weights to use. `path` is None for seeded random weights; `warning` is empty when all
+    is well.
+    """
 
     path: Path | None
     source: Literal["official", "packaged", "file", "random"]
@@ -42,30 +46,44 @@ class _HostUnreachable(MissingEnvironment):
 
 
 def obtain_weights(
-    spec: ModelSpec, choice: str, cache_dir: Path, progress: Callable[[int, int], None] | None = None
+    spec: ModelSpec,
+    choice: str,
+    cache_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ObtainedWeights:
     """Decide on `choice`: auto, official, random or the path of a checkpoint.
 
-    `auto` takes the packaged or the official file (from `cache_dir`, else downloaded into it; `progress` gets bytes
-    done and total) and falls back to random weights only where no file was published or its host cannot be reached.
-    `official` raises MissingEnvironment there. Raises BadInput for a missing file, an answer other than the file, an
-    incomplete download and a file that is not the one first downloaded.
+    `auto` takes the packaged or the official file (from `cache_dir`, else downloaded into it;
+    `progress` gets bytes done and total) and falls back to random weights only where no file was
+    published or its host cannot be reached. `official` raises MissingEnvironment there. Raises
+    BadInput for a missing file, an answer other than the file, an incomplete download and a file
+    that is not the one first downloaded.
     """
     if choice == "random":
         return _untrained("Random weights were asked for.")
     if choice not in ("auto", "official"):
         path = Path(choice).expanduser()
         if not path.is_file():
-            raise BadInput(f"There is no checkpoint file {path}.", "--weights takes auto, official, random or a file.")
+            raise BadInput(
+                f"There is no checkpoint file {path}.",
+                "--weights takes auto, official, random or a file.",
+            )
         return ObtainedWeights(path, "file", untrained=False, warning="")
     if spec.checkpoint.packaged is not None:
-        return ObtainedWeights(asset_path(spec.checkpoint.packaged), "packaged", untrained=False, warning="")
+        return ObtainedWeights(
+            asset_path(spec.checkpoint.packaged), "packaged", untrained=False, warning=""
+        )
     if spec.checkpoint.url is None:
         if choice == "official":
-            raise BadInput(f"No weights of {spec.name} were published.", "Give a file, or random, with --weights.")
+            raise BadInput(
+                f"No weights of {spec.name} were published.",
+                "Give a file, or random, with --weights.",
+            )
         return _untrained(f"No weights of {spec.name} were published.")
     try:
-        return ObtainedWeights(_official_file(spec, cache_dir, progress), "official", untrained=False, warning="")
+        return ObtainedWeights(
+            _official_file(spec, cache_dir, progress), "official", untrained=False, warning=""
+        )
     except _HostUnreachable as unreachable:
         if choice == "official":
             raise
@@ -83,7 +101,11 @@ def direct_url(checkpoint: Checkpoint) -> str:
 
 def looks_like_html(start: bytes) -> bool:
     """Whether a file that starts like this is a web page."""
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<head"))
+    return (
+        start.lstrip(b"\xef\xbb\xbf \t\r\n")
+        .lower()
+        .startswith((b"<!doctype html", b"<html", b"<head"))
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -101,14 +123,18 @@ def _untrained(reason: str) -> ObtainedWeights:
 
 
 def _cache_name(spec: ModelSpec) -> str:
-    """Models that were published in one file share it. Drive's links name no file, hubs call all of them alike."""
+    """Models that were published in one file share it. Drive's links name no file, hubs call all of
+    them alike.
+    """
     published = PurePosixPath(urllib.parse.urlsplit(spec.checkpoint.url or "").path).name
     if spec.checkpoint.how == "direct" and published not in _HUB_NAMES:
         return published
     return re.sub(r"[:/]", "-", spec.name) + (PurePosixPath(published).suffix or ".pth")
 
 
-def _official_file(spec: ModelSpec, cache_dir: Path, progress: Callable[[int, int], None] | None) -> Path:
+def _official_file(
+    spec: ModelSpec, cache_dir: Path, progress: Callable[[int, int], None] | None
+) -> Path:
     path = cache_dir / _cache_name(spec)
     if not path.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -118,21 +144,30 @@ def _official_file(spec: ModelSpec, cache_dir: Path, progress: Callable[[int, in
 
 
 def _by_hand(checkpoint: Checkpoint, path: Path) -> str:
-    return f"Fetch {checkpoint.url} by hand and save it as {path}, or give a file with --weights PATH."
+    return (
+        f"Fetch {checkpoint.url} by hand and save it as {path}, or give a file with --weights PATH."
+    )
 
 
-def _download(checkpoint: Checkpoint, path: Path, progress: Callable[[int, int], None] | None) -> None:
+def _download(
+    checkpoint: Checkpoint, path: Path, progress: Callable[[int, int], None] | None
+) -> None:
     """Write the published file to `path`, which appears only when it is complete."""
     url, hint = direct_url(checkpoint), _by_hand(checkpoint, path)
     try:
         answer = cast("HTTPResponse", urllib.request.urlopen(url, timeout=_CONNECT_TIMEOUT_S))  # noqa: S310 - from a spec
     except urllib.error.HTTPError as error:
         error.close()
-        raise BadInput(f"{url} answered {error.code} {error.reason} instead of the checkpoint.", hint) from None
+        raise BadInput(
+            f"{url} answered {error.code} {error.reason} instead of the checkpoint.", hint
+        ) from None
     except (OSError, HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise _HostUnreachable(f"The host of {url} cannot be reached ({reason}).", hint) from None
-    with answer, tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part:
+    with (
+        answer,
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part,
+    ):
         temporary = Path(part.name)
         try:
             total = int(answer.headers.get("Content-Length") or 0)
@@ -140,14 +175,19 @@ def _download(checkpoint: Checkpoint, path: Path, progress: Callable[[int, int],
             done = 0
             while chunk := answer.read(_CHUNK_BYTES):
                 if done == 0 and looks_like_html(chunk):
-                    raise BadInput(f"{url} answered with a web page instead of the checkpoint.", hint)
+                    raise BadInput(
+                        f"{url} answered with a web page instead of the checkpoint.", hint
+                    )
                 part.write(chunk)
                 done += len(chunk)
                 if progress is not None:
                     progress(done, max(total, done))
             part.flush()
             if done == 0 or done < total:
-                raise BadInput(f"The download of {url} broke off after {done} of {total or 'unknown'} bytes.", hint)
+                raise BadInput(
+                    f"The download of {url} broke off after {done} of {total or 'unknown'} bytes.",
+                    hint,
+                )
             temporary.replace(path)
         except (OSError, HTTPException) as error:
             raise BadInput(f"The download of {url} broke off: {error}.", hint) from None
@@ -163,7 +203,10 @@ def _check_record(path: Path) -> None:
     if path.name not in record:
         with path.open("rb") as file:
             if looks_like_html(file.read(512)):
-                raise BadInput(f"{path} is a web page, not a checkpoint.", "Delete it and save the file itself there.")
+                raise BadInput(
+                    f"{path} is a web page, not a checkpoint.",
+                    "Delete it and save the file itself there.",
+                )
         temporary = record_path.with_name(f".{RECORD_NAME}.part")
         temporary.write_text(json.dumps({**record, path.name: sha256}, indent=1) + "\n")
         temporary.replace(record_path)

@@ -1,4 +1,6 @@
-"""What becomes of each key of a checkpoint when it fills a model, decided from names and shapes alone."""
+"""What becomes of each key of a checkpoint when it fills a model, decided from names and shapes
+alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from hvt_deploy.models.spec import Family, ModelSpec
 __all__ = ["Fate", "KeyFate", "decide_fates", "summarize_fates"]
 
 Fate = Literal[
-    "loaded", "train-only", "recomputed", "given by its alias", "unused at this size", "head not wanted", "not encoder"
+    "loaded",
+    "train-only",
+    "recomputed",
+    "given by its alias",
+    "unused at this size",
+    "head not wanted",
+    "not encoder",
 ]
 _MEANINGS: Mapping[Fate, str] = {
     "loaded": "loaded",
@@ -29,7 +37,9 @@ _COUNTER = ".num_batches_tracked"
 
 @dataclass(frozen=True)
 class KeyFate:
-    """One key of a file. `target` is the model's name for it, which an alias or a prefix makes another."""
+    """One key of a file. `target` is the model's name for it, which an alias or a prefix makes
+    another.
+    """
 
     key: str
     fate: Fate
@@ -38,17 +48,28 @@ class KeyFate:
     @property
     def meaning(self) -> str:
         """The fate in words."""
-        return f"loaded as {self.target}" if self.fate == "loaded" and self.target != self.key else _MEANINGS[self.fate]
+        return (
+            f"loaded as {self.target}"
+            if self.fate == "loaded" and self.target != self.key
+            else _MEANINGS[self.fate]
+        )
 
 
-def decide_fates(keys: Iterable[str], wanted: Iterable[str], spec: ModelSpec, family: Family) -> tuple[KeyFate, ...]:
+def decide_fates(
+    keys: Iterable[str], wanted: Iterable[str], spec: ModelSpec, family: Family
+) -> tuple[KeyFate, ...]:
     """The fate of every key of a file in a model that needs the keys `wanted` at inference.
 
-    A key that nothing explains counts as `loaded`: whether the model has it is for the caller to check.
+    A key that nothing explains counts as `loaded`: whether the model has it is for the caller to
+    check.
     """
     keys, wanted = tuple(keys), frozenset(wanted)
-    encoder_only = min(keys, default="").startswith("encoder") and not any(key.startswith(_ENCODER) for key in wanted)
-    targets = {key: _canonical(key.removeprefix(_ENCODER) if encoder_only else key, family) for key in keys}
+    encoder_only = min(keys, default="").startswith("encoder") and not any(
+        key.startswith(_ENCODER) for key in wanted
+    )
+    targets = {
+        key: _canonical(key.removeprefix(_ENCODER) if encoder_only else key, family) for key in keys
+    }
     heads = tuple(f"{path}." for path in spec.heads)
     headless = not any(key.startswith(heads) for key in wanted)
     by_alias = {target for key, target in targets.items() if not key.endswith(target)}

@@ -25,7 +25,11 @@ from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.container import Container, read_container
 from hvt_deploy.models.weights.download import ObtainedWeights, obtain_weights, sha256_of
 from hvt_deploy.models.weights.key_report import Fate, KeyFate, decide_fates, summarize_fates
-from hvt_deploy.models.weights.nearest import describe_nearest, needed_at_inference, tables_of_another
+from hvt_deploy.models.weights.nearest import (
+    describe_nearest,
+    needed_at_inference,
+    tables_of_another,
+)
 
 __all__ = [
     "LoadReport",
@@ -40,8 +44,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading found. `container` is `bare` or the key that held the weights, `fates` has every key of the file
-    in its order, `num_classes` is the head's size, which the model now has. Nothing is ever resized.
+    """What loading found. `container` is `bare` or the key that held the weights, `fates` has every
+    key of the file in its order, `num_classes` is the head's size, which the model now has. Nothing
+    is ever resized.
     """
 
     path: Path
@@ -88,20 +93,23 @@ class _Classifying(Protocol):
 def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
     """Fill the reference form `model` from a checkpoint with official key names, in place.
 
-    Takes safetensors and torch files: a bare state dict, or one under `state_dict`, `model`, `state_dict_ema` or
-    `model_ema`, with or without the prefixes `module.` and `encoder.`. A head of another size replaces the model's
-    and sets `model.num_classes`. Raises BadInput, with the model as it was, for a file that is damaged, unsafe or
-    made for another model.
+    Takes safetensors and torch files: a bare state dict, or one under `state_dict`, `model`,
+    `state_dict_ema` or `model_ema`, with or without the prefixes `module.` and `encoder.`. A head
+    of another size replaces the model's and sets `model.num_classes`. Raises BadInput, with the
+    model as it was, for a file that is damaged, unsafe or made for another model.
     """
     return _fill(model, read_container(Path(path)), assign=False)
 
 
-def load_model(spec: ModelSpec, path: str | Path, num_classes: int | None = None) -> tuple[nn.Module, LoadReport]:
-    """`create_from` and `load_checkpoint` in one, without a second copy of the weights: the float32 model's
-    parameters are the file's own pages where it holds float32, so they cost memory only once they are used.
+def load_model(
+    spec: ModelSpec, path: str | Path, num_classes: int | None = None
+) -> tuple[nn.Module, LoadReport]:
+    """`create_from` and `load_checkpoint` in one, without a second copy of the weights: the float32
+    model's parameters are the file's own pages where it holds float32, so they cost memory only
+    once they are used.
 
-    The file must stay as it is while the model lives (replacing it by another is fine). What a file lacks because it
-    is of use in training only is zero. Raises BadInput as both do.
+    The file must stay as it is while the model lives (replacing it by another is fine). What a file
+    lacks because it is of use in training only is zero. Raises BadInput as both do.
     """
     container = read_container(Path(path))
     with _parameters_without_memory() if open_family(spec.family).builds_light else nullcontext():
@@ -116,12 +124,15 @@ def load_model(spec: ModelSpec, path: str | Path, num_classes: int | None = None
 
 @contextmanager
 def _parameters_without_memory() -> Generator[None]:
-    """Models made inside have their parameters on the meta device. Buffers are real: nobody else computes them."""
+    """Models made inside have their parameters on the meta device. Buffers are real: nobody else
+    computes them.
+    """
 
     def forget(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
-    # Its signature says that the hook returns nothing; its documentation, that it may return a new parameter.
+    # Its signature says that the hook returns nothing; its documentation, that it may return a new
+    # parameter.
     handle = register_module_parameter_registration_hook(cast("Callable[..., None]", forget))
     try:
         yield
@@ -132,20 +143,29 @@ def _parameters_without_memory() -> Generator[None]:
 def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
     wanted = needed_at_inference(model)
     fates = decide_fates(container.state, wanted, spec_of(model), family_of(model))
-    given = {fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"}
+    given = {
+        fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"
+    }
     heads = _heads_of_another_size(wanted, given, spec_of(model).heads)
     _check_keys(container, model, wanted, given, ignore=frozenset(heads))
     _check_tables(container, model)
     for path in spec_of(model).heads if heads else ():
         _replace_head(model, path, *heads[f"{path}.weight"].shape)
     if assign:
-        given = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in given.items()}
+        given = {
+            key: tensor.float() if tensor.is_floating_point() else tensor
+            for key, tensor in given.items()
+        }
     model.load_state_dict(given, strict=False, assign=assign)
-    return LoadReport(container.path, container.name, fates, cast("_Classifying", model).num_classes)
+    return LoadReport(
+        container.path, container.name, fates, cast("_Classifying", model).num_classes
+    )
 
 
 def save_reference(model: nn.Module, path: Path) -> None:
-    """Write what the reference form needs at inference as safetensors; `load_checkpoint` reads it back."""
+    """Write what the reference form needs at inference as safetensors; `load_checkpoint` reads it
+    back.
+    """
     require("safetensors", extra="export")
     from safetensors.torch import save_file
 
@@ -154,21 +174,29 @@ def save_reference(model: nn.Module, path: Path) -> None:
     for key, tensor in needed_at_inference(model).items():
         values = tensor.contiguous().cpu()
         place = values.untyped_storage().data_ptr()
-        tensors[key] = values.clone() if place in stored else values  # safetensors takes no shared memory
+        tensors[key] = (
+            values.clone() if place in stored else values
+        )  # safetensors takes no shared memory
         stored.add(place)
     save_file(tensors, path)
-    path.chmod(0o644)  # safetensors gives its file to the owner alone; artifacts are there to be served
+    path.chmod(
+        0o644
+    )  # safetensors gives its file to the owner alone; artifacts are there to be served
 
 
 def seed_random_weights(model: nn.Module, seed: int) -> None:
-    """Fill every parameter, in place, with values that depend only on `seed`, its name and its shape.
+    """Fill every parameter, in place, with values that depend only on `seed`, its name and its
+    shape.
 
-    Matrices and convolutions have variance 1 / fan-in, norms scatter around 1, biases around 0: activations and
-    logits keep the scale of a trained model, so parity and quantization figures mean something.
+    Matrices and convolutions have variance 1 / fan-in, norms scatter around 1, biases around 0:
+    activations and logits keep the scale of a trained model, so parity and quantization figures
+    mean something.
     """
     for name, parameter in model.named_parameters():
         generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
-        values = torch.from_numpy(generator.standard_normal(tuple(parameter.shape), dtype=np.float32))
+        values = torch.from_numpy(
+            generator.standard_normal(tuple(parameter.shape), dtype=np.float32)
+        )
         if parameter.ndim <= 1:
             values = 0.05 * values if name.endswith("bias") else 1 + 0.1 * values
         elif parameter.ndim == 3 or name.endswith("pos_embed"):
@@ -181,14 +209,18 @@ def seed_random_weights(model: nn.Module, seed: int) -> None:
 def _heads_of_another_size(
     wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], paths: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """The given heads, when each is a whole Linear over the same features, for one other number of classes."""
+    """The given heads, when each is a whole Linear over the same features, for one other number of
+    classes.
+    """
     weights, biases = ([f"{path}.{part}" for path in paths] for part in ("weight", "bias"))
     if any(key not in given or key not in wanted for key in (*weights, *biases)):
         return {}
     classes = {given[key].shape[:1] for key in (*weights, *biases)}
     if len(classes) > 1 or classes == {wanted[weights[0]].shape[:1]}:
         return {}
-    if any(given[key].ndim != 2 or given[key].shape[1:] != wanted[key].shape[1:] for key in weights):
+    if any(
+        given[key].ndim != 2 or given[key].shape[1:] != wanted[key].shape[1:] for key in weights
+    ):
         return {}
     return {key: given[key] for key in (*weights, *biases)}
 
@@ -208,11 +240,17 @@ def _check_keys(
     given: Mapping[str, Tensor],
     ignore: frozenset[str],
 ) -> None:
-    """Raise BadInput unless `given` fills `wanted`. A BatchNorm's count of batches may lack: nothing reads it."""
+    """Raise BadInput unless `given` fills `wanted`. A BatchNorm's count of batches may lack:
+    nothing reads it.
+    """
     spec, parts = spec_of(model), family_of(model).size_dependent
-    missing = [key for key in wanted if key not in given and not key.endswith(".num_batches_tracked")]
+    missing = [
+        key for key in wanted if key not in given and not key.endswith(".num_batches_tracked")
+    ]
     unexpected = [key for key in given if key not in wanted]
-    shapes = [k for k in wanted if k in given and k not in ignore and wanted[k].shape != given[k].shape]
+    shapes = [
+        k for k in wanted if k in given and k not in ignore and wanted[k].shape != given[k].shape
+    ]
     if not (missing or unexpected or shapes):
         return
     if not (unexpected or shapes) and all(any(part in key for part in parts) for key in missing):
@@ -231,8 +269,8 @@ def _check_keys(
 
 
 def _check_tables(container: Container, model: nn.Module) -> None:
-    """Raise BadInput for weights of a model that differs only in sizes that no weight has. Any-resolution models
-    take such weights: they are made for other sizes.
+    """Raise BadInput for weights of a model that differs only in sizes that no weight has.
+    Any-resolution models take such weights: they are made for other sizes.
     """
     spec, state = spec_of(model), container.state
     for key in () if spec.resizable else tables_of_another(spec, family_of(model), state):

@@ -1,4 +1,6 @@
-"""Which model of this package a checkpoint was made for, for the error about a file that does not fit."""
+"""Which model of this package a checkpoint was made for, for the error about a file that does not
+fit.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from hvt_deploy.models.weights.key_report import decide_fates
 
 __all__ = ["describe_nearest", "needed_at_inference", "tables_of_another"]
 
-# Below this share of agreeing tensors a file is not called anybody's: norms and biases agree by chance.
+# Below this share of agreeing tensors a file is not called anybody's: norms and biases agree by
+# chance.
 _LIKENESS = 0.3
 
 
@@ -25,7 +28,8 @@ def needed_at_inference(model: nn.Module) -> dict[str, Tensor]:
     return {
         key: tensor
         for key, tensor in model.state_dict().items()
-        if not key.startswith(family.train_only_prefixes) and not key.endswith(family.recomputed_suffixes)
+        if not key.startswith(family.train_only_prefixes)
+        and not key.endswith(family.recomputed_suffixes)
     }
 
 
@@ -46,7 +50,9 @@ class _Known:
     shapes: Mapping[str, torch.Size]
 
     def agreement(self, state: Mapping[str, Tensor]) -> tuple[int, int]:
-        """(tensors of the file that fit, tensors that would have to), heads of any size, tables counted where wrong."""
+        """(tensors of the file that fit, tensors that would have to), heads of any size, tables
+        counted where wrong.
+        """
         fates = decide_fates(state, self.shapes, self.spec, self.family)
         given = {fate.target: state[fate.key].shape for fate in fates if fate.fate == "loaded"}
         fitting = sum(self._fits(key, given[key]) for key in given.keys() & self.shapes.keys())
@@ -54,7 +60,9 @@ class _Known:
         return fitting, len(given.keys() | self.shapes.keys()) + wrong
 
     def _fits(self, key: str, shape: torch.Size) -> bool:
-        classes = int(key.startswith(f"{self.spec.head}."))  # their number is the first size of a head's tensors
+        classes = int(
+            key.startswith(f"{self.spec.head}.")
+        )  # their number is the first size of a head's tensors
         return shape[classes:] == self.shapes[key][classes:]
 
 
@@ -70,11 +78,15 @@ def _known(model: nn.Module) -> _Known:
 
 
 def describe_nearest(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """A hint that names the models which `state` fits; where it fits none, the one with the most in common."""
+    """A hint that names the models which `state` fits; where it fits none, the one with the most in
+    common.
+    """
     asked = spec_of(model)
     others = [known for known in _known_models() if known.spec.name != asked.name]
     scores = [(known.spec, *known.agreement(state)) for known in (_known(model), *others)]
-    fitting = [spec for spec, agreeing, total in scores if agreeing == total and spec.name != asked.name]
+    fitting = [
+        spec for spec, agreeing, total in scores if agreeing == total and spec.name != asked.name
+    ]
     if fitting:
         alike = [spec for spec in fitting if spec.resizable == asked.resizable] or fitting
         return f"It is a checkpoint of {' or '.join(spec.name for spec in alike)}."

@@ -1,8 +1,10 @@
-"""The two libraries that build and run engines, `tensorrt` and `tensorrt_rtx`: the only place that imports them.
+"""The two libraries that build and run engines, `tensorrt` and `tensorrt_rtx`: the only place that
+imports them.
 
-The protocols name the part of their common Python API that this package uses, under NVIDIA's names: every member is
-in TensorRT 10.3 to 11.4 and in TensorRT-RTX, and a test compares them with the recorded API of each. What only
-TensorRT-RTX has stands in protocols named `Rtx...`; only functions that take one of those may use it.
+The protocols name the part of their common Python API that this package uses, under NVIDIA's names:
+every member is in TensorRT 10.3 to 11.4 and in TensorRT-RTX, and a test compares them with the
+recorded API of each. What only TensorRT-RTX has stands in protocols named `Rtx...`; only functions
+that take one of those may use it.
 """
 # ruff: noqa: D102, N802 - the members are NVIDIA's and documented there
 
@@ -70,7 +72,9 @@ class OnnxParser(Protocol):
 class IOptimizationProfile(Protocol):
     """The shapes an engine accepts."""
 
-    def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None: ...
+    def set_shape(
+        self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]
+    ) -> None: ...
 
 
 class ITimingCache(Protocol):
@@ -107,7 +111,9 @@ class Builder(Protocol):
     def create_network(self, flags: int = 0) -> INetworkDefinition: ...
     def create_builder_config(self) -> IBuilderConfig: ...
     def create_optimization_profile(self) -> IOptimizationProfile: ...
-    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None: ...
+    def build_serialized_network(
+        self, network: INetworkDefinition, config: IBuilderConfig
+    ) -> bytes | None: ...
 
 
 class EngineInspector(Protocol):
@@ -138,7 +144,9 @@ class ICudaEngine(Protocol):
     def get_tensor_mode(self, name: str) -> object: ...
     def get_tensor_dtype(self, name: str) -> object: ...
     def get_tensor_shape(self, name: str) -> Sequence[int]: ...
-    def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Sequence[int]]: ...
+    def get_tensor_profile_shape(
+        self, name: str, profile_index: int
+    ) -> Sequence[Sequence[int]]: ...
 
 
 class RtxIRuntimeConfig(Protocol):
@@ -152,7 +160,9 @@ class RtxICudaEngine(Protocol):
     """A deserialized engine of TensorRT-RTX."""
 
     def create_runtime_config(self) -> RtxIRuntimeConfig: ...
-    def create_execution_context(self, runtime_config: RtxIRuntimeConfig) -> IExecutionContext | None: ...
+    def create_execution_context(
+        self, runtime_config: RtxIRuntimeConfig
+    ) -> IExecutionContext | None: ...
 
 
 class Runtime(Protocol):
@@ -162,7 +172,9 @@ class Runtime(Protocol):
 
 
 class TensorRT(Protocol):
-    """The module. The members of its enums are written where they are used, and checked there by the same test."""
+    """The module. The members of its enums are written where they are used, and checked there by
+    the same test.
+    """
 
     ILogger: Any
     IProgressMonitor: Any
@@ -218,8 +230,14 @@ def open_flavour(name: FlavourName) -> Flavour:
     try:
         module = importlib.import_module(name)
     except ImportError as error:
-        reason = "is not installed" if importlib.util.find_spec(name) is None else f"does not load ({error})"
-        raise MissingEnvironment(f"The Python package '{name}' {reason}.", install_hint(name)) from error
+        reason = (
+            "is not installed"
+            if importlib.util.find_spec(name) is None
+            else f"does not load ({error})"
+        )
+        raise MissingEnvironment(
+            f"The Python package '{name}' {reason}.", install_hint(name)
+        ) from error
     return Flavour(FlavourInfo(name, str(module.__version__)), cast("TensorRT", module))
 
 
@@ -244,18 +262,26 @@ def make_logger(trt: TensorRT, sink: Callable[[bool, bool, str], None]) -> objec
 
 
 def is_noise(message: str) -> bool:
-    """Whether a message only says that this machine has no GPU, which follows every error on such a machine."""
+    """Whether a message only says that this machine has no GPU, which follows every error on such a
+    machine.
+    """
     return "checkMacros" in message and "cudaError 35" in message
 
 
 def engine_tag(flavour: FlavourInfo, compute_capabilities: Sequence[str]) -> str:
     """The part of a file name that says where an engine runs: `rtx-sm86`, `trt10.13-sm87`."""
-    prefix = "rtx" if flavour.name == "tensorrt_rtx" else "trt" + ".".join(flavour.version.split(".")[:2])
+    prefix = (
+        "rtx"
+        if flavour.name == "tensorrt_rtx"
+        else "trt" + ".".join(flavour.version.split(".")[:2])
+    )
     return "-".join([prefix, *(f"sm{c.replace('.', '')}" for c in compute_capabilities)])
 
 
 def flavour_of(engine: Path) -> FlavourName:
-    """The library an engine's file name (`fdvit_b.int8.rtx-sm86.engine`) says it is for. Raises BadInput."""
+    """The library an engine's file name (`fdvit_b.int8.rtx-sm86.engine`) says it is for. Raises
+    BadInput.
+    """
     tag = re.search(r"\.(rtx|trt\d+\.\d+)(-sm\d+)+\.engine$", engine.name)
     if tag is None:
         raise BadInput(

@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit, GroupAudit, NodeFacts, NotInt8
+from hvt_deploy.graph.analysis.audit_types import (
+    ByPrecision,
+    EngineAudit,
+    GroupAudit,
+    NodeFacts,
+    NotInt8,
+)
 from hvt_deploy.runtime.tensorrt.layers import EngineLayer
 
 FUSED_ATTENTION = "_gemm_mha_v2"
@@ -16,7 +22,9 @@ _NARROWEST_FIRST = ("Int8", "Half", "Float")
 
 @dataclass(frozen=True)
 class _Product:
-    """A Conv, MatMul or Gemm of the graph and the kernel that computes it; None where no kernel names it."""
+    """A Conv, MatMul or Gemm of the graph and the kernel that computes it; None where no kernel
+    names it.
+    """
 
     node: NodeFacts
     layer: EngineLayer | None
@@ -29,14 +37,20 @@ class _Product:
 def audit_layers(layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts] = ()) -> EngineAudit:
     """Count the kernels; `nodes` are those of the graph, without which MACs stay unknown.
 
-    A product runs in the precision of the kernel that computes it; where several may, in the widest of theirs.
-    Every profile has kernels of its own: those that count are of the profile with the least INT8, or the first.
+    A product runs in the precision of the kernel that computes it; where several may, in the widest
+    of theirs. Every profile has kernels of its own: those that count are of the profile with the
+    least INT8, or the first.
     """
     profiles = sorted({layer.profile for layer in layers}) or [0]
-    return min((_audit_profile(layers, nodes, profile) for profile in profiles), key=lambda audit: audit.int8_share)
+    return min(
+        (_audit_profile(layers, nodes, profile) for profile in profiles),
+        key=lambda audit: audit.int8_share,
+    )
 
 
-def _audit_profile(layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts], profile: int) -> EngineAudit:
+def _audit_profile(
+    layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts], profile: int
+) -> EngineAudit:
     kernels = [layer for layer in layers if layer.profile == profile and layer.is_kernel]
     products = [_Product(node, _layer_of(node.name, kernels)) for node in nodes if node.macs]
     quantized = [product for product in products if product.node.quantized]
@@ -70,7 +84,9 @@ def _groups(
     unnamed = ("", "other")
 
     def group_of(layer: EngineLayer) -> tuple[str, str]:
-        return main.get(layer.name) or next((known[n] for n in layer.onnx_nodes if n in known), unnamed)
+        return main.get(layer.name) or next(
+            (known[n] for n in layer.onnx_nodes if n in known), unnamed
+        )
 
     groups = [group_of(layer) for layer in kernels]
     found = {(p.node.stage, p.node.role) for p in products} | set(groups)
@@ -85,7 +101,9 @@ def _groups(
     )
 
 
-def _count(stage: str, role: str, kernels: Sequence[EngineLayer], products: Sequence[_Product]) -> GroupAudit:
+def _count(
+    stage: str, role: str, kernels: Sequence[EngineLayer], products: Sequence[_Product]
+) -> GroupAudit:
     computing = [layer for layer in kernels if not layer.is_reformat]
     return GroupAudit(
         stage=stage,
@@ -105,13 +123,17 @@ def _by_precision(counted: Iterable[tuple[str, int]]) -> ByPrecision:
 
 
 def _layer_of(node: str, kernels: Sequence[EngineLayer]) -> EngineLayer | None:
-    """The kernel that computes a product: of those that name it the likeliest, and of these the widest."""
+    """The kernel that computes a product: of those that name it the likeliest, and of these the
+    widest.
+    """
     naming = [layer for layer in kernels if node in layer.onnx_nodes]
     return min(naming, key=lambda layer: (_unlikeliness(layer), -_width(layer)), default=None)
 
 
 def _unlikeliness(layer: EngineLayer) -> int:
-    """Kernels that scale or add to a product's result name it too; very small products are written out as such."""
+    """Kernels that scale or add to a product's result name it too; very small products are written
+    out as such.
+    """
     return 2 if layer.is_reformat else 0 if layer.is_product else 1
 
 

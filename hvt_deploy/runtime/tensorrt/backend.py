@@ -1,6 +1,8 @@
-"""An engine in TensorRT or TensorRT-RTX. Its passport has to be checked before it is opened here: it is code.
+"""An engine in TensorRT or TensorRT-RTX. Its passport has to be checked before it is opened here:
+it is code.
 
-Not run on a GPU by anyone yet (see README): written against the recorded API of each version, tested on a stand-in.
+Not run on a GPU by anyone yet (see README): written against the recorded API of each version,
+tested on a stand-in.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ class _BatchRange:
 class TrtBackend:
     """Runs the engine of a request; the library is the one its file name says.
 
-    Raises MissingEnvironment where the library, cuda-python or a GPU is missing, BadInput for an engine of another
-    signature, ToolFailure where TensorRT cannot read or run it.
+    Raises MissingEnvironment where the library, cuda-python or a GPU is missing, BadInput for an
+    engine of another signature, ToolFailure where TensorRT cannot read or run it.
     """
 
     def __init__(self, request: BackendRequest) -> None:
@@ -51,7 +53,9 @@ class TrtBackend:
         self._request = request
         self._errors: list[str] = []
         if not request.path.is_file():
-            raise BadInput(f"There is no engine {request.path}.", "Run `hvt-deploy build-trt` again.")
+            raise BadInput(
+                f"There is no engine {request.path}.", "Run `hvt-deploy build-trt` again."
+            )
         self._flavour = open_flavour(flavour_of(request.path))
         with ExitStack() as stack:
             self._cuda = stack.enter_context(closing(Cuda()))
@@ -65,7 +69,8 @@ class TrtBackend:
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
         """Logits (N, K) in float32 for preprocessed images (N, 3, H, W).
 
-        More images than the largest profile takes are run in equal parts. Raises BadInput where no profile fits.
+        More images than the largest profile takes are run in equal parts. Raises BadInput where no
+        profile fits.
         """
         self._check_images(images_NCHW)
         count = len(images_NCHW)
@@ -74,9 +79,11 @@ class TrtBackend:
         return np.concatenate([self._infer_part(part) for part in np.array_split(images, parts)])
 
     def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
-        """A call that runs one synchronised inference on these images, already on the device, timed by CUDA events.
+        """A call that runs one synchronised inference on these images, already on the device, timed
+        by CUDA events.
 
-        It has a context of its own, so that a captured graph stays valid whatever `infer` runs meanwhile.
+        It has a context of its own, so that a captured graph stays valid whatever `infer` runs
+        meanwhile.
         """
         self._check_images(images_NCHW)
         images = np.ascontiguousarray(images_NCHW, np.float32)
@@ -89,7 +96,9 @@ class TrtBackend:
         # Once without capturing: TensorRT finishes what a new shape needs in the first call.
         self._execute(context)
         self._cuda.synchronize()
-        if self._flavour.info.name == "tensorrt":  # TensorRT-RTX captures graphs itself, see `rtx_context`
+        if (
+            self._flavour.info.name == "tensorrt"
+        ):  # TensorRT-RTX captures graphs itself, see `rtx_context`
             graph = self._cuda.capture(lambda: context.execute_async_v3(self._cuda.stream))
             if graph is not None:
                 self._resources.enter_context(closing(graph))
@@ -115,7 +124,9 @@ class TrtBackend:
 
     def _create_context(self) -> IExecutionContext:
         if self._flavour.info.name == "tensorrt_rtx":
-            context = rtx_context(cast("RtxTensorRT", self._flavour.trt), cast("RtxICudaEngine", self._engine))
+            context = rtx_context(
+                cast("RtxTensorRT", self._flavour.trt), cast("RtxICudaEngine", self._engine)
+            )
         else:
             context = self._engine.create_execution_context()
         if context is None:
@@ -152,17 +163,23 @@ class TrtBackend:
             raise self._cannot_run()
         self._cuda.synchronize()
 
-    def _place(self, context: IExecutionContext, images: ImagesNCHW) -> tuple[DeviceBuffer, DeviceBuffer]:
+    def _place(
+        self, context: IExecutionContext, images: ImagesNCHW
+    ) -> tuple[DeviceBuffer, DeviceBuffer]:
         """Copy images to the device and tell the context where they are and where the logits go."""
         signature = self._request.signature
         if not context.set_input_shape(signature.input_name, images.shape):
             raise self._cannot_run()
         shape = tuple(context.get_tensor_shape(signature.output_name))
         if shape != (len(images), signature.num_classes):
-            raise ToolFailure(f"{self.name} would give logits of shape {shape} for {len(images)} images.")
+            raise ToolFailure(
+                f"{self.name} would give logits of shape {shape} for {len(images)} images."
+            )
         with ExitStack() as stack:
             source = stack.enter_context(closing(self._cuda.malloc(images.nbytes)))
-            target = stack.enter_context(closing(self._cuda.malloc(4 * len(images) * signature.num_classes)))
+            target = stack.enter_context(
+                closing(self._cuda.malloc(4 * len(images) * signature.num_classes))
+            )
             self._cuda.upload(images, source)
             for name, buffer in ((signature.input_name, source), (signature.output_name, target)):
                 if not context.set_tensor_address(name, buffer.address):
@@ -177,7 +194,9 @@ class TrtBackend:
     def _check_images(self, images_NCHW: ImagesNCHW) -> None:
         expected = self._request.signature.images_shape(max(len(images_NCHW), 1))
         if images_NCHW.shape != expected:
-            raise BadInput(f"{self.name} takes images of shape {expected}, got {images_NCHW.shape}.")
+            raise BadInput(
+                f"{self.name} takes images of shape {expected}, got {images_NCHW.shape}."
+            )
 
     def _keep_error(self, is_error: bool, is_warning: bool, message: str) -> None:
         if is_error and not is_noise(message):
@@ -187,16 +206,22 @@ class TrtBackend:
         return self._errors[-1] if self._errors else "it gave no reason."
 
     def _cannot_run(self) -> ToolFailure:
-        return ToolFailure(f"{self._flavour.info.title} cannot run {self._request.path.name}: {self._reason()}")
+        return ToolFailure(
+            f"{self._flavour.info.title} cannot run {self._request.path.name}: {self._reason()}"
+        )
 
 
 def rtx_context(trt: RtxTensorRT, engine: RtxICudaEngine) -> IExecutionContext | None:
-    """A context that compiles the kernels of a shape when it first sees it, and then replays them as a CUDA graph.
+    """A context that compiles the kernels of a shape when it first sees it, and then replays them
+    as a CUDA graph.
 
-    By default TensorRT-RTX runs slower stand-ins meanwhile: a latency measured then is not the engine's.
+    By default TensorRT-RTX runs slower stand-ins meanwhile: a latency measured then is not the
+    engine's.
     """
     config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    config.dynamic_shapes_kernel_specialization_strategy = (
+        trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    )
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     return engine.create_execution_context(config)
 
@@ -209,8 +234,12 @@ def _batch_ranges(engine: ICudaEngine, request: BackendRequest) -> tuple[_BatchR
     batch = engine.get_tensor_shape(name)[0]
     if batch != -1:
         return (_BatchRange(0, batch, batch, batch),)
-    shapes = [engine.get_tensor_profile_shape(name, i) for i in range(engine.num_optimization_profiles)]
-    return tuple(_BatchRange(i, *(int(shape[0]) for shape in limits)) for i, limits in enumerate(shapes))
+    shapes = [
+        engine.get_tensor_profile_shape(name, i) for i in range(engine.num_optimization_profiles)
+    ]
+    return tuple(
+        _BatchRange(i, *(int(shape[0]) for shape in limits)) for i, limits in enumerate(shapes)
+    )
 
 
 def _check_signature(flavour: Flavour, engine: ICudaEngine, request: BackendRequest) -> None:
@@ -224,7 +253,10 @@ def _check_signature(flavour: Flavour, engine: ICudaEngine, request: BackendRequ
         raise _wrong_signature(engine, request)
     for name, (mode, rest) in expected.items():
         shape = tuple(engine.get_tensor_shape(name))
-        fits = engine.get_tensor_mode(name) == mode and engine.get_tensor_dtype(name) == trt.DataType.FLOAT
+        fits = (
+            engine.get_tensor_mode(name) == mode
+            and engine.get_tensor_dtype(name) == trt.DataType.FLOAT
+        )
         if not fits or shape[1:] != rest:
             raise _wrong_signature(engine, request)
 

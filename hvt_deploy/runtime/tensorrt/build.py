@@ -28,11 +28,14 @@ class BuildOutcome:
     notes: tuple[str, ...] = ()
 
 
-def build_engine(plan: BuildPlan, progress: Callable[[int, int], None] = lambda done, total: None) -> BuildOutcome:
+def build_engine(
+    plan: BuildPlan, progress: Callable[[int, int], None] = lambda done, total: None
+) -> BuildOutcome:
     """Carry out a plan: afterwards `plan.engine` exists, or it is as it was before.
 
-    Raises BadInput for an ONNX file or profiles that do not fit, MissingEnvironment for a missing library, GPU or
-    disk space, ToolFailure (with ONNX node, reason and hint) where parser or builder refuse or crash.
+    Raises BadInput for an ONNX file or profiles that do not fit, MissingEnvironment for a missing
+    library, GPU or disk space, ToolFailure (with ONNX node, reason and hint) where parser or
+    builder refuse or crash.
     """
     if not plan.onnx.is_file():
         raise BadInput(f"There is no ONNX file {plan.onnx}.", "Run `hvt-deploy export` again.")
@@ -47,7 +50,9 @@ def build_engine(plan: BuildPlan, progress: Callable[[int, int], None] = lambda 
         with tempfile.TemporaryDirectory(prefix=".build-", dir=plan.engine.parent) as folder:
             staged = Path(folder) / plan.engine.name
             run_in_child("hvt_deploy.runtime.tensorrt.worker", replace(plan, engine=staged), take)
-            outcome = from_plain(BuildOutcome, json.loads(_outcome_file(staged).read_text(encoding="utf-8")))
+            outcome = from_plain(
+                BuildOutcome, json.loads(_outcome_file(staged).read_text(encoding="utf-8"))
+            )
             staged.replace(plan.engine)
     except Crash as crash:
         if crash.by_signal in ("", "SIGKILL"):
@@ -56,7 +61,8 @@ def build_engine(plan: BuildPlan, progress: Callable[[int, int], None] = lambda 
         raise ToolFailure(crash.message, hint) from crash
     except OSError as error:
         raise MissingEnvironment(
-            f"Could not write {plan.engine}: {error.strerror or error}.", "Free some space or choose another folder."
+            f"Could not write {plan.engine}: {error.strerror or error}.",
+            "Free some space or choose another folder.",
         ) from error
     progress(PROGRESS_STEPS, PROGRESS_STEPS)
     return replace(outcome, engine=plan.engine)

@@ -1,4 +1,6 @@
-"""The few calls of the CUDA runtime that running an engine needs, with errors raised and memory freed."""
+"""The few calls of the CUDA runtime that running an engine needs, with errors raised and memory
+freed.
+"""
 
 # pyright: reportMissingTypeStubs=false
 
@@ -18,7 +20,9 @@ CudaCall: TypeAlias = "Callable[..., tuple[Any, ...]]"
 
 
 class Cuda:
-    """One CUDA stream and its calls. Raises MissingEnvironment where cuda-python, a driver or a GPU is missing."""
+    """One CUDA stream and its calls. Raises MissingEnvironment where cuda-python, a driver or a GPU
+    is missing.
+    """
 
     def __init__(self) -> None:
         self._api = _import_runtime()
@@ -28,7 +32,10 @@ class Cuda:
                 f"CUDA does not start: {self._message(error)}.",
                 "It needs an NVIDIA GPU and a driver that fits; `hvt-deploy doctor` shows them.",
             )
-        (start,), (end,) = self._call(self._api.cudaEventCreate), self._call(self._api.cudaEventCreate)
+        (start,), (end,) = (
+            self._call(self._api.cudaEventCreate),
+            self._call(self._api.cudaEventCreate),
+        )
         self._events = start, end
 
     @property
@@ -44,13 +51,27 @@ class Cuda:
     def upload(self, array: NDArray[np.float32], buffer: DeviceBuffer) -> None:
         """Copy a C-contiguous array to the start of `buffer`; done when the call returns."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call(self._api.cudaMemcpyAsync, buffer.address, array.ctypes.data, array.nbytes, kind, self._stream)
+        self._call(
+            self._api.cudaMemcpyAsync,
+            buffer.address,
+            array.ctypes.data,
+            array.nbytes,
+            kind,
+            self._stream,
+        )
         self.synchronize()
 
     def download(self, buffer: DeviceBuffer, array: NDArray[np.float32]) -> None:
         """Fill a C-contiguous array from the start of `buffer`; done when the call returns."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call(self._api.cudaMemcpyAsync, array.ctypes.data, buffer.address, array.nbytes, kind, self._stream)
+        self._call(
+            self._api.cudaMemcpyAsync,
+            array.ctypes.data,
+            buffer.address,
+            array.nbytes,
+            kind,
+            self._stream,
+        )
         self.synchronize()
 
     def synchronize(self) -> None:
@@ -58,7 +79,9 @@ class Cuda:
         self._call(self._api.cudaStreamSynchronize, self._stream)
 
     def time(self, enqueue: Callable[[], None]) -> float:
-        """Milliseconds that what `enqueue` puts on the stream took, by CUDA events; done when the call returns."""
+        """Milliseconds that what `enqueue` puts on the stream took, by CUDA events; done when the
+        call returns.
+        """
         start, end = self._events
         self._call(self._api.cudaEventRecord, start, self._stream)
         enqueue()
@@ -107,7 +130,9 @@ class Cuda:
     def _call(self, function: CudaCall, *arguments: object) -> tuple[Any, ...]:
         error, *values = function(*arguments)
         if error != self._api.cudaError_t.cudaSuccess:
-            raise ToolFailure(f"CUDA: {getattr(function, '__name__', 'a call')} failed: {self._message(error)}.")
+            raise ToolFailure(
+                f"CUDA: {getattr(function, '__name__', 'a call')} failed: {self._message(error)}."
+            )
         return tuple(values)
 
     def _message(self, error: object) -> str:

@@ -21,9 +21,18 @@ _HINTS = (
         r"[Zz]ero point",
         "TensorRT takes signed, symmetric INT8 only (zero point 0). Give it the file made for engines, not the CPU's.",
     ),
-    (r"no optimization profile has been defined", "The batch is dynamic: give --profile MIN,OPT,MAX."),
-    (r"missing dimensions in profile", "The profile lacks an input of the graph: give one for every dynamic input."),
-    (r"Dimension mismatch for .*profile", "The profile's shapes are not the graph's. Export and build again."),
+    (
+        r"no optimization profile has been defined",
+        "The batch is dynamic: give --profile MIN,OPT,MAX.",
+    ),
+    (
+        r"missing dimensions in profile",
+        "The profile lacks an input of the graph: give one for every dynamic input.",
+    ),
+    (
+        r"Dimension mismatch for .*profile",
+        "The profile's shapes are not the graph's. Export and build again.",
+    ),
     (r"satisfy MIN ?<= ?OPT ?<= ?MAX", "Give --profile MIN,OPT,MAX in that order."),
     (
         r"MODEL_DESERIALIZE_FAILED",
@@ -37,8 +46,14 @@ _HINTS = (
         r"not supported by a dedicated kernel|is_decomposable",
         "TensorRT has no kernel for this operator in this type. Export with --opset 17 to 22.",
     ),
-    (r"[Oo]ut ?[Oo]f ?[Mm]emory|insufficient memory", "The GPU's memory is full: free some, or lower --workspace-mib."),
-    (r"cudaError 35|driver version is insufficient", "There is no NVIDIA driver here, or it is too old."),
+    (
+        r"[Oo]ut ?[Oo]f ?[Mm]emory|insufficient memory",
+        "The GPU's memory is full: free some, or lower --workspace-mib.",
+    ),
+    (
+        r"cudaError 35|driver version is insufficient",
+        "There is no NVIDIA driver here, or it is too old.",
+    ),
 )
 
 
@@ -47,6 +62,4 @@ def hint_for(message: str) -> str:
     for pattern, hint in _HINTS:
         if re.search(pattern, message):
             return hint
-    return (
-        "The message is the library's own. `hvt-deploy export --simplifier onnxslim` gives another form of the graph."
-    )
+    return "The message is the library's own. `hvt-deploy export --simplifier onnxslim` gives another form of the graph."

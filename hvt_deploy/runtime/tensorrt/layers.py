@@ -1,7 +1,7 @@
 """An engine's own list of layers.
 
-TensorRT-RTX writes the list into its verbose log during a build (which needs no GPU); TensorRT gives it as JSON from
-an engine's inspector (which needs one).
+TensorRT-RTX writes the list into its verbose log during a build (which needs no GPU); TensorRT
+gives it as JSON from an engine's inspector (which needs one).
 """
 
 from __future__ import annotations
@@ -30,7 +30,16 @@ _DTYPES = (
     ("Float", ("fp32", "float")),
 )
 # Layers that only compute shapes on the host or mark a place; none of them is a kernel on the GPU.
-_NOT_KERNELS = {"shape_call", "constant", "noop", "signal", "wait", "shape", "shapehosttodevice", "devicetoshapehost"}
+_NOT_KERNELS = {
+    "shape_call",
+    "constant",
+    "noop",
+    "signal",
+    "wait",
+    "shape",
+    "shapehosttodevice",
+    "devicetoshapehost",
+}
 # The steps in a generated kernel's name that move data and compute nothing.
 _MOVES = {"Move", "Copy", "Resh", "Tran", "Conc", "Slic", "Repl", "Cast"}
 _PRODUCTS = {"Fc", "Bmm", "Conv"}
@@ -40,7 +49,8 @@ _PRODUCTS = {"Fc", "Bmm", "Conv"}
 class EngineLayer:
     """One layer of one profile. `inputs` and `outputs` are data types: Int8, Half, Float, Int64 …
 
-    `onnx_nodes` are the names of the ONNX nodes it computes, `tactic` the kernel's name ("" where there is none).
+    `onnx_nodes` are the names of the ONNX nodes it computes, `tactic` the kernel's name ("" where
+    there is none).
     """
 
     name: str
@@ -54,7 +64,9 @@ class EngineLayer:
     @property
     def is_kernel(self) -> bool:
         """Whether it runs on the GPU."""
-        return self.type.lower() not in _NOT_KERNELS and not (self.type in ("reshape", "cast") and not self.tactic)
+        return self.type.lower() not in _NOT_KERNELS and not (
+            self.type in ("reshape", "cast") and not self.tactic
+        )
 
     @property
     def is_reformat(self) -> bool:
@@ -72,8 +84,8 @@ class EngineLayer:
     def precision(self) -> str:
         """The lowest precision among its inputs: Int8, FP8, Half, BFloat16, Float, or other.
 
-        INT8 that is converted before anything is computed (`__myl_CastMulFc`: Q/DQ that found no INT8 kernel) is not
-        INT8: then it is the lowest of the other inputs and the outputs.
+        INT8 that is converted before anything is computed (`__myl_CastMulFc`: Q/DQ that found no
+        INT8 kernel) is not INT8: then it is the lowest of the other inputs and the outputs.
         """
         types = self.inputs
         before_product = takewhile(lambda step: step not in _PRODUCTS, self._steps)
@@ -83,19 +95,25 @@ class EngineLayer:
 
     @property
     def _steps(self) -> tuple[str, ...]:
-        """What a generated kernel does, in its order: `__myl_MulReluMove_myl0_4` is Mul, Relu, Move."""
+        """What a generated kernel does, in its order: `__myl_MulReluMove_myl0_4` is Mul, Relu,
+        Move.
+        """
         match = re.match(r"__myl_((?:[A-Z][a-z]+)+)_", self.name)
         return tuple(re.findall("[A-Z][a-z]+", match[1])) if match else ()
 
 
 def parse_layer_lines(message: str) -> tuple[EngineLayer, ...]:
-    """The layers in the verbose message that starts with `Layers:`. Raises ToolFailure for a line of another form."""
+    """The layers in the verbose message that starts with `Layers:`. Raises ToolFailure for a line
+    of another form.
+    """
     lines = [line for line in message.partition("\n\n")[0].splitlines()[1:] if line.strip()]
     matches: list[tuple[str, re.Match[str]]] = []
     for line in lines:
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise ToolFailure(f"This line of the engine's layer list is of an unknown form: {line[:200]}")
+            raise ToolFailure(
+                f"This line of the engine's layer list is of an unknown form: {line[:200]}"
+            )
         matches.append((line, match))
     profiles = _profiles_of_regions([(match["name"], line) for line, match in matches])
     return tuple(
@@ -117,7 +135,9 @@ def parse_inspector_json(text: str) -> tuple[EngineLayer, ...]:
     try:
         entries = cast("Mapping[str, object]", json.loads(text))["Layers"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ToolFailure(f"The engine inspector's answer is of an unknown form: {text[:200]}") from error
+        raise ToolFailure(
+            f"The engine inspector's answer is of an unknown form: {text[:200]}"
+        ) from error
     # Without detailed verbosity a layer is only its name.
     layers = (entry for entry in cast("list[object]", entries) if not isinstance(entry, str))
     return tuple(_layer_from_json(cast("Mapping[str, object]", layer)) for layer in layers)
@@ -151,7 +171,9 @@ def _onnx_nodes(metadata: str) -> tuple[str, ...]:
 
 
 def _profiles_of_regions(lines: Sequence[tuple[str, str]]) -> Mapping[str, int]:
-    """The profile of each compiled region (`_myl3_` in layer names): that of any of its lines that names one."""
+    """The profile of each compiled region (`_myl3_` in layer names): that of any of its lines that
+    names one.
+    """
     profiles: dict[str, int] = {}
     for name, line in lines:
         region, marked = _REGION.search(name), _PROFILE.search(line)

@@ -1,4 +1,6 @@
-"""What a build says while it runs: messages and progress, printed line by line for the parent to read."""
+"""What a build says while it runs: messages and progress, printed line by line for the parent to
+read.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ PROGRESS_STEPS = 1000
 
 
 class BuildLog:
-    """Keeps errors, warnings and the layer list; everything is printed, to be there if the process dies."""
+    """Keeps errors, warnings and the layer list; everything is printed, to be there if the process
+    dies.
+    """
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -69,7 +73,11 @@ def make_monitor(trt: TensorRT) -> object:
     def phase_finish(_: object, phase_name: str) -> None:
         progress.finish(phase_name)
 
-    members = {"phase_start": phase_start, "step_complete": step_complete, "phase_finish": phase_finish}
+    members = {
+        "phase_start": phase_start,
+        "step_complete": step_complete,
+        "phase_finish": phase_finish,
+    }
     return type("Monitor", (trt.IProgressMonitor,), members)()
 
 

@@ -28,10 +28,10 @@ _SEALS = "seals"
 class Passport:
     """What is known of an engine file. `gpu` is "" for an engine built ahead of time.
 
-    `precision` is what the ONNX file was made as, `audit` what the engine does. `calibration_sha256` is the hash of
-    the list of images that ranges were measured on, "" where none were.
-    The file holds a seal of each field besides, so that an edited one can be named. Like the hash of the engine it
-    proves integrity, not origin.
+    `precision` is what the ONNX file was made as, `audit` what the engine does.
+    `calibration_sha256` is the hash of the list of images that ranges were measured on, "" where
+    none were. The file holds a seal of each field besides, so that an edited one can be named. Like
+    the hash of the engine it proves integrity, not origin.
     """
 
     engine_sha256: str
@@ -96,7 +96,8 @@ def passport_path(engine: Path) -> Path:
 
 
 def read_passport(engine: Path, rebuild: str = "") -> Passport:
-    """The sidecar of `engine`. Raises BadInput if it is missing, damaged, of another form or was edited.
+    """The sidecar of `engine`. Raises BadInput if it is missing, damaged, of another form or was
+    edited.
 
     `rebuild` is the command that makes the engine again; without it the engine's name gives one.
     """
@@ -104,17 +105,24 @@ def read_passport(engine: Path, rebuild: str = "") -> Passport:
     try:
         data = cast("object", json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise BadInput(f"{engine} has no passport {path.name}: its origin is unknown.", hint) from None
+        raise BadInput(
+            f"{engine} has no passport {path.name}: its origin is unknown.", hint
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadInput(f"{path} is damaged: {error}.", hint) from None
-    if not isinstance(data, dict) or not isinstance(cast("dict[str, object]", data).get(_SEALS), dict):
+    if not isinstance(data, dict) or not isinstance(
+        cast("dict[str, object]", data).get(_SEALS), dict
+    ):
         raise BadInput(f"{path} is no passport, or one of another version of hvt-deploy.", hint)
     fields = cast("dict[str, object]", data)
     seals = cast("Mapping[str, object]", fields.pop(_SEALS))
     for field in {**seals, **fields}:
         if field not in fields or seals.get(field) != _seal(field, fields[field]):
             says = f"says {json.dumps(fields[field])[:80]}" if field in fields else "is gone"
-            raise BadInput(f"{path} was edited: its field '{field}' {says}, which is not what the build wrote.", hint)
+            raise BadInput(
+                f"{path} was edited: its field '{field}' {says}, which is not what the build wrote.",
+                hint,
+            )
     try:
         return from_plain(Passport, fields, str(path))
     except BadInput as error:
@@ -122,7 +130,8 @@ def read_passport(engine: Path, rebuild: str = "") -> Passport:
 
 
 def check_passport(engine: Path, passport: Passport, machine: Machine, rebuild: str = "") -> None:
-    """Raise unless `engine` is the file of this passport and can run here. To be called before it is deserialized.
+    """Raise unless `engine` is the file of this passport and can run here. To be called before it
+    is deserialized.
 
     `rebuild` is the command that makes the engine again; without it the engine's name gives one.
     BadInput: the file and the passport do not belong together.
@@ -139,19 +148,28 @@ def check_passport(engine: Path, passport: Passport, machine: Machine, rebuild: 
             hint,
         )
     if flavour_of(engine) != passport.flavour:
-        raise BadInput(f"{engine.name} is by its name not for {passport.flavour}, as its passport says.", hint)
+        raise BadInput(
+            f"{engine.name} is by its name not for {passport.flavour}, as its passport says.", hint
+        )
     built_with = FlavourInfo(passport.flavour, passport.version)
     _check_library(built_with, machine.flavours, hint)
     _check_gpu(built_with, passport, machine.gpus, hint)
 
 
-def _check_library(built_with: FlavourInfo, flavours: Sequence[FlavourInfo | Skipped], hint: str) -> None:
-    installed = next((f for f in flavours if isinstance(f, FlavourInfo) and f.name == built_with.name), None)
+def _check_library(
+    built_with: FlavourInfo, flavours: Sequence[FlavourInfo | Skipped], hint: str
+) -> None:
+    installed = next(
+        (f for f in flavours if isinstance(f, FlavourInfo) and f.name == built_with.name), None
+    )
     if installed is None:
-        raise MissingEnvironment(f"The engine runs only in {built_with.title}, which is not installed.", hint)
+        raise MissingEnvironment(
+            f"The engine runs only in {built_with.title}, which is not installed.", hint
+        )
     if installed.version != built_with.version:
         raise MissingEnvironment(
-            f"The engine was built with {built_with.title}; here is {installed.title}, which cannot run it.", hint
+            f"The engine was built with {built_with.title}; here is {installed.title}, which cannot run it.",
+            hint,
         )
 
 

@@ -11,14 +11,22 @@ from typing import Literal
 from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.types import Skipped
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, FlavourName, available_flavours, engine_tag, install_hint
+from hvt_deploy.runtime.tensorrt.api import (
+    FlavourInfo,
+    FlavourName,
+    available_flavours,
+    engine_tag,
+    install_hint,
+)
 
 AskedFlavour = Literal["auto", "tensorrt", "rtx"]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The batch sizes an engine accepts, and the one it is tuned for. Raises BadInput unless 1 ≤ min ≤ opt ≤ max."""
+    """The batch sizes an engine accepts, and the one it is tuned for. Raises BadInput unless 1 ≤
+    min ≤ opt ≤ max.
+    """
 
     min: int
     opt: int
@@ -39,9 +47,9 @@ class Profile:
 class BuildPlan:
     """One build. `engine` is the file to write.
 
-    `profiles` is empty for an ONNX file of fixed batch size. `compute_capabilities` ("8.6") are what TensorRT-RTX
-    builds for; TensorRT builds for the GPU it runs on, whose capability this then is. `timing_cache` is read where it
-    exists and written after the build; None keeps nothing.
+    `profiles` is empty for an ONNX file of fixed batch size. `compute_capabilities` ("8.6") are
+    what TensorRT-RTX builds for; TensorRT builds for the GPU it runs on, whose capability this then
+    is. `timing_cache` is read where it exists and written after the build; None keeps nothing.
     """
 
     onnx: Path
@@ -57,7 +65,10 @@ def parse_profile(text: str) -> Profile:
     """`"1,8,32"` as MIN, OPT and MAX batch size. Raises BadInput."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*", text)
     if match is None:
-        raise BadInput(f"'{text}' is no profile: expected three batch sizes MIN,OPT,MAX.", "Example: --profile 1,8,32")
+        raise BadInput(
+            f"'{text}' is no profile: expected three batch sizes MIN,OPT,MAX.",
+            "Example: --profile 1,8,32",
+        )
     return Profile(*map(int, match.groups()))
 
 
@@ -74,16 +85,22 @@ def choose_flavour(
 ) -> FlavourInfo:
     """The library to build with: the one asked for, or the one that can build here.
 
-    With a GPU `auto` takes TensorRT where it is installed; without one only TensorRT-RTX can build, ahead of time.
-    Raises MissingEnvironment where the library or the GPU it needs is missing.
+    With a GPU `auto` takes TensorRT where it is installed; without one only TensorRT-RTX can build,
+    ahead of time. Raises MissingEnvironment where the library or the GPU it needs is missing.
     """
     found = available_flavours() if available is None else available
     installed = {f.name: f for f in found if isinstance(f, FlavourInfo)}
     name: FlavourName = "tensorrt" if asked == "tensorrt" else "tensorrt_rtx"
-    if asked == "auto" and "tensorrt" in installed and (gpu_present or "tensorrt_rtx" not in installed):
+    if (
+        asked == "auto"
+        and "tensorrt" in installed
+        and (gpu_present or "tensorrt_rtx" not in installed)
+    ):
         name = "tensorrt"
     if name not in installed:
-        raise MissingEnvironment(_not_installed(asked, gpu_present), _install_lines(asked, gpu_present))
+        raise MissingEnvironment(
+            _not_installed(asked, gpu_present), _install_lines(asked, gpu_present)
+        )
     if name == "tensorrt" and not gpu_present:
         raise MissingEnvironment(
             "TensorRT builds an engine on the GPU that will run it, and there is no NVIDIA GPU here.",
@@ -93,15 +110,20 @@ def choose_flavour(
     return installed[name]
 
 
-def choose_capabilities(flavour: FlavourName, gpus: Sequence[Gpu], ahead_of_time: Sequence[str]) -> tuple[str, ...]:
-    """The compute capabilities an engine is for: this machine's first GPU's, or `ahead_of_time` where there is none.
+def choose_capabilities(
+    flavour: FlavourName, gpus: Sequence[Gpu], ahead_of_time: Sequence[str]
+) -> tuple[str, ...]:
+    """The compute capabilities an engine is for: this machine's first GPU's, or `ahead_of_time`
+    where there is none.
 
     Raises BadInput for one that cannot be read or is named twice.
     """
     if gpus:
         return (gpus[0].compute_capability,)
     if flavour == "tensorrt":
-        raise MissingEnvironment("TensorRT builds an engine on the GPU that will run it, and there is none here.")
+        raise MissingEnvironment(
+            "TensorRT builds an engine on the GPU that will run it, and there is none here."
+        )
     capabilities = tuple(parse_compute_capability(text) for text in ahead_of_time)
     if not capabilities or len(set(capabilities)) < len(capabilities):
         raise BadInput(
@@ -111,7 +133,9 @@ def choose_capabilities(flavour: FlavourName, gpus: Sequence[Gpu], ahead_of_time
     return capabilities
 
 
-def engine_file_name(slug: str, precision: str, flavour: FlavourInfo, compute_capabilities: Sequence[str]) -> str:
+def engine_file_name(
+    slug: str, precision: str, flavour: FlavourInfo, compute_capabilities: Sequence[str]
+) -> str:
     """`fdvit_b.int8.rtx-sm86.engine`, `fdvit_b.int8.trt10.13-sm87.engine`."""
     return f"{slug}.{precision}.{engine_tag(flavour, compute_capabilities)}.engine"
 

@@ -1,4 +1,6 @@
-"""The process that builds one engine. While it runs it reports through lines on its standard output (see `build`)."""
+"""The process that builds one engine. While it runs it reports through lines on its standard output
+(see `build`).
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def build(plan: BuildPlan) -> BuildOutcome:
     blob = builder.build_serialized_network(network, config)
     if blob is None:
         reason = " ".join(log.errors) or "no reason given"
-        raise ToolFailure(f"{flavour.info.title} cannot build {plan.onnx.name}: {reason}", hint_for(reason))
+        raise ToolFailure(
+            f"{flavour.info.title} cannot build {plan.onnx.name}: {reason}", hint_for(reason)
+        )
     plan.engine.write_bytes(blob)
     if plan.flavour != "tensorrt_rtx":
         cache_note = _save_timing_cache(config, plan) or cache_note
@@ -76,13 +80,17 @@ def build(plan: BuildPlan) -> BuildOutcome:
     return BuildOutcome(plan.engine, flavour.info, layers, time.monotonic() - started, notes)
 
 
-def name_targets(trt: RtxTensorRT, config: RtxIBuilderConfig, plan: BuildPlan, flavour: Flavour) -> None:
+def name_targets(
+    trt: RtxTensorRT, config: RtxIBuilderConfig, plan: BuildPlan, flavour: Flavour
+) -> None:
     """Set the compute capabilities to build for. Raises BadInput with the known ones."""
     known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
     config.num_compute_capabilities = len(plan.compute_capabilities)
     for index, capability in enumerate(plan.compute_capabilities):
         name = f"SM{capability.replace('.', '')}"
-        if name not in known or not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
+        if name not in known or not config.set_compute_capability(
+            getattr(trt.ComputeCapability, name), index
+        ):
             numbers = sorted(int(known_name[2:]) for known_name in known)
             raise BadInput(
                 f"{flavour.info.title} cannot build for compute capability {capability}.",
@@ -91,16 +99,23 @@ def name_targets(trt: RtxTensorRT, config: RtxIBuilderConfig, plan: BuildPlan, f
             )
 
 
-def _parse(parser: OnnxParser, network: INetworkDefinition, plan: BuildPlan, flavour: Flavour) -> None:
+def _parse(
+    parser: OnnxParser, network: INetworkDefinition, plan: BuildPlan, flavour: Flavour
+) -> None:
     # From a path, not from bytes: weights in external data are looked up beside it.
     parsed = parser.parse_from_file(str(plan.onnx))
     if not parsed and parser.num_errors:
         error = parser.get_error(parser.num_errors - 1)
         reason = _without_noise(error.desc())
         code = str(error.code()).rpartition(".")[2]
-        where = f"node '{error.node_name()}' ({error.node_operator()})" if error.node_operator() else "the file"
+        where = (
+            f"node '{error.node_name()}' ({error.node_operator()})"
+            if error.node_operator()
+            else "the file"
+        )
         raise ToolFailure(
-            f"{flavour.info.title} refuses {where} of {plan.onnx.name}: {code}: {reason}", hint_for(f"{code} {reason}")
+            f"{flavour.info.title} refuses {where} of {plan.onnx.name}: {code}: {reason}",
+            hint_for(f"{code} {reason}"),
         )
     if not parsed or network.num_layers == 0 or network.num_outputs == 0:
         raise ToolFailure(
@@ -110,13 +125,19 @@ def _parse(parser: OnnxParser, network: INetworkDefinition, plan: BuildPlan, fla
 
 
 def _add_profiles(
-    builder: Builder, network: INetworkDefinition, config: IBuilderConfig, plan: BuildPlan, log: BuildLog
+    builder: Builder,
+    network: INetworkDefinition,
+    config: IBuilderConfig,
+    plan: BuildPlan,
+    log: BuildLog,
 ) -> None:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
     for name, shape in shapes.items():
         if -1 in shape[1:]:
-            raise BadInput(f"Input '{name}' of {plan.onnx.name} has shape {shape}: only the batch may be dynamic.")
+            raise BadInput(
+                f"Input '{name}' of {plan.onnx.name} has shape {shape}: only the batch may be dynamic."
+            )
     fixed = {shape[0] for shape in shapes.values()} - {-1}
     if not any(shape[0] == -1 for shape in shapes.values()):
         wrong = [p for p in plan.profiles if fixed != {p.min} or p != Profile(p.min, p.min, p.min)]
@@ -128,17 +149,23 @@ def _add_profiles(
             )
         return
     if not plan.profiles:
-        raise BadInput(f"{plan.onnx.name} has a dynamic batch: an engine needs a profile.", "Example: --profile 1,8,32")
+        raise BadInput(
+            f"{plan.onnx.name} has a dynamic batch: an engine needs a profile.",
+            "Example: --profile 1,8,32",
+        )
     for profile in plan.profiles:
         limits = builder.create_optimization_profile()
         for name, (_, *rest) in shapes.items():
             limits.set_shape(name, (profile.min, *rest), (profile.opt, *rest), (profile.max, *rest))
         if config.add_optimization_profile(limits) < 0:
-            raise ToolFailure(f"Profile {profile} was refused: {_last(log.errors)}", hint_for(_last(log.errors)))
+            raise ToolFailure(
+                f"Profile {profile} was refused: {_last(log.errors)}", hint_for(_last(log.errors))
+            )
 
 
 def _load_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
-    """Give the builder the timings of earlier builds; the note says why those that are there cannot be used.
+    """Give the builder the timings of earlier builds; the note says why those that are there cannot
+    be used.
 
     TensorRT-RTX has the same calls, but they do nothing there and warn.
     """
@@ -166,11 +193,15 @@ def _save_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        return f"The timing cache {plan.timing_cache} could not be written: {error.strerror or error}."
+        return (
+            f"The timing cache {plan.timing_cache} could not be written: {error.strerror or error}."
+        )
     return ""
 
 
-def _read_layers(trt: TensorRT, logger: object, log: BuildLog, plan: BuildPlan) -> tuple[tuple[EngineLayer, ...], str]:
+def _read_layers(
+    trt: TensorRT, logger: object, log: BuildLog, plan: BuildPlan
+) -> tuple[tuple[EngineLayer, ...], str]:
     """The engine's layers; a list that cannot be read is a note, for the engine itself is good."""
     try:
         if log.layers:
@@ -179,7 +210,9 @@ def _read_layers(trt: TensorRT, logger: object, log: BuildLog, plan: BuildPlan) 
         if engine is None:
             raise ToolFailure(f"The engine that was just built cannot be read: {_last(log.errors)}")
         inspector = engine.create_engine_inspector()
-        return parse_inspector_json(inspector.get_engine_information(trt.LayerInformationFormat.JSON)), ""
+        return parse_inspector_json(
+            inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        ), ""
     except ToolFailure as error:
         return (), f"The engine was not audited. {error.message}"
 

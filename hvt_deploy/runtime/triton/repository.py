@@ -1,9 +1,11 @@
-"""A model repository for NVIDIA Triton Inference Server: images in (JPEG, PNG, ...), class names out.
+"""A model repository for NVIDIA Triton Inference Server: images in (JPEG, PNG, ...), class names
+out.
 
-Three kinds of models (Triton's documentation, "Model Repository" and "Model Configuration"): `<slug>_preprocess`, the
-exact evaluation transform in the Python backend; `<slug>_<artifact>`, the network; `<slug>`, an ensemble of the two.
-A client sends the bytes of image files to the ensemble and asks for classes (Triton's classification extension).
-A network whose preprocessing is in its graph takes uint8 pixels and needs no ensemble.
+Three kinds of models (Triton's documentation, "Model Repository" and "Model Configuration"):
+`<slug>_preprocess`, the exact evaluation transform in the Python backend; `<slug>_<artifact>`, the
+network; `<slug>`, an ensemble of the two. A client sends the bytes of image files to the ensemble
+and asks for classes (Triton's classification extension). A network whose preprocessing is in its
+graph takes uint8 pixels and needs no ensemble.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data import images
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
-_FILES: dict[Platform, str] = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": "network.onnx"}
+_FILES: dict[Platform, str] = {
+    "tensorrt": "model.plan",
+    "onnxruntime": "model.onnx",
+    "python": "network.onnx",
+}
 # How long a request may wait for others to share its batch.
 QUEUE_DELAY_US = 500
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -30,10 +36,11 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Network:
-    """One artifact to serve. `name` is its Triton model's; batches up to `max_batch`, `best_batch` is preferred.
+    """One artifact to serve. `name` is its Triton model's; batches up to `max_batch`, `best_batch`
+    is preferred.
 
-    `takes_pixels`: uint8 (height, width, 3) instead of preprocessed images. `platform` python runs an ONNX file with
-    ONNX Runtime in Triton's Python backend, for servers that have no other.
+    `takes_pixels`: uint8 (height, width, 3) instead of preprocessed images. `platform` python runs
+    an ONNX file with ONNX Runtime in Triton's Python backend, for servers that have no other.
     """
 
     name: str
@@ -77,12 +84,16 @@ def write_repository(
     return tuple(names)
 
 
-def _write_preprocess(model: Path, preprocessing: Preprocessing, signature: Signature, max_batch: int) -> None:
+def _write_preprocess(
+    model: Path, preprocessing: Preprocessing, signature: Signature, max_batch: int
+) -> None:
     version = model / "1"
     package = version / "hvt_deploy"
     version.mkdir(parents=True)
     shutil.copy(_TEMPLATES / "preprocess.py", version / "model.py")
-    (version / "preprocessing.json").write_text(json.dumps(to_plain(preprocessing), indent=1) + "\n", encoding="utf-8")
+    (version / "preprocessing.json").write_text(
+        json.dumps(to_plain(preprocessing), indent=1) + "\n", encoding="utf-8"
+    )
     # The server needs numpy and Pillow, not this package: the pixels come from the same four files.
     for module in (errors, tensors, types, images):
         source = Path(str(module.__file__))
@@ -103,12 +114,16 @@ def _write_preprocess(model: Path, preprocessing: Preprocessing, signature: Sign
     )
 
 
-def _write_network(model: Path, network: Network, signature: Signature, class_names: Sequence[str]) -> None:
+def _write_network(
+    model: Path, network: Network, signature: Signature, class_names: Sequence[str]
+) -> None:
     version = model / "1"
     version.mkdir(parents=True)
     shutil.copy(network.file, version / _FILES[network.platform])
     for weights in network.file.parent.glob("*.data"):
-        shutil.copy(weights, version / weights.name)  # ONNX names its external weights: the name must stay
+        shutil.copy(
+            weights, version / weights.name
+        )  # ONNX names its external weights: the name must stay
     if network.platform == "python":
         shutil.copy(_TEMPLATES / "network.py", version / "model.py")
     _write_labels(model, class_names)
@@ -120,20 +135,30 @@ def _write_network(model: Path, network: Network, signature: Signature, class_na
         f'backend: "{network.platform}"',
         f"max_batch_size: {network.max_batch}",
         _tensor("input", *network.input(signature)),
-        _tensor("output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True),
+        _tensor(
+            "output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True
+        ),
         f"instance_group [{{ kind: {kind}, count: 1{profile} }}]",
         _dynamic_batching(network.max_batch, network.best_batch),
         _warm_up(network, signature),
     )
 
 
-def _write_ensemble(model: Path, slug: str, network: Network, signature: Signature, class_names: Sequence[str]) -> None:
+def _write_ensemble(
+    model: Path, slug: str, network: Network, signature: Signature, class_names: Sequence[str]
+) -> None:
     (model / "1").mkdir(parents=True)
-    (model / "1" / ".keep").touch()  # Triton wants the version's folder, and archives drop empty ones
+    (
+        model / "1" / ".keep"
+    ).touch()  # Triton wants the version's folder, and archives drop empty ones
     _write_labels(model, class_names)
     steps = (
         _step(f"{slug}_preprocess", {"image": "image"}, {signature.input_name: "pixels"}),
-        _step(network.name, {signature.input_name: "pixels"}, {signature.output_name: signature.output_name}),
+        _step(
+            network.name,
+            {signature.input_name: "pixels"},
+            {signature.output_name: signature.output_name},
+        ),
     )
     _write_config(
         model,
@@ -141,7 +166,9 @@ def _write_ensemble(model: Path, slug: str, network: Network, signature: Signatu
         'platform: "ensemble"',
         f"max_batch_size: {network.max_batch}",
         _tensor("input", "image", "TYPE_STRING", (1,)),
-        _tensor("output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True),
+        _tensor(
+            "output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True
+        ),
         "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}",
     )
 
@@ -156,7 +183,11 @@ def _write_labels(model: Path, class_names: Sequence[str]) -> None:
 
 
 def _tensor(
-    what: Literal["input", "output"], name: str, data_type: str, dims: Sequence[int], labels: bool = False
+    what: Literal["input", "output"],
+    name: str,
+    data_type: str,
+    dims: Sequence[int],
+    labels: bool = False,
 ) -> str:
     label_file = ', label_filename: "labels.txt"' if labels else ""
     return f'{what} [{{ name: "{name}", data_type: {data_type}, dims: {list(dims)}{label_file} }}]'

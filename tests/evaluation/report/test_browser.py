@@ -1,5 +1,5 @@
-"""The HTML report in a real headless Chromium. It fails where there is none: apt install chromium, or
-`playwright install chromium`.
+"""The HTML report in a real headless Chromium. It fails where there is none: apt install chromium,
+or `playwright install chromium`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """Opens a record's report; everything the browser complains about or asks of the network fails the test."""
+    """Opens a record's report; everything the browser complains about or asks of the network fails
+    the test.
+    """
     complaints = []
 
     def open_page(results, width=1280, scheme="light"):
@@ -40,7 +42,12 @@ def open_page(browser, tmp_path):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if is_outside(request.url, file) else None)
+        page.on(
+            "request",
+            lambda request: (
+                complaints.append(request.url) if is_outside(request.url, file) else None
+            ),
+        )
         page.goto(file.as_uri())
         return page
 

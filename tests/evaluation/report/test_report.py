@@ -1,4 +1,6 @@
-"""Every report carries what the record holds, escapes what it quotes and asks nothing of the network."""
+"""Every report carries what the record holds, escapes what it quotes and asks nothing of the
+network.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,14 @@ def render(request):
 def test_verdict_rows_gates_skipped_and_warnings_are_all_there(render):
     text = re.sub(r"\s+", " ", render(trained()))
     for part in (
-        "ort int8 cpu-twin is not fast enough", "97.40", "1.83×", "not proven", "onnxruntime-gpu is not installed",
-        "another process used the CPU", "imagenet/val",
-    ):  # fmt: skip
+        "ort int8 cpu-twin is not fast enough",
+        "97.40",
+        "1.83×",
+        "not proven",
+        "onnxruntime-gpu is not installed",
+        "another process used the CPU",
+        "imagenet/val",
+    ):
         assert part in text, part
 
 
@@ -64,13 +71,30 @@ def test_engines_show_what_they_compute_in_even_where_they_cannot_run(render):
     text = re.sub(r"[\s\\]+", " ", render(trained()))
     assert "Engines, by their own layers" not in text
     audit = EngineAudit(
-        kernels=170, layers=ByPrecision(50, 110, 7), reformats=3, macs=ByPrecision(831, 169),
-        weights=ByPrecision(99, 1), fused_attention=12, attention_blocks=13, quantized_macs=1000,
-        quantized_int8_macs=750, not_int8=(), groups=(),
-    )  # fmt: skip
-    rows = [replace(row, audit=audit) if row.backend == "trt int8" else row for row in trained().rows]
+        kernels=170,
+        layers=ByPrecision(50, 110, 7),
+        reformats=3,
+        macs=ByPrecision(831, 169),
+        weights=ByPrecision(99, 1),
+        fused_attention=12,
+        attention_blocks=13,
+        quantized_macs=1000,
+        quantized_int8_macs=750,
+        not_int8=(),
+        groups=(),
+    )
+    rows = [
+        replace(row, audit=audit) if row.backend == "trt int8" else row for row in trained().rows
+    ]
     text = re.sub(r"[\s\\]+", " ", render(replace(trained(), rows=tuple(rows))))
-    for part in ("Engines, by their own layers", "83.1 % INT8", "16.9 % FP16", "75.0 %", "12 of 13", "170"):
+    for part in (
+        "Engines, by their own layers",
+        "83.1 % INT8",
+        "16.9 % FP16",
+        "75.0 %",
+        "12 of 13",
+        "170",
+    ):
         assert part in text, part
 
 
@@ -83,7 +107,11 @@ class Outside(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.fetched += [v for k, v in attrs if k in {"src", "href", "xlink:href"} and v and not v.startswith("#")]
+        self.fetched += [
+            v
+            for k, v in attrs
+            if k in {"src", "href", "xlink:href"} and v and not v.startswith("#")
+        ]
 
 
 def test_the_page_opens_offline_with_its_plot():
@@ -101,7 +129,9 @@ def test_the_page_opens_offline_with_its_plot():
 def words(page):
     """What a page or a Markdown text says, without markup and line breaks."""
     text = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[a-z!/][^>]*>", " ", text))).replace("\\", "")
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[a-z!/][^>]*>", " ", text))).replace(
+        "\\", ""
+    )
 
 
 @pytest.mark.parametrize("num_classes", [10, 1000])
@@ -109,7 +139,12 @@ def words(page):
 def test_everything_in_the_record_is_in_html_and_markdown_alike(render_page, num_classes):
     results = detailed(num_classes)
     text = words(render_page(results))
-    grids = (*class_grids(results), *confusion_grids(results), timing_grid(results), gpu_grid(results.gpu))
+    grids = (
+        *class_grids(results),
+        *confusion_grids(results),
+        timing_grid(results),
+        gpu_grid(results.gpu),
+    )
     expected = [cell for grid in grids if grid for row in grid.rows for cell in row]
     curves = curve_grid(results)
     assert (curves is not None) == (num_classes == 10)
@@ -125,7 +160,9 @@ def test_everything_in_the_record_is_in_html_and_markdown_alike(render_page, num
 
 
 def test_per_class_figures_follow_from_the_counts():
-    counts = ClassCounts(images=(10, 4), correct=(8, 3), answered=(9, 5), lost=(2, 0), gained=(0, 1))
+    counts = ClassCounts(
+        images=(10, 4), correct=(8, 3), answered=(9, 5), lost=(2, 0), gained=(0, 1)
+    )
     results = detailed(10)
     row = replace(results.rows[1], classes=counts)
     results = replace(results, rows=(results.rows[0], row), class_names=("cat", "dog"))
@@ -136,9 +173,13 @@ def test_per_class_figures_follow_from_the_counts():
 
 def test_the_confusion_matrix_adds_up_and_is_not_drawn_for_many_classes():
     results = detailed(10)
-    for matrix, row in zip(confusion_matrices(results), [r for r in results.rows if r.classes], strict=True):
+    for matrix, row in zip(
+        confusion_matrices(results), [r for r in results.rows if r.classes], strict=True
+    ):
         assert [sum(line) for line in matrix.images] == list(row.classes.images)
-        assert [sum(column) for column in zip(*matrix.images, strict=True)] == list(row.classes.answered)
+        assert [sum(column) for column in zip(*matrix.images, strict=True)] == list(
+            row.classes.answered
+        )
     assert confusion_matrices(detailed(51)) == ()
 
 
@@ -152,7 +193,9 @@ def test_an_invalid_run_and_untrained_classes_cannot_be_taken_for_results(render
 def test_names_cannot_break_out_of_the_page():
     evil = "<script>alert(1)</script>"
     results = trained()
-    page = render_html(replace(results, model=evil, verdict=evil, data=replace(results.data, path=evil)))
+    page = render_html(
+        replace(results, model=evil, verdict=evil, data=replace(results.data, path=evil))
+    )
     assert evil not in page
     assert "&lt;script&gt;" in page
 

@@ -1,4 +1,6 @@
-"""What a graph asks of an engine: Q/DQ, weights and attention are found through what stands between."""
+"""What a graph asks of an engine: Q/DQ, weights and attention are found through what stands
+between.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from hvt_deploy.graph.analysis.facts import read_facts
 
 def facts(text, **arrays):
     model = parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
     return {node.name: node for node in read_facts(model)}
 
 
@@ -33,7 +37,12 @@ QUANTIZED = """g (float[N,4] x) => (float[N,6] y) {
     ],
 )
 def test_product_is_quantized_where_both_factors_are(between, left, right, quantized):
-    found = facts(QUANTIZED % (between, left, right), s=np.float32(0.1), z=np.int8(0), w=np.zeros((4, 6), np.int8))
+    found = facts(
+        QUANTIZED % (between, left, right),
+        s=np.float32(0.1),
+        z=np.int8(0),
+        w=np.zeros((4, 6), np.int8),
+    )
     node = found["levels.2.blocks.0.mlp.fc1/MatMul"]
     assert node.quantized == quantized
     assert (node.macs, node.weights, node.stage, node.role) == (24, 24, "2", "fc1")

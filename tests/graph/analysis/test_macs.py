@@ -14,7 +14,9 @@ from hvt_deploy.graph.storage import load_onnx, save_onnx
 
 def graph(text, **weights):
     model = parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in weights.items()
+    )
     return model
 
 
@@ -33,7 +35,8 @@ def zeros(*shape):
 )
 def test_convolutions(weight, attributes, expected):
     model = graph(
-        f"g (float[N,8,12,12] x) => (float[N,A,B,C] y) {{ [c] y = Conv<{attributes}>(x, w) }}", w=zeros(*weight)
+        f"g (float[N,8,12,12] x) => (float[N,A,B,C] y) {{ [c] y = Conv<{attributes}>(x, w) }}",
+        w=zeros(*weight),
     )
     assert node_macs(model) == {"c": expected}
 
@@ -52,15 +55,21 @@ def test_linears_and_products_are_counted_for_one_image_whatever_the_windows():
             flat = Reshape(v, image)
             [head] y = Gemm<transB = 1>(flat, h)
         }""",
-        w=zeros(32, 32), h=zeros(10, 6272),
-    )  # fmt: skip
+        w=zeros(32, 32),
+        h=zeros(10, 6272),
+    )
     assert node_macs(model) == {
-        "qkv": 4 * 49 * 32 * 32, "score": 4 * 49 * 49 * 32, "value": 4 * 49 * 49 * 32, "head": 6272 * 10,
-    }  # fmt: skip
+        "qkv": 4 * 49 * 32 * 32,
+        "score": 4 * 49 * 49 * 32,
+        "value": 4 * 49 * 49 * 32,
+        "head": 6272 * 10,
+    }
 
 
 def test_gemm_with_a_transposed_input():
-    model = graph("g (float[5,3] x) => (float[A,B] y) { [g] y = Gemm<transA = 1>(x, w) }", w=zeros(5, 7))
+    model = graph(
+        "g (float[5,3] x) => (float[A,B] y) { [g] y = Gemm<transA = 1>(x, w) }", w=zeros(5, 7)
+    )
     assert node_macs(model) == {"g": 3 * 7 * 5}
 
 
@@ -82,7 +91,9 @@ def test_weights_beside_the_graph_need_not_be_read(tmp_path):
     (tmp_path / "m.onnx.data").unlink()
     read = load_onnx(tmp_path / "m.onnx", weights=False)
     assert node_macs(read) == {"fc": 64 * 64}
-    assert read == onnx.load_model(tmp_path / "m.onnx", load_external_data=False)  # it was not changed
+    assert read == onnx.load_model(
+        tmp_path / "m.onnx", load_external_data=False
+    )  # it was not changed
 
 
 def test_shape_that_depends_on_values_is_an_error_naming_the_node():
@@ -107,6 +118,8 @@ def test_what_is_repeated_for_each_image_has_a_shape():
             tokens = Tile(token, repeats)
             [fc] y = MatMul(tokens, w)
         }""",
-        token=zeros(1, 5, 16), one=np.ones(1, np.int64), w=zeros(16, 8),
-    )  # fmt: skip
+        token=zeros(1, 5, 16),
+        one=np.ones(1, np.int64),
+        w=zeros(16, 8),
+    )
     assert node_macs(model) == {"fc": 5 * 16 * 8}

@@ -72,7 +72,9 @@ def test_nodes_of_two_activations(name, role):
 
 def test_depthwise_convolutions_have_their_own_role():
     assert role_of(node("convlayers.0.conv1.0/Conv", group=8), {WEIGHT}) == "depthwise"
-    assert role_of(node("levels.2.global_tokenizer.pos_embed/Conv", group=8), {WEIGHT}) == "depthwise"
+    assert (
+        role_of(node("levels.2.global_tokenizer.pos_embed/Conv", group=8), {WEIGHT}) == "depthwise"
+    )
     assert role_of(node("blocks.0.attn.get_v/Conv", group=8), {WEIGHT}) == "local position"
 
 

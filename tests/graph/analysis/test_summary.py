@@ -1,4 +1,6 @@
-"""`inspect_graph`: the sums are those of the model, and precision is read from the graph, not from its name."""
+"""`inspect_graph`: the sums are those of the model, and precision is read from the graph, not from
+its name.
+"""
 
 from __future__ import annotations
 

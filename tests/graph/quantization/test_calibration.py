@@ -1,4 +1,6 @@
-"""Thresholds, SmoothQuant, bias correction: what INT8 takes from images, on planted numbers and on a small FDViT."""
+"""Thresholds, SmoothQuant, bias correction: what INT8 takes from images, on planted numbers and on
+a small FDViT.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def test_a_tensor_of_zeros_has_a_threshold():
 
 @pytest.fixture(scope="module")
 def model(fp32):
-    """The small FDViT with an outlier channel planted before the first Linear: the same function in FP32."""
+    """The small FDViT with an outlier channel planted before the first Linear: the same function in
+    FP32.
+    """
     planted = type(fp32)()
     planted.CopyFrom(fp32)
     tensors = {tensor.name: tensor for tensor in planted.graph.initializer}
@@ -99,7 +103,9 @@ def test_histograms_count_every_value_of_every_batch(path, planted_ranges, image
         assert np.array_equal(one[name], several[name])
 
 
-def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channel(path, model, images, planted_ranges):
+def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channel(
+    path, model, images, planted_ranges
+):
     nodes = nodes_to_quantize(model, DEFAULT_INT8_ROLES)
     scales = measure_smoothing(path, nodes, [images], threads=1)
     norms = [name for name in scales if name.startswith("transformers.0.blocks.0.norm1")]
@@ -120,10 +126,14 @@ def test_a_normalization_that_another_node_reads_is_not_smoothed(path, model, im
     some = measure_smoothing(path, nodes, [images], threads=1)
     without_fc1 = [name for name in nodes if ".fc1/" not in name]
     fewer = measure_smoothing(path, without_fc1, [images], threads=1)
-    assert {name for name in some if "norm2" in name} and not {name for name in fewer if "norm2" in name}
+    assert {name for name in some if "norm2" in name} and not {
+        name for name in fewer if "norm2" in name
+    }
 
 
-def test_a_model_with_nothing_to_smooth_or_to_look_into_is_calibrated_all_the_same(path, planted_ranges, images):
+def test_a_model_with_nothing_to_smooth_or_to_look_into_is_calibrated_all_the_same(
+    path, planted_ranges, images
+):
     assert measure_smoothing(path, (), [images], threads=1) == {}
     only = collect_histograms(path, planted_ranges, ["images"], [images], threads=1)
     assert {name: counts.sum() for name, counts in only.items()} == {"images": images.size}
@@ -139,7 +149,9 @@ def test_products_are_measured_on_the_activations_of_fp32(path, model, images, p
     for name, error in alone.items():
         assert 0 < error.relative_noise < 0.01
         assert error.noise == pytest.approx(together[name].noise, rel=1e-3)
-        assert np.allclose(error.shift, together[name].shift, atol=1e-5 + 1e-3 * np.abs(error.shift).max())
+        assert np.allclose(
+            error.shift, together[name].shift, atol=1e-5 + 1e-3 * np.abs(error.shift).max()
+        )
 
 
 def test_bias_correction_takes_the_mean_error_away(path, model, images, planted_ranges):
@@ -161,7 +173,9 @@ def test_bias_correction_takes_the_mean_error_away(path, model, images, planted_
     assert after < before / 20
 
 
-def test_calibration_keeps_what_helps_and_comes_back_from_its_files(path, model, images, planted_ranges, tmp_path):
+def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
+    path, model, images, planted_ranges, tmp_path
+):
     def some():
         return [images[:4]]
 
@@ -175,7 +189,10 @@ def test_calibration_keeps_what_helps_and_comes_back_from_its_files(path, model,
     assert list(effects) == ["smooth-quant", "calibrator auto", "bias-correction"]
     assert effects["smooth-quant"].kept and found.smoothing
     worth_db = {"calibrator auto": 0.5}
-    assert all(e.kept == (e.after_db > e.before_db + worth_db.get(name, 0.1)) for name, e in effects.items())
+    assert all(
+        e.kept == (e.after_db > e.before_db + worth_db.get(name, 0.1))
+        for name, e in effects.items()
+    )
     assert set(found.sqnr_by_role["fc2"]) == set(CALIBRATORS)
     expected = run(model, images)
     plain = sqnr(expected, run(quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES), images))
@@ -183,12 +200,18 @@ def test_calibration_keeps_what_helps_and_comes_back_from_its_files(path, model,
     assert sqnr(expected, run(graph, images)) > plain + 3
     found.write(tmp_path)
     again = read_int8_calibration(tmp_path)
-    assert (again.ranges, again.clipping, again.effects) == (found.ranges, found.clipping, found.effects)
+    assert (again.ranges, again.clipping, again.effects) == (
+        found.ranges,
+        found.clipping,
+        found.effects,
+    )
     made = quantize_int8(again.prepare(model), again.ranges, DEFAULT_INT8_ROLES)
     assert made.SerializeToString() == graph.SerializeToString()
 
 
-def test_without_recovery_and_with_max_nothing_changes(path, model, planted_ranges, images, tmp_path):
+def test_without_recovery_and_with_max_nothing_changes(
+    path, model, planted_ranges, images, tmp_path
+):
     settings = Int8Settings(DEFAULT_INT8_ROLES, "max", ())
     read = CalibrationImages(lambda: [images], lambda: [images], lambda: [images])
     found = calibrate_int8(path, planted_ranges, settings, read, 1, tmp_path, SilentUi())

@@ -1,4 +1,6 @@
-"""The CPU twin's passes on small models of two families and on planted graphs, through real ONNX Runtime."""
+"""The CPU twin's passes on small models of two families and on planted graphs, through real ONNX
+Runtime.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,13 @@ def run(model, images):
 def kernels(model, tmp_path):
     """How many of each operator ONNX Runtime runs."""
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
-    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.optimized_model_filepath, options.log_severity_level = (
+        str(tmp_path / "optimized.onnx"),
+        3,
+    )
+    onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
 
 
@@ -52,8 +59,14 @@ def values(model):
 
 def quantized(model, op_type):
     """The nodes of this operator with a dequantized weight."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [node for node in model.graph.node if node.op_type == op_type and node.input[1] in dequantized]
+    dequantized = {
+        node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"
+    }
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == op_type and node.input[1] in dequantized
+    ]
 
 
 @pytest.fixture(scope="module", params=["fdvit_demo", "faster_vit_demo"])
@@ -63,7 +76,9 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def images(name):
-    return np.random.default_rng(0).standard_normal((8, 3, *get_spec(name).image_size), dtype=np.float32)
+    return np.random.default_rng(0).standard_normal(
+        (8, 3, *get_spec(name).image_size), dtype=np.float32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +115,11 @@ def test_an_int32_bias_moves_by_half_a_unit_of_the_sum_at_most(calibrated, image
     before, after = values(signed), values(twin)
     floats = {node.name: node.input[2] for node in signed.graph.node if len(node.input) == 3}
     producers = {node.output[0]: node for node in twin.graph.node}
-    nodes = [node for node in (*quantized(twin, "Conv"), *quantized(twin, "Gemm")) if len(node.input) == 3]
+    nodes = [
+        node
+        for node in (*quantized(twin, "Conv"), *quantized(twin, "Gemm"))
+        if len(node.input) == 3
+    ]
     assert nodes
     for node in nodes:
         levels, scale = (after[name] for name in producers[node.input[2]].input[:2])
@@ -148,7 +167,9 @@ def test_every_quantized_layer_gets_an_integer_kernel(calibrated, tmp_path):
     assert made["QGemm"] == len(quantized(signed, "Gemm")) == 1
 
 
-def test_outputs_add_at_most_twice_the_noise_of_int8_and_those_of_linears_stay_float(calibrated, images):
+def test_outputs_add_at_most_twice_the_noise_of_int8_and_those_of_linears_stay_float(
+    calibrated, images
+):
     fp32, signed, ranges = calibrated
     before = quantize_biases(to_unsigned(signed))
     after = quantize_outputs(before, ranges)
@@ -158,14 +179,18 @@ def test_outputs_add_at_most_twice_the_noise_of_int8_and_those_of_linears_stay_f
     assert sqnr(int8, run(after, images)) > sqnr(run(fp32, images), int8) - twice_db
     makers = {node.output[0]: node for node in after.graph.node}
     sources = {
-        makers[n.input[0]].op_type for n in after.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in makers
+        makers[n.input[0]].op_type
+        for n in after.graph.node
+        if n.op_type == "QuantizeLinear" and n.input[0] in makers
     }
     assert "Conv" in sources
     assert not {"MatMul", "Gemm"} & sources
 
 
 def test_a_relu_between_convolutions_is_the_kernels_saturation(tmp_path):
-    model, ranges, x = planted_conv(tmp_path, after="zero = Relu (sum) c = Conv (zero, v) logits = Mul (c, two)")
+    model, ranges, x = planted_conv(
+        tmp_path, after="zero = Relu (sum) c = Conv (zero, v) logits = Mul (c, two)"
+    )
     signed = quantize_int8(model, ranges, ("conv",))
     twin = make_cpu_twin(signed, ranges)
     made = kernels(twin, tmp_path)
@@ -190,7 +215,8 @@ def five_nodes(product, half=0.5):
 
 
 @pytest.mark.parametrize(
-    "product", ["d = Mul (half, c) logits = Mul (images, d)", "d = Mul (images, c) logits = Mul (d, half)"]
+    "product",
+    ["d = Mul (half, c) logits = Mul (images, d)", "d = Mul (images, c) logits = Mul (d, half)"],
 )
 def test_gelu_is_gathered_from_either_order(product):
     x = np.random.default_rng(0).standard_normal((3, 4), dtype=np.float32)
@@ -202,7 +228,11 @@ def test_gelu_is_gathered_from_either_order(product):
 
 @pytest.mark.parametrize(
     "product",
-    ["d = Mul (half, c) logits = Mul (c, d)", "d = Mul (images, c) logits = Add (d, half)", "logits = Mul (images, c)"],
+    [
+        "d = Mul (half, c) logits = Mul (c, d)",
+        "d = Mul (images, c) logits = Add (d, half)",
+        "logits = Mul (images, c)",
+    ],
 )
 def test_what_is_no_gelu_is_left_alone(product):
     assert gather_gelu(five_nodes(product)) == five_nodes(product)

@@ -1,4 +1,6 @@
-"""FP16 and INT8 of a model whose weights are in a file beside it: bit for bit those of the model that holds them."""
+"""FP16 and INT8 of a model whose weights are in a file beside it: bit for bit those of the model
+that holds them.
+"""
 
 from __future__ import annotations
 

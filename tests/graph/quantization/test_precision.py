@@ -76,7 +76,8 @@ def test_a_planted_residual_sum_stays_fp32(tmp_path):
     assert "d" not in {kept.node for kept in audited.kept_fp32}
     np.testing.assert_allclose(run(audited.model, x), run(model, x), rtol=1e-2)
 
-    # ONNX Runtime's CPU kernels compute FP16 in FP32; onnx's reference evaluator rounds every tensor as an engine does.
+    # ONNX Runtime's CPU kernels compute FP16 in FP32; onnx's reference evaluator rounds every
+    # tensor as an engine does.
     def in_half(graph):
         return ReferenceEvaluator(graph).run(None, {"images": x})[0]
 
@@ -131,7 +132,11 @@ def planted_linear(value, tmp_path):
 def test_a_planted_large_input_of_a_quantized_linear_stays_fp32_with_its_qdq(tmp_path):
     model, ranges, x = planted_linear(100_000.0, tmp_path)
     audited = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), ranges)
-    kinds = {node.op_type for node in audited.model.graph.node if node.name in {k.node for k in audited.kept_fp32}}
+    kinds = {
+        node.op_type
+        for node in audited.model.graph.node
+        if node.name in {k.node for k in audited.kept_fp32}
+    }
     assert {"QuantizeLinear", "DequantizeLinear", "MatMul"} <= kinds
     expected = run(model, x)
     half = ReferenceEvaluator(audited.model).run(None, {"images": x})[0]
@@ -147,11 +152,14 @@ def test_scales_too_small_for_fp16_stay_fp32(tmp_path):
     assert any("too small for FP16" in kept.reason for kept in audited.kept_fp32)
     # Engines refuse a product whose operands are dequantized to different types.
     assert {"QuantizeLinear", "DequantizeLinear", "MatMul"} <= {
-        node.op_type for node in audited.model.graph.node if node.name in {k.node for k in audited.kept_fp32}
+        node.op_type
+        for node in audited.model.graph.node
+        if node.name in {k.node for k in audited.kept_fp32}
     }
     dequantized = [n.output[0] for n in audited.model.graph.node if n.op_type == "DequantizeLinear"]
     types = {
-        v.name: v.type.tensor_type.elem_type for v in onnx.shape_inference.infer_shapes(audited.model).graph.value_info
+        v.name: v.type.tensor_type.elem_type
+        for v in onnx.shape_inference.infer_shapes(audited.model).graph.value_info
     }
     assert len({types[name] for name in dequantized}) == 1
     scales = [t for t in audited.model.graph.initializer if t.name.endswith("_scale")]
@@ -166,9 +174,9 @@ def test_quantized_nodes_are_signed_symmetric_and_per_channel(fp32, ranges):
     assert len(chosen) > 20
     for node in quantized.graph.node:
         if node.name not in chosen:
-            assert all(getattr(producers.get(i), "op_type", "") != "DequantizeLinear" for i in node.input) or (
-                node.op_type in {"QuantizeLinear", "DequantizeLinear"}
-            )
+            assert all(
+                getattr(producers.get(i), "op_type", "") != "DequantizeLinear" for i in node.input
+            ) or (node.op_type in {"QuantizeLinear", "DequantizeLinear"})
             continue
         activation, weight = (producers[name] for name in node.input[:2])
         assert activation.op_type == weight.op_type == "DequantizeLinear"
@@ -190,7 +198,10 @@ def test_a_residual_sum_does_not_read_what_its_neighbour_quantizes():
     quantized = quantize_int8(model, Ranges({"stream": (0.0, 1.0)}), ("fc1",))
     (residual,) = (node for node in quantized.graph.node if node.name == "sum")
     assert list(residual.input) == ["stream", "branch"]
-    clipped, images = run(quantized, np.full((1, 4), 10, np.float32), optimize=False), np.ones((1, 4), np.float32)
+    clipped, images = (
+        run(quantized, np.full((1, 4), 10, np.float32), optimize=False),
+        np.ones((1, 4), np.float32),
+    )
     np.testing.assert_allclose(clipped - 10, run(quantized, images, optimize=False) - 1, rtol=1e-5)
 
 
@@ -225,7 +236,9 @@ def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):
 
 def test_ranges_need_little_more_memory_than_an_inference(tmp_path):
     # A chain of 60 layers of 4 MB each: kept until the end they would be 240 MB.
-    layers = "\n".join(f"x{i + 1} = Exp(x{i})" if i % 2 else f"x{i + 1} = Neg(x{i})" for i in range(60))
+    layers = "\n".join(
+        f"x{i + 1} = Exp(x{i})" if i % 2 else f"x{i + 1} = Neg(x{i})" for i in range(60)
+    )
     text = (
         '<ir_version: 8, opset_import: ["" : 17]> chain (float[N, 3, 32, 32] x0) => (float[N, 3, 32, 32] x60) {\n'
         + layers
@@ -241,6 +254,9 @@ def test_ranges_need_little_more_memory_than_an_inference(tmp_path):
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "chain.onnx")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(tmp_path / "chain.onnx")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert int(done.stdout) / 1024 < 120, "MB"

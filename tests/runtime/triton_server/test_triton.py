@@ -42,18 +42,25 @@ def place(tmp_path_factory):
 def test_the_repository_holds_the_network_the_preprocessing_and_the_names(place):
     root, folder, packaged, _ = place
     assert packaged.models == (
-        "fdvit_demo_preprocess", "fdvit_demo_fp32", "fdvit_demo", "fdvit_demo_fp32-uint8",
-    )  # fmt: skip
+        "fdvit_demo_preprocess",
+        "fdvit_demo_fp32",
+        "fdvit_demo",
+        "fdvit_demo_fp32-uint8",
+    )
     assert sorted(p.name for p in (root / "repository").iterdir()) == sorted(packaged.models)
     network = root / "repository" / "fdvit_demo_fp32"
     exported = folder.file(folder.read().artifacts["fp32"])
     assert (network / "1" / "network.onnx").read_bytes() == exported.read_bytes()
     assert (network / "labels.txt").read_text().split() == [str(d) for d in range(10)]
     assert (
-        'input [{ name: "images", data_type: TYPE_FP32, dims: [3, 32, 32] }]' in (network / "config.pbtxt").read_text()
+        'input [{ name: "images", data_type: TYPE_FP32, dims: [3, 32, 32] }]'
+        in (network / "config.pbtxt").read_text()
     )
     pixels = root / "repository" / packaged.pixels_model / "config.pbtxt"
-    assert 'input [{ name: "images_NHWC", data_type: TYPE_UINT8, dims: [-1, -1, 3] }]' in pixels.read_text()
+    assert (
+        'input [{ name: "images_NHWC", data_type: TYPE_UINT8, dims: [-1, -1, 3] }]'
+        in pixels.read_text()
+    )
 
 
 def test_the_servers_pixels_are_those_of_the_exact_pipeline(place):
@@ -69,7 +76,9 @@ def test_the_servers_pixels_are_those_of_the_exact_pipeline(place):
         "data = io.BytesIO(open(sys.argv[2], 'rb').read())\n"
         "np.save(sys.argv[3], preprocess(decode(data), Preprocessing(**values)))\n"
     )
-    subprocess.run([sys.executable, "-c", code, version, images[4], root / "pixels.npy"], check=True, cwd=root)
+    subprocess.run(
+        [sys.executable, "-c", code, version, images[4], root / "pixels.npy"], check=True, cwd=root
+    )
     expected = preprocess(decode(images[4]), folder.read().preprocessing)
     assert isinstance(folder.read().preprocessing, Preprocessing)
     assert np.array_equal(np.load(root / "pixels.npy"), expected)
@@ -91,7 +100,10 @@ def test_random_weights_a_fixed_batch_and_a_folder_in_use_are_refused(place, tmp
     config = (tmp_path / "repository" / "fdvit_demo_fp32" / "config.pbtxt").read_text()
     assert 'backend: "onnxruntime"' in config
     assert "max_batch_size: 32" in config
-    assert "Licences: code of fdvit_demo Apache-2.0, its weights none needed, they are random" in done.stderr
+    assert (
+        "Licences: code of fdvit_demo Apache-2.0, its weights none needed, they are random"
+        in done.stderr
+    )
     assert run("export", "fdvit_demo", "--batch", "2", "--as", "two", cwd=tmp_path).returncode == 0
     refused = run("package", "two", "--triton", "another", cwd=tmp_path)
     assert refused.returncode == 2
@@ -103,9 +115,22 @@ def test_a_real_server_answers_as_the_classifier_does(place, tmp_path):
     root, folder, packaged, images = place
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    packages = ["nvidia-pytriton==0.7.0", "tritonclient[http,grpc]", "numpy<2", "onnxruntime", "pillow"]
+    packages = [
+        "nvidia-pytriton==0.7.0",
+        "tritonclient[http,grpc]",
+        "numpy<2",
+        "onnxruntime",
+        "pillow",
+    ]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    command = [python, HERE / "triton_session.py", root / "repository", "fdvit_demo", packaged.pixels_model, *images]
+    command = [
+        python,
+        HERE / "triton_session.py",
+        root / "repository",
+        "fdvit_demo",
+        packaged.pixels_model,
+        *images,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     answer = json.loads(done.stdout)

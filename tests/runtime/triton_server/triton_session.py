@@ -1,4 +1,5 @@
-"""Runs in an environment with nvidia-pytriton and tritonclient: serve REPOSITORY, send IMAGES, print the answers.
+"""Runs in an environment with nvidia-pytriton and tritonclient: serve REPOSITORY, send IMAGES,
+print the answers.
 
 python triton_session.py REPOSITORY ENSEMBLE PIXELS_MODEL IMAGE...
 """
@@ -55,10 +56,23 @@ def start(repository: Path, folder: Path, ports: list[int]) -> subprocess.Popen[
     http, grpc, metrics = map(str, ports)
     command = [
         str(SERVER / "bin" / "tritonserver"),
-        "--model-repository", str(repository), "--backend-directory", str(backends),
-        "--http-address", "127.0.0.1", "--grpc-address", "127.0.0.1", "--metrics-address", "127.0.0.1",
-        "--http-port", http, "--grpc-port", grpc, "--metrics-port", metrics,
-    ]  # fmt: skip
+        "--model-repository",
+        str(repository),
+        "--backend-directory",
+        str(backends),
+        "--http-address",
+        "127.0.0.1",
+        "--grpc-address",
+        "127.0.0.1",
+        "--metrics-address",
+        "127.0.0.1",
+        "--http-port",
+        http,
+        "--grpc-port",
+        grpc,
+        "--metrics-port",
+        metrics,
+    ]
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": sysconfig.get_path("purelib"),
@@ -69,7 +83,9 @@ def start(repository: Path, folder: Path, ports: list[int]) -> subprocess.Popen[
 
 
 def classes(client: object, module: object, ensemble: str, files: list[bytes]) -> list[list[str]]:
-    """The three most probable classes of every file: `value:index:name`, through the ensemble, in one batch."""
+    """The three most probable classes of every file: `value:index:name`, through the ensemble, in
+    one batch.
+    """
     image = module.InferInput("image", [len(files), 1], "BYTES")
     image.set_data_from_numpy(np.array(files, object).reshape(-1, 1))
     wanted = module.InferRequestedOutput("logits", class_count=3)
@@ -77,13 +93,18 @@ def classes(client: object, module: object, ensemble: str, files: list[bytes]) -
     return [[text.decode() for text in row] for row in answer.reshape(len(files), 3)]
 
 
-def classes_of_pixels(client: http_client.InferenceServerClient, model: str, image: Path) -> list[str]:
+def classes_of_pixels(
+    client: http_client.InferenceServerClient, model: str, image: Path
+) -> list[str]:
     """The three most probable classes of one image, sent as it was decoded."""
     pixels = np.asarray(Image.open(image).convert("RGB"))[None]
     sent = http_client.InferInput("images_NHWC", list(pixels.shape), "UINT8")
     sent.set_data_from_numpy(pixels)
     wanted = http_client.InferRequestedOutput("logits", class_count=3)
-    return [text.decode() for text in client.infer(model, [sent], outputs=[wanted]).as_numpy("logits")[0]]
+    return [
+        text.decode()
+        for text in client.infer(model, [sent], outputs=[wanted]).as_numpy("logits")[0]
+    ]
 
 
 def refusal(client: object, ensemble: str) -> str:
@@ -108,7 +129,9 @@ def main() -> None:
             result["loaded"] = sorted(model["name"] for model in http.get_model_repository_index())
             result["http"] = classes(http, http_client, ensemble, files)
             result["grpc"] = classes(grpc, grpc_client, ensemble, files)
-            result["pixels"] = [classes_of_pixels(http, pixels_model, Path(image)) for image in images]
+            result["pixels"] = [
+                classes_of_pixels(http, pixels_model, Path(image)) for image in images
+            ]
             result["refusal"] = refusal(http, ensemble)
             http.close()
             grpc.close()
@@ -121,7 +144,9 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def wait(client: http_client.InferenceServerClient, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait(
+    client: http_client.InferenceServerClient, server: subprocess.Popen[bytes], log: Path
+) -> None:
     for _ in range(START_S):
         try:
             if client.is_server_ready():

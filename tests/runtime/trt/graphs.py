@@ -31,7 +31,9 @@ def make_model(
 
 
 def classifier(batch: int | str = "N", hidden: int = 8) -> ModelProto:
-    """Conv, ReLU, average pool, fully connected layer; images (batch, 3, 16, 16) -> logits (batch, 10)."""
+    """Conv, ReLU, average pool, fully connected layer; images (batch, 3, 16, 16) -> logits (batch,
+    10).
+    """
     random = np.random.default_rng(0)
     nodes = [
         node("Conv", ["images", "kernel"], ["features"], "stem/Conv", pads=[1, 1, 1, 1]),
@@ -48,7 +50,9 @@ def classifier(batch: int | str = "N", hidden: int = 8) -> ModelProto:
 
 
 def quantized_classifier() -> ModelProto:
-    """Conv and fully connected layer with Q/DQ as an engine wants it: signed, symmetric, per channel."""
+    """Conv and fully connected layer with Q/DQ as an engine wants it: signed, symmetric, per
+    channel.
+    """
     random = np.random.default_rng(0)
 
     def weights(*shape: int) -> np.ndarray:
@@ -76,15 +80,22 @@ def quantized_classifier() -> ModelProto:
         node("MatMul", ["head.x", "head.weight"], ["logits"], "head/MatMul"),
     ]
     arrays = {
-        "scale": np.array(0.02, np.float32), "zero": np.array(0, np.int8),
-        "stem.w": weights(32, 3, 3, 3), "stem.scale": np.full(32, 0.01, np.float32), "stem.zero": np.zeros(32, np.int8),
-        "head.w": weights(32, 64), "head.scale": np.full(64, 0.01, np.float32), "head.zero": np.zeros(64, np.int8),
-    }  # fmt: skip
+        "scale": np.array(0.02, np.float32),
+        "zero": np.array(0, np.int8),
+        "stem.w": weights(32, 3, 3, 3),
+        "stem.scale": np.full(32, 0.01, np.float32),
+        "stem.zero": np.zeros(32, np.int8),
+        "head.w": weights(32, 64),
+        "head.scale": np.full(64, 0.01, np.float32),
+        "head.zero": np.zeros(64, np.int8),
+    }
     return make_model(nodes, ["N", 3, 16, 16], ["N", 64], arrays, opset=19)
 
 
 def half_attention(heads: int = 4, tokens: int = 49, head_dim: int = 32) -> ModelProto:
-    """Multi-head self-attention in float16; images and logits are tokens (N, tokens, heads * head_dim)."""
+    """Multi-head self-attention in float16; images and logits are tokens (N, tokens, heads *
+    head_dim).
+    """
     random, width = np.random.default_rng(0), heads * head_dim
     nodes: list[NodeProto] = []
     arrays: dict[str, np.ndarray] = {
@@ -107,17 +118,23 @@ def half_attention(heads: int = 4, tokens: int = 49, head_dim: int = 32) -> Mode
         node("Transpose", ["mixed"], ["back"], "attn/Transpose", perm=[0, 2, 1, 3]),
         node("Reshape", ["back", "merged"], ["logits"], "attn/Reshape"),
     ]
-    return make_model(nodes, ["N", tokens, width], ["N", tokens, width], arrays, elem_type=TensorProto.FLOAT16)
+    return make_model(
+        nodes, ["N", tokens, width], ["N", tokens, width], arrays, elem_type=TensorProto.FLOAT16
+    )
 
 
-def one_node(op_type: str, opset: int = 17, inputs: Sequence[str] = ("images",), **attributes: object) -> ModelProto:
+def one_node(
+    op_type: str, opset: int = 17, inputs: Sequence[str] = ("images",), **attributes: object
+) -> ModelProto:
     """A single node, named `block/<op_type>`."""
     nodes = [node(op_type, inputs, ["logits"], f"block/{op_type}", **attributes)]
     return make_model(nodes, ["N", 3, 16, 16], ["N", 3, 16, 16], {}, opset=opset)
 
 
 def crashing_attention() -> ModelProto:
-    """An `Attention` node of opset 23 whose q, k and v are one tensor: TensorRT-RTX 1.7 crashes on it."""
+    """An `Attention` node of opset 23 whose q, k and v are one tensor: TensorRT-RTX 1.7 crashes on
+    it.
+    """
     return one_node("Attention", 23, ["images"] * 3)
 
 
@@ -125,7 +142,9 @@ def mixed_types() -> ModelProto:
     """A product of float32 and float16."""
     model = classifier()
     (weight,) = (w for w in model.graph.initializer if w.name == "weight")
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), "weight"))
+    weight.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), "weight")
+    )
     return model
 
 

@@ -11,7 +11,9 @@ from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.layers import parse_inspector_json, parse_layer_lines
 
 
-def line(name: str, kind: str, dtypes: str, *, tactic: str = "t", metadata: str = "", tensor: str = "x") -> str:
+def line(
+    name: str, kind: str, dtypes: str, *, tactic: str = "t", metadata: str = "", tensor: str = "x"
+) -> str:
     """One line in the form of TensorRT-RTX's layer list."""
 
     def tensors(dtype: str) -> str:
@@ -58,13 +60,19 @@ def test_precision_is_that_of_the_inputs_not_of_weights_or_outputs() -> None:
 @pytest.mark.parametrize(
     ("name", "dtypes", "expected"),
     [
-        ("__myl_CastMulCastCastMulFc_myl0_5", "Int8->Half", "Half"),  # Q/DQ that found no INT8 kernel
+        (
+            "__myl_CastMulCastCastMulFc_myl0_5",
+            "Int8->Half",
+            "Half",
+        ),  # Q/DQ that found no INT8 kernel
         ("__myl_CastMulAdd_myl0_5", "Int8->Float", "Float"),
         ("__myl_FcMulAddCast_myl0_5", "Int8->Half", "Int8"),
         ("__myl_MulMinMaxRounCast_myl0_5", "Half->Int8", "Half"),
     ],
 )
-def test_int8_that_is_converted_before_it_is_computed_with_is_not_int8(name: str, dtypes: str, expected: str) -> None:
+def test_int8_that_is_converted_before_it_is_computed_with_is_not_int8(
+    name: str, dtypes: str, expected: str
+) -> None:
     (layer,) = parse_layer_lines(message(line(name, "runtime_fusion", dtypes)))
     assert layer.precision == expected
 
@@ -75,7 +83,9 @@ def test_only_kernels_of_one_inference_count() -> None:
             line("__mye1_0_myl0_0", "shape_call", "Int64->Int64", tactic=""),
             line("cast_x_myl0_1", "cast", "Int64->Int64", tactic=""),
             line("head_myl0_2", "gemm", "Half->Half"),
-            line("__myl_Add_myl1_0", "kgen", "Half->Half"),  # of profile 1, as its region says two lines below
+            line(
+                "__myl_Add_myl1_0", "kgen", "Half->Half"
+            ),  # of profile 1, as its region says two lines below
             line("head [profile 1]_myl1_1", "gemm", "Half->Half"),
         )
     )
@@ -84,7 +94,9 @@ def test_only_kernels_of_one_inference_count() -> None:
 
 
 def test_profile_is_known_from_a_tensor_too() -> None:
-    (layer,) = parse_layer_lines(message(line("__myl_Move_myl3_0", "kgen", "Half->Half", tensor="images [profile 2]")))
+    (layer,) = parse_layer_lines(
+        message(line("__myl_Move_myl3_0", "kgen", "Half->Half", tensor="images [profile 2]"))
+    )
     assert layer.profile == 2
 
 
@@ -99,17 +111,27 @@ def test_profile_is_known_from_a_tensor_too() -> None:
     ],
 )
 def test_layers_that_only_move_data(name: str, moves: bool) -> None:
-    assert audit_layers(parse_layer_lines(message(line(name, "kgen", "Half->Half")))).reformats == moves
+    assert (
+        audit_layers(parse_layer_lines(message(line(name, "kgen", "Half->Half")))).reformats
+        == moves
+    )
 
 
 def test_copy_of_int8_data_is_no_int8_layer() -> None:
-    audit = audit_layers(parse_layer_lines(message(line("__myl_MoveResh_myl0_1", "kgen", "Int8->Int8"))))
+    audit = audit_layers(
+        parse_layer_lines(message(line("__myl_MoveResh_myl0_1", "kgen", "Int8->Int8")))
+    )
     assert (audit.kernels, audit.reformats, audit.layers) == (1, 1, ByPrecision())
 
 
 def test_fused_attention_is_counted() -> None:
     text = line("_gemm_mha_v2_myl0_7", "kgen", "Half->Half")
-    assert audit_layers(parse_layer_lines(message(text, text, line("a", "gemm", "Half->Half")))).fused_attention == 2
+    assert (
+        audit_layers(
+            parse_layer_lines(message(text, text, line("a", "gemm", "Half->Half")))
+        ).fused_attention
+        == 2
+    )
 
 
 def test_line_of_another_form_is_an_error_not_a_wrong_count() -> None:
@@ -120,7 +142,11 @@ def test_line_of_another_form_is_an_error_not_a_wrong_count() -> None:
 @pytest.mark.parametrize(
     ("key", "half", "int8"),
     [
-        ("Format/Datatype", "Channel major FP16 format where channel % 8 == 0", "Row major Int8 format"),
+        (
+            "Format/Datatype",
+            "Channel major FP16 format where channel % 8 == 0",
+            "Row major Int8 format",
+        ),
         ("Format/Datatype", "Half", "Int8"),
         ("Datatype", "Half", "Int8"),
     ],
@@ -128,10 +154,14 @@ def test_line_of_another_form_is_an_error_not_a_wrong_count() -> None:
 def test_inspector_json_in_the_forms_of_all_versions(key: str, half: str, int8: str) -> None:
     def layer(name: str, kind: str, dtype: str) -> dict[str, object]:
         return {
-            "Name": name, "LayerType": kind, "Inputs": [{"Name": "x", key: dtype}],
-            "Outputs": [{"Name": "y", key: half}], "TacticName": "sm80", "StreamId": 0,
+            "Name": name,
+            "LayerType": kind,
+            "Inputs": [{"Name": "x", key: dtype}],
+            "Outputs": [{"Name": "y", key: half}],
+            "TacticName": "sm80",
+            "StreamId": 0,
             "Metadata": f"[ONNX Layer: {name}]",
-        }  # fmt: skip
+        }
 
     layers = [
         layer("head", "gemm", int8),
@@ -171,8 +201,12 @@ def audit_of(*lines: str) -> EngineAudit:
     return audit_layers(parse_layer_lines(message(*lines)), FACTS)
 
 
-CONV = line("levels.0/conv/Conv_myl0_1", "correlation", "Int8->Half", metadata=named("levels.0/conv/Conv"))
-QKV = line("levels.1/qkv/MatMul_myl0_2", "gemm", "Int8->Half", metadata=named("levels.1/qkv/MatMul"))
+CONV = line(
+    "levels.0/conv/Conv_myl0_1", "correlation", "Int8->Half", metadata=named("levels.0/conv/Conv")
+)
+QKV = line(
+    "levels.1/qkv/MatMul_myl0_2", "gemm", "Int8->Half", metadata=named("levels.1/qkv/MatMul")
+)
 MHA = line(
     "_gemm_mha_v2_myl0_3",
     "kgen",
@@ -191,29 +225,43 @@ def test_macs_and_weights_have_the_precision_of_the_kernel_that_computes_them() 
 
 
 def test_quantized_product_that_runs_in_half_is_named_with_its_layer() -> None:
-    fallen = line("levels.1/qkv/MatMul_myl0_2", "gemm", "Half->Half", metadata=named("levels.1/qkv/MatMul"))
+    fallen = line(
+        "levels.1/qkv/MatMul_myl0_2", "gemm", "Half->Half", metadata=named("levels.1/qkv/MatMul")
+    )
     audit = audit_of(CONV, fallen, MHA)
     assert audit.int8_share == pytest.approx(600 / 900)
     assert audit.int8_share_of_all == pytest.approx(0.6)
-    assert audit.not_int8 == (NotInt8("levels.1/qkv/MatMul", "levels.1/qkv/MatMul_myl0_2", "fp16", 300),)
+    assert audit.not_int8 == (
+        NotInt8("levels.1/qkv/MatMul", "levels.1/qkv/MatMul_myl0_2", "fp16", 300),
+    )
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        line("__myl_MulAddResh_myl0_9", "kgen", "Int8->Half", metadata=named("levels.1/qkv/MatMul")),
-        line("__myl_MoveReplConc_myl0_9", "kgen", "Int8->Int8", metadata=named("levels.1/qkv/MatMul")),
+        line(
+            "__myl_MulAddResh_myl0_9", "kgen", "Int8->Half", metadata=named("levels.1/qkv/MatMul")
+        ),
+        line(
+            "__myl_MoveReplConc_myl0_9", "kgen", "Int8->Int8", metadata=named("levels.1/qkv/MatMul")
+        ),
     ],
     ids=["scales the result", "copies the input"],
 )
 def test_kernels_that_only_touch_a_product_do_not_lend_it_their_precision(other: str) -> None:
-    product = line("__myl_FcAdd_myl0_2", "runtime_fusion", "Half->Half", metadata=named("levels.1/qkv/MatMul"))
+    product = line(
+        "__myl_FcAdd_myl0_2", "runtime_fusion", "Half->Half", metadata=named("levels.1/qkv/MatMul")
+    )
     assert audit_of(CONV, other, product, MHA).not_int8[0].layer == "__myl_FcAdd_myl0_2"
 
 
 def test_of_two_kernels_that_may_compute_a_product_the_wider_counts() -> None:
-    half = line("levels.1/qkv/MatMul_myl0_7", "gemm", "Half->Half", metadata=named("levels.1/qkv/MatMul"))
-    assert audit_of(CONV, QKV, half, MHA).macs.int8 == audit_of(CONV, half, QKV, MHA).macs.int8 == 600
+    half = line(
+        "levels.1/qkv/MatMul_myl0_7", "gemm", "Half->Half", metadata=named("levels.1/qkv/MatMul")
+    )
+    assert (
+        audit_of(CONV, QKV, half, MHA).macs.int8 == audit_of(CONV, half, QKV, MHA).macs.int8 == 600
+    )
 
 
 def test_product_that_no_kernel_names_is_not_int8() -> None:
@@ -224,14 +272,21 @@ def test_product_that_no_kernel_names_is_not_int8() -> None:
 
 def test_the_profile_with_the_least_int8_is_the_one_that_is_audited() -> None:
     second = [text.replace("_myl0_", "_myl1_") for text in (CONV, QKV, MHA)]
-    second[0] = second[0].replace("levels.0/conv/Conv_myl1_1", "levels.0/conv/Conv [profile 1]_myl1_1")
+    second[0] = second[0].replace(
+        "levels.0/conv/Conv_myl1_1", "levels.0/conv/Conv [profile 1]_myl1_1"
+    )
     second[1] = second[1].replace("Int8", "Half", 1)
     assert audit_of(CONV, QKV, MHA, *second).not_int8[0].macs == 300
     assert audit_of(*second).int8_share < audit_of(CONV, QKV, MHA).int8_share == 1
 
 
 def test_small_product_written_out_as_multiplications_counts_in_the_kernel_that_has_it() -> None:
-    written_out = line("__myl_SlicSlicMulMulAdd_myl0_2", "kgen", "Float->Float", metadata=named("levels.1/qkv/MatMul"))
+    written_out = line(
+        "__myl_SlicSlicMulMulAdd_myl0_2",
+        "kgen",
+        "Float->Float",
+        metadata=named("levels.1/qkv/MatMul"),
+    )
     assert audit_of(CONV, written_out, MHA).macs == ByPrecision(int8=600, fp32=300, fp16=100)
 
 

@@ -1,4 +1,6 @@
-"""The backend on stand-ins of TensorRT (all recorded versions) and of the CUDA runtime: it has run on no GPU here."""
+"""The backend on stand-ins of TensorRT (all recorded versions) and of the CUDA runtime: it has run
+on no GPU here.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Bench:
 
     def open(self, num_classes: int = 5) -> TrtBackend:
         signature = Signature(self.world.image[1:], num_classes)
-        return TrtBackend(BackendRequest("trt fp32", "trt", "cuda", "fp32", self.path, "model", signature, 1))
+        return TrtBackend(
+            BackendRequest("trt fp32", "trt", "cuda", "fp32", self.path, "model", signature, 1)
+        )
 
     def executed(self) -> list[str]:
         return [call for call in self.world.calls if call.startswith(("execute", "graph"))]
@@ -61,7 +65,10 @@ def test_logits_of_every_batch_on_every_recorded_version(bench, version: str) ->
 def test_more_images_than_a_profile_takes_run_in_equal_parts(bench) -> None:
     machine = bench(World(CLASSIC, ranges=((3, 4, 8),)))
     machine.open().infer(images(10))
-    assert machine.executed() == ["execute 5 in profile 0", "execute 5 in profile 0"]  # 8 and 2 would not fit
+    assert machine.executed() == [
+        "execute 5 in profile 0",
+        "execute 5 in profile 0",
+    ]  # 8 and 2 would not fit
 
 
 def test_profile_tuned_nearest_to_the_batch_is_taken(bench) -> None:
@@ -122,7 +129,8 @@ def test_rtx_compiles_at_once_and_captures_by_itself(bench) -> None:
     machine = bench(World(RTX))
     run = machine.open().bind(images(4))
     assert (
-        "DynamicShapesKernelSpecializationStrategy.EAGER CudaGraphStrategy.WHOLE_GRAPH_CAPTURE" in machine.world.calls
+        "DynamicShapesKernelSpecializationStrategy.EAGER CudaGraphStrategy.WHOLE_GRAPH_CAPTURE"
+        in machine.world.calls
     )
     run()
     assert "graph" not in machine.world.calls
@@ -199,7 +207,9 @@ def test_stand_in_of_cuda_has_the_real_functions_with_their_parameters() -> None
         signature = (getattr(real_cuda, name).__doc__ or "").splitlines()[0]
         inside = re.fullmatch(rf"{name}\((.*)\)", signature)
         assert inside is not None, signature
-        real = [re.split(r"[:=]", part)[0].split()[-1] for part in inside[1].split(",") if part.strip()]
+        real = [
+            re.split(r"[:=]", part)[0].split()[-1] for part in inside[1].split(",") if part.strip()
+        ]
         assert given == real, name
         checked += 1
     assert checked > 10

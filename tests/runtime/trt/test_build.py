@@ -29,11 +29,15 @@ def plan(tmp_path: Path) -> BuildPlan:
     """A plan for `model.onnx`, which the test writes."""
     engine = tmp_path / "engines" / "model.fp32.rtx-sm86.engine"
     engine.parent.mkdir()
-    return BuildPlan(tmp_path / "model.onnx", engine, "tensorrt_rtx", ("8.6",), PROFILES, workspace_mib=512)
+    return BuildPlan(
+        tmp_path / "model.onnx", engine, "tensorrt_rtx", ("8.6",), PROFILES, workspace_mib=512
+    )
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[], ModelProto]], BuildOutcome]:
+def build(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Callable[[], ModelProto]], BuildOutcome]:
     """Builds the graph that a function makes, once for all tests of this file."""
     done: dict[object, BuildOutcome] = {}
 
@@ -43,7 +47,14 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[], Mo
             onnx.save(make(), folder / "model.onnx")
             engine = folder / "model.rtx-sm86.engine"
             done[make] = build_engine(
-                BuildPlan(folder / "model.onnx", engine, "tensorrt_rtx", ("8.6",), PROFILES, workspace_mib=512)
+                BuildPlan(
+                    folder / "model.onnx",
+                    engine,
+                    "tensorrt_rtx",
+                    ("8.6",),
+                    PROFILES,
+                    workspace_mib=512,
+                )
             )
         return done[make]
 
@@ -85,7 +96,9 @@ def test_float_graph_has_no_int8_layer(build) -> None:
 
 
 def test_q_dq_layers_are_int8_and_the_others_are_not(build) -> None:
-    audit = audit_layers(build(graphs.quantized_classifier).layers, read_facts(graphs.quantized_classifier()))
+    audit = audit_layers(
+        build(graphs.quantized_classifier).layers, read_facts(graphs.quantized_classifier())
+    )
     assert audit.macs == ByPrecision(int8=32 * 16 * 16 * 27 + 32 * 64)
     assert audit.int8_share == 1
     assert 0 < audit.layers.int8 < audit.kernels
@@ -108,7 +121,13 @@ def test_attention_in_half_becomes_one_kernel(build) -> None:
 
 
 def test_weights_beside_the_file_are_found(plan: BuildPlan) -> None:
-    onnx.save(graphs.classifier(hidden=64), plan.onnx, save_as_external_data=True, size_threshold=0, location="weights")
+    onnx.save(
+        graphs.classifier(hidden=64),
+        plan.onnx,
+        save_as_external_data=True,
+        size_threshold=0,
+        location="weights",
+    )
     assert (plan.onnx.parent / "weights").is_file()
     assert build_engine(plan).layers
 
@@ -121,7 +140,10 @@ def test_fixed_batch_needs_no_profile(plan: BuildPlan, profiles) -> None:
 
 @pytest.mark.parametrize(
     ("batch", "profiles", "message"),
-    [(2, (Profile(1, 2, 4),), "fixed batch size 2, which profile 1,2,4"), ("N", (), "needs a profile")],
+    [
+        (2, (Profile(1, 2, 4),), "fixed batch size 2, which profile 1,2,4"),
+        ("N", (), "needs a profile"),
+    ],
 )
 def test_profile_that_does_not_fit_the_file(plan: BuildPlan, batch, profiles, message) -> None:
     onnx.save(graphs.classifier(batch), plan.onnx)
@@ -143,23 +165,55 @@ def test_unknown_compute_capability_lists_those_the_library_knows(plan: BuildPla
 @pytest.mark.parametrize(
     ("content", "where", "reason", "hint"),
     [
-        (graphs.one_node("Frobnicate"), "node 'block/Frobnicate' (Frobnicate)", "Plugin not found", "no such operator"),
-        (graphs.one_node("Unique"), "node 'block/Unique' (Unique)", "UNSUPPORTED_NODE", "does not support"),
+        (
+            graphs.one_node("Frobnicate"),
+            "node 'block/Frobnicate' (Frobnicate)",
+            "Plugin not found",
+            "no such operator",
+        ),
+        (
+            graphs.one_node("Unique"),
+            "node 'block/Unique' (Unique)",
+            "UNSUPPORTED_NODE",
+            "does not support",
+        ),
         (graphs.mixed_types(), "node 'head/MatMul' (MatMul)", "same input types", "strongly typed"),
-        (graphs.asymmetric_int8(), "node 'block/Q' (QuantizeLinear)", "zero point", "symmetric INT8"),
+        (
+            graphs.asymmetric_int8(),
+            "node 'block/Q' (QuantizeLinear)",
+            "zero point",
+            "symmetric INT8",
+        ),
         (b"", "model.onnx holds no graph", "0 layers", "empty or damaged"),
         (b"\x08\xff garbage" * 50, "the file of model.onnx", "MODEL_DESERIALIZE_FAILED", "cut off"),
-        (graphs.classifier().SerializeToString()[:-200], "the file of model.onnx", "DESERIALIZE_FAILED", "cut off"),
+        (
+            graphs.classifier().SerializeToString()[:-200],
+            "the file of model.onnx",
+            "DESERIALIZE_FAILED",
+            "cut off",
+        ),
     ],
-    ids=["unknown operator", "unsupported", "mixed types", "zero point", "empty", "garbage", "truncated"],
+    ids=[
+        "unknown operator",
+        "unsupported",
+        "mixed types",
+        "zero point",
+        "empty",
+        "garbage",
+        "truncated",
+    ],
 )
-def test_refused_graph_is_reported_with_node_reason_and_hint(plan: BuildPlan, content, where, reason, hint) -> None:
+def test_refused_graph_is_reported_with_node_reason_and_hint(
+    plan: BuildPlan, content, where, reason, hint
+) -> None:
     plan.onnx.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
     with pytest.raises(ToolFailure) as caught:
         build_engine(plan)
     assert where in caught.value.message
     assert reason in caught.value.message
-    assert "cudaError 35" not in caught.value.message  # this machine has no GPU, and that is not the reason
+    assert (
+        "cudaError 35" not in caught.value.message
+    )  # this machine has no GPU, and that is not the reason
     assert hint in caught.value.hint
     assert leftovers(plan) == []
 
@@ -226,7 +280,9 @@ def test_missing_files_and_folders(plan: BuildPlan) -> None:
 
 def test_library_that_does_not_load(plan: BuildPlan, tmp_path: Path, monkeypatch) -> None:
     onnx.save(graphs.classifier(), plan.onnx)
-    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    (tmp_path / "tensorrt.py").write_text(
+        "raise ImportError('libnvinfer.so.10: cannot open shared object file')"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(MissingEnvironment, match=r"'tensorrt' does not load \(libnvinfer.so.10"):
         build_engine(replace(plan, flavour="tensorrt"))

@@ -1,4 +1,6 @@
-"""The code path of TensorRT, which needs a GPU to build: on a stand-in that knows only what each version has."""
+"""The code path of TensorRT, which needs a GPU to build: on a stand-in that knows only what each
+version has.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def plan(tmp_path: Path) -> BuildPlan:
     onnx.write_bytes(b"graph")
     engine = tmp_path / "model.trt-sm87.engine"
     profiles = (Profile(1, 8, 32), Profile(1, 1, 1))
-    return BuildPlan(onnx, engine, "tensorrt", ("8.7",), profiles, 2048, tmp_path / "cache" / "timing.cache")
+    return BuildPlan(
+        onnx, engine, "tensorrt", ("8.7",), profiles, 2048, tmp_path / "cache" / "timing.cache"
+    )
 
 
 @pytest.mark.parametrize("version", CLASSIC)
@@ -58,7 +62,9 @@ def test_timing_cache_is_kept_and_used_again(plan: BuildPlan, monkeypatch) -> No
     assert [p.name for p in plan.timing_cache.parent.iterdir()] == ["timing.cache"]
 
 
-def test_timing_cache_of_another_version_is_ignored_with_a_note_and_replaced(plan: BuildPlan, monkeypatch) -> None:
+def test_timing_cache_of_another_version_is_ignored_with_a_note_and_replaced(
+    plan: BuildPlan, monkeypatch
+) -> None:
     install(monkeypatch, World("10.3.0"))
     assert plan.timing_cache is not None
     plan.timing_cache.parent.mkdir()
@@ -68,7 +74,9 @@ def test_timing_cache_of_another_version_is_ignored_with_a_note_and_replaced(pla
     assert plan.timing_cache.read_bytes() == b"timings of this version"
 
 
-def test_timing_cache_that_cannot_be_written_does_not_fail_a_build(plan: BuildPlan, monkeypatch) -> None:
+def test_timing_cache_that_cannot_be_written_does_not_fail_a_build(
+    plan: BuildPlan, monkeypatch
+) -> None:
     install(monkeypatch, World("10.3.0"))
     blocked = replace(plan, timing_cache=plan.onnx / "timing.cache")
     (note,) = build(blocked).notes

@@ -42,9 +42,13 @@ def engine(tmp_path: Path) -> Path:
 def passport(engine: Path) -> Passport:
     onnx = engine.parent / "fdvit_b.int8.onnx"
     onnx.write_bytes(b"graph")
-    plan = BuildPlan(onnx, engine, "tensorrt_rtx", ("8.6", "8.9"), (Profile(1, 8, 32),), workspace_mib=4096)
+    plan = BuildPlan(
+        onnx, engine, "tensorrt_rtx", ("8.6", "8.9"), (Profile(1, 8, 32),), workspace_mib=4096
+    )
     layers = (EngineLayer("head", "gemm", ("Int8",), ("Half",), ("head/MatMul",)),)
-    passport = make_passport(plan, BuildOutcome(engine, RTX, layers, 3.0), (), "int8", audit_layers(layers), "c" * 64)
+    passport = make_passport(
+        plan, BuildOutcome(engine, RTX, layers, 3.0), (), "int8", audit_layers(layers), "c" * 64
+    )
     passport.write(engine)
     return passport
 
@@ -65,14 +69,28 @@ def test_engine_that_fits_is_let_through(engine: Path, passport: Passport) -> No
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        (replace(HERE, flavours=(Skipped("TensorRT-RTX", "not installed"),)), "only in TensorRT-RTX 1.7.1.116"),
-        (replace(HERE, flavours=(FlavourInfo("tensorrt", "1.7.1.116"),)), "only in TensorRT-RTX 1.7.1.116"),
-        (replace(HERE, flavours=(FlavourInfo("tensorrt_rtx", "1.8.0.1"),)), "here is TensorRT-RTX 1.8.0.1"),
+        (
+            replace(HERE, flavours=(Skipped("TensorRT-RTX", "not installed"),)),
+            "only in TensorRT-RTX 1.7.1.116",
+        ),
+        (
+            replace(HERE, flavours=(FlavourInfo("tensorrt", "1.7.1.116"),)),
+            "only in TensorRT-RTX 1.7.1.116",
+        ),
+        (
+            replace(HERE, flavours=(FlavourInfo("tensorrt_rtx", "1.8.0.1"),)),
+            "here is TensorRT-RTX 1.8.0.1",
+        ),
         (replace(HERE, gpus=()), "needs an NVIDIA GPU of compute capability 8.6 or 8.9"),
-        (replace(HERE, gpus=(Gpu("NVIDIA H100", "9.0", 81559, "580.1"),)), "the NVIDIA H100 here has 9.0"),
+        (
+            replace(HERE, gpus=(Gpu("NVIDIA H100", "9.0", 81559, "580.1"),)),
+            "the NVIDIA H100 here has 9.0",
+        ),
     ],
 )
-def test_machine_that_does_not_fit_is_refused(engine: Path, passport: Passport, machine, message) -> None:
+def test_machine_that_does_not_fit_is_refused(
+    engine: Path, passport: Passport, machine, message
+) -> None:
     with pytest.raises(MissingEnvironment) as caught:
         check_passport(engine, passport, machine, REBUILD)
     assert message in caught.value.message
@@ -139,7 +157,9 @@ def test_field_that_was_added_is_refused(engine: Path, passport: Passport) -> No
         ({"compute_capabilities": ("9.0",)}, "for compute capability 9.0"),
     ],
 )
-def test_passport_that_was_written_for_another_engine(engine: Path, passport: Passport, change, message) -> None:
+def test_passport_that_was_written_for_another_engine(
+    engine: Path, passport: Passport, change, message
+) -> None:
     """With seals that fit: what can be compared with the engine, the library and the GPU, is."""
     replace(passport, **change).write(engine)
     with pytest.raises((BadInput, MissingEnvironment), match=message) as caught:

@@ -7,7 +7,12 @@ import pytest
 from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.types import Skipped
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours, flavour_of, open_flavour
+from hvt_deploy.runtime.tensorrt.api import (
+    FlavourInfo,
+    available_flavours,
+    flavour_of,
+    open_flavour,
+)
 from hvt_deploy.runtime.tensorrt.plan import (
     Profile,
     choose_capabilities,
@@ -29,7 +34,9 @@ def test_profile_is_read() -> None:
     assert str(Profile(1, 8, 32)) == "1,8,32"
 
 
-@pytest.mark.parametrize("text", ["8", "1,8", "1,8,32,64", "a,b,c", "0,1,2", "4,2,8", "1,8,4", "-1,2,3", "1,8,", ""])
+@pytest.mark.parametrize(
+    "text", ["8", "1,8", "1,8,32,64", "a,b,c", "0,1,2", "4,2,8", "1,8,4", "-1,2,3", "1,8,", ""]
+)
 def test_bad_profile_says_what_is_expected(text: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_profile(text)
@@ -42,7 +49,9 @@ def test_profile_of_a_config_is_checked_too() -> None:
         Profile(8, 1, 32)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("8.6", "8.6"), ("86", "8.6"), ("SM89", "8.9"), ("sm_120", "12.0")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("8.6", "8.6"), ("86", "8.6"), ("SM89", "8.9"), ("sm_120", "12.0")]
+)
 def test_compute_capability_is_read(text: str, expected: str) -> None:
     assert parse_compute_capability(text) == expected
 
@@ -73,7 +82,13 @@ def test_flavour_that_can_build_here_is_chosen(asked, gpu, available, expected) 
     [
         ("tensorrt", False, (TRT, RTX), "no NVIDIA GPU", "--flavour rtx"),
         ("auto", False, (TRT, NO_RTX), "no NVIDIA GPU", "hvt-deploy[rtx]"),
-        ("auto", False, (NO_TRT, NO_RTX), "TensorRT-RTX, which builds engines without one", "hvt-deploy[rtx]"),
+        (
+            "auto",
+            False,
+            (NO_TRT, NO_RTX),
+            "TensorRT-RTX, which builds engines without one",
+            "hvt-deploy[rtx]",
+        ),
         ("auto", True, (NO_TRT, NO_RTX), "Neither", "hvt-deploy[tensorrt]"),
         ("tensorrt", True, (NO_TRT, RTX), "not installed", "hvt-deploy[tensorrt]"),
         ("rtx", False, (TRT, NO_RTX), "not installed", "hvt-deploy[rtx]"),
@@ -131,7 +146,9 @@ def test_file_name_says_where_an_engine_runs(flavour, capabilities, name) -> Non
     assert flavour_of(Path("folder.trt10.3-sm86.engine") / name) == flavour.name
 
 
-@pytest.mark.parametrize("name", ["model.engine", "model.plan", "fdvit_b.int8.sm86.engine", "rtx-sm86.engine"])
+@pytest.mark.parametrize(
+    "name", ["model.engine", "model.plan", "fdvit_b.int8.sm86.engine", "rtx-sm86.engine"]
+)
 def test_file_of_another_name_is_no_engine_of_ours(name: str) -> None:
     with pytest.raises(BadInput, match="does not say which library"):
         flavour_of(Path(name))

@@ -1,7 +1,8 @@
-"""Every TensorRT name this package uses exists in all recorded versions, or only a guarded function uses it.
+"""Every TensorRT name this package uses exists in all recorded versions, or only a guarded function
+uses it.
 
-A function is guarded if one of its parameters is annotated with a protocol named `Rtx...`; a value becomes such only
-by a cast under a comparison with "tensorrt_rtx".
+A function is guarded if one of its parameters is annotated with a protocol named `Rtx...`; a value
+becomes such only by a cast under a comparison with "tensorrt_rtx".
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ FILES = sorted((PACKAGE / "runtime" / "tensorrt").glob("*.py"))
 
 
 def known_names() -> tuple[set[str], set[str]]:
-    """Names of classes, attributes and members: those that every version has somewhere, and all others."""
+    """Names of classes, attributes and members: those that every version has somewhere, and all
+    others.
+    """
     everywhere, known = set(), set()
     for name, entry in API["classes"].items():
         if name.islower() and not entry.get("attributes"):
@@ -71,7 +74,9 @@ def unguarded_casts(node: ast.AST, guarded: bool = False) -> Iterator[str]:
             yield f"line {node.lineno}: cast to {target.value} without a check of the flavour"
     for name, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else [value]
-        inside = guarded or (name == "body" and isinstance(node, ast.If) and _compares_with_rtx(node.test))
+        inside = guarded or (
+            name == "body" and isinstance(node, ast.If) and _compares_with_rtx(node.test)
+        )
         for child in children:
             if isinstance(child, ast.AST):
                 yield from unguarded_casts(child, inside)
@@ -93,13 +98,22 @@ def problems(source: str) -> list[str]:
     if not any("trt" in names for *_, names in found):
         return []  # a module that touches no TensorRT object
     wrong = list(unguarded_casts(tree))
-    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     for node, guarded, names in found:
         versions = [RTX] if guarded else VERSIONS
         if "trt" in names[:-1]:
             class_name, *member = names[names.index("trt") + 1 :][:2]
             missing = [v for v in versions if recorded(v, class_name, *member) is None]
-            wrong += [f"line {node.lineno}: {'.'.join([class_name, *member])} is not in {missing}"] if missing else []
+            wrong += (
+                [f"line {node.lineno}: {'.'.join([class_name, *member])} is not in {missing}"]
+                if missing
+                else []
+            )
         elif node.attr in UNSTABLE and not guarded and not modules & set(names[:1]):
             wrong.append(f"line {node.lineno}: .{node.attr} is not in every version")
     return wrong
@@ -134,8 +148,14 @@ def test_a_name_that_some_version_lacks_is_found(line: str) -> None:
 
 def test_a_guarded_function_may_use_what_only_rtx_has() -> None:
     source = "def f(trt: RtxTensorRT, config: RtxIBuilderConfig):\n    {}\n"
-    assert problems(source.format("config.set_compute_capability(trt.ComputeCapability.SM86, 0)")) == []
-    assert problems(source.format("config.set_compute_capability(trt.ComputeCapability.SM90, 0)")) != []
+    assert (
+        problems(source.format("config.set_compute_capability(trt.ComputeCapability.SM86, 0)"))
+        == []
+    )
+    assert (
+        problems(source.format("config.set_compute_capability(trt.ComputeCapability.SM90, 0)"))
+        != []
+    )
 
 
 def test_tables_are_not_empty() -> None:
@@ -147,7 +167,9 @@ def test_tables_are_not_empty() -> None:
 PROTOCOLS = [
     (name, value)
     for name, value in vars(flavour).items()
-    if inspect.isclass(value) and getattr(value, "_is_protocol", False) and value.__module__ == flavour.__name__
+    if inspect.isclass(value)
+    and getattr(value, "_is_protocol", False)
+    and value.__module__ == flavour.__name__
 ]
 
 
@@ -167,4 +189,6 @@ def test_protocols_say_what_the_recorded_api_says(name: str, protocol: type) -> 
             assert entry is not None, f"{class_name}.{member} is not in {version}"
             if inspect.isfunction(value):
                 given = list(inspect.signature(value).parameters)[1:]
-                assert matches(entry["parameters"], given), f"{class_name}.{member}{given}: {entry} in {version}"
+                assert matches(entry["parameters"], given), (
+                    f"{class_name}.{member}{given}: {entry} in {version}"
+                )

@@ -1,4 +1,6 @@
-"""Triton Python backend: an ONNX file run by ONNX Runtime, for servers without Triton's ONNX Runtime backend."""
+"""Triton Python backend: an ONNX file run by ONNX Runtime, for servers without Triton's ONNX
+Runtime backend.
+"""
 
 import json
 from pathlib import Path
@@ -21,7 +23,10 @@ class TritonPythonModel:
         network = Path(__file__).parent / "network.onnx"
         # This pass is wrong on quantized graphs with tiny scales.
         self.session = ort.InferenceSession(
-            str(network), options, providers=["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+            str(network),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["WeightBiasQuantization"],
         )
 
     def execute(self, requests):

@@ -1,4 +1,6 @@
-"""Triton Python backend: the bytes of image files -> normalised pixels, as the network was trained on."""
+"""Triton Python backend: the bytes of image files -> normalised pixels, as the network was trained
+on.
+"""
 
 import io
 import json
@@ -15,10 +17,14 @@ from hvt_deploy.data.images import decode, preprocess
 
 
 class TritonPythonModel:
-    """`image` (B, 1) bytes of JPEG, PNG or another format Pillow reads -> pixels (B, 3, H, W) float32."""
+    """`image` (B, 1) bytes of JPEG, PNG or another format Pillow reads -> pixels (B, 3, H, W)
+    float32.
+    """
 
     def initialize(self, args):
-        values = json.loads((Path(__file__).parent / "preprocessing.json").read_text(encoding="utf-8"))
+        values = json.loads(
+            (Path(__file__).parent / "preprocessing.json").read_text(encoding="utf-8")
+        )
         for key in ("image_size", "mean", "std"):
             values[key] = tuple(values[key])
         self.preprocessing = Preprocessing(**values)
@@ -30,7 +36,11 @@ class TritonPythonModel:
     def _answer(self, request):
         files = pb_utils.get_input_tensor_by_name(request, "image").as_numpy().reshape(-1)
         try:
-            pixels = np.stack([preprocess(decode(io.BytesIO(file)), self.preprocessing) for file in files])
+            pixels = np.stack(
+                [preprocess(decode(io.BytesIO(file)), self.preprocessing) for file in files]
+            )
         except Exception as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"The image cannot be read: {error}"))
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError(f"The image cannot be read: {error}")
+            )
         return pb_utils.InferenceResponse([pb_utils.Tensor(self.output, pixels)])

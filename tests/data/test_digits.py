@@ -22,10 +22,16 @@ def images(folder: Path) -> list[Path]:
 
 
 def test_split_is_stratified_and_disjoint(digits: DigitsFolders) -> None:
-    folders = {"train": digits.train, "calibration": digits.calibration, "validation": digits.validation}
+    folders = {
+        "train": digits.train,
+        "calibration": digits.calibration,
+        "validation": digits.validation,
+    }
     numbers: list[str] = []
     for split, folder in folders.items():
-        counts = [len(images_of) for images_of in (list((folder / str(c)).iterdir()) for c in range(10))]
+        counts = [
+            len(images_of) for images_of in (list((folder / str(c)).iterdir()) for c in range(10))
+        ]
         assert sum(counts) == SPLIT_SIZES[split]
         assert max(counts) - min(counts) <= 0.01 * sum(counts) + 2
         numbers += [path.stem for path in images(folder)]
@@ -41,7 +47,9 @@ def test_images_are_enlarged_digits(digits: DigitsFolders) -> None:
             assert (image.size, image.mode) == ((32, 32), "L")
             small = np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=float) * 16 / 255
         assert int(path.parent.name) == source.target[int(path.stem)]
-        assert np.abs(small - source.images[int(path.stem)]).mean() < 1, "grey levels 0 to 16 must survive"
+        assert np.abs(small - source.images[int(path.stem)]).mean() < 1, (
+            "grey levels 0 to 16 must survive"
+        )
 
 
 def test_second_call_changes_nothing(digits: DigitsFolders) -> None:
@@ -53,7 +61,10 @@ def test_second_call_changes_nothing(digits: DigitsFolders) -> None:
 
 def test_every_machine_gets_the_same_split(digits: DigitsFolders, tmp_path: Path) -> None:
     again = write_digits(tmp_path / "again")
-    hashes = [[hashlib.sha256(p.read_bytes()).digest() for p in images(d.validation)] for d in (digits, again)]
+    hashes = [
+        [hashlib.sha256(p.read_bytes()).digest() for p in images(d.validation)]
+        for d in (digits, again)
+    ]
     assert hashes[0] == hashes[1]
 
 

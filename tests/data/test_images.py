@@ -37,16 +37,39 @@ def timm_pixels(path: Path, preprocessing: Preprocessing) -> np.ndarray:
 
 def write_photo(path: Path, width: int, height: int, seed: int = 0, **save: object) -> Path:
     """A picture with edges and gradients, so that a shift by one pixel or another filter shows."""
-    noise = np.random.default_rng(seed).integers(0, 256, (max(1, height // 8), max(1, width // 8), 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(
+        0, 256, (max(1, height // 8), max(1, width // 8), 3), dtype=np.uint8
+    )
     Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).save(path, **save)
     return path
 
 
 SHAPES = [
-    (500, 375), (375, 500), (224, 224), (256, 256), (257, 256), (1024, 640), (333, 1000), (1000, 333), (100, 100),
-    (33, 47), (7, 5), (1, 1), (1, 12), (13, 1), (2, 60), (61, 3), (255, 256), (223, 225), (639, 641), (90, 4000),
-    (719, 1279), (248, 248), (64, 48), (481, 321),
-]  # fmt: skip
+    (500, 375),
+    (375, 500),
+    (224, 224),
+    (256, 256),
+    (257, 256),
+    (1024, 640),
+    (333, 1000),
+    (1000, 333),
+    (100, 100),
+    (33, 47),
+    (7, 5),
+    (1, 1),
+    (1, 12),
+    (13, 1),
+    (2, 60),
+    (61, 3),
+    (255, 256),
+    (223, 225),
+    (639, 641),
+    (90, 4000),
+    (719, 1279),
+    (248, 248),
+    (64, 48),
+    (481, 321),
+]
 
 PREPROCESSINGS = {
     "center": Preprocessing((224, 224)),
@@ -69,7 +92,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS.values(), ids=PREPROCESSINGS)
-def test_pixels_equal_timms_bit_for_bit_for_every_shape(photos: list[Path], preprocessing: Preprocessing) -> None:
+def test_pixels_equal_timms_bit_for_bit_for_every_shape(
+    photos: list[Path], preprocessing: Preprocessing
+) -> None:
     for path in photos:
         ours = preprocess(decode(path), preprocessing)
         assert ours.dtype == np.float32
@@ -118,7 +143,9 @@ def test_every_kind_of_file_is_decoded_as_timm_and_torchvision_do(tmp_path: Path
         assert image.tobytes() == pil_loader(str(path)).tobytes(), name
         for key in ("center", "squash"):
             preprocessing = PREPROCESSINGS[key]
-            assert np.array_equal(preprocess(image, preprocessing), timm_pixels(path, preprocessing)), name
+            assert np.array_equal(
+                preprocess(image, preprocessing), timm_pixels(path, preprocessing)
+            ), name
 
 
 def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
@@ -140,7 +167,10 @@ def test_every_grey_level_is_normalised_exactly_as_torch_does() -> None:
 
 def huge_png(width: int, height: int) -> bytes:
     """A PNG that claims to be this large and holds ten bytes of pixels."""
-    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(10)))
+    chunks = (
+        b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
+        b"IDAT" + zlib.compress(bytes(10)),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
     )
@@ -156,7 +186,9 @@ def write_broken_images(folder: Path) -> dict[str, Path]:
         "cut-tail.jpg": whole_jpeg[:-200],
         "header-only.jpg": whole_jpeg[:30],
         "half.png": whole_png[: len(whole_png) // 2],
-        "flipped.png": whole_png[:200] + bytes(b ^ 0xFF for b in whole_png[200:260]) + whole_png[260:],
+        "flipped.png": whole_png[:200]
+        + bytes(b ^ 0xFF for b in whole_png[200:260])
+        + whole_png[260:],
         "bomb.png": huge_png(60_000, 60_000),
     }
     for name, content in contents.items():
@@ -217,7 +249,9 @@ def test_batches_come_in_order_whatever_the_threads(
     assert [i for b in batches for i in b.indices_N] == list(range(23))
     assert [i for b in batches for i in b.labels_N] == [i % 7 for i in range(23)]
     assert [g for b in batches for g in levels(b.images_NCHW)] == list(range(23))
-    assert all(b.images_NCHW.dtype == np.float32 and b.images_NCHW.flags.c_contiguous for b in batches)
+    assert all(
+        b.images_NCHW.dtype == np.float32 and b.images_NCHW.flags.c_contiguous for b in batches
+    )
 
 
 def test_a_corrupt_file_is_left_out_and_named_and_batches_stay_full(tmp_path: Path) -> None:
@@ -266,10 +300,15 @@ def test_a_set_without_a_readable_image_is_an_error_and_gives_no_batch(tmp_path:
 def test_an_unreadable_last_file_gives_no_empty_batch(tmp_path: Path) -> None:
     samples = write_samples(tmp_path, 101)
     samples[100].path.write_bytes(b"")
-    assert [len(b.labels_N) for b in load_batches(samples, SMALL, batch_size=50, threads=2)] == [50, 50]
+    assert [len(b.labels_N) for b in load_batches(samples, SMALL, batch_size=50, threads=2)] == [
+        50,
+        50,
+    ]
 
 
-def test_decoding_runs_ahead_by_a_bounded_window_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_runs_ahead_by_a_bounded_window_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = write_samples(tmp_path, 100)
     started: list[Path] = []
 

@@ -20,17 +20,24 @@ COARSE = tuple(f"coarse_{i:02d}" for i in range(20))
 
 
 def write_cifar(path: Path, protocol: int = 2) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Two images a class in each split; class c belongs to coarse class c % 20. Returns the test pixels."""
+    """Two images a class in each split; class c belongs to coarse class c % 20. Returns the test
+    pixels.
+    """
     path.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 200, 3072), np.uint8)
     fine = [i % 100 for i in range(200)]
     for split, data in zip(("train", "test"), pixels, strict=True):
         content = {
-            b"data": data, b"fine_labels": fine, b"coarse_labels": [c % 20 for c in fine],
+            b"data": data,
+            b"fine_labels": fine,
+            b"coarse_labels": [c % 20 for c in fine],
             b"filenames": [b"x.png"] * 200,
-        }  # fmt: skip
+        }
         (path / split).write_bytes(pickle.dumps(content, protocol))
-    meta = {b"fine_label_names": [n.encode() for n in FINE], b"coarse_label_names": [n.encode() for n in COARSE]}
+    meta = {
+        b"fine_label_names": [n.encode() for n in FINE],
+        b"coarse_label_names": [n.encode() for n in COARSE],
+    }
     (path / "meta").write_bytes(pickle.dumps(meta, protocol))
     return pixels[1]
 
@@ -67,7 +74,9 @@ def test_coarse_labels_only_for_a_model_that_names_them(tmp_path: Path) -> None:
         open_image_folder(tmp_path / "c", None, 20)
 
 
-def test_calibration_takes_training_images_and_shares_none_with_the_test_images(tmp_path: Path) -> None:
+def test_calibration_takes_training_images_and_shares_none_with_the_test_images(
+    tmp_path: Path,
+) -> None:
     write_cifar(tmp_path / "c")
     chosen = choose_calibration(tmp_path / "c", 100, seed=0)
     assert {f.class_name for f in chosen.files} == set(FINE)
@@ -85,14 +94,17 @@ class _Hostile:
 
 def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     write_cifar(tmp_path / "c")
-    (tmp_path / "c" / "test").write_bytes(pickle.dumps({b"data": _Hostile(str(tmp_path / "ran"))}, 2))
+    (tmp_path / "c" / "test").write_bytes(
+        pickle.dumps({b"data": _Hostile(str(tmp_path / "ran"))}, 2)
+    )
     with pytest.raises(BadInput, match=r"not a file of CIFAR-100: it names \w+\.mkdir"):
         open_image_folder(tmp_path / "c", None, 100)
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"nothing", pickle.dumps([1]), pickle.dumps({b"data": np.zeros((2, 7), np.uint8)})]
+    "content",
+    [b"", b"nothing", pickle.dumps([1]), pickle.dumps({b"data": np.zeros((2, 7), np.uint8)})],
 )
 def test_other_content_is_an_error(tmp_path: Path, content: bytes) -> None:
     write_cifar(tmp_path / "c")

@@ -84,7 +84,9 @@ def test_a_bad_manifest_is_an_error(tmp_path: Path, text: str | None) -> None:
 def test_overlap_is_found_by_content_whatever_the_names(tmp_path: Path) -> None:
     train, val = write_tree(tmp_path / "train"), write_tree(tmp_path / "val", classes="xyz")
     chosen = choose_calibration(train, 6, seed=0)
-    assert overlap(chosen, samples_in(val)) == []  # all files have the same size: size alone decides nothing
+    assert (
+        overlap(chosen, samples_in(val)) == []
+    )  # all files have the same size: size alone decides nothing
     copy = val / "x" / "copy of another name.jpg"
     shutil.copy(chosen.samples()[2].path, copy)
     assert overlap(chosen, samples_in(val)) == [copy]
@@ -92,13 +94,17 @@ def test_overlap_is_found_by_content_whatever_the_names(tmp_path: Path) -> None:
     assert set(overlap(chosen, samples_in(train))) == used
 
 
-def test_overlap_reads_only_files_that_can_match_and_passes_over_missing_ones(tmp_path: Path) -> None:
+def test_overlap_reads_only_files_that_can_match_and_passes_over_missing_ones(
+    tmp_path: Path,
+) -> None:
     chosen = choose_calibration(write_tree(tmp_path / "train"), 6, seed=0)
     large = tmp_path / "large.jpg"
     large.write_bytes(b"x" * 100)
     calls: list[tuple[int, int]] = []
     found = overlap(
-        chosen, [Sample(large, 0), Sample(tmp_path / "gone.jpg", 0)], progress=lambda *done: calls.append(done)
+        chosen,
+        [Sample(large, 0), Sample(tmp_path / "gone.jpg", 0)],
+        progress=lambda *done: calls.append(done),
     )
     assert found == []
     assert calls == []  # nothing had to be hashed

@@ -25,7 +25,9 @@ def write_files(folder: Path, *names: str) -> Path:
     return folder
 
 
-def labels_of(folder: Path, names: ClassNames | None, num_classes: int, labels: Path | None = None) -> dict[str, int]:
+def labels_of(
+    folder: Path, names: ClassNames | None, num_classes: int, labels: Path | None = None
+) -> dict[str, int]:
     opened = open_image_folder(folder, names, num_classes, labels)
     assert opened.path == folder
     assert opened.classes == tuple(sorted({s.label for s in opened.samples}))
@@ -35,14 +37,22 @@ def labels_of(folder: Path, names: ClassNames | None, num_classes: int, labels: 
 def test_folders_named_by_wnid(tmp_path: Path) -> None:
     write_files(tmp_path, "n01443537/b.JPEG", "n01440764/a.JPEG", "n15075141/c.JPEG")
     opened = open_image_folder(tmp_path, imagenet_1k(), 1000)
-    assert [(s.path.name, s.label) for s in opened.samples] == [("a.JPEG", 0), ("b.JPEG", 1), ("c.JPEG", 999)]
+    assert [(s.path.name, s.label) for s in opened.samples] == [
+        ("a.JPEG", 0),
+        ("b.JPEG", 1),
+        ("c.JPEG", 999),
+    ]
     assert opened.classes == (0, 1, 999)
     assert opened.mapping == "3 class folders matched to classes by wnid."
 
 
 def test_folders_named_by_class_in_any_spelling_and_a_synonym(tmp_path: Path) -> None:
     write_files(tmp_path, "Cat/a.jpg", "hound/b.png", "GUINEA_PIG/c.webp")
-    assert labels_of(tmp_path, PETS, 3) == {"Cat/a.jpg": 0, "hound/b.png": 1, "GUINEA_PIG/c.webp": 2}
+    assert labels_of(tmp_path, PETS, 3) == {
+        "Cat/a.jpg": 0,
+        "hound/b.png": 1,
+        "GUINEA_PIG/c.webp": 2,
+    }
 
 
 def test_folders_named_by_number_need_no_names(tmp_path: Path) -> None:
@@ -57,7 +67,9 @@ def test_folders_may_be_named_in_several_ways_and_the_mapping_says_so(tmp_path: 
     assert "wnid and class name and class number" in opened.mapping
 
 
-def test_sorted_order_only_if_no_name_is_known_and_the_number_fits_and_it_is_said(tmp_path: Path) -> None:
+def test_sorted_order_only_if_no_name_is_known_and_the_number_fits_and_it_is_said(
+    tmp_path: Path,
+) -> None:
     write_files(tmp_path, "zebra/a.jpg", "ant/b.jpg", "yak/c.jpg")
     opened = open_image_folder(tmp_path, None, 3)
     assert {s.path.parent.name: s.label for s in opened.samples} == {"ant": 0, "yak": 1, "zebra": 2}
@@ -75,7 +87,9 @@ def test_a_class_folder_without_images_keeps_its_place_in_the_sorted_order(tmp_p
 
 
 @pytest.mark.parametrize("folders", [("ant", "yak"), ("ant", "yak", "zebra", "emu")])
-def test_unknown_folders_that_do_not_add_up_are_named(tmp_path: Path, folders: Sequence[str]) -> None:
+def test_unknown_folders_that_do_not_add_up_are_named(
+    tmp_path: Path, folders: Sequence[str]
+) -> None:
     write_files(tmp_path, *(f"{f}/a.jpg" for f in folders))
     with pytest.raises(BadInput, match="fit no class") as caught:
         open_image_folder(tmp_path, None, 3)
@@ -128,7 +142,9 @@ def test_names_for_another_number_of_classes_are_an_error(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "no images", "file"])
-def test_a_folder_without_images_shows_the_expected_tree_and_what_works_now(tmp_path: Path, what: str) -> None:
+def test_a_folder_without_images_shows_the_expected_tree_and_what_works_now(
+    tmp_path: Path, what: str
+) -> None:
     path = tmp_path / "val"
     if what == "file":
         path.write_bytes(b"")
@@ -145,9 +161,17 @@ def test_a_folder_without_images_shows_the_expected_tree_and_what_works_now(tmp_
 
 def test_hidden_files_other_files_and_empty_folders_are_ignored(tmp_path: Path) -> None:
     write_files(
-        tmp_path, "cat/a.JPG", "cat/.b.jpg", "cat/._c.jpg", "cat/Thumbs.db", "cat/notes.txt", ".cache/d.jpg",
-        "cat/.trash/e.jpg", "README", "dog/f.Tiff",
-    )  # fmt: skip
+        tmp_path,
+        "cat/a.JPG",
+        "cat/.b.jpg",
+        "cat/._c.jpg",
+        "cat/Thumbs.db",
+        "cat/notes.txt",
+        ".cache/d.jpg",
+        "cat/.trash/e.jpg",
+        "README",
+        "dog/f.Tiff",
+    )
     (tmp_path / "nothing here").mkdir()
     assert labels_of(tmp_path, PETS, 3) == {"cat/a.JPG": 0, "dog/f.Tiff": 1}
 
@@ -175,7 +199,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert labels_of(root, PETS, 3) == expected
 
 
-def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(path: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -212,13 +238,18 @@ def test_a_file_of_labels(tmp_path: Path, text: str) -> None:
     assert labels_of(root, PETS, 3, labels) == {"a.jpg": 0, "b.jpg": 2}
 
 
-def test_labels_by_wnid_and_by_a_name_with_commas_for_files_with_spaces_and_folders(tmp_path: Path) -> None:
+def test_labels_by_wnid_and_by_a_name_with_commas_for_files_with_spaces_and_folders(
+    tmp_path: Path,
+) -> None:
     root = write_files(tmp_path / "val", "my fish.jpg", "more/b.jpg", "unlabelled.jpg")
     labels = tmp_path / "labels.csv"
     labels.write_text("my fish.jpg,tench, Tinca tinca\nmore/b.jpg,n01443537\n", encoding="utf-8")
     opened = open_image_folder(root, imagenet_1k(), 1000, labels)
     assert [(s.path.name, s.label) for s in opened.samples] == [("b.jpg", 1), ("my fish.jpg", 0)]
-    assert opened.mapping == "2 labels from labels.csv, by wnid and class name; 1 image without a label left out."
+    assert (
+        opened.mapping
+        == "2 labels from labels.csv, by wnid and class name; 1 image without a label left out."
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,7 +282,11 @@ def test_a_missing_or_ambiguous_file_of_labels_is_an_error(tmp_path: Path) -> No
 
 
 def make_samples(sizes: dict[int, int], root: str = "/data/val") -> list[Sample]:
-    return [Sample(Path(f"{root}/{label}/{i:04d}.jpg"), label) for label, n in sizes.items() for i in range(n)]
+    return [
+        Sample(Path(f"{root}/{label}/{i:04d}.jpg"), label)
+        for label, n in sizes.items()
+        for i in range(n)
+    ]
 
 
 def names_of(samples: Sequence[Sample], root: str = "/data/val") -> set[str]:

@@ -7,7 +7,14 @@ import pytest
 from timm.data import ImageNetInfo
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.data.class_names import ClassNames, Match, class_names_for, imagenet_1k, numbered, read_class_names
+from hvt_deploy.data.class_names import (
+    ClassNames,
+    Match,
+    class_names_for,
+    imagenet_1k,
+    numbered,
+    read_class_names,
+)
 
 
 def test_imagenet_names_are_in_the_order_timm_uses() -> None:
@@ -52,7 +59,8 @@ def test_names_that_imagenet_uses_twice_are_ambiguous_and_never_guessed() -> Non
     assert [names.wnids[i] for i in crane.classes if names.wnids] == ["n02012849", "n03126707"]
     with pytest.raises(BadInput, match=r"'crane'.*n02012849.*n03126707"):
         names.refuse_ambiguous("folder", names.find_all(["tench", "crane"])[0])
-    # A synonym of two classes is ambiguous too; the first name of a class beats a synonym of another.
+    # A synonym of two classes is ambiguous too; the first name of a class beats a synonym of
+    # another.
     assert names.find("grass_snake") == Match("class name", (55, 57))
     assert names.find("partridge") == Match("class name", (86,))
 
@@ -130,7 +138,9 @@ def test_a_text_file_may_give_wnids(tmp_path: Path) -> None:
         ("a.txt", "daisy\n\nrose\n", "line 2 is empty"),
     ],
 )
-def test_a_bad_file_of_names_is_an_error(tmp_path: Path, file: str, text: str, message: str) -> None:
+def test_a_bad_file_of_names_is_an_error(
+    tmp_path: Path, file: str, text: str, message: str
+) -> None:
     path = tmp_path / file
     path.write_text(text, encoding="utf-8")
     with pytest.raises(BadInput, match=message):

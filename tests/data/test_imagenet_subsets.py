@@ -52,12 +52,19 @@ def test_wnid_folders_get_the_model_s_numbers(tmp_path: Path) -> None:
 def test_v2_folders_are_numbers_and_not_sorted_as_text(tmp_path: Path) -> None:
     write_images(tmp_path, "0", "10", "2", "999")
     opened = open_image_folder(tmp_path, imagenet_1k(), 1000, subset="imagenet-v2")
-    assert {s.path.parent.name: s.label for s in opened.samples} == {"0": 0, "10": 10, "2": 2, "999": 999}
+    assert {s.path.parent.name: s.label for s in opened.samples} == {
+        "0": 0,
+        "10": 10,
+        "2": 2,
+        "999": 999,
+    }
 
 
 def test_a_class_outside_the_subset_is_named(tmp_path: Path) -> None:
     write_images(tmp_path, subset_wnids("imagenet-a")[0], "n01440764")  # tench: not in ImageNet-A
-    with pytest.raises(BadInput, match=r"1 of 2 folders are not classes of imagenet-a: 'n01440764'"):
+    with pytest.raises(
+        BadInput, match=r"1 of 2 folders are not classes of imagenet-a: 'n01440764'"
+    ):
         open_image_folder(tmp_path, imagenet_1k(), 1000, subset="imagenet-a")
 
 
