@@ -25,10 +25,9 @@ from hvt_deploy.commands.validate import validate
 from hvt_deploy.core.config import RunConfig, with_flags
 from hvt_deploy.core.errors import BadInput, HvtDeployError
 from hvt_deploy.core.serialization import to_plain
-from hvt_deploy.core.types import SubsetName
+from hvt_deploy.core.types import SUBSETS, SubsetName
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import open_folder
-from hvt_deploy.data.imagenet_subsets import SUBSETS, parse_subset
 from hvt_deploy.evaluation.record import Interval, Results
 from hvt_deploy.evaluation.report.terminal import TerminalUi, open_console
 from hvt_deploy.models.registry import get_spec, list_specs
@@ -202,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=ROOT / "benchmarks" / "results" / "published"
     )
     options = parser.parse_args(arguments)
-    subset = parse_subset(options.subset) if options.subset else None
+    subset: SubsetName | None = options.subset
     patterns = options.models.split(",")
     names = [
         spec.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,7 @@ from hvt_deploy.cli.options import (
     print_json,
     show_error,
 )
+from hvt_deploy.core.types import FlavourChoice
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.build_trt import Built
@@ -51,9 +52,7 @@ def build_trt(
     int8: Int8 = False,
     calib: Calib = None,
     calib_images: CalibImages = None,
-    flavour: Annotated[
-        Literal["auto", "tensorrt", "rtx"] | None, typer.Option(help="TensorRT library.")
-    ] = None,
+    flavour: Annotated[FlavourChoice | None, typer.Option(help="TensorRT library.")] = None,
     compute_capability: Annotated[
         list[str] | None, typer.Option(help="Without a GPU: what to build for.")
     ] = None,

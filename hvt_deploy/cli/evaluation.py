@@ -22,6 +22,7 @@ from hvt_deploy.cli.options import (
     print_json,
     show_results,
 )
+from hvt_deploy.core.types import Device, SubsetName
 
 if TYPE_CHECKING:
     pass
@@ -39,7 +40,7 @@ def validate(
         Path | None, typer.Option(metavar="FILE", help="`file label` lines for a flat folder.")
     ] = None,
     subset: Annotated[
-        Literal["imagenet-a", "imagenet-r", "imagenet-v2"] | None,
+        SubsetName | None,
         typer.Option(help="Which benchmark set DIR is."),
     ] = None,
     limit: Annotated[
@@ -161,9 +162,7 @@ def diagnose(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images; default: the calibration's.")
     ] = None,
-    device: Annotated[
-        Literal["cpu", "cuda"], typer.Option(help="Where ONNX Runtime runs.")
-    ] = "cpu",
+    device: Annotated[Device, typer.Option(help="Where ONNX Runtime runs.")] = "cpu",
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="What shows a fault goes here.")
     ] = Path("diagnosis"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ from hvt_deploy.cli.options import (
     Fp16,
     Int8,
     Model,
-    Precision,
+    PrecisionOption,
     Root,
     find_exported,
     one_precision,
@@ -26,6 +26,7 @@ from hvt_deploy.cli.options import (
     print_json,
 )
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.types import CALIBRATORS, CalibratorChoice, Simplifier
 
 if TYPE_CHECKING:
     from hvt_deploy.core.config import RunConfig
@@ -45,9 +46,7 @@ def export(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Fixed batch size; without it any.")
     ] = None,
-    simplifier: Annotated[
-        Literal["onnxsim", "onnxslim", "none"] | None, typer.Option(help="Simplifier.")
-    ] = None,
+    simplifier: Annotated[Simplifier | None, typer.Option(help="Simplifier.")] = None,
     class_names: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names, one a line or JSON.")
     ] = None,
@@ -181,14 +180,14 @@ def _parse_windows(text: str | None) -> tuple[int, ...] | None:
 )
 def quantize(
     model: Model = None,
-    precision: Precision = None,
+    precision: PrecisionOption = None,
     fp16: Fp16 = False,
     int8: Int8 = False,
     calib: Calib = None,
     calib_images: CalibImages = None,
     seed: Annotated[int | None, typer.Option()] = None,
     calibrator: Annotated[
-        Literal["auto", "max", "percentile", "entropy", "mse"] | None,
+        CalibratorChoice | None,
         typer.Option(help="Where INT8 clips."),
     ] = None,
     smooth_quant: Annotated[bool, typer.Option(help="Try to move outliers into weights.")] = True,
@@ -247,7 +246,6 @@ def quantize(
 def _show_calibrators(facts: Mapping[str, Any]) -> None:
     from hvt_deploy.evaluation.report.figures import decibels
     from hvt_deploy.evaluation.report.terminal import open_console, print_table
-    from hvt_deploy.graph.quantization.calibrators import CALIBRATORS
 
     by_role = facts["sqnr_by_role"]
     columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]

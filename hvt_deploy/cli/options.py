@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hvt_deploy.core.errors import BadInput, HvtDeployError
+from hvt_deploy.core.types import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from hvt_deploy.core.config import RunConfig
@@ -30,9 +31,8 @@ Calib = Annotated[
     str | None, typer.Option("--calib", metavar="DIR", help="Folder of calibration images.")
 ]
 CalibImages = Annotated[int | None, typer.Option(min=1, help="Calibration images to draw.")]
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-fp32"]
-Precision = Annotated[
-    PrecisionName | None, typer.Option(help="Precision of the graph; `int8` has FP16 in the rest.")
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="Precision of the graph; `int8` has FP16 in the rest.")
 ]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")]
@@ -75,9 +75,9 @@ def find_exported(
     return folder, with_flags(config, flags)
 
 
-def one_precision(asked: PrecisionName | None, fp16: bool, int8: bool) -> PrecisionName | None:
+def one_precision(asked: Precision | None, fp16: bool, int8: bool) -> Precision | None:
     """The one precision that the three flags give; None if none does. Raises BadInput for several."""
-    given: list[PrecisionName] = [
+    given: list[Precision] = [
         *([asked] if asked else []),
         *(["fp16"] if fp16 else []),
         *(["int8"] if int8 else []),
@@ -102,9 +102,8 @@ def show_results(results: Results, folder: Path | None, as_json: bool) -> None:
         typer.echo(f"Report: {folder / 'report.html'}")
 
 
-def named_precisions(names: Sequence[str]) -> list[PrecisionName]:
+def named_precisions(names: Sequence[str]) -> list[Precision]:
     """Typer has no list of choices. They come out in the order in which they build on each other."""
-    from hvt_deploy.core.config import PRECISIONS
     from hvt_deploy.core.errors import unknown_name
 
     for name in names:

@@ -14,7 +14,7 @@ from hvt_deploy.cli.options import (
     Fp16,
     Int8,
     Model,
-    Precision,
+    PrecisionOption,
     Root,
     find_exported,
     one_precision,
@@ -121,7 +121,7 @@ def deploy(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="`file label` lines for a flat folder.")
     ] = None,
-    precision: Precision = None,
+    precision: PrecisionOption = None,
     fp16: Fp16 = False,
     int8: Int8 = False,
     root: Root = DEFAULT_ROOT,

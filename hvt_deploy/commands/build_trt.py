@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hvt_deploy.core.config import Precision, RunConfig
+from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import Gpu, find_gpus, tool_versions
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
 from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import Artifact, Manifest, ModelFolder, is_fresh
 from hvt_deploy.graph.analysis.audit_types import EngineAudit, NodeFacts

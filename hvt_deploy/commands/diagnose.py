@@ -25,6 +25,7 @@ from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import INT8_CALIBRATION, Manifest, ModelFolder, write_failed
 from hvt_deploy.data.calibration_set import choose_calibration
@@ -42,7 +43,7 @@ from hvt_deploy.graph.modules import ModuleGraph
 from hvt_deploy.graph.quantization.calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.smooth_quant import smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
-from hvt_deploy.runtime.base import BackendRequest, Device, TappedBackend
+from hvt_deploy.runtime.base import BackendRequest, TappedBackend
 
 if TYPE_CHECKING:
     from hvt_deploy.runtime.pytorch import PyTorchBackend

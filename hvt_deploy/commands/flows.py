@@ -20,7 +20,7 @@ from hvt_deploy.commands.sweep import (
     match_models,
 )
 from hvt_deploy.commands.validate import Validated, validate
-from hvt_deploy.core.config import Precision, RunConfig, with_flags
+from hvt_deploy.core.config import RunConfig, with_flags
 from hvt_deploy.core.errors import (
     BadInput,
     HvtDeployError,
@@ -28,6 +28,7 @@ from hvt_deploy.core.errors import (
     as_failure,
     unknown_name,
 )
+from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import RECORDED, ModelFolder, is_fresh, open_folder
 from hvt_deploy.evaluation.budget_record import BudgetRequest

@@ -15,11 +15,12 @@ from typing import cast
 from onnx import ModelProto
 
 from hvt_deploy.commands.calibrate import Calibrated, calibrate
-from hvt_deploy.core.config import Precision, QuantizationConfig, RunConfig
+from hvt_deploy.core.config import QuantizationConfig, RunConfig
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import (
     CALIBRATION,

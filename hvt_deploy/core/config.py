@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import yaml
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.core.types import Preprocessing, SubsetName
-
-Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "int8-fp32")
+from hvt_deploy.core.types import (
+    CalibratorChoice,
+    FlavourChoice,
+    Precision,
+    Preprocessing,
+    Recovery,
+    Simplifier,
+    SubsetName,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class ExportConfig:
     seed: int = 0
     opset: int = 17
     batch: int | None = None
-    simplifier: Literal["onnxsim", "onnxslim", "none"] = "onnxslim"
+    simplifier: Simplifier = "onnxslim"
     preprocess_in_graph: bool = False
 
 
@@ -55,8 +60,8 @@ class QuantizationConfig:
 
     int8_roles: tuple[str, ...]
     excluded: tuple[str, ...] = ()
-    calibrator: Literal["auto", "max", "percentile", "entropy", "mse"] = "auto"
-    recovery: tuple[Literal["smooth-quant", "bias-correction"], ...] = (
+    calibrator: CalibratorChoice = "auto"
+    recovery: tuple[Recovery, ...] = (
         "smooth-quant",
         "bias-correction",
     )
@@ -69,7 +74,7 @@ class EngineConfig:
     """
 
     precision: Precision = "fp16"
-    flavour: Literal["auto", "tensorrt", "rtx"] = "auto"
+    flavour: FlavourChoice = "auto"
     compute_capabilities: tuple[str, ...] = ("8.6",)
     profiles: tuple[tuple[int, int, int], ...] = ((1, 8, 32),)
     workspace_mib: int = 4096

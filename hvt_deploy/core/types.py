@@ -1,13 +1,30 @@
-"""The vocabulary that several packages share. Standard library only: it is copied into Triton
-packages too.
+"""The vocabulary that several packages share.
+
+Standard library only: it is copied into Triton packages too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+# `int8` has FP16 in the rest, `int8-fp32` FP32.
+Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Simplifier = Literal["onnxsim", "onnxslim", "none"]
+# A method that chooses the range which INT8 covers; `auto` takes one per tensor by measured error.
+Calibrator = Literal["max", "percentile", "entropy", "mse"]
+CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
+CalibratorChoice = Literal["auto", "max", "percentile", "entropy", "mse"]
+# Passes over an FP32 graph that win back accuracy which INT8 loses.
+Recovery = Literal["smooth-quant", "bias-correction"]
+# The Python module of a TensorRT library; a choice may leave it to the machine.
+FlavourName = Literal["tensorrt", "tensorrt_rtx"]
+FlavourChoice = Literal["auto", "tensorrt", "rtx"]
+Runtime = Literal["pytorch", "ort", "trt"]
+Device = Literal["cpu", "cuda"]
 SubsetName = Literal["imagenet-a", "imagenet-r", "imagenet-v2"]
+SUBSETS: tuple[SubsetName, ...] = get_args(SubsetName)
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,11 @@ class number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
 
-from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.data.class_names import ClassNames, imagenet_1k
-
-SUBSETS: tuple[SubsetName, ...] = get_args(SubsetName)
-
-
-def parse_subset(name: str) -> SubsetName:
-    """The subset of that name. Raises BadInput for an unknown one, listing those there are."""
-    for subset in SUBSETS:
-        if subset == name:
-            return subset
-    raise unknown_name("subset", name, SUBSETS)
 
 
 def subset_wnids(subset: SubsetName) -> tuple[str, ...]:

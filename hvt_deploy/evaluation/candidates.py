@@ -13,10 +13,11 @@ from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.core.environment import Gpu, cpu_count, find_gpus
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.types import Device, Runtime
 from hvt_deploy.core.workspace import PIXELS, RECORDED, Manifest, ModelFolder
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits, read_recorded
-from hvt_deploy.runtime.base import AnyBackend, BackendRequest, Device, Runtime
+from hvt_deploy.runtime.base import AnyBackend, BackendRequest
 from hvt_deploy.runtime.registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.tensorrt.api import available_flavours
 from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, read_passport

@@ -7,16 +7,14 @@ On the raw export of a Swin only 2 of 12 attention blocks fuse in TensorRT, simp
 from __future__ import annotations
 
 import sys
-from typing import Literal
 
 import onnx
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
+from hvt_deploy.core.types import Simplifier
 from hvt_deploy.graph.large import with_large, without_large
 from hvt_deploy.graph.names import restore_names
-
-Simplifier = Literal["onnxsim", "onnxslim", "none"]
 
 
 def simplify(model: onnx.ModelProto, tool: Simplifier) -> onnx.ModelProto:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
+from hvt_deploy.core.types import Device, Runtime
 from hvt_deploy.runtime.placement import Placement
 
 # One synchronised inference: the milliseconds it took by the device's own clock, None where it has
 # none.
 BoundCall: TypeAlias = "Callable[[], float | None]"
-Runtime = Literal["pytorch", "ort", "trt"]
-Device = Literal["cpu", "cuda"]
 # How many modules' outputs `taps` holds at a time.
 TAPS_AT_ONCE = 32
 

@@ -17,8 +17,9 @@ from torch import nn
 
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.core.types import Device
 from hvt_deploy.graph.modules import ROOT
-from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall, Device
+from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall
 
 
 @dataclass(frozen=True)

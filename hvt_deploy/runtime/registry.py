@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from hvt_deploy.core.environment import require
-from hvt_deploy.runtime.base import Backend, BackendRequest, PixelsBackend, Runtime
+from hvt_deploy.core.types import Runtime
+from hvt_deploy.runtime.base import Backend, BackendRequest, PixelsBackend
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
-from hvt_deploy.runtime.base import Backend, BackendRequest, Device, Runtime
+from hvt_deploy.core.types import Device, Runtime
+from hvt_deploy.runtime.base import Backend, BackendRequest
 
 MODEL = os.environ.get("GPU_CHECK_MODEL", "fdvit_ti")
 PRECISIONS = ("fp32", "fp16", "int8")

@@ -11,10 +11,11 @@ import pytest
 from exported import PRECISIONS, Exported
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.types import Runtime
 from hvt_deploy.evaluation.gpu import open_nvml
 from hvt_deploy.evaluation.latency import measure_latency
 from hvt_deploy.evaluation.parity import compare_logits
-from hvt_deploy.runtime.base import Backend, Runtime
+from hvt_deploy.runtime.base import Backend
 from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 

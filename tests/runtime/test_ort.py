@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
+from hvt_deploy.core.types import Device
 from hvt_deploy.runtime import ort
-from hvt_deploy.runtime.base import BackendRequest, Device
+from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.placement import Placement
 

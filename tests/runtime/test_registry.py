@@ -12,7 +12,8 @@ from torch import nn
 
 from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.runtime.base import BackendRequest, Runtime
+from hvt_deploy.core.types import Runtime
+from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.registry import open_backend
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, sqnr_db
+from hvt_deploy.core.types import CALIBRATORS, Calibrator, CalibratorChoice, Recovery
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.graph.analysis.roles import role_of
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
-from hvt_deploy.graph.quantization.calibrators import CALIBRATORS, Calibrator, choose_threshold
+from hvt_deploy.graph.quantization.calibrators import choose_threshold
 from hvt_deploy.graph.quantization.product_error import ProductError, measure_products
 from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
 from hvt_deploy.graph.quantization.ranges import (
@@ -35,8 +36,6 @@ from hvt_deploy.graph.quantization.ranges import (
 from hvt_deploy.graph.quantization.smooth_quant import measure_smoothing, smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 
-CalibratorChoice: TypeAlias = Calibrator | Literal["auto"]
-Recovery = Literal["smooth-quant", "bias-correction"]
 Batches: TypeAlias = Callable[[], Iterable[ImagesNCHW]]
 # A pass that brings less than this is not worth a difference between the graphs.
 _WORTH_DB = 0.1

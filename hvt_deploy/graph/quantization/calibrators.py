@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Calibrator = Literal["max", "percentile", "entropy", "mse"]
-CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
+from hvt_deploy.core.types import Calibrator
+
 # Counts of |x| in equal bins from 0 to the largest magnitude.
 Histogram: TypeAlias = NDArray[np.int64]
 BINS = 2048

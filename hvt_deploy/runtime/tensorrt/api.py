@@ -18,12 +18,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
-from hvt_deploy.core.types import Skipped
+from hvt_deploy.core.types import FlavourName, Skipped
 
-FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 FLAVOURS: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
 
 _TITLES: dict[FlavourName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}

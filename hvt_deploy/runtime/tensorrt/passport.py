@@ -14,9 +14,9 @@ from hvt_deploy import __version__
 from hvt_deploy.core.environment import Gpu, tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.core.types import Skipped
+from hvt_deploy.core.types import FlavourName, Skipped
 from hvt_deploy.graph.analysis.audit_types import EngineAudit
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, FlavourName, flavour_of
+from hvt_deploy.runtime.tensorrt.api import FlavourInfo, flavour_of
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 

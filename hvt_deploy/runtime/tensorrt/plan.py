@@ -6,20 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
-from hvt_deploy.core.types import Skipped
+from hvt_deploy.core.types import FlavourChoice, FlavourName, Skipped
 from hvt_deploy.runtime.tensorrt.api import (
     FlavourInfo,
-    FlavourName,
     available_flavours,
     engine_tag,
     install_hint,
 )
-
-AskedFlavour = Literal["auto", "tensorrt", "rtx"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,9 @@ def parse_compute_capability(text: str) -> str:
 
 
 def choose_flavour(
-    asked: AskedFlavour, gpu_present: bool, available: Sequence[FlavourInfo | Skipped] | None = None
+    asked: FlavourChoice,
+    gpu_present: bool,
+    available: Sequence[FlavourInfo | Skipped] | None = None,
 ) -> FlavourInfo:
     """The library to build with: the one asked for, or the one that can build here.
 
@@ -140,7 +138,7 @@ def engine_file_name(
     return f"{slug}.{precision}.{engine_tag(flavour, compute_capabilities)}.engine"
 
 
-def _not_installed(asked: AskedFlavour, gpu_present: bool) -> str:
+def _not_installed(asked: FlavourChoice, gpu_present: bool) -> str:
     if asked == "tensorrt":
         return "TensorRT (Python package 'tensorrt') is not installed."
     if asked == "rtx":
@@ -150,7 +148,7 @@ def _not_installed(asked: AskedFlavour, gpu_present: bool) -> str:
     return "There is no NVIDIA GPU here, and TensorRT-RTX, which builds engines without one, is not installed."
 
 
-def _install_lines(asked: AskedFlavour, gpu_present: bool) -> str:
+def _install_lines(asked: FlavourChoice, gpu_present: bool) -> str:
     if asked == "tensorrt" or (asked == "auto" and gpu_present):
         return install_hint("tensorrt")
     return install_hint("tensorrt_rtx")

@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 from running import run, sqnr
 
+from hvt_deploy.core.types import CALIBRATORS
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
@@ -18,7 +19,7 @@ from hvt_deploy.graph.quantization.calibration import (
     calibrate_int8,
     read_int8_calibration,
 )
-from hvt_deploy.graph.quantization.calibrators import BINS, CALIBRATORS, LEVELS, choose_threshold
+from hvt_deploy.graph.quantization.calibrators import BINS, LEVELS, choose_threshold
 from hvt_deploy.graph.quantization.product_error import measure_products
 from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
 from hvt_deploy.graph.quantization.ranges import collect_histograms, collect_ranges
