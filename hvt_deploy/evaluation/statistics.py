@@ -85,10 +85,8 @@ def _tango_score(b: float, c: float, n: float, delta: float) -> float:
     constant = -c * delta * (1 - delta)
     q = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
     variance = n * (2 * q + delta * (1 - delta))
-    difference = b - c - n * delta
-    if variance <= 0:
-        return 0.0 if difference == 0 else math.copysign(math.inf, difference)
-    return difference / math.sqrt(variance)
+    # Positive for every delta that is tried: it is 0 only at -1, 1, and at 0 with b = c = 0.
+    return (b - c - n * delta) / math.sqrt(variance)
 
 
 def images_needed(b: int, c: int, n: int, limit_points: float) -> int | None:

@@ -171,6 +171,11 @@ def test_the_newest_export_is_found_and_ci_wants_a_name(folder, monkeypatch):
         find_model(root, "newe")
 
 
+def test_with_ci_the_only_model_needs_no_name(folder, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    assert find_model(folder.path.parent, None).slug == "m"
+
+
 def test_nothing_exported_and_bad_names(tmp_path):
     with pytest.raises(BadInput, match="Nothing was exported"):
         find_model(tmp_path / "none", None)

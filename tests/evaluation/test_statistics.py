@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from hvt_deploy.evaluation.statistics import (
     bootstrap_median_interval,
@@ -151,6 +151,28 @@ def test_no_number_of_images_proves_a_drop_that_is_there() -> None:
     assert images_needed(10, 2, 400, 2.0) is None
     assert images_needed(10, 2, 400, 1.9) is None
     assert images_needed(10, 2, 400, 2.1) is not None
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_tango_has_an_interval_for_every_possible_count(n: int) -> None:
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            interval = tango_interval(b, c, n)
+            assert -100 <= interval.low <= interval.estimate <= interval.high <= 100
+            assert interval.low < interval.high
+
+
+@pytest.mark.parametrize("n", [31, 43, 71])
+def test_the_bootstrap_interval_of_a_median_ends_at_its_quantiles_of_2_5_and_97_5_percent(
+    n: int,
+) -> None:
+    # For odd n a resampled median is at most the k-th smallest sample exactly where more
+    # than half of the n picks are, a binomial probability. At these n it is far from 0.025.
+    cumulative = binom.sf(n // 2, n, np.arange(1, n + 1) / n)
+    rank = int(np.searchsorted(cumulative, 0.025))
+    interval = bootstrap_median_interval(np.random.default_rng(n).permutation(n).tolist())
+    assert interval is not None
+    assert (interval.low, interval.estimate, interval.high) == (rank, n // 2, n - 1 - rank)
 
 
 def test_bootstrap_needs_six_samples() -> None:

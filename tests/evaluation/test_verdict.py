@@ -6,28 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from builders import gates, judged, skipped, timed, verdict
 
 from hvt_deploy.core.config import ValidationConfig
-from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.record import Interval, Latency, Row, Timing
 from hvt_deploy.evaluation.verdict import Judged, compare_precisions, judge, write_verdict
-
-
-def judged(images, flipped, classes=10, right=0.9):
-    """A reference that is right on a share of the images, and a candidate that loses `flipped` of
-    those.
-    """
-    labels = np.arange(images) % classes
-    answers = np.where(np.arange(images) < right * images, labels, (labels + 1) % classes)
-    worse = answers.copy()
-    worse[:flipped] = (labels[:flipped] + 1) % classes
-    meter = AccuracyMeter("pytorch fp32", ["ort int8"], classes)
-    one_hot = np.eye(classes, dtype=np.float32)
-    meter.update({"pytorch fp32": one_hot[answers], "ort int8": one_hot[worse]}, labels)
-    numbers = meter.summarize()
-    reference = Row("m", "pytorch fp32", "cpu", "fp32", None, images)
-    candidate = Row("m", "ort int8", "cpu", "int8", None, images)
-    return Judged(reference, numbers["pytorch fp32"]), Judged(candidate, numbers["ort int8"])
 
 
 def gate(images, flipped, limit, **options):
@@ -97,37 +80,60 @@ def test_latency_is_judged_by_the_interval_of_its_median():
 
 def test_a_named_backend_that_did_not_run_is_skipped_not_passed():
     reference, candidate = judged(5000, 0)
-    absent = Judged(Row("m", "trt int8", "cuda", "int8", None, skipped="no GPU"), named=True)
-    found = judge(
-        reference, [candidate, absent], ValidationConfig(max_top1_drop=1.0), untrained=False
-    )
+    found = gates(reference, [candidate, skipped(named=True)], max_top1_drop=1.0)
     assert {g.backend: g.status for g in found} == {"ort int8": "passed", "trt int8": "skipped"}
 
 
-def test_the_verdict_says_equal_worse_or_not_proven_in_words():
-    reference, candidate = judged(5000, 2)
-    assert "equal to pytorch fp32 within ±0.5 points" in write_verdict(
-        reference, [candidate], 0.5, untrained=False
-    )
-    reference, candidate = judged(5000, 100)
-    assert "worse than pytorch fp32 by" in write_verdict(
-        reference, [candidate], 0.5, untrained=False
-    )
-    reference, candidate = judged(100, 0)
-    assert "images needed" in write_verdict(reference, [candidate], 0.5, untrained=False)
+@pytest.mark.parametrize("limit", ["max_top1_drop", "min_speedup", "max_latency_ms"])
+def test_a_gate_that_applies_to_no_backend_is_skipped_not_dropped(limit):
+    reference, _ = judged(100, 0)
+    (found,) = gates(reference, [], **{limit: 5.0})
+    assert (found.name, found.limit) == (limit.replace("_", "-"), 5.0)
+    assert (found.backend, found.status) == ("none", "skipped")
+    assert "No backend was measured" in found.sentence
+    (found,) = gates(reference, [skipped()], **{limit: 5.0})
+    assert (found.backend, found.status, found.sentence) == ("trt int8", "skipped", "no GPU")
 
 
-def timed(backend, precision, median, batch=1, seed=0, spread=0.01):
-    rng = np.random.default_rng(seed)
-    windows = tuple((median * np.exp(rng.normal(0, spread, 20))).tolist())
-    return Row(
-        "m",
-        backend,
-        "cuda",
-        precision,
-        None,
-        latency_ms=Latency(batch, median, median, median, median, windows_ms=windows),
-    )
+@pytest.mark.parametrize("limit", ["min_speedup", "max_latency_ms"])
+def test_a_speed_gate_is_skipped_where_only_accuracy_was_measured(limit):
+    reference, candidate = judged(5000, 0)
+    found = gates(reference, [candidate], max_top1_drop=1.0, **{limit: 5.0})
+    assert [g.status for g in found] == ["passed", "skipped"]
+    assert (found[1].name, found[1].backend) == (limit.replace("_", "-"), "none")
+
+
+def test_the_verdict_is_not_proven_where_too_few_images_were_seen():
+    assert "images needed" in verdict(100, lost=0)
+
+
+@pytest.mark.parametrize("lost", [32, 60, 100])
+def test_any_drop_that_is_proven_and_not_within_the_margin_is_called_worse(lost):
+    """With 32 of 5000 images lost the interval begins at 0.45 points, with 60 at 0.93."""
+    said = verdict(5000, lost)
+    assert said.startswith("ort int8: worse than pytorch fp32 by ")
+    lowest, highest = (float(word) for word in said.split(" by ")[1].split()[0:3:2])
+    assert 0 < lowest < lost / 50 < highest
+    assert "of top-1 on 5000 images." in said
+
+
+def test_a_drop_that_is_not_proven_is_not_called_worse():
+    assert "worse" not in verdict(5000, lost=60, gained=45)
+    assert "not proven equal" in verdict(5000, lost=60, gained=45)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (2, 0), (12, 0), (0, 12), (5, 5)])
+def test_equal_is_said_where_the_whole_interval_is_within_the_margin(lost, gained):
+    expected = "equal to pytorch fp32 within ±0.5 points of top-1 on 5000 images."
+    assert verdict(5000, lost, gained) == f"ort int8: {expected}"
+
+
+def test_equal_has_a_lower_bound_too():
+    assert "better than pytorch fp32 by" in verdict(5000, lost=0, gained=100)
+    # The interval goes from -0.99 to 0.03: no drop above the margin, but maybe a gain.
+    said = verdict(2000, lost=10, gained=20)
+    assert said.startswith("ort int8: not proven equal to pytorch fp32 within ±0.5 points")
+    assert verdict(2000, lost=10, gained=20, margin=1.5).startswith("ort int8: equal to ")
 
 
 @pytest.mark.parametrize(
