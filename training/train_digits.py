@@ -24,13 +24,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from hvt_deploy.core.files import hash_file
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data.digits import write_digits
 from hvt_deploy.data.folders import open_image_folder
 from hvt_deploy.data.images import load_batches
 from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.models import create_model, get_spec
-from hvt_deploy.models.weights.load import save_reference, sha256_of
+from hvt_deploy.models.weights.load import save_reference
 
 MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo")
 HERE = Path(__file__).parent
@@ -162,7 +163,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - started),
         "threads": 2,
         "torch": torch.__version__,
-        "sha256": sha256_of(checkpoint),
+        "sha256": hash_file(checkpoint),
     }
     text = json.dumps(record, indent=1)
     (options.record or HERE / f"{options.model}.json").write_text(text + "\n")

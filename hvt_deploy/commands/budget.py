@@ -8,7 +8,6 @@ kept as soon as it is made, so an interrupted search goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +20,9 @@ from onnx import ModelProto
 
 from hvt_deploy.commands.calibrate import calibrate
 from hvt_deploy.core.config import QuantizationConfig, RunConfig
-from hvt_deploy.core.environment import cache_folder, cpu_count, require, tool_versions
+from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import cache_folder, hash_bytes, replace_file
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
 from hvt_deploy.core.types import Preprocessing
@@ -206,9 +206,8 @@ class _Memory:
         """Remember a measurement, whatever happens next."""
         self.trials[name] = trial
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        temporary.write_text(json.dumps(to_plain(self.trials)), encoding="utf-8")
-        temporary.replace(self.path)
+        with replace_file(self.path) as temporary:
+            temporary.write_text(json.dumps(to_plain(self.trials)), encoding="utf-8")
 
 
 def _key(
@@ -221,7 +220,7 @@ def _key(
         to_plain(config.quantization),
         request.label_free,
     ]
-    return hashlib.sha256(json.dumps([parts, contents, labels]).encode()).hexdigest()
+    return hash_bytes(json.dumps([parts, contents, labels]).encode())
 
 
 def _search(

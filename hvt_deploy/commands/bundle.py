@@ -7,9 +7,9 @@ nothing is written outside the folder it is unpacked to.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, writing_to
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.core.workspace import (
@@ -24,10 +25,8 @@ from hvt_deploy.core.workspace import (
     Artifact,
     Manifest,
     ModelFolder,
-    hash_file,
     now,
     open_folder,
-    write_failed,
 )
 
 INDEX = "bundle.json"
@@ -35,7 +34,6 @@ SCHEMA_VERSION = 1
 # Made for one machine, or of no use on another: engines and reports, and the weights that only
 # PyTorch reads.
 _LEFT_OUT = ("engine-", "results", "pytorch")
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -75,27 +73,22 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
             "No recorded reference: on the device, accuracy is compared with ONNX Runtime. Make one: validate --record"
         )
     content = json.dumps(to_plain(_portable(manifest)), indent=2).encode()
-    hashes = {MANIFEST: hashlib.sha256(content).hexdigest()} | {
+    hashes = {MANIFEST: hash_bytes(content)} | {
         name: hash_file(path) for name, path in files.items()
     }
     index = json.dumps(to_plain(BundleIndex(folder.slug, hashes, now())), indent=2).encode()
-    temporary = output.with_name(f".{output.name}.new")
-    try:
-        with (
-            tarfile.open(temporary, "w") as archive,
-            ui.progress(f"Writing {output.name}") as progress,
-        ):
-            _add(archive, INDEX, index)
-            _add(archive, MANIFEST, content)
-            for done, (name, path) in enumerate(files.items(), start=1):
-                with path.open("rb") as stream:
-                    _add(archive, name, stream, path.stat().st_size)
-                progress(done, len(files))
-        temporary.replace(output)
-    except OSError as error:
-        raise write_failed(output, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        writing_to(output),
+        replace_file(output) as temporary,
+        tarfile.open(temporary, "w") as archive,
+        ui.progress(f"Writing {output.name}") as progress,
+    ):
+        _add(archive, INDEX, index)
+        _add(archive, MANIFEST, content)
+        for done, (name, path) in enumerate(files.items(), start=1):
+            with path.open("rb") as stream:
+                _add(archive, name, stream, path.stat().st_size)
+            progress(done, len(files))
     return output
 
 
@@ -191,12 +184,10 @@ def _extract(
         stream = archive.extractfile(member)
         path = target / name
         path.parent.mkdir(exist_ok=True)
-        digest = hashlib.sha256()
         with path.open("wb") as out:
-            while stream is not None and (block := stream.read(_CHUNK_BYTES)):
-                digest.update(block)
-                out.write(block)
-        if digest.hexdigest() != missing.pop(name):
+            if stream is not None:
+                shutil.copyfileobj(stream, out)
+        if hash_file(path) != missing.pop(name):
             raise _refused(file, f"{name} is not the file that was bundled (sha256 differs)")
         progress(len(index.files) - len(missing), len(index.files))
     if missing:

@@ -4,7 +4,6 @@ are the same.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, tool_versions
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import hash_bytes
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.ui import Progress, Ui
@@ -187,4 +187,4 @@ def _int8(
 
 def _key(*parts: str) -> str:
     """What a result depends on, as one hash."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hash_bytes("\n".join(parts).encode())

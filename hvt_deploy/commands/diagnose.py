@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import BadInput, CheckFailed
+from hvt_deploy.core.files import writing_to
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import INT8_CALIBRATION, Manifest, ModelFolder, write_failed
+from hvt_deploy.core.workspace import INT8_CALIBRATION, Manifest, ModelFolder
 from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.images import load_batches, repeat_to
 from hvt_deploy.evaluation.divergence import (
@@ -297,14 +298,12 @@ def _write(fault: Fault, evidence: Evidence, weights: Path, folder: Path) -> Non
         dict[str, Any]({fault.module.tensor: evidence.expected}),
     )
     onnx.load_external_data_for_model(evidence.part, str(weights))
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         onnx.save_model(evidence.part, folder / "part.onnx")
         np.savez_compressed(folder / "input.npz", **inputs)
         np.savez_compressed(folder / "expected.npz", **expected)
         (folder / "fault.json").write_text(json.dumps(to_plain(fault), indent=2), encoding="utf-8")
-    except OSError as error:
-        raise write_failed(folder, error) from error
 
 
 def replay(folder: Path) -> tuple[Fault, float]:

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.environment import cache_folder, cpu_count, require, tool_versions
+from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import CheckFailed
+from hvt_deploy.core.files import cache_folder
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.ui import Progress, Ui

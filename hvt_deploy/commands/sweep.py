@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.errors import BadInput, unknown_name
-from hvt_deploy.core.workspace import RESULTS, ModelFolder, is_fresh, now, write_failed
+from hvt_deploy.core.files import writing_to
+from hvt_deploy.core.workspace import RESULTS, ModelFolder, is_fresh, now
 from hvt_deploy.evaluation.record import DataSummary, Results, Row, read_results
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
@@ -141,13 +142,11 @@ def conclude_sweep(
     # A backend's name begins with its model's here, so that reports need not put it before the name
     # once more.
     shown = replace(results, rows=tuple(replace(row, model=results.model) for row in rows))
-    try:
+    with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         results.write(output / "results.json")
         (output / "report.md").write_text(render_markdown(shown), encoding="utf-8")
         (output / "report.html").write_text(render_html(shown), encoding="utf-8")
-    except OSError as error:
-        raise write_failed(output, error) from error
     return Swept(results, output, tuple(models))
 
 

@@ -236,11 +236,3 @@ def _clock(what: str, now: Path, largest: Path, per_mhz: int) -> str:
     except (OSError, ValueError):
         return f"{what} unknown"
     return f"{what} {found[0]} of {found[1]} MHz"
-
-
-def cache_folder() -> Path:
-    """Where downloads and interrupted measurements are kept: `hvt-deploy` in $XDG_CACHE_HOME or
-    ~/.cache.
-    """
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"

@@ -7,12 +7,10 @@ interrupted or failed run leaves the artifacts that were there before.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
+from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, staging_folder, writing_to
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
@@ -108,15 +107,6 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
-def hash_file(path: Path) -> str:
-    """The sha256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class ModelFolder:
     """`artifacts/<slug>`: reads and replaces one model's manifest."""
 
@@ -176,11 +166,9 @@ class ModelFolder:
         """Hold this folder. Raises MissingEnvironment that names the holder if it stays taken for
         `wait_s`.
         """
-        try:
+        with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             stream = (self.path / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise write_failed(self.path, error) from error
         with stream:
             deadline = time.monotonic() + wait_s
             while not _try_lock(stream.fileno()):
@@ -202,17 +190,10 @@ class ModelFolder:
     @contextmanager
     def staging(self) -> Generator[Path]:
         """A folder on the same disk to write an artifact in; removed afterwards."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.path))
-        staged.chmod(
-            0o755
-        )  # other users may read artifacts, as they may read what any program writes
-        try:
-            yield staged
-        except OSError as error:
-            raise write_failed(self.path, error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        with writing_to(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with staging_folder(self.path) as staged:
+                yield staged
 
     def store(self, staged: Path, artifact: Artifact) -> Artifact:
         """Hash the files in `staged` and move them to their folder; returns the artifact as it is
@@ -221,7 +202,7 @@ class ModelFolder:
         Nothing is visible to readers before `commit`.
         """
         hashes = {p.name: hash_file(p) for p in sorted(staged.iterdir())}
-        digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+        digest = hash_bytes(json.dumps(hashes, sort_keys=True).encode())
         folder = f"{artifact.folder}-{digest[:12]}"
         target = self.path / folder
         if not target.exists():
@@ -236,15 +217,8 @@ class ModelFolder:
     def commit(self, manifest: Manifest) -> None:
         """Replace the manifest, then remove what it does not name."""
         file = self.path / MANIFEST
-        temporary = self.path / f".{MANIFEST}.new"
-        try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                json.dump(to_plain(manifest), stream, indent=2)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
-        except OSError as error:
-            raise write_failed(file, error) from error
+        with writing_to(file), replace_file(file) as temporary:
+            temporary.write_text(json.dumps(to_plain(manifest), indent=2), encoding="utf-8")
         kept = {artifact.folder for artifact in manifest.artifacts.values()}
         for entry in self.path.iterdir():
             if entry.is_dir() and entry.name not in kept:
@@ -310,14 +284,6 @@ def find_model(root: Path, name: str | None) -> ModelFolder:
             f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}."
         )
     return max(exported.values(), key=lambda f: f.read().exported)
-
-
-def write_failed(path: Path, error: OSError) -> MissingEnvironment:
-    """The error for a write that the system refused (disk full, no permission)."""
-    return MissingEnvironment(
-        f"Could not write to {path}: {error.strerror or error}.",
-        "What was there before is unchanged. Free some space or choose another --workspace DIR.",
-    )
 
 
 def _try_lock(descriptor: int) -> bool:

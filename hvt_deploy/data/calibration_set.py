@@ -4,7 +4,6 @@ on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import hash_bytes
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, top_folder
@@ -57,7 +57,7 @@ class CalibrationSet:
         """A sha256 over the files' contents, whatever their names and order: the set's part of a
         cache key.
         """
-        return hashlib.sha256("\n".join(sorted(f.sha256 for f in self.files)).encode()).hexdigest()
+        return hash_bytes("\n".join(sorted(f.sha256 for f in self.files)).encode())
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""

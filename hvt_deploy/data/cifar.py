@@ -7,11 +7,7 @@ like any other.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -21,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import cache_folder, hash_file, new_folder
 
 Split = Literal["train", "test"]
 SIDE = 32
@@ -68,21 +65,15 @@ def unpack_cifar100(path: Path, split: Split) -> Cifar100:
     labels = _labels(data, "fine_labels", len(pixels), len(fine), path / split)
     coarse_labels = _labels(data, "coarse_labels", len(pixels), len(coarse), path / split)
     coarse_of = dict(zip(labels, coarse_labels, strict=True))
-    digest = hashlib.sha256((path / split).read_bytes() + (path / "meta").read_bytes()).hexdigest()
-    folder = _cache() / f"cifar-100-{digest[:16]}" / split
+    digest = hash_file(path / split, path / "meta")
+    folder = cache_folder() / f"cifar-100-{digest[:16]}" / split
     if not folder.is_dir():
         _write(pixels, [fine[label] for label in labels], folder)
     return Cifar100(folder, fine, coarse, tuple(coarse_of.get(i, -1) for i in range(len(fine))))
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hvt-deploy"
-
-
 def _write(pixels: NDArray[np.uint8], names: list[str], folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with new_folder(folder) as temporary:
         for name in set(names):
             (temporary / name).mkdir()
         for i, (row, name) in enumerate(zip(pixels, names, strict=True)):
@@ -90,9 +81,6 @@ def _write(pixels: NDArray[np.uint8], names: list[str], folder: Path) -> None:
             Image.fromarray(np.ascontiguousarray(pixels_HWC)).save(
                 temporary / name / f"{i:05d}.png", compress_level=1
             )
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _latin1(text: str, encoding: str) -> bytes:

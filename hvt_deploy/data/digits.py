@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -14,6 +12,7 @@ from PIL import Image
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import new_folder
 
 SIDE = 32
 SPLIT_SIZES = {"train": 1000, "calibration": 297, "validation": 500}
@@ -53,14 +52,8 @@ def write_digits(folder: Path) -> DigitsFolders:
     require("sklearn", extra="demo")
     from sklearn.datasets import load_digits
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with new_folder(folder) as temporary:
         _write_images(cast("_Digits", load_digits()), temporary)
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folders
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.data.folders import Sample
 
 
@@ -39,9 +39,9 @@ def draw_stratified(keys: Sequence[tuple[str, str, str]], limit: int, seed: int)
     file in the folder does not change the whole choice.
     """
 
-    def rank(i: int) -> tuple[bytes, str]:
+    def rank(i: int) -> tuple[str, str]:
         group, name, tie = keys[i]
-        return hashlib.sha256(os.fsencode(f"{seed}/{group}/{name}")).digest(), tie
+        return hash_bytes(os.fsencode(f"{seed}/{group}/{name}")), tie
 
     ranked = sorted((rank(i), i) for i in range(len(keys)))
     seen: dict[str, int] = {}
@@ -60,7 +60,7 @@ def content_hashes(
 
     def content_hash(path: Path) -> str:
         try:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return hash_file(path)
         except OSError as error:
             raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
 

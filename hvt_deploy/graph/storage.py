@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
+from hvt_deploy.core.files import hash_file
 
 # A protobuf message cannot be larger than 2 GiB. Weights in memory are copied six times on their
 # way through the exporter and the simplifier, those in a file are not: half of the limit is where a
@@ -75,15 +75,11 @@ def _name_weights(model: onnx.ModelProto, folder: Path) -> None:
     }
     if not locations:
         return
-    digest = hashlib.sha256()
-    for location in sorted(locations):
-        with (folder / location).open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
+    sha256 = hash_file(*(folder / location for location in sorted(locations)))
     kept = [entry for entry in model.metadata_props if entry.key != _WEIGHTS_SHA256]
     del model.metadata_props[:]
     model.metadata_props.extend(
-        [*kept, onnx.StringStringEntryProto(key=_WEIGHTS_SHA256, value=digest.hexdigest())]
+        [*kept, onnx.StringStringEntryProto(key=_WEIGHTS_SHA256, value=sha256)]
     )
 
 

@@ -4,10 +4,8 @@ published it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,6 +17,7 @@ from typing import Literal, cast
 
 from hvt_deploy.core.environment import check_free_disk
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.files import hash_file, replace_file
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
@@ -108,15 +107,6 @@ def looks_like_html(start: bytes) -> bool:
     )
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _untrained(reason: str) -> ObtainedWeights:
     warning = f"{reason} The model has seeded RANDOM weights: it is UNTRAINED and its accuracy means nothing."
     return ObtainedWeights(None, "random", untrained=True, warning=warning)
@@ -164,12 +154,8 @@ def _download(
     except (OSError, HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise _HostUnreachable(f"The host of {url} cannot be reached ({reason}).", hint) from None
-    with (
-        answer,
-        tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as part,
-    ):
-        temporary = Path(part.name)
-        try:
+    try:
+        with answer, replace_file(path) as temporary, temporary.open("wb") as part:
             total = int(answer.headers.get("Content-Length") or 0)
             check_free_disk(path, total)
             done = 0
@@ -182,24 +168,20 @@ def _download(
                 done += len(chunk)
                 if progress is not None:
                     progress(done, max(total, done))
-            part.flush()
             if done == 0 or done < total:
                 raise BadInput(
                     f"The download of {url} broke off after {done} of {total or 'unknown'} bytes.",
                     hint,
                 )
-            temporary.replace(path)
-        except (OSError, HTTPException) as error:
-            raise BadInput(f"The download of {url} broke off: {error}.", hint) from None
-        finally:
-            temporary.unlink(missing_ok=True)
+    except (OSError, HTTPException) as error:
+        raise BadInput(f"The download of {url} broke off: {error}.", hint) from None
 
 
 def _check_record(path: Path) -> None:
     """Record the file's sha256 the first time, compare it from then on."""
     record_path = path.parent / RECORD_NAME
     record: dict[str, str] = json.loads(record_path.read_text()) if record_path.is_file() else {}
-    sha256 = sha256_of(path)
+    sha256 = hash_file(path)
     if path.name not in record:
         with path.open("rb") as file:
             if looks_like_html(file.read(512)):
@@ -207,9 +189,8 @@ def _check_record(path: Path) -> None:
                     f"{path} is a web page, not a checkpoint.",
                     "Delete it and save the file itself there.",
                 )
-        temporary = record_path.with_name(f".{RECORD_NAME}.part")
-        temporary.write_text(json.dumps({**record, path.name: sha256}, indent=1) + "\n")
-        temporary.replace(record_path)
+        with replace_file(record_path) as temporary:
+            temporary.write_text(json.dumps({**record, path.name: sha256}, indent=1) + "\n")
     elif record[path.name] != sha256:
         raise BadInput(
             f"{path} is not the file first seen: its sha256 is {sha256}, recorded is {record[path.name]}.",

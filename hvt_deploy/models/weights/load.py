@@ -20,10 +20,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import hash_file
 from hvt_deploy.models.registry import create_from, family_of, open_family, spec_of
 from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.container import Container, read_container
-from hvt_deploy.models.weights.download import ObtainedWeights, obtain_weights, sha256_of
+from hvt_deploy.models.weights.download import ObtainedWeights, obtain_weights
 from hvt_deploy.models.weights.key_report import Fate, KeyFate, decide_fates, summarize_fates
 from hvt_deploy.models.weights.nearest import (
     describe_nearest,
@@ -57,7 +58,7 @@ class LoadReport:
     @cached_property
     def sha256(self) -> str:
         """The hash of the file, read when it is asked for."""
-        return sha256_of(self.path)
+        return hash_file(self.path)
 
     @property
     def loaded(self) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
+from hvt_deploy.core.errors import BadInput, ToolFailure
+from hvt_deploy.core.files import staging_folder, writing_to
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.worker import Crash, run_in_child
 from hvt_deploy.runtime.tensorrt.api import FlavourInfo, is_noise
@@ -47,8 +47,8 @@ def build_engine(
         return mark == PROGRESS_MARK or is_noise(line)
 
     try:
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=plan.engine.parent) as folder:
-            staged = Path(folder) / plan.engine.name
+        with writing_to(plan.engine), staging_folder(plan.engine.parent) as folder:
+            staged = folder / plan.engine.name
             run_in_child("hvt_deploy.runtime.tensorrt.worker", replace(plan, engine=staged), take)
             outcome = from_plain(
                 BuildOutcome, json.loads(_outcome_file(staged).read_text(encoding="utf-8"))
@@ -59,11 +59,6 @@ def build_engine(
             raise
         hint = "The library crashed on this graph. Opset 23 and later are known for it: export with --opset 17 to 22."
         raise ToolFailure(crash.message, hint) from crash
-    except OSError as error:
-        raise MissingEnvironment(
-            f"Could not write {plan.engine}: {error.strerror or error}.",
-            "Free some space or choose another folder.",
-        ) from error
     progress(PROGRESS_STEPS, PROGRESS_STEPS)
     return replace(outcome, engine=plan.engine)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import cast
 from hvt_deploy import __version__
 from hvt_deploy.core.environment import Gpu, tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import FlavourName, Skipped
 from hvt_deploy.graph.analysis.audit_types import EngineAudit
@@ -75,8 +75,8 @@ def make_passport(
 ) -> Passport:
     """The passport of an engine that was just built from `plan.onnx`."""
     return Passport(
-        engine_sha256=_hash_file(outcome.engine),
-        onnx_sha256=_hash_file(plan.onnx),
+        engine_sha256=hash_file(outcome.engine),
+        onnx_sha256=hash_file(plan.onnx),
         calibration_sha256=calibration_sha256,
         flavour=outcome.flavour.name,
         version=outcome.flavour.version,
@@ -140,7 +140,7 @@ def check_passport(engine: Path, passport: Passport, machine: Machine, rebuild: 
     hint = _hint(engine, rebuild)
     if not engine.is_file():
         raise BadInput(f"There is no engine {engine}.", hint)
-    found = _hash_file(engine)
+    found = hash_file(engine)
     if found != passport.engine_sha256:
         raise BadInput(
             f"{engine.name} is not the file its passport describes: sha256 {found[:12]}…, "
@@ -194,12 +194,4 @@ def _hint(engine: Path, rebuild: str) -> str:
 
 
 def _seal(field: str, value: object) -> str:
-    return hashlib.sha256(json.dumps([field, value], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hash_bytes(json.dumps([field, value], sort_keys=True).encode())[:16]

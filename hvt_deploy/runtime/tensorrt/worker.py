@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import cast
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
+from hvt_deploy.core.files import replace_file
 from hvt_deploy.core.worker import answer
 from hvt_deploy.runtime.tensorrt.api import (
     Builder,
@@ -185,14 +184,11 @@ def _save_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
     cache = config.get_timing_cache()
     if plan.timing_cache is None or cache is None:
         return ""
-    temporary = plan.timing_cache.with_name(f".{plan.timing_cache.name}.{os.getpid()}")
     try:
         plan.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(cache.serialize())
-        temporary.replace(plan.timing_cache)
+        with replace_file(plan.timing_cache) as temporary:
+            temporary.write_bytes(cache.serialize())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         return (
             f"The timing cache {plan.timing_cache} could not be written: {error.strerror or error}."
         )

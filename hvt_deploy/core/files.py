@@ -1,0 +1,93 @@
+"""Files: hashes of their content, writes that appear whole or not at all, the cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hvt_deploy.core.errors import MissingEnvironment
+
+_BLOCK_BYTES = 1 << 20
+
+
+def hash_bytes(content: bytes) -> str:
+    """The sha256 of `content`, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def hash_file(*paths: Path) -> str:
+    """The sha256, in hexadecimal, of the files' content one after the other, read in blocks."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replace_file(path: Path) -> Generator[Path]:
+    """A temporary path in the folder of `path`; what is written there becomes `path` at the end.
+
+    After an error the file that was there before is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging_folder(parent: Path) -> Generator[Path]:
+    """A new folder in `parent`, so on the same disk; removed at the end unless it was moved."""
+    staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    staged.chmod(0o755)  # mkdtemp's 0700 would keep other users from reading what is moved
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Generator[Path]:
+    """A temporary folder that becomes `path`, which is missing or empty, at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staging_folder(path.parent) as staged:
+        yield staged
+        staged.replace(path)
+
+
+@contextmanager
+def writing_to(path: Path) -> Generator[None]:
+    """Raise MissingEnvironment naming `path` if the system refuses a write in this block (disk
+    full, no permission).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_failed(path, error) from error
+
+
+def write_failed(path: Path, error: OSError) -> MissingEnvironment:
+    """The error for a write to `path` that the system refused."""
+    return MissingEnvironment(
+        f"Could not write to {path}: {error.strerror or error}.",
+        "What was there before is unchanged. Free some space or choose another --workspace DIR.",
+    )
+
+
+def cache_folder() -> Path:
+    """Where downloads and interrupted measurements are kept: `hvt-deploy` in $XDG_CACHE_HOME or
+    ~/.cache.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "hvt-deploy"
