@@ -2,8 +2,8 @@
 [--modelopt-python PATH].
 
 Ours are the product's own steps (export, build-trt --int8), judged by two graphs: what the engine
-computes, and the twin for ONNX Runtime's CPU kernels. The others quantize the same FP32 file on the
-same calibration images with their defaults: onnxruntime's `quantize_static` and NVIDIA ModelOpt's
+computes, and the CPU variant for ONNX Runtime's CPU kernels. The others quantize the same FP32
+file on the same calibration images with their defaults: onnxruntime's `quantize_static` and NVIDIA ModelOpt's
 `modelopt.onnx.quantization.quantize`. ModelOpt pins other versions, so it runs in a Python of its
 own: python -m venv DIR; DIR/bin/pip install 'nvidia-modelopt[onnx]'. Demo models: top-1 on the
 digits' validation images. Others have random weights and crops of photographs (`pictures.py`): SQNR
@@ -67,7 +67,7 @@ FAST = {
     "fdvit_b": 2.0,
     "faster_vit_0_224": 2.0,
 }  # goals: times as fast as FP32 on one core with VNNI
-FP32, NUMERICS, TWIN = "FP32", "ours, engine numerics", "ours, CPU twin"
+FP32, NUMERICS, CPU_VARIANT = "FP32", "ours, engine numerics", "ours, CPU variant"
 ORT, MODELOPT = "onnxruntime quantize_static", "ModelOpt"
 CAPABILITY = "8.6"
 SQNR_SLACK_DB, SIGNIFICANT = 0.5, 0.05
@@ -105,7 +105,7 @@ def quantize_ours(
     build = ("build-trt", slug, "--int8", "--calib", str(calibration), "--calib-images", str(count))
     built = hvt_deploy(folder, *build, "--flavour", "rtx", "--compute-capability", CAPABILITY)
     place = open_folder(folder / "artifacts", slug)
-    keys = {FP32: "fp32", NUMERICS: "int8-fp32", TWIN: "int8-cpu-twin"}
+    keys = {FP32: "fp32", NUMERICS: "int8-fp32", CPU_VARIANT: "int8-cpu"}
     return {name: place.open_artifact(place.read(), key) for name, key in keys.items()}, built[
         "audit"
     ]
@@ -240,7 +240,7 @@ def p_value(ours: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 def misses(record: Mapping[str, Any], vnni: bool) -> list[str]:
     """The goals that this model's rows do not reach."""
     rows, said = record["rows"], list[str]()
-    for ours in (NUMERICS, TWIN):
+    for ours in (NUMERICS, CPU_VARIANT):
         for other in rows.keys() & {ORT, MODELOPT}:
             behind_db = rows[other]["sqnr_db"] - rows[ours]["sqnr_db"]
             if behind_db > SQNR_SLACK_DB:
@@ -253,7 +253,7 @@ def misses(record: Mapping[str, Any], vnni: bool) -> list[str]:
                     said.append(
                         f"{record['model']}: top-1 of {ours} is {drop:.1f} points below that of {other}"
                     )
-    goal, speed = FAST.get(record["model"], 0), rows[TWIN]["speedup"]
+    goal, speed = FAST.get(record["model"], 0), rows[CPU_VARIANT]["speedup"]
     if vnni and goal and not (speed and speed["estimate"] >= goal):
         found = (
             f"{speed['estimate']:.2f} times as fast as FP32"
@@ -269,7 +269,9 @@ def cells(record: Mapping[str, Any], name: str) -> list[str]:
     row = record["rows"][name]
     top1, speed, engine = row.get("top1"), row.get("speedup"), row.get("engine", {})
     others = [
-        other for other in (ORT, MODELOPT) if other in record["rows"] and name in (NUMERICS, TWIN)
+        other
+        for other in (ORT, MODELOPT)
+        if other in record["rows"] and name in (NUMERICS, CPU_VARIANT)
     ]
     against = (
         ", ".join(f"{p_value(row, record['rows'][other]):.2g}" for other in others) if top1 else ""

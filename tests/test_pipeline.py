@@ -84,7 +84,7 @@ def test_inspect_shows_every_graph_and_the_engine_of_a_model(place, built):
     found = json.loads(done.stdout)
     engine = next(facts for name, facts in found.items() if name.endswith(".engine"))
     graphs = {name.split(".")[1]: facts for name, facts in found.items() if name.endswith(".onnx")}
-    assert set(graphs) == {"fp32", "fp16", "int8-fp32", "int8", "int8-cpu-twin"}
+    assert set(graphs) == {"fp32", "fp16", "int8-fp32", "int8", "int8-cpu"}
 
     def macs(facts):
         return {
@@ -137,23 +137,23 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
         "pytorch fp32",
         "ort fp32",
         "ort fp16",
-        "ort int8 cpu-twin",
+        "ort int8 cpu",
         "int8 engine numerics",
     } <= set(rows)
     assert rows["ort fp32"]["agreement"]["estimate"] == 100
     assert rows["ort fp32"]["latency_ms"]["median"] > 0
     assert rows["int8 engine numerics"]["latency_ms"] is None
-    assert rows["ort int8 cpu-twin"]["latency_ms"]["median"] > 0
-    files = {rows[name]["artifact"] for name in ("int8 engine numerics", "ort int8 cpu-twin")}
-    assert files == {"fdvit_demo.int8-fp32.onnx", "fdvit_demo.int8-cpu-twin.onnx"}
+    assert rows["ort int8 cpu"]["latency_ms"]["median"] > 0
+    files = {rows[name]["artifact"] for name in ("int8 engine numerics", "ort int8 cpu")}
+    assert files == {"fdvit_demo.int8-fp32.onnx", "fdvit_demo.int8-cpu.onnx"}
     assert "no NVIDIA GPU here" in rows["trt int8-rtx-sm86"]["skipped"]
     assert record["data"]["images"] == 24
-    assert "ort int8 cpu-twin" in (folder / "report.html").read_text()
+    assert "ort int8 cpu" in (folder / "report.html").read_text()
     answers = read_answers(folder / "answers.npz")
     assert sorted(answers.files)[0] == "0/val0.png"
     share = 100 * (answers.answers["ort fp32"] == answers.labels).mean()
     assert share == pytest.approx(rows["ort fp32"]["top1"]["estimate"])
-    assert "ort int8 cpu-twin" in (folder / "report.md").read_text()
+    assert "ort int8 cpu" in (folder / "report.md").read_text()
 
 
 def test_no_gate_passes_on_untrained_weights(validated):

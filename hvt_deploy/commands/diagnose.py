@@ -49,7 +49,7 @@ from hvt_deploy.runtime.base import BackendRequest, TappedBackend
 if TYPE_CHECKING:
     from hvt_deploy.runtime.pytorch import PyTorchBackend
 
-GRAPHS = ("fp32", "fp16", "int8-fp32", "int8", "int8-cpu-twin")
+GRAPHS = ("fp32", "fp16", "int8-fp32", "int8", "int8-cpu")
 _IMAGES = 4
 
 

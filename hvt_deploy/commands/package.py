@@ -16,7 +16,7 @@ from hvt_deploy.runtime.triton.repository import Network, Platform, write_reposi
 
 OnnxPlatform = Literal["onnxruntime", "python"]
 GPU_GRAPHS = ("int8", "fp16", "fp32")
-CPU_GRAPHS = ("int8-cpu-twin", "fp32")
+CPU_GRAPHS = ("int8-cpu", "fp32")
 DEFAULT_MAX_BATCH = 32
 
 
@@ -38,7 +38,7 @@ def package_triton(
     """Write a Triton model repository into `target`, which must be empty or not there.
 
     Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32
-    where there is a GPU, else the INT8 twin for CPUs and FP32; last the graph that preprocesses,
+    where there is a GPU, else the CPU variant of INT8, and FP32; last the graph that preprocesses,
     where there is one. Raises BadInput for untrained weights that are not allowed, for a fixed
     batch and for a `target` that holds something.
     """

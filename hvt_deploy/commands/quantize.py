@@ -2,7 +2,7 @@
 
 `int8` makes three graphs from one recipe and one set of ranges: `int8` (FP16 in the rest) for
 TensorRT, `int8-fp32` (the same Q/DQ with FP32 in the rest) whose accuracy ONNX Runtime can judge,
-and `int8-cpu-twin` for its CPU kernels.
+and `int8-cpu` for its CPU kernels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hvt_deploy.core.workspace import (
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.calibration import Int8Calibration
-from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_twin
+from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
 from hvt_deploy.graph.quantization.outline import outline
 from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
@@ -48,11 +48,11 @@ FP16_MIN_SQNR_DB = 40.0
 GRAPHS: dict[Precision, tuple[str, ...]] = {
     "fp32": (),
     "fp16": ("fp16",),
-    "int8": ("fp16", "int8-fp32", "int8", "int8-cpu-twin"),
-    "int8-fp32": ("int8-fp32", "int8-cpu-twin"),
+    "int8": ("fp16", "int8-fp32", "int8", "int8-cpu"),
+    "int8-fp32": ("int8-fp32", "int8-cpu"),
 }
 
-_PRECISION_OF = {"int8-cpu-twin": "int8"}
+_PRECISION_OF = {"int8-cpu": "int8"}
 
 
 def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
@@ -176,8 +176,8 @@ def _quantized(
 ) -> ModelProto:
     """The Q/DQ graph of `key`, with FP32 in the rest."""
     roles, excluded = quantization.int8_roles, quantization.excluded
-    if key == "int8-cpu-twin":
-        return make_cpu_twin(quantize_int8(model, ranges, roles, excluded), ranges)
+    if key == "int8-cpu":
+        return make_cpu_variant(quantize_int8(model, ranges, roles, excluded), ranges)
     opset = read_opset(model) if key == "int8-fp32" else max(QDQ_OPSET, read_opset(model))
     return quantize_int8(convert_opset(model, opset), ranges, roles, excluded)
 

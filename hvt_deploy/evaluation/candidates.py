@@ -27,7 +27,7 @@ EMULATED = (
     "FP16 is emulated by ONNX Runtime on a CPU: its latency says nothing and is not measured."
 )
 NUMERICS = "The engine's own Q/DQ graph with FP32 in the rest: accuracy only."
-TWIN = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
+CPU_VARIANT = "The same recipe and ranges in the form that ONNX Runtime's CPU kernels are fast on."
 # The row of the graph that `export --preprocess-in-graph` writes.
 PIXELS_ROW = "ort fp32 uint8"
 PIXELS_NOTE = (
@@ -63,13 +63,13 @@ def plan_rows(
     gpus = find_gpus()
     device: Device = "cuda" if gpus else "cpu"
     rows = [_reference(folder, manifest, settings, device)]
-    keys = ("fp32", "fp16", "int8") if gpus else ("fp32", "fp16", "int8-cpu-twin", "int8-fp32")
+    keys = ("fp32", "fp16", "int8") if gpus else ("fp32", "fp16", "int8-cpu", "int8-fp32")
     if gpus and rows[0].open is not None:
         rows += [
             _faster_pytorch(folder, manifest, settings, form) for form in ("fp16", "fp16-compiled")
         ]
     names = {
-        "int8-cpu-twin": ("ort int8 cpu-twin", TWIN),
+        "int8-cpu": ("ort int8 cpu", CPU_VARIANT),
         "int8-fp32": ("int8 engine numerics", NUMERICS),
     }
     for key in keys:
@@ -113,9 +113,7 @@ def _row(
         threads=settings.threads or cpu_count(),
         allow_cpu_nodes=settings.allow_cpu_nodes,
     )
-    row = Row(
-        manifest.model, name, device, precision.removesuffix("-cpu-twin"), path.name, note=note
-    )
+    row = Row(manifest.model, name, device, precision.removesuffix("-cpu"), path.name, note=note)
     if key == PIXELS:
         return Planned(runtime, row, lambda: open_pixels_backend(request))
     return Planned(

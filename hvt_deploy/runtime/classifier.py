@@ -55,7 +55,7 @@ class Classifier:
     """An exported model, ready to classify.
 
     `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is
-    the newest. `backend` is a row's name as `validate` shows it ("ort int8 cpu-twin"), a runtime
+    the newest. `backend` is a row's name as `validate` shows it ("ort int8 cpu"), a runtime
     ("ort", "trt", "pytorch") or "auto": an engine where one runs, else ONNX Runtime in FP32. Raises
     BadInput for a name that does not exist, MissingEnvironment where the backend cannot run here.
     """

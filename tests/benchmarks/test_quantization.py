@@ -10,7 +10,7 @@ from onnx import parser
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from benchmarks.quantization import NUMERICS, ORT, TWIN, int8_share, misses
+from benchmarks.quantization import NUMERICS, ORT, CPU_VARIANT, int8_share, misses
 from hvt_deploy.graph.storage import save_onnx
 
 
@@ -43,7 +43,7 @@ def test_goals_that_are_missed_are_told(model, ours, said):
     record = {
         "model": model,
         "labelled": True,
-        "rows": {NUMERICS: ours, TWIN: ours, ORT: row(30, GOOD)},
+        "rows": {NUMERICS: ours, CPU_VARIANT: ours, ORT: row(30, GOOD)},
     }
     found = misses(record, vnni=True)
     assert len(found) == len(said)
@@ -54,7 +54,8 @@ def test_without_vnni_there_is_no_goal_of_speed():
     ours = row(31, GOOD, times=0.5)
     assert (
         misses(
-            {"model": "fdvit_b", "labelled": True, "rows": {NUMERICS: ours, TWIN: ours}}, vnni=False
+            {"model": "fdvit_b", "labelled": True, "rows": {NUMERICS: ours, CPU_VARIANT: ours}},
+            vnni=False,
         )
         == []
     )

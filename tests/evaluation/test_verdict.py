@@ -195,7 +195,7 @@ def test_int8_is_compared_within_its_runtime_and_batch_size():
 def test_on_a_cpu_int8_is_compared_with_fp32_since_fp16_is_only_emulated():
     rows = [
         replace(timed("ort fp32", "fp32", 5), device="cpu"),
-        replace(timed("ort int8 cpu-twin", "int8", 3, seed=1), device="cpu"),
+        replace(timed("ort int8 cpu", "int8", 3, seed=1), device="cpu"),
     ]
     untimed = Row("m", "ort fp16", "cpu", "fp16", None)
     assert [c.than for c in compare_precisions([untimed, *rows])] == ["ort fp32"]

@@ -1,9 +1,9 @@
-"""The CPU twin of an INT8 graph: the same recipe and ranges in the form that ONNX Runtime's CPU
+"""The CPU variant of an INT8 graph: the same recipe and ranges in the form that ONNX Runtime's CPU
 kernels are fast on.
 
 An engine wants signed activations, float biases and no Q/DQ on outputs. ONNX Runtime's kernels
 multiply unsigned activations with signed weights and add int32 biases, and its integer convolution
-needs a quantized output as well. Each pass is a pure function; `benchmarks/cpu_twin.py` measures
+needs a quantized output as well. Each pass is a pure function; `benchmarks/cpu_variant.py` measures
 what each does to logits and latency.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -24,10 +24,8 @@ _HALF, _MOST = 128, 255  # what takes a signed level to an unsigned one; the lar
 _GELU_OPSET = 20
 
 
-def make_cpu_twin(signed: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """The twin of `signed`, a graph by `quantize_int8`: every pass of this module, one after the
-    other.
-    """
+def make_cpu_variant(signed: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """The CPU variant of `signed`, a graph by `quantize_int8`: all passes of this module in turn."""
     return gather_gelu(quantize_outputs(quantize_biases(to_unsigned(signed)), ranges))
 
 

@@ -2,7 +2,8 @@
 role.
 
 `quantize_int8` makes what TensorRT wants: signed and symmetric, weights per channel, float bias, no
-Q/DQ on outputs. `graph/twin.py` turns it into what ONNX Runtime's CPU kernels are fast on.
+Q/DQ on outputs. `graph/quantization/cpu_int8.py` makes the form that ONNX Runtime's CPU kernels
+are fast on.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false

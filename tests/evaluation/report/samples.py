@@ -92,7 +92,7 @@ def trained() -> Results:
         ),
         Row(
             "fdvit_b",
-            "ort int8 cpu-twin",
+            "ort int8 cpu",
             "cpu",
             "int8",
             "fdvit_b.int8-cpu.onnx",
@@ -144,12 +144,12 @@ def trained() -> Results:
         ),
         Gate(
             "max-top1-drop",
-            "ort int8 cpu-twin",
+            "ort int8 cpu",
             1.0,
             "not proven",
             "It may be +1.5 points; 1900 images needed.",
         ),
-        Gate("min-speedup", "ort int8 cpu-twin", 4.0, "failed", "At best 3.84 times as fast."),
+        Gate("min-speedup", "ort int8 cpu", 4.0, "failed", "At best 3.84 times as fast."),
         Gate("max-latency-ms", "trt int8", 5.0, "skipped", "The backend did not run."),
     )
     data = DataSummary(
@@ -169,7 +169,7 @@ def trained() -> Results:
         data=data,
         rows=rows,
         gates=gates,
-        verdict="ort int8 cpu-twin is not fast enough: 3.75 times instead of 4 times.",
+        verdict="ort int8 cpu is not fast enough: 3.75 times instead of 4 times.",
         warnings=("Latencies were measured while another process used the CPU.",),
         environment={"cpu": "Some CPU @ 2.50 GHz", "threads": "1", "onnxruntime": "1.31.0"},
         provenance={"weights": "official, sha256 0123abcd", "opset": "17"},
@@ -246,9 +246,9 @@ def detailed(num_classes: int, images: int = 2000) -> Results:
     reference = 3.2 * np.eye(num_classes, dtype=np.float32)[labels]
     reference += 1.1 * rng.standard_normal(reference.shape).astype(np.float32)
     int8 = reference + 0.2 * rng.standard_normal(reference.shape).astype(np.float32)
-    meter = AccuracyMeter("pytorch fp32", ["ort fp32", "ort int8 cpu-twin"], num_classes)
+    meter = AccuracyMeter("pytorch fp32", ["ort fp32", "ort int8 cpu"], num_classes)
     meter.update(
-        {"pytorch fp32": reference, "ort fp32": reference + 1e-6, "ort int8 cpu-twin": int8}, labels
+        {"pytorch fp32": reference, "ort fp32": reference + 1e-6, "ort int8 cpu": int8}, labels
     )
     numbers = meter.summarize()
     plain = trained()
@@ -266,16 +266,16 @@ def detailed(num_classes: int, images: int = 2000) -> Results:
         class_names=names
         if num_classes == 10
         else tuple(f"class <{k}>" for k in range(num_classes)),
-        verdict="ort int8 cpu-twin: worse than pytorch fp32 by 0.12 to 1.44 points of top-1 on 2000 images.",
+        verdict="ort int8 cpu: worse than pytorch fp32 by 0.12 to 1.44 points of top-1 on 2000 images.",
         errors=("The latency of ort fp32 never became stable, so it proves nothing.",),
         comparisons=(
             Comparison(
-                "ort int8 cpu-twin",
+                "ort int8 cpu",
                 "ort fp32",
                 1,
                 Interval(2.0, 1.9, 2.1),
                 "faster",
-                "ort int8 cpu-twin is 1.90 to 2.10 times as fast as ort fp32 at batch 1.",
+                "ort int8 cpu is 1.90 to 2.10 times as fast as ort fp32 at batch 1.",
             ),
         ),
         gpu=(GpuState("Some GPU", 1, (1400, 1410), (61.0, 70.2), (50, 55), ("power cap",), 0.71),),

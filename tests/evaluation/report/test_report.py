@@ -46,7 +46,7 @@ def render(request):
 def test_verdict_rows_gates_skipped_and_warnings_are_all_there(render):
     text = re.sub(r"\s+", " ", render(trained()))
     for part in (
-        "ort int8 cpu-twin is not fast enough",
+        "ort int8 cpu is not fast enough",
         "97.40",
         "1.83×",
         "not proven",

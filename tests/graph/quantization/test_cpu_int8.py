@@ -1,4 +1,4 @@
-"""The CPU twin's passes on small models of two families and on planted graphs, through real ONNX
+"""The CPU variant's passes on small models of two families and on planted graphs, through real ONNX
 Runtime.
 """
 
@@ -21,7 +21,7 @@ from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.cpu_int8 import (
     gather_gelu,
-    make_cpu_twin,
+    make_cpu_variant,
     quantize_biases,
     quantize_outputs,
     to_unsigned,
@@ -110,14 +110,14 @@ def test_unsigned_activations_are_exactly_the_same_numbers(calibrated, images):
 
 def test_an_int32_bias_moves_by_half_a_unit_of_the_sum_at_most(calibrated, images):
     _, signed, _ = calibrated
-    twin = quantize_biases(to_unsigned(signed))
-    onnx.checker.check_model(twin, full_check=True)
-    before, after = values(signed), values(twin)
+    variant = quantize_biases(to_unsigned(signed))
+    onnx.checker.check_model(variant, full_check=True)
+    before, after = values(signed), values(variant)
     floats = {node.name: node.input[2] for node in signed.graph.node if len(node.input) == 3}
-    producers = {node.output[0]: node for node in twin.graph.node}
+    producers = {node.output[0]: node for node in variant.graph.node}
     nodes = [
         node
-        for node in (*quantized(twin, "Conv"), *quantized(twin, "Gemm"))
+        for node in (*quantized(variant, "Conv"), *quantized(variant, "Gemm"))
         if len(node.input) == 3
     ]
     assert nodes
@@ -158,7 +158,7 @@ def test_a_bias_that_int32_cannot_hold_stays_float(tmp_path):
 
 def test_every_quantized_layer_gets_an_integer_kernel(calibrated, tmp_path):
     _, signed, ranges = calibrated
-    made = kernels(make_cpu_twin(signed, ranges), tmp_path)
+    made = kernels(make_cpu_variant(signed, ranges), tmp_path)
     all_convs = sum(node.op_type == "Conv" for node in signed.graph.node)
     convs, linears = len(quantized(signed, "Conv")), len(quantized(signed, "MatMul"))
     assert made["QLinearConv"] == convs > 0
@@ -192,16 +192,16 @@ def test_a_relu_between_convolutions_is_the_kernels_saturation(tmp_path):
         tmp_path, after="zero = Relu (sum) c = Conv (zero, v) logits = Mul (c, two)"
     )
     signed = quantize_int8(model, ranges, ("conv",))
-    twin = make_cpu_twin(signed, ranges)
-    made = kernels(twin, tmp_path)
+    variant = make_cpu_variant(signed, ranges)
+    made = kernels(variant, tmp_path)
     assert (made["Relu"], made["QLinearConv"]) == (0, 2)
-    assert sqnr(run(signed, x), run(twin, x)) > sqnr(run(model, x), run(signed, x))
+    assert sqnr(run(signed, x), run(variant, x)) > sqnr(run(model, x), run(signed, x))
 
 
 def test_gelus_are_one_kernel_each(calibrated, tmp_path):
     _, signed, ranges = calibrated
     gelus = sum(node.op_type == "Erf" for node in signed.graph.node)
-    made = kernels(make_cpu_twin(signed, ranges), tmp_path)
+    made = kernels(make_cpu_variant(signed, ranges), tmp_path)
     assert made["Erf"] == 0
     assert made["Gelu"] + made["BiasGelu"] == gelus > 0
 
@@ -243,7 +243,7 @@ def test_what_is_no_gelu_is_left_alone(product):
 def test_passes_leave_their_argument_as_it_was(calibrated):
     _, signed, ranges = calibrated
     before = signed.SerializeToString()
-    make_cpu_twin(signed, ranges)
+    make_cpu_variant(signed, ranges)
     assert signed.SerializeToString() == before
 
 

@@ -15,7 +15,7 @@ from running import run, sqnr
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, role_of
 from hvt_deploy.graph.opset import convert_opset
-from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_twin
+from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
@@ -214,13 +214,13 @@ def test_only_the_roles_asked_for_are_quantized(fp32, ranges):
         quantize_int8(fp32, ranges, ("carrier",))
 
 
-def test_int8_and_its_twin_stay_near_fp32(fp32, ranges, images):
+def test_int8_and_its_cpu_variant_stay_near_fp32(fp32, ranges, images):
     signed = quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES)
     reference, engine = run(fp32, images), run(signed, images, optimize=False)
-    twin = run(make_cpu_twin(signed, ranges), images, optimize=False)
+    variant = run(make_cpu_variant(signed, ranges), images, optimize=False)
     assert sqnr(reference, engine) > 20
-    assert sqnr(reference, twin) > 20
-    assert sqnr(engine, twin) > sqnr(reference, engine)
+    assert sqnr(reference, variant) > 20
+    assert sqnr(engine, variant) > sqnr(reference, engine)
 
 
 def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):

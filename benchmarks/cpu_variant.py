@@ -1,10 +1,10 @@
-"""What each pass of the CPU twin does to logits and latency: python benchmarks/cpu_twin.py
+"""What each pass of the CPU variant does to logits and latency: python benchmarks/cpu_variant.py
 [--models NAMES].
 
-The INT8 graph for engines (signed, float biases) is changed pass by pass into the twin
-(`hvt_deploy/graph/twin.py`). After each: SQNR of the logits against FP32 and against the signed
-graph, whether they are bit for bit those of the signed graph (ONNX Runtime's optimizer off), and
-how many times as fast as FP32 it is: one thread, batch 1, windows interleaved among all graphs.
+The INT8 graph for engines (signed, float biases) is changed pass by pass into the CPU variant
+(`hvt_deploy/graph/quantization/cpu_int8.py`). After each: SQNR of the logits against FP32 and
+against the signed graph, whether they are bit for bit those of the signed graph (ONNX Runtime's
+optimizer off), and how many times as fast as FP32 it is: one thread, batch 1, windows interleaved among all graphs.
 Demo models on digits, others with random weights on crops of photographs (`pictures.py`). With
 --emulator qemu-x86_64-static the demo models also run on an emulated CPU with AVX2 and without
 VNNI. Minutes.
@@ -54,10 +54,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo", "fdvit_b", "faster_vit_0_224")
 IMAGES = 32
 EMULATED_CPU, EMULATED_IMAGES = "Haswell", 8  # AVX2 without VNNI
-FP32, SIGNED, TWIN = (
+FP32, SIGNED, CPU_VARIANT = (
     "FP32",
     "signed, float biases (the engine's)",
-    "+ GELU as one operator (the twin)",
+    "+ GELU as one operator (the CPU variant)",
 )
 KERNELS = ("QLinearConv", "MatMulIntegerToFloat", "QGemm", "Conv", "MatMul", "Gelu", "Erf")
 
@@ -85,7 +85,7 @@ def graphs_of(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[
         "+ unsigned": unsigned,
         "+ int32 biases": biased,
         "+ outputs of convolutions": outputs,
-        TWIN: gather_gelu(outputs),
+        CPU_VARIANT: gather_gelu(outputs),
     }
     paths = {FP32: fp32_path}
     for i, (name, graph) in enumerate(made.items()):
@@ -170,12 +170,12 @@ def emulated(
     images_NCHW: ImagesNCHW,
     folder: Path,
 ) -> list[Record]:
-    """SQNR against FP32 of the signed graph and the twin on a CPU without VNNI, by ONNX Runtime's
+    """SQNR of the signed graph and the CPU variant on a CPU without VNNI, by ONNX Runtime's
     precision mode.
     """
     np.save(folder / "images.npy", images_NCHW)
     rows: list[Record] = []
-    for name in (SIGNED, TWIN):
+    for name in (SIGNED, CPU_VARIANT):
         for precise in ("0", "1"):
             child = [
                 sys.executable,
@@ -212,7 +212,7 @@ def write(output: Path, records: Mapping[str, Record]) -> None:
     """The record and its tables."""
     vnni = not int8_saturates(cpu_flags())
     facts = {
-        "command": "python benchmarks/cpu_twin.py",
+        "command": "python benchmarks/cpu_variant.py",
         "cpu": cpu_name(),
         "vnni": vnni,
         "versions": tool_versions(),
@@ -222,9 +222,9 @@ def write(output: Path, records: Mapping[str, Record]) -> None:
         json.dumps({**facts, "models": list(records.values())}, indent=1) + "\n", encoding="utf-8"
     )
     lines = [
-        "# The CPU twin, pass by pass",
+        "# The CPU variant, pass by pass",
         "",
-        f"`python benchmarks/cpu_twin.py` on {cpu_name()}, {'with' if vnni else 'without'} VNNI, ONNX Runtime "
+        f"`python benchmarks/cpu_variant.py` on {cpu_name()}, {'with' if vnni else 'without'} VNNI, ONNX Runtime "
         f"{onnxruntime.__version__}, one thread, batch 1.",
         f"SQNR of all logits of {IMAGES} images in dB. Exact: the signed graph's logits bit for bit, optimizer off.",
         "Times as fast as FP32: median over interleaved rounds with its 95 % interval.",
@@ -289,7 +289,7 @@ def main() -> int:
     )
     parser.add_argument("--emulator", metavar="PATH", help="qemu-x86_64-static")
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpu_twin.json"
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpu_variant.json"
     )
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
