@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from hvt_deploy.cli.console import TerminalUi, open_console
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.validate import validate
@@ -29,7 +30,6 @@ from hvt_deploy.core.types import SUBSETS, SubsetName
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.evaluation.record import Interval, Results
-from hvt_deploy.evaluation.report.terminal import TerminalUi, open_console
 from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import ModelSpec
 

@@ -26,7 +26,7 @@ HOMES = {
     "typer": ("cli/",),
     "rich": ("cli/", "evaluation/report/terminal.py"),
     "matplotlib": tuple(
-        f"evaluation/report/{name}.py" for name in ("svg", "pareto", "plots", "budget")
+        f"evaluation/report/{name}.py" for name in ("svg", "pareto", "plots", "accuracy_budget")
     ),
 }
 

@@ -46,8 +46,9 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the models: published accuracy, measured parameters and MACs, licences."""
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.models import list_models, verify_model
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     if verify is None:
         listed = list_models()
@@ -84,8 +85,9 @@ def models(
 @app.command()
 def doctor(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
     """Tell what works on this machine, and what is missing for the rest."""
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.doctor import diagnose as look
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     found = look(root)
     if as_json:

@@ -100,7 +100,8 @@ def build_trt(
 
 def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
     """One build in full, or the reason why there is none; several as a table."""
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.cli.console import open_console
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     single = attempts[0] if len(attempts) == 1 else None
     if single and single.error:
@@ -135,7 +136,8 @@ def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
 
 
 def _show_built(built: Built) -> None:
-    from hvt_deploy.evaluation.report.terminal import open_console, print_audit
+    from hvt_deploy.cli.console import open_console
+    from hvt_deploy.evaluation.report.terminal import print_audit
 
     typer.echo(str(built.path))
     print_audit(built.audit, open_console())
@@ -168,7 +170,7 @@ def _record_of(attempt: Attempt) -> dict[str, object]:
 
 
 def _row_of(attempt: Attempt) -> tuple[str, ...]:
-    from hvt_deploy.evaluation.report.audit import quantized_share, split
+    from hvt_deploy.evaluation.report.engine_layers import precision_shares, quantized_share
 
     built = attempt.built
     if built is None:
@@ -179,7 +181,7 @@ def _row_of(attempt: Attempt) -> tuple[str, ...]:
         attempt.precision,
         built.path.name,
         str(audit.kernels),
-        split(audit.macs),
+        precision_shares(audit.macs),
         quantized_share(audit),
         f"{audit.fused_attention}/{audit.attention_blocks}",
         f"{built.seconds:.0f}",

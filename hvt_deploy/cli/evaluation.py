@@ -134,8 +134,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Tell what changed between two validations, beyond chance; exit 1 if something became worse."""
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.diff import diff as run_diff
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     found, ui = run_diff(before, after), open_ui(as_json)
     if as_json:
@@ -176,8 +177,9 @@ def diagnose(
     """Find the first module where ONNX parts from PyTorch, or FP16 and INT8 from FP32; exit 1 if
     there is one.
     """
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.diagnose import diagnose as run_diagnose
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     if replay is not None:
         raise typer.Exit(_replay(replay, as_json))

@@ -244,8 +244,9 @@ def quantize(
 
 
 def _show_calibrators(facts: Mapping[str, Any]) -> None:
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.evaluation.report.figures import decibels
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     by_role = facts["sqnr_by_role"]
     columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]
@@ -259,13 +260,14 @@ def _show_calibrators(facts: Mapping[str, Any]) -> None:
 def _quantize_within(
     folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui, as_json: bool
 ) -> None:
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.flows import quantize_within
-    from hvt_deploy.evaluation.report.budget import (
+    from hvt_deploy.evaluation.report.accuracy_budget import (
         SENSITIVITY_COLUMNS,
         budget_sentence,
         sensitivity_rows,
     )
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     found = quantize_within(folder, config, request, ui)
     if as_json:
@@ -302,8 +304,9 @@ def inspect(
     """Show nodes, parameters, MACs and precision by stage and role; of an engine what it really
     runs.
     """
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.inspect import COLUMNS, EngineFacts, graph_rows, inspect_target
-    from hvt_deploy.evaluation.report.terminal import open_console, print_audit, print_table
+    from hvt_deploy.evaluation.report.terminal import print_audit, print_table
 
     found = inspect_target(root, target)
     if as_json:

@@ -40,14 +40,14 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Short for --precision int8."
 
 def open_ui(quiet: bool) -> Ui:
     """What steps talk to; `quiet` keeps warnings only."""
-    from hvt_deploy.evaluation.report.terminal import TerminalUi, open_console
+    from hvt_deploy.cli.console import TerminalUi, open_console
 
     return TerminalUi(open_console(stderr=True), quiet=quiet)
 
 
 def show_error(error: HvtDeployError) -> None:
     """Print an error and what to do about it, on stderr."""
-    from hvt_deploy.evaluation.report.terminal import open_console, print_error
+    from hvt_deploy.cli.console import open_console, print_error
 
     print_error(error, open_console(stderr=True))
 
@@ -95,7 +95,8 @@ def show_results(results: Results, folder: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(results)
         return
-    from hvt_deploy.evaluation.report.terminal import open_console, print_results
+    from hvt_deploy.cli.console import open_console
+    from hvt_deploy.evaluation.report.terminal import print_results
 
     print_results(results, open_console())
     if folder is not None:

@@ -43,8 +43,9 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Classify images with an exported model."""
+    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.predict import predict as run_predict
-    from hvt_deploy.evaluation.report.terminal import open_console, print_table
+    from hvt_deploy.evaluation.report.terminal import print_table
 
     done = run_predict(images, model, root, backend, top, open_ui(as_json))
     if as_json:

@@ -42,7 +42,7 @@ from hvt_deploy.data.images import load_batches, repeat_to
 from hvt_deploy.data.sampling import stratified_sample
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest, GroupSensitivity, Trial
 from hvt_deploy.evaluation.record import Interval
-from hvt_deploy.evaluation.report.budget import draw_budget, render_budget
+from hvt_deploy.evaluation.report.accuracy_budget import draw_budget, render_budget
 from hvt_deploy.evaluation.statistics import images_needed, tango_interval
 from hvt_deploy.graph.analysis.macs import node_macs
 from hvt_deploy.graph.analysis.roles import group_of

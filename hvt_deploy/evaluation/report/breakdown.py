@@ -1,5 +1,5 @@
-"""Where a backend goes wrong, in words: classes, confusions, curves, flipped images, batch sizes,
-the GPU's state.
+"""Detail tables: classes, confusions, ROC and PR curves, flipped predictions, latency by batch
+size, GPU state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hvt_deploy.evaluation.report.figures import (
     three_digits,
 )
 
-# Up to here every class is shown, and the confusion matrix whole.
+# Up to this number of classes, all classes and the whole confusion matrix are shown.
 MOST_CLASSES_SHOWN = 50
 WORST_CLASSES = 25
 TOP_CONFUSIONS = 20
@@ -36,7 +36,15 @@ TOP_CONFUSIONS = 20
 
 @dataclass(frozen=True)
 class Grid:
-    """A plain table. The first `names` columns are text, the others numbers."""
+    """A plain table.
+
+    Fields:
+        title: caption above the table.
+        headings: one per column.
+        rows: cells as text, one per heading.
+        names: the first `names` columns are text, the others numbers.
+        note: a sentence below the table.
+    """
 
     title: str
     headings: tuple[str, ...]
@@ -47,8 +55,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The confusion matrix of a backend: images by true class and answer. `shares` are those of the
-    class's images.
+    """The confusion matrix of a backend.
+
+    Fields:
+        title: name of the backend.
+        names: class names, for rows and columns.
+        images: number of images by true class (row) and predicted class (column).
+        shares: the same as a share of the images of the true class, 0 to 1.
     """
 
     title: str
@@ -59,7 +72,13 @@ class Matrix:
 
 @dataclass(frozen=True)
 class FlipGroup:
-    """The flipped images of one backend that are kept, and how many there are."""
+    """The flipped predictions of one backend that the record keeps.
+
+    Fields:
+        backend: name of the backend.
+        title: says how many there are, and how many are shown.
+        flips: each with its kind: lost, gained or both wrong.
+    """
 
     backend: str
     title: str
@@ -67,7 +86,7 @@ class FlipGroup:
 
 
 def class_grids(results: Results) -> tuple[Grid, ...]:
-    """Precision, recall and F1 of each class for every backend; with many classes the worst."""
+    """Precision, recall and F1 per class for every backend; with many classes, the worst ones."""
     if results.untrained:
         return ()
     return tuple(
@@ -88,7 +107,7 @@ def _class_grid(results: Results, row: Row, counts: ClassCounts) -> Grid:
     if len(known) > MOST_CLASSES_SHOWN:
         chosen = chosen[:WORST_CLASSES]
     which = (
-        "every class"
+        "all classes"
         if len(chosen) == len(known)
         else f"the {len(chosen)} worst of {len(known):,} classes"
     )
@@ -120,13 +139,14 @@ def _class_line(name: str, counts: ClassCounts, k: int, is_reference: bool) -> t
 
 def _chance_note(classes: int) -> str:
     return (
-        f"Lost: only the reference is right; gained: only this backend is. Of {classes:,} classes some drop by chance "
-        "alone; for a single class, six lost images and none gained are beyond it."
+        "Lost: correct in the reference only. Gained: correct in this backend only. "
+        f"With {classes:,} classes, some drop by chance; for a single class, six images lost and "
+        "none gained is significant (McNemar p = 0.03)."
     )
 
 
 def confusion_matrices(results: Results) -> tuple[Matrix, ...]:
-    """The matrix of every backend, where there are few enough classes to read one."""
+    """The matrix of every backend, if there are at most `MOST_CLASSES_SHOWN` classes."""
     if results.untrained or not 0 < len(results.class_names) <= MOST_CLASSES_SHOWN:
         return ()
     return tuple(
@@ -151,7 +171,7 @@ def confusion_grids(results: Results) -> tuple[Grid, ...]:
     return tuple(
         Grid(
             f"{row.backend}: most frequent confusions",
-            ("class", "taken for", "images", "of the class"),
+            ("true class", "predicted class", "images", "share of class"),
             tuple(
                 _confusion_line(results.class_names, row.classes, one)
                 for one in row.confusions[:TOP_CONFUSIONS]
@@ -171,14 +191,14 @@ def _confusion_line(
 
 
 def curve_grid(results: Results) -> Grid | None:
-    """The area under the ROC curve and the average precision of each class, by backend."""
+    """Area under the ROC curve and average precision per class, by backend."""
     rows = [row for row in results.rows if row.curves]
     if results.untrained or not rows:
         return None
     labels = dict.fromkeys(curve.label for row in rows for curve in row.curves)
     lines = tuple(
         (
-            "all pooled" if label is None else results.class_names[label],
+            "all classes, pooled" if label is None else results.class_names[label],
             *(_areas(next((c for c in row.curves if c.label == label), None)) for row in rows),
         )
         for label in labels
@@ -187,7 +207,7 @@ def curve_grid(results: Results) -> Grid | None:
         "Area under the ROC curve / average precision",
         ("class", *(row.backend for row in rows)),
         lines,
-        note="The score of a class is the log-odds of its softmax probability, in steps of an eighth.",
+        note="Class scores are log-odds of the softmax probability, rounded to 1/8.",
     )
 
 
@@ -196,7 +216,7 @@ def _areas(curve: Curve | None) -> str:
 
 
 def flip_groups(results: Results) -> tuple[FlipGroup, ...]:
-    """The images that each backend answers otherwise than the reference, with what is said of each."""
+    """The images for which a backend predicts another class than the reference."""
     return tuple(_flip_group(results, row) for row in results.rows if row.flips)
 
 
@@ -221,12 +241,12 @@ def _flip_kind(flip: Flip) -> str:
 def answer_text(answer: Answer, names: Sequence[str]) -> str:
     """`tench 81.20 %`."""
     if answer.label is None or answer.probability is None:
-        return "nothing: not finite"
+        return "no prediction (logits not finite)"
     return f"{names[answer.label]} {percent(100 * answer.probability)}"
 
 
 def timing_grid(results: Results) -> Grid | None:
-    """Every backend at every batch size."""
+    """Latency of every backend at every batch size."""
     lines = [
         (row.backend, *_timing_cells(timing), row.speedup_over or EMPTY)
         for row in results.rows
@@ -234,12 +254,12 @@ def timing_grid(results: Results) -> Grid | None:
     ]
     if not lines:
         return None
-    headings = ("backend", "batch", "min", "median", "p90", "p99", "img/s", "speed-up", "over")
-    return Grid("Latency at every batch size", headings, tuple(lines))
+    figures = ("min", "median", "p90", "p99", "img/s", "speed-up", "relative to")
+    return Grid("Latency by batch size", ("backend", "batch", *figures), tuple(lines))
 
 
 def timings(row: Row) -> tuple[Timing, ...]:
-    """What was timed of a row, the first batch size first."""
+    """The timings of a row, the first batch size first."""
     if row.latency_ms is None or row.throughput_img_s is None:
         return ()
     return Timing(row.latency_ms, row.throughput_img_s, row.speedup), *row.other_batches
@@ -249,17 +269,17 @@ def _timing_cells(timing: Timing) -> tuple[str, ...]:
     latency, speedup = timing.latency_ms, timing.speedup
     quantiles = (milliseconds(ms) for ms in (latency.min, latency.median, latency.p90, latency.p99))
     shown = f"{ratio(speedup.estimate)} {ratio_range(speedup)}" if speedup else EMPTY
-    mark = "" if latency.stable else " (not stable)"
+    mark = "" if latency.stable else " (unstable)"
     return f"{latency.batch}{mark}", *quantiles, three_digits(timing.throughput_img_s), shown
 
 
 def gpu_grid(states: Sequence[GpuState]) -> Grid | None:
-    """What the GPU did during each latency measurement."""
+    """GPU state during each latency measurement."""
     if not states:
         return None
     return Grid(
-        "The GPU while latencies were measured",
-        ("GPU", "batch", "SM clock", "moved", "power", "temperature", "lower clocks because of"),
+        "GPU state during latency measurements",
+        ("GPU", "batch", "SM clock", "clock change", "power", "temperature", "throttling"),
         tuple(
             (
                 s.name,
@@ -268,7 +288,7 @@ def gpu_grid(states: Sequence[GpuState]) -> Grid | None:
                 percent(s.clock_movement),
                 f"{s.power_w[0]:.0f} to {s.power_w[1]:.0f} W",
                 f"{s.temperature_c[0]} to {s.temperature_c[1]} °C",
-                ", ".join(s.throttling) or "nothing",
+                ", ".join(s.throttling) or "none",
             )
             for s in states
         ),

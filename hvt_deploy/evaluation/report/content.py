@@ -1,4 +1,4 @@
-"""What every report says: a record's columns, facts and sentences as text, before any layout."""
+"""Content of every report: columns, facts and sentences of a record as text, without layout."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from hvt_deploy.evaluation.report.figures import (
     ratio_range,
     three_digits,
 )
+from hvt_deploy.evaluation.report.terms import REPORT_TERMS, define_terms
 
 UNTRAINED_TITLE = "UNTRAINED WEIGHTS"
 UNTRAINED_SENTENCE = (
     "The weights are random. Every accuracy and agreement in this report is meaningless, "
-    "and no accuracy gate can pass. Latencies are real."
+    "and no accuracy gate can pass. Latencies are valid."
 )
 INTERVALS_SENTENCE = (
     "Brackets are 95 % confidence intervals. A positive drop is worse than the reference."
@@ -92,7 +93,7 @@ class Fact:
 
 
 def summary_columns(results: Results) -> tuple[Column, ...]:
-    """The figures a reader compares first."""
+    """The figures a reader compares first: accuracy, latency, speed-up."""
     mark = " (untrained)" if results.untrained else ""
     return (
         Column(f"top-1{mark}", "accuracy", lambda r: _percent_cell(r.top1)),
@@ -105,7 +106,7 @@ def summary_columns(results: Results) -> tuple[Column, ...]:
 
 
 def accuracy_details(results: Results) -> tuple[Column, ...]:
-    """The rest of what is known of a row's answers and logits."""
+    """Further accuracy and logit figures of a row."""
     mark = " (untrained)" if results.untrained else ""
     return (
         Column("images", "detail", lambda r: Cell(f"{r.images:,}") if r.images else None),
@@ -115,14 +116,12 @@ def accuracy_details(results: Results) -> tuple[Column, ...]:
         Column("published top-5", "detail", lambda r: _published_cell(r.published_top5, r.top5)),
         Column("SQNR", "detail", lambda r: _number_cell(r.sqnr_db, decibels)),
         Column("logit cosine", "detail", lambda r: _number_cell(r.logit_cosine, cosine)),
-        Column(
-            "largest logit error", "detail", lambda r: _number_cell(r.logit_max_abs, three_digits)
-        ),
+        Column("max logit error", "detail", lambda r: _number_cell(r.logit_max_abs, three_digits)),
     )
 
 
 def run_details(_: Results) -> tuple[Column, ...]:
-    """What ran where."""
+    """Device, number of timed runs, memory and artifact of a row."""
     return (
         Column("device", "detail", lambda r: Cell(r.device), is_text=True),
         Column("timed runs", "detail", _timed_runs),
@@ -134,7 +133,7 @@ def run_details(_: Results) -> tuple[Column, ...]:
 
 
 def fill_table(results: Results, columns: tuple[Column, ...]) -> Table:
-    """Figures of every backend that ran; columns in which nobody has one are left out."""
+    """Figures of every backend that ran; columns without any figure are left out."""
     ran = [r for r in results.rows if r.skipped is None]
     cells = {c.title: [c.cell(r) for r in ran] for c in columns}
     kept = tuple(c for c in columns if any(cell is not None for cell in cells[c.title]))
@@ -146,7 +145,7 @@ def fill_table(results: Results, columns: tuple[Column, ...]) -> Table:
 
 
 def skipped_facts(results: Results) -> tuple[Fact, ...]:
-    """Each backend that was not run, and why."""
+    """Each backend that was skipped, and the reason."""
     return tuple(
         Fact(f"{r.backend} ({r.precision}, {r.device})", r.skipped)
         for r in results.rows
@@ -155,32 +154,30 @@ def skipped_facts(results: Results) -> tuple[Fact, ...]:
 
 
 def note_facts(results: Results) -> tuple[Fact, ...]:
-    """What has to be known about a backend that ran."""
+    """Notes on backends that ran."""
     return tuple(Fact(r.backend, _note(r)) for r in results.rows if r.note and r.skipped is None)
 
 
 def data_facts(results: Results) -> tuple[Fact, ...]:
-    """Which images were seen, without the names of unreadable files."""
+    """The images of the validation, without the names of unreadable files."""
     data = results.data
     sample = (
-        "all of the folder"
-        if data.limit is None
-        else f"a class-stratified sample of {data.limit:,}"
+        "the whole folder" if data.limit is None else f"a class-stratified sample of {data.limit:,}"
     )
     return (
         Fact("folder", data.path),
         Fact("images", f"{count(data.images, 'image')} ({sample}, seed {data.seed})"),
         Fact("classes", f"{data.classes:,}"),
         Fact("class mapping", data.class_mapping),
-        *((Fact("subset", f"{data.subset}: logits of its classes only"),) if data.subset else ()),
+        *((Fact("subset", f"{data.subset}, logits of its classes only"),) if data.subset else ()),
         Fact(
-            "unreadable files", f"{len(data.unreadable):,}{', left out' if data.unreadable else ''}"
+            "unreadable files", f"{len(data.unreadable):,}{', skipped' if data.unreadable else ''}"
         ),
     )
 
 
 def record_facts(results: Results) -> tuple[Fact, ...]:
-    """What was validated and when."""
+    """Model, weights and time of the validation."""
     return (
         Fact("model", results.model),
         Fact("workspace name", results.slug),
@@ -188,6 +185,11 @@ def record_facts(results: Results) -> tuple[Fact, ...]:
         Fact("created", results.created),
         Fact("record", f"results.json, schema {results.schema_version}"),
     )
+
+
+def term_facts() -> tuple[Fact, ...]:
+    """Definitions of the terms in the report."""
+    return mapping_facts(define_terms(REPORT_TERMS))
 
 
 def mapping_facts(mapping: Mapping[str, str]) -> tuple[Fact, ...]:
@@ -249,8 +251,8 @@ def _note(row: Row) -> str:
     if difference is None:
         return row.note
     return (
-        f"{row.note} Its pixels differ from the exact ones by {three_digits(difference.mean)} of 255 on average, "
-        f"{three_digits(difference.largest)} at most."
+        f"{row.note} Its pixels differ from Pillow's by {three_digits(difference.mean)} of 255 "
+        f"on average, {three_digits(difference.largest)} at most."
     )
 
 

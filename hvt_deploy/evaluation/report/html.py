@@ -1,12 +1,10 @@
-"""A record as one HTML file that opens offline: no script, and no font, style or image from
-anywhere else.
-"""
+"""A record as one HTML file that opens offline: no script, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
 from hvt_deploy.evaluation.record import Results
 from hvt_deploy.evaluation.report import breakdown, content
-from hvt_deploy.evaluation.report.audit import engines_table
+from hvt_deploy.evaluation.report.engine_layers import engines_table
 from hvt_deploy.evaluation.report.figures import EMPTY, scrub
 from hvt_deploy.evaluation.report.pareto import draw_pareto, explain_no_pareto
 from hvt_deploy.evaluation.report.plots import draw_curves, draw_latencies
@@ -40,6 +38,7 @@ def render_html(results: Results) -> str:
         data=content.data_facts(results),
         provenance=(*content.record_facts(results), *content.mapping_facts(results.provenance)),
         environment=content.mapping_facts(results.environment),
+        terms=content.term_facts(),
         colour_of=colour_of,
         empty=EMPTY,
         pareto=draw_pareto(results),
@@ -60,9 +59,7 @@ def render_html(results: Results) -> str:
 
 
 def _shown_row(results: Results) -> int:
-    """Which of the rows with classes is unfolded: the first of the lowest precision, which the
-    verdict is about.
-    """
+    """Index of the row whose class tables start unfolded: the first of the lowest precision."""
     precisions = [colour_of(row.precision) for row in results.rows if row.classes]
     return next(
         (precisions.index(bits) for bits in ("int8", "fp16") if bits in precisions),

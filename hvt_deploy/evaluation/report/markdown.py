@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 from hvt_deploy.evaluation.record import Results
-from hvt_deploy.evaluation.report.audit import engines_table
 from hvt_deploy.evaluation.report.breakdown import (
     Grid,
     answer_text,
@@ -35,7 +34,9 @@ from hvt_deploy.evaluation.report.content import (
     run_details,
     skipped_facts,
     summary_columns,
+    term_facts,
 )
+from hvt_deploy.evaluation.report.engine_layers import engines_table
 from hvt_deploy.evaluation.report.figures import scrub
 
 # An underscore inside a word is no emphasis on GitHub, so names such as fdvit_b stay readable.
@@ -43,9 +44,7 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def render_markdown(results: Results) -> str:
-    """The record as a Markdown page with the same content as the HTML report, plots and thumbnails
-    aside.
-    """
+    """The record as a Markdown page: the HTML report without plots and thumbnails."""
     blocks = [f"# {_escape(results.model)}: validation"]
     if results.untrained:
         blocks.append(f"> **{UNTRAINED_TITLE}.** {UNTRAINED_SENTENCE}")
@@ -58,18 +57,20 @@ def render_markdown(results: Results) -> str:
     blocks += _section("Notes", _bullets(note_facts(results)))
     blocks += _section("Gates", _gates(results))
     blocks += _section(
-        "Is the lower precision worth it?",
+        "Precision comparison",
         "\n".join(f"- {_escape(c.sentence)}" for c in results.comparisons),
     )
     blocks += _grids("Latency", (timing_grid(results), gpu_grid(results.gpu)))
     blocks += _grids("Classes", class_grids(results))
     blocks += _grids("Confusions", confusion_grids(results))
-    blocks += _grids("How well scores tell classes apart", (curve_grid(results),))
-    blocks += _section("Images whose answer flipped", _flips(results))
-    blocks += _section("Not run", _bullets(skipped_facts(results)))
-    blocks += _section("Details", _backend_table(fill_table(results, accuracy_details(results))))
-    blocks += _section("Where it ran", _backend_table(fill_table(results, run_details(results))))
-    blocks += _section("Engines, by their own layers", _backend_table(engines_table(results)))
+    blocks += _grids("ROC and precision-recall curves", (curve_grid(results),))
+    blocks += _section("Flipped predictions", _flips(results))
+    blocks += _section("Skipped backends", _bullets(skipped_facts(results)))
+    details = fill_table(results, accuracy_details(results))
+    blocks += _section("Accuracy details", _backend_table(details))
+    runs = fill_table(results, run_details(results))
+    blocks += _section("Devices and artifacts", _backend_table(runs))
+    blocks += _section("Engine layer precision", _backend_table(engines_table(results)))
     blocks += _section("Data", _bullets(data_facts(results)))
     if results.data.unreadable:
         blocks.append(
@@ -79,6 +80,7 @@ def render_markdown(results: Results) -> str:
         "Provenance", _bullets((*record_facts(results), *mapping_facts(results.provenance)))
     )
     blocks += _section("Environment", _bullets(mapping_facts(results.environment)))
+    blocks += _section("Terms", _bullets(term_facts()))
     return scrub("\n\n".join(blocks) + "\n")
 
 
@@ -101,10 +103,12 @@ def _grids(title: str, grids: Iterable[Grid | None]) -> list[str]:
 
 
 def _flips(results: Results) -> str:
+    names = results.class_names
     lines = [
-        f"- {_escape(group.backend)}, {kind}: {_escape(flip.path)} is {_escape(results.class_names[flip.label])}; "
-        f"reference {_escape(answer_text(flip.reference, results.class_names))}, "
-        f"here {_escape(answer_text(flip.candidate, results.class_names))}"
+        f"- {_escape(group.backend)}, {kind}: {_escape(flip.path)} is "
+        f"{_escape(names[flip.label])}; "
+        f"reference {_escape(answer_text(flip.reference, names))}, "
+        f"this backend {_escape(answer_text(flip.candidate, names))}"
         for group in flip_groups(results)
         for flip, kind in group.flips
     ]
@@ -113,7 +117,7 @@ def _flips(results: Results) -> str:
 
 def _results_table(table: Table) -> list[str]:
     if not table.lines:
-        return ["No backend was run."]
+        return ["No backend ran."]
     return [_backend_table(table), INTERVALS_SENTENCE]
 
 
@@ -132,7 +136,7 @@ def _backend_table(table: Table) -> str:
 def _gates(results: Results) -> str:
     if not results.gates:
         return ""
-    titles = ["gate", "backend", "status", "why"]
+    titles = ["gate", "backend", "status", "reason"]
     rows = (
         [f"`{gate_name(g)}`", _escape(g.backend), f"**{g.status}**", _escape(g.sentence)]
         for g in results.gates

@@ -1,4 +1,5 @@
-"""Accuracy against latency: which backends no other beats in both."""
+"""Plot of accuracy against latency, with the Pareto front."""
+# Matplotlib's **kwargs are untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ _LONGEST_LABEL = 40
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a name may stand: its offset from the point in points (1/72 inch), and which of its
-    sides is there.
-    """
+    """A candidate position of a label: offset from the point in 1/72 inch, and its anchor side."""
 
     right: float
     up: float
@@ -69,14 +68,15 @@ def draw_pareto(results: Results) -> str:
         _draw_labels(axes, points)
 
     described = "; ".join(
-        f"{p.label}: {percent(p.top1.estimate)} {percent_range(p.top1)} at {milliseconds(p.latency)}"
+        f"{p.label}: {percent(p.top1.estimate)} {percent_range(p.top1)} "
+        f"at {milliseconds(p.latency)}"
         for p in points
     )
     return draw_svg("pareto", f"Top-1 accuracy against {latency_title}", described, _INCHES, draw)
 
 
 def explain_no_pareto(results: Results) -> str:
-    """Why there is no such plot."""
+    """The reason why there is no such plot."""
     if results.untrained:
         return "No plot of accuracy against latency: the weights are untrained."
     return "No plot of accuracy against latency: no backend has both."
@@ -102,7 +102,7 @@ def _latency_title(results: Results) -> str:
     return (
         f"median latency, batch {batches.pop()} (ms)"
         if len(batches) == 1
-        else "median latency for one image (ms)"
+        else "median latency per image (ms)"
     )
 
 
@@ -128,7 +128,7 @@ def _find_points(results: Results) -> list[_Point]:
 
 
 def _find_best(points: Sequence[_Point]) -> list[_Point]:
-    """Those that no faster one is as accurate as."""
+    """The Pareto front: backends that no faster backend matches in accuracy."""
     return [
         p
         for i, p in enumerate(points)
@@ -195,7 +195,7 @@ def _write_tick(value: float, _: int) -> str:
 
 
 def _draw_labels(axes: Axes, points: Sequence[_Point]) -> None:
-    """Write each name at the nearest place where it covers no point, interval, line or other name."""
+    """Write each label at the nearest place where it covers no point, interval, line or label."""
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.transforms import Bbox
 

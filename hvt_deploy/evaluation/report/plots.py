@@ -1,4 +1,5 @@
-"""How latencies are spread, and how well scores tell classes apart, as SVG elements."""
+"""Latency distributions, ROC curves and precision-recall curves as SVG elements."""
+# Matplotlib's **kwargs are untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ _LONGEST_LABEL = 28
 
 
 def draw_latencies(results: Results) -> str:
-    """The density of single runs of every backend at the first batch size; empty where none was
-    timed.
-    """
+    """Density of the timed runs per backend at the first batch size; empty if none was timed."""
     timed = [
         (row, row.latency_ms)
         for row in results.rows
@@ -55,7 +54,7 @@ def draw_latencies(results: Results) -> str:
     height = 0.9 + 0.62 * len(timed)
     return draw_svg(
         "latencies",
-        "Distribution of the single latencies",
+        "Latency distribution",
         scrub(described),
         (_WIDTH, height),
         draw,
@@ -63,9 +62,7 @@ def draw_latencies(results: Results) -> str:
 
 
 def draw_curves(results: Results) -> str:
-    """ROC and precision-recall curves: each backend's classes pooled, and thin its single classes;
-    empty for none.
-    """
+    """ROC and precision-recall curves per backend: pooled (thick) and per class (thin)."""
     drawn = [row for row in results.rows if row.curves]
     if not drawn or results.untrained:
         return ""
@@ -110,7 +107,8 @@ def draw_curves(results: Results) -> str:
         roc.legend(loc="lower right", frameon=False, fontsize=9)
 
     described = "; ".join(
-        f"{row.backend}: area under the ROC curve {curve.roc_auc:.4f}, average precision {curve.average_precision:.4f}"
+        f"{row.backend}: area under the ROC curve {curve.roc_auc:.4f}, "
+        f"average precision {curve.average_precision:.4f}"
         for row in drawn
         for curve in row.curves
         if curve.label is None
@@ -170,7 +168,7 @@ def _scale_milliseconds(axes: Axes, low: float, high: float) -> None:
 
 
 def _styles(rows: Sequence[Row]) -> list[str]:
-    """Lines of one colour differ in their dashes."""
+    """One line style per row; rows of the same colour differ in their dashes."""
     seen: dict[str, int] = {}
     styles: list[str] = []
     for row in rows:

@@ -1,4 +1,5 @@
 """A matplotlib figure as an SVG element in the page's own colours: it follows light and dark."""
+# Matplotlib's **kwargs are untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def draw_svg(
     inches: tuple[float, float],
     draw: Callable[[Figure], None],
 ) -> str:
-    """What `draw` draws, as an element with a title and a description for those who cannot see it.
+    """The plot that `draw` makes, as an SVG element with an accessible title and description.
 
-    `name` makes its ids differ from those of other plots in the page.
+    `name` keeps its ids apart from those of other plots in the page.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure

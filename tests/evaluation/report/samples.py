@@ -266,7 +266,8 @@ def detailed(num_classes: int, images: int = 2000) -> Results:
         class_names=names
         if num_classes == 10
         else tuple(f"class <{k}>" for k in range(num_classes)),
-        verdict="ort int8 cpu: worse than pytorch fp32 by 0.12 to 1.44 points of top-1 on 2000 images.",
+        verdict="ort int8 cpu: worse than pytorch fp32 by 0.12 to 1.44 points of top-1 "
+        "on 2000 images.",
         errors=("The latency of ort fp32 never became stable, so it proves nothing.",),
         comparisons=(
             Comparison(

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from samples import bare, detailed, trained, untrained
 
+from hvt_deploy.cli.console import print_error
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.evaluation.record import ClassCounts, read_results
 from hvt_deploy.evaluation.report.breakdown import (
@@ -25,7 +26,7 @@ from hvt_deploy.evaluation.report.breakdown import (
 )
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
-from hvt_deploy.evaluation.report.terminal import print_error, print_results, print_table
+from hvt_deploy.evaluation.report.terminal import print_results, print_table
 from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
 
 
@@ -69,7 +70,7 @@ def test_missing_values_are_not_written_as_python(render):
 
 def test_engines_show_what_they_compute_in_even_where_they_cannot_run(render):
     text = re.sub(r"[\s\\]+", " ", render(trained()))
-    assert "Engines, by their own layers" not in text
+    assert "Engine layer precision" not in text
     audit = EngineAudit(
         kernels=170,
         layers=ByPrecision(50, 110, 7),
@@ -88,7 +89,7 @@ def test_engines_show_what_they_compute_in_even_where_they_cannot_run(render):
     ]
     text = re.sub(r"[\s\\]+", " ", render(replace(trained(), rows=tuple(rows))))
     for part in (
-        "Engines, by their own layers",
+        "Engine layer precision",
         "83.1 % INT8",
         "16.9 % FP16",
         "75.0 %",

@@ -1,4 +1,5 @@
-"""The search for a recipe inside an accuracy budget as Markdown, and its plot as SVG."""
+"""The search for a recipe within an accuracy budget: Markdown, and an SVG plot."""
+# Matplotlib's **kwargs are untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -8,23 +9,25 @@ import io
 from hvt_deploy.evaluation.budget_record import BudgetRecord
 from hvt_deploy.evaluation.report.figures import decibels, percent, points, points_range
 
-SENSITIVITY_COLUMNS = ("group", "MACs", "SQNR alone", "drop alone", "INT8")
+SENSITIVITY_COLUMNS = ("group", "MACs", "SQNR", "drop", "INT8 in recipe")
+SENSITIVITY_NOTE = "SQNR and drop: with only this group in INT8, against FP32."
 
 
 def budget_sentence(record: BudgetRecord) -> str:
-    """What was found and what can be promised."""
+    """The chosen recipe, and its drop measured on held-out images."""
     chosen, promised = record.chosen, record.promised
-    excluded = f"all but {', '.join(chosen.excluded)}" if chosen.excluded else "all groups"
-    state = "inside" if record.holds else "NOT proven to be inside"
+    excluded = f" except {', '.join(chosen.excluded)}" if chosen.excluded else ""
+    state = "within" if record.holds else "NOT proven to be within"
     return (
-        f"INT8 in {excluded}: {percent(100 * chosen.int8_share)} of the MACs. On {record.confirm_images} other images: "
-        f"{points(promised.estimate)} of {record.metric} lost {points_range(promised)}, {state} the budget of "
+        f"INT8 in all groups{excluded}: {percent(100 * chosen.int8_share)} of the MACs. "
+        f"On {record.confirm_images} held-out images {record.metric} drops by "
+        f"{points(promised.estimate)} {points_range(promised)}, {state} the budget of "
         f"{record.budget:g} points."
     )
 
 
 def sensitivity_rows(record: BudgetRecord) -> list[tuple[str, ...]]:
-    """One row for each group, the most sensitive first."""
+    """One row of `SENSITIVITY_COLUMNS` per group, the most sensitive first."""
     return [
         (
             g.group,
@@ -40,11 +43,11 @@ def sensitivity_rows(record: BudgetRecord) -> list[tuple[str, ...]]:
 def render_budget(record: BudgetRecord, plot: str) -> str:
     """The whole report as Markdown; `plot` is the name of the file with the plot."""
     lines = [
-        "# INT8 inside an accuracy budget",
+        "# INT8 within an accuracy budget",
         "",
         budget_sentence(record),
         "",
-        f"![drop against INT8]({plot})",
+        f"![accuracy drop against share of INT8 MACs]({plot})",
         "",
     ]
     lines += [
@@ -52,27 +55,31 @@ def render_budget(record: BudgetRecord, plot: str) -> str:
         "|---" * len(SENSITIVITY_COLUMNS) + "|",
     ]
     lines += ["| " + " | ".join(row) + " |" for row in sensitivity_rows(record)]
-    lines += ["", f"Searched on {record.search_images} images, {len(record.trials)} recipes:", ""]
-    lines += ["| INT8 MACs | drop | SQNR | not quantized |", "|---|---|---|---|"]
+    lines += ["", SENSITIVITY_NOTE, ""]
+    lines += [f"Searched on {record.search_images} images, {len(record.trials)} recipes:", ""]
+    lines += ["| INT8 MACs | drop | SQNR | groups not quantized |", "|---|---|---|---|"]
     lines += [
-        f"| {percent(100 * t.int8_share)} | {points(t.drop.estimate)} {points_range(t.drop)} | {decibels(t.sqnr_db)} "
-        f"| {', '.join(t.excluded) or 'nothing'} |"
+        f"| {percent(100 * t.int8_share)} | {points(t.drop.estimate)} {points_range(t.drop)} "
+        f"| {decibels(t.sqnr_db)} | {', '.join(t.excluded) or 'none'} |"
         for t in record.trials
     ]
     return "\n".join(lines) + "\n"
 
 
 def draw_budget(record: BudgetRecord) -> str:
-    """Drop of top-1 (with its interval) against the share of MACs in INT8, for every recipe that
-    was tried: SVG.
-    """
+    """Drop of top-1 with its interval against the share of MACs in INT8, per tried recipe: SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     alone = [(100 * g.mac_share, g.drop) for g in record.sensitivity]
     axes.plot(
-        *zip(*alone, strict=True), "o", mfc="none", ms=5, color="#7a8594", label="one group alone"
+        *zip(*alone, strict=True),
+        "o",
+        mfc="none",
+        ms=5,
+        color="#7a8594",
+        label="single group in INT8",
     )
     for trial in record.trials:
         chosen = trial.excluded == record.chosen.excluded
@@ -86,7 +93,7 @@ def draw_budget(record: BudgetRecord) -> str:
             capsize=3,
             zorder=2 + chosen,
             color="#1b7f5c" if chosen else "#7a8594",
-            label="recipe chosen" if chosen else None,
+            label="chosen recipe" if chosen else None,
         )
     axes.axhline(
         record.budget,
@@ -96,7 +103,7 @@ def draw_budget(record: BudgetRecord) -> str:
         label=f"budget {record.budget:g}",
     )
     axes.set_xlabel("MACs in INT8 (%)")
-    axes.set_ylabel(f"{record.metric} lost (points)")
+    axes.set_ylabel(f"drop in {record.metric} (points)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""What an engine's audit says, as text, before any layout."""
+"""Engine layer precision as text: kernels, MACs and weights of an engine by precision."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from hvt_deploy.evaluation.report.content import Cell, Column, Fact, Line, Table
 from hvt_deploy.evaluation.report.figures import EMPTY
 from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
 
-UNKNOWN = "unknown"
 GROUP_COLUMNS = (
     "stage",
     "role",
     "kernels",
-    "moving",
+    "reformats",
     "MACs M",
     "INT8 %",
     "FP16 %",
@@ -25,16 +24,16 @@ GROUP_COLUMNS = (
 
 
 def engines_table(results: Results) -> Table:
-    """A line for each engine, whether it could run here or not."""
+    """One line per engine, including engines that cannot run on this machine."""
     columns = (
         _column(
-            "kernels", lambda audit: Cell(str(audit.kernels), f"({audit.reformats} only move data)")
+            "kernels", lambda audit: Cell(str(audit.kernels), f"({audit.reformats} reformats)")
         ),
-        _column("layers", lambda audit: Cell(split(audit.layers)), is_text=True),
-        _column("MACs", lambda audit: Cell(split(audit.macs)), is_text=True),
-        _column("weights", lambda audit: Cell(split(audit.weights)), is_text=True),
-        _column("MACs with Q/DQ as INT8", lambda audit: Cell(quantized_share(audit))),
-        _column("attention fused", lambda audit: Cell(attention(audit))),
+        _column("layers", lambda audit: Cell(precision_shares(audit.layers)), is_text=True),
+        _column("MACs", lambda audit: Cell(precision_shares(audit.macs)), is_text=True),
+        _column("weights", lambda audit: Cell(precision_shares(audit.weights)), is_text=True),
+        _column("Q/DQ MACs run as INT8", lambda audit: Cell(quantized_share(audit))),
+        _column("fused attention", lambda audit: Cell(fused_attention(audit))),
     )
     rows = [row for row in results.rows if row.audit is not None]
     lines = tuple(
@@ -44,12 +43,14 @@ def engines_table(results: Results) -> Table:
 
 
 def engine_facts(results: Results) -> tuple[Fact, ...]:
-    """A sentence about each engine, where a table is too wide."""
+    """One sentence per engine, where a table is too wide."""
     return tuple(
         Fact(
             row.backend,
-            f"{row.audit.kernels} kernels; MACs {split(row.audit.macs)}; weights {split(row.audit.weights)}; of "
-            f"the MACs with Q/DQ as INT8 {quantized_share(row.audit)}; attention fused {attention(row.audit)}",
+            f"{row.audit.kernels} kernels; MACs {precision_shares(row.audit.macs)}; "
+            f"weights {precision_shares(row.audit.weights)}; "
+            f"Q/DQ MACs run as INT8: {quantized_share(row.audit)}; "
+            f"fused attention: {fused_attention(row.audit)}",
         )
         for row in results.rows
         if row.audit is not None
@@ -64,18 +65,18 @@ def _column(title: str, cell: Callable[[EngineAudit], Cell], *, is_text: bool = 
 
 
 def audit_facts(audit: EngineAudit) -> tuple[Fact, ...]:
-    """The whole engine, and the nodes that are not INT8 although the graph asks for it."""
+    """Totals of the engine, and each node that carries Q/DQ but does not run as INT8."""
     not_int8 = sorted(audit.not_int8, key=lambda node: -node.macs)
     return (
         Fact(
             "kernels per inference",
-            f"{audit.kernels}, {audit.reformats} of them only move or convert data",
+            f"{audit.kernels}, of which {audit.reformats} reformat (only move or convert data)",
         ),
-        Fact("layers", split(audit.layers)),
-        Fact("MACs", split(audit.macs)),
-        Fact("weights", split(audit.weights)),
-        Fact("MACs with Q/DQ that run as INT8", quantized_share(audit)),
-        Fact("attention blocks fused", attention(audit)),
+        Fact("layers", precision_shares(audit.layers)),
+        Fact("MACs", precision_shares(audit.macs)),
+        Fact("weights", precision_shares(audit.weights)),
+        Fact("Q/DQ MACs run as INT8", quantized_share(audit)),
+        Fact("fused attention blocks", fused_attention(audit)),
         *(
             Fact(f"not INT8: {n.node}", f"{n.precision}, {n.macs / 1e6:.1f} M MACs")
             for n in not_int8
@@ -84,12 +85,12 @@ def audit_facts(audit: EngineAudit) -> tuple[Fact, ...]:
 
 
 def quantized_share(audit: EngineAudit) -> str:
-    """Of the MACs with Q/DQ in the graph, what runs as INT8."""
+    """Share of the MACs with Q/DQ in the graph that run as INT8."""
     return f"{100 * audit.int8_share:.1f} %" if audit.quantized_macs else "none"
 
 
-def attention(audit: EngineAudit) -> str:
-    """Attention blocks that are one kernel, of all."""
+def fused_attention(audit: EngineAudit) -> str:
+    """Attention blocks that run as one fused kernel, of all attention blocks."""
     return (
         f"{audit.fused_attention} of {audit.attention_blocks}"
         if audit.macs.total
@@ -97,15 +98,15 @@ def attention(audit: EngineAudit) -> str:
     )
 
 
-def split(counts: ByPrecision) -> str:
+def precision_shares(counts: ByPrecision) -> str:
     """`83.1 % INT8, 16.9 % FP16`."""
     parts = {"INT8": counts.int8, "FP16": counts.fp16, "FP32": counts.fp32, "other": counts.other}
     shown = [f"{100 * part / counts.total:.1f} % {name}" for name, part in parts.items() if part]
-    return ", ".join(shown) or UNKNOWN
+    return ", ".join(shown) or "unknown"
 
 
 def group_rows(audit: EngineAudit) -> list[tuple[str, ...]]:
-    """A row of `GROUP_COLUMNS` for each stage and role."""
+    """One row of `GROUP_COLUMNS` per stage and role."""
     return [
         (
             group.stage,
