@@ -27,7 +27,7 @@ from xml.etree import ElementTree
 from hvt_deploy.core.environment import cpu_name, find_gpus, tool_versions
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.evaluation.record import read_results
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 
 Section: TypeAlias = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent

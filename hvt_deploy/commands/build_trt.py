@@ -16,16 +16,16 @@ from hvt_deploy.core.workspace import Artifact, Manifest, ModelFolder, is_fresh
 from hvt_deploy.graph.analysis.audit_types import EngineAudit, NodeFacts
 from hvt_deploy.graph.analysis.facts import read_facts
 from hvt_deploy.graph.storage import load_onnx
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, engine_tag
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import (
     BuildPlan,
     Profile,
     choose_capabilities,
     choose_flavour,
-    engine_file_name,
+    name_engine_file,
 )
 
 ENGINE = "engine"
@@ -46,7 +46,7 @@ class Target:
     @property
     def tag(self) -> str:
         """The part of names that says where the engine runs."""
-        return engine_tag(self.flavour, self.capabilities)
+        return format_engine_tag(self.flavour, self.capabilities)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) 
         ahead_of_time=not target.gpus,
         profiles=tuple(map(str, target.profiles)),
         workspace_mib=config.engine.workspace_mib,
-        engine=engine_file_name(folder.slug, precision, target.flavour, target.capabilities),
+        engine=name_engine_file(folder.slug, precision, target.flavour, target.capabilities),
         replaces=key in manifest.artifacts,
     )
 
@@ -143,7 +143,7 @@ def build_trt(
             plan = BuildPlan(
                 onnx=onnx_path,
                 engine=staged
-                / engine_file_name(folder.slug, precision, target.flavour, target.capabilities),
+                / name_engine_file(folder.slug, precision, target.flavour, target.capabilities),
                 flavour=target.flavour.name,
                 compute_capabilities=target.capabilities,
                 profiles=target.profiles,

@@ -15,7 +15,7 @@ from hvt_deploy.core.environment import (
     int8_saturates,
     tool_versions,
 )
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 
 SATURATES = (
     "no VNNI: products of 8 bits are summed in 16 bits and saturate. hvt-deploy avoids that (session.x64quantprecision "

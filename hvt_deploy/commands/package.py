@@ -76,7 +76,7 @@ def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
     for key, artifact in manifest.artifacts.items():
         if key.startswith("engine-") and artifact.facts.get("flavour") == "tensorrt":
             file = folder.open_artifact(manifest, key)
-            profile = read_passport(file).profiles[0]
+            profile = read_passport(file, artifact.remake).profiles[0]
             name = f"{folder.slug}_{key.removeprefix('engine-').replace('.', '_')}"
             yield Network(name, "tensorrt", file, profile.max, profile.opt, on_gpu=True)
 

@@ -19,7 +19,7 @@ from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits, read_recorded
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
 from hvt_deploy.runtime.registry import open_backend, open_pixels_backend
-from hvt_deploy.runtime.tensorrt.api import available_flavours
+from hvt_deploy.runtime.tensorrt.flavours import available_flavours
 from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, read_passport
 
 REFERENCE: Runtime = "pytorch"

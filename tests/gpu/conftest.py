@@ -27,7 +27,7 @@ def needs_gpu() -> None:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Keeps a measurement: one line of JSON in the file GPU_CHECK_RECORDS names, if it names one."""
+    """Appends a measurement, as one line of JSON, to the file that GPU_CHECK_RECORDS names."""
 
     def write(**facts: object) -> None:
         path = os.environ.get("GPU_CHECK_RECORDS")
@@ -82,7 +82,7 @@ def engines(exported: Exported) -> Iterator[Callable[[str, str], Path]]:
         Profile,
         choose_capabilities,
         choose_flavour,
-        engine_file_name,
+        name_engine_file,
     )
 
     built: dict[tuple[str, str], Path] = {}
@@ -92,7 +92,7 @@ def engines(exported: Exported) -> Iterator[Callable[[str, str], Path]]:
         if (asked, precision) not in built:
             flavour = choose_flavour(asked, gpu_present=True)
             capabilities = choose_capabilities(flavour.name, gpus, ())
-            engine = exported.folder / engine_file_name(MODEL, precision, flavour, capabilities)
+            engine = exported.folder / name_engine_file(MODEL, precision, flavour, capabilities)
             profiles = (Profile(1, 1, 1), Profile(1, 8, 16))
             cache = exported.folder / f"{flavour.name}.cache"
             onnx = exported.onnx(precision)

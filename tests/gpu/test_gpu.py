@@ -16,7 +16,7 @@ from hvt_deploy.evaluation.gpu import open_nvml
 from hvt_deploy.evaluation.latency import measure_latency
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.runtime.base import Backend
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, available_flavours
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]

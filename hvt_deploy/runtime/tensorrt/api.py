@@ -1,36 +1,15 @@
-"""The two libraries that build and run engines, `tensorrt` and `tensorrt_rtx`: the only place that
-imports them.
+"""The Python API of `tensorrt` and `tensorrt_rtx`, as far as this package uses it.
 
-The protocols name the part of their common Python API that this package uses, under NVIDIA's names:
-every member is in TensorRT 10.3 to 11.4 and in TensorRT-RTX, and a test compares them with the
-recorded API of each. What only TensorRT-RTX has stands in protocols named `Rtx...`; only functions
-that take one of those may use it.
+The protocols bear NVIDIA's names: every member is in TensorRT 10.3 to 11.4 and in TensorRT-RTX, and
+a test compares them with the recorded API of each. Members that only TensorRT-RTX has are in
+protocols named `Rtx...`; only functions that take one of those may use them.
 """
 # ruff: noqa: D102, N802 - the members are NVIDIA's and documented there
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import importlib.util
-import platform
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
-
-from hvt_deploy.core.errors import BadInput, MissingEnvironment
-from hvt_deploy.core.types import FlavourName, Skipped
-
-FLAVOURS: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
-
-_TITLES: dict[FlavourName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-_EXTRAS: dict[FlavourName, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
-_DISTRIBUTIONS: dict[FlavourName, tuple[str, ...]] = {
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
-}
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 
 class ITensor(Protocol):
@@ -51,7 +30,7 @@ class INetworkDefinition(Protocol):
 
 
 class ParserError(Protocol):
-    """Why the parser refused a graph."""
+    """An error of the parser."""
 
     def code(self) -> object: ...
     def desc(self) -> str: ...
@@ -77,13 +56,13 @@ class IOptimizationProfile(Protocol):
 
 
 class ITimingCache(Protocol):
-    """Kernel timings of earlier builds. What `serialize` gives has the buffer protocol."""
+    """Kernel timings of earlier builds. `serialize` returns an object with the buffer protocol."""
 
     def serialize(self) -> bytes: ...
 
 
 class IBuilderConfig(Protocol):
-    """How to build."""
+    """The options of a build."""
 
     profiling_verbosity: object
     progress_monitor: object
@@ -105,7 +84,9 @@ class RtxIBuilderConfig(Protocol):
 
 
 class Builder(Protocol):
-    """What `build_serialized_network` gives has the buffer protocol; None where the build failed."""
+    """Builds engines. `build_serialized_network` returns an object with the buffer protocol, or
+    None where the build failed.
+    """
 
     def create_network(self, flags: int = 0) -> INetworkDefinition: ...
     def create_builder_config(self) -> IBuilderConfig: ...
@@ -149,7 +130,7 @@ class ICudaEngine(Protocol):
 
 
 class RtxIRuntimeConfig(Protocol):
-    """How TensorRT-RTX compiles kernels for the shapes it meets and replays them."""
+    """How TensorRT-RTX compiles kernels for new shapes and replays them."""
 
     dynamic_shapes_kernel_specialization_strategy: object
     cuda_graph_strategy: object
@@ -164,7 +145,7 @@ class RtxICudaEngine(Protocol):
     ) -> IExecutionContext | None: ...
 
 
-class Runtime(Protocol):
+class IRuntime(Protocol):
     """Reads engines."""
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None: ...
@@ -187,118 +168,12 @@ class TensorRT(Protocol):
 
     def Builder(self, logger: object) -> Builder: ...
     def OnnxParser(self, network: INetworkDefinition, logger: object) -> OnnxParser: ...
-    def Runtime(self, logger: object) -> Runtime: ...
+    def Runtime(self, logger: object) -> IRuntime: ...
 
 
 class RtxTensorRT(Protocol):
-    """What the module of TensorRT-RTX has besides."""
+    """Members of the module that only TensorRT-RTX has."""
 
     ComputeCapability: Any
     DynamicShapesKernelSpecializationStrategy: Any
     CudaGraphStrategy: Any
-
-
-@dataclass(frozen=True)
-class FlavourInfo:
-    """An installed library."""
-
-    name: FlavourName
-    version: str
-
-    @property
-    def title(self) -> str:
-        """Its name and version as people write them."""
-        return f"{_TITLES[self.name]} {self.version}"
-
-
-@dataclass(frozen=True)
-class Flavour:
-    """An imported library."""
-
-    info: FlavourInfo
-    trt: TensorRT
-
-
-def available_flavours() -> tuple[FlavourInfo | Skipped, ...]:
-    """Both libraries, in the order they are preferred; found without importing them."""
-    return tuple(_find(name) for name in FLAVOURS)
-
-
-def open_flavour(name: FlavourName) -> Flavour:
-    """Import a library. Raises MissingEnvironment with the line that installs it."""
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        reason = (
-            "is not installed"
-            if importlib.util.find_spec(name) is None
-            else f"does not load ({error})"
-        )
-        raise MissingEnvironment(
-            f"The Python package '{name}' {reason}.", install_hint(name)
-        ) from error
-    return Flavour(FlavourInfo(name, str(module.__version__)), cast("TensorRT", module))
-
-
-def install_hint(name: FlavourName) -> str:
-    """The line that installs a library on this machine."""
-    if platform.machine() == "aarch64":
-        return (
-            "On a Jetson TensorRT comes with JetPack: sudo apt install python3-libnvinfer, "
-            "and make the virtual environment with --system-site-packages."
-        )
-    return f"Install it: pip install 'hvt-deploy[{_EXTRAS[name]}]'"
-
-
-def make_logger(trt: TensorRT, sink: Callable[[bool, bool, str], None]) -> object:
-    """A logger that gives `sink` every message with (is_error, is_warning, text)."""
-
-    def log(_: object, severity: object, message: str) -> None:
-        is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-        sink(is_error, severity == trt.ILogger.WARNING, message)
-
-    return type("Log", (trt.ILogger,), {"log": log})()
-
-
-def is_noise(message: str) -> bool:
-    """Whether a message only says that this machine has no GPU, which follows every error on such a
-    machine.
-    """
-    return "checkMacros" in message and "cudaError 35" in message
-
-
-def engine_tag(flavour: FlavourInfo, compute_capabilities: Sequence[str]) -> str:
-    """The part of a file name that says where an engine runs: `rtx-sm86`, `trt10.13-sm87`."""
-    prefix = (
-        "rtx"
-        if flavour.name == "tensorrt_rtx"
-        else "trt" + ".".join(flavour.version.split(".")[:2])
-    )
-    return "-".join([prefix, *(f"sm{c.replace('.', '')}" for c in compute_capabilities)])
-
-
-def flavour_of(engine: Path) -> FlavourName:
-    """The library an engine's file name (`fdvit_b.int8.rtx-sm86.engine`) says it is for. Raises
-    BadInput.
-    """
-    tag = re.search(r"\.(rtx|trt\d+\.\d+)(-sm\d+)+\.engine$", engine.name)
-    if tag is None:
-        raise BadInput(
-            f"The name {engine.name} does not say which library built the engine.",
-            "Expected a name as build-trt writes it: NAME.int8.rtx-sm86.engine or NAME.int8.trt10.13-sm87.engine.",
-        )
-    return "tensorrt_rtx" if tag[1] == "rtx" else "tensorrt"
-
-
-def _find(name: FlavourName) -> FlavourInfo | Skipped:
-    if importlib.util.find_spec(name) is None:
-        return Skipped(_TITLES[name], f"not installed. {install_hint(name)}")
-    for distribution in _DISTRIBUTIONS[name]:
-        try:
-            return FlavourInfo(name, importlib.metadata.version(distribution))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    try:  # installed by something else than pip: only the module knows
-        return open_flavour(name).info
-    except MissingEnvironment as error:
-        return Skipped(_TITLES[name], f"{error.message} {error.hint}")

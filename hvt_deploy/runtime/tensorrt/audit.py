@@ -1,4 +1,4 @@
-"""What an engine really is: its layers, held against the nodes of the graph it was built from."""
+"""Audit an engine: attribute its layers to the nodes of the graph it was built from."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from hvt_deploy.graph.analysis.audit_types import (
     NodeFacts,
     NotInt8,
 )
-from hvt_deploy.runtime.tensorrt.layers import EngineLayer
+from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
 
 FUSED_ATTENTION = "_gemm_mha_v2"
-_NAMES = {"Int8": "int8", "Half": "fp16", "Float": "fp32"}
+_PRECISION_NAMES = {"Int8": "int8", "Half": "fp16", "Float": "fp32"}
 _NARROWEST_FIRST = ("Int8", "Half", "Float")
 
 
 @dataclass(frozen=True)
 class _Product:
-    """A Conv, MatMul or Gemm of the graph and the kernel that computes it; None where no kernel
-    names it.
+    """A Conv, MatMul or Gemm of the graph.
+
+    Attributes:
+        node: the node's facts.
+        layer: the kernel that computes it, None where no kernel names it.
     """
 
     node: NodeFacts
@@ -31,7 +34,7 @@ class _Product:
 
     @property
     def precision(self) -> str:
-        return _precision(self.layer) if self.layer else "other"
+        return _name_precision(self.layer) if self.layer else "other"
 
 
 def audit_layers(layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts] = ()) -> EngineAudit:
@@ -52,10 +55,10 @@ def _audit_profile(
     layers: Sequence[EngineLayer], nodes: Sequence[NodeFacts], profile: int
 ) -> EngineAudit:
     kernels = [layer for layer in layers if layer.profile == profile and layer.is_kernel]
-    products = [_Product(node, _layer_of(node.name, kernels)) for node in nodes if node.macs]
+    products = [_Product(node, _find_layer(node.name, kernels)) for node in nodes if node.macs]
     quantized = [product for product in products if product.node.quantized]
     int8 = [product for product in quantized if product.precision == "int8"]
-    whole = _count("", "", kernels, products)
+    whole = _count_group("", "", kernels, products)
     return EngineAudit(
         kernels=len(kernels),
         layers=whole.layers,
@@ -66,12 +69,12 @@ def _audit_profile(
         attention_blocks=sum(node.attention for node in nodes),
         quantized_macs=sum(product.node.macs for product in quantized),
         quantized_int8_macs=sum(product.node.macs for product in int8),
-        not_int8=tuple(_not_int8(product) for product in quantized if product not in int8),
-        groups=_groups(kernels, products, nodes),
+        not_int8=tuple(_describe_not_int8(product) for product in quantized if product not in int8),
+        groups=_count_groups(kernels, products, nodes),
     )
 
 
-def _groups(
+def _count_groups(
     kernels: Sequence[EngineLayer], products: Sequence[_Product], nodes: Sequence[NodeFacts]
 ) -> tuple[GroupAudit, ...]:
     """The counts of each stage and role, in the order of the graph.
@@ -91,7 +94,7 @@ def _groups(
     groups = [group_of(layer) for layer in kernels]
     found = {(p.node.stage, p.node.role) for p in products} | set(groups)
     return tuple(
-        _count(
+        _count_group(
             *group,
             [layer for layer, of in zip(kernels, groups, strict=True) if of == group],
             [p for p in products if (p.node.stage, p.node.role) == group],
@@ -101,51 +104,53 @@ def _groups(
     )
 
 
-def _count(
+def _count_group(
     stage: str, role: str, kernels: Sequence[EngineLayer], products: Sequence[_Product]
 ) -> GroupAudit:
     computing = [layer for layer in kernels if not layer.is_reformat]
     return GroupAudit(
         stage=stage,
         role=role,
-        layers=_by_precision((_precision(layer), 1) for layer in computing),
+        layers=_sum_by_precision((_name_precision(layer), 1) for layer in computing),
         reformats=len(kernels) - len(computing),
-        macs=_by_precision((p.precision, p.node.macs) for p in products),
-        weights=_by_precision((p.precision, p.node.weights) for p in products),
+        macs=_sum_by_precision((p.precision, p.node.macs) for p in products),
+        weights=_sum_by_precision((p.precision, p.node.weights) for p in products),
     )
 
 
-def _by_precision(counted: Iterable[tuple[str, int]]) -> ByPrecision:
+def _sum_by_precision(counted: Iterable[tuple[str, int]]) -> ByPrecision:
     totals: Counter[str] = Counter()
     for precision, count in counted:
         totals[precision] += count
     return ByPrecision(**totals)
 
 
-def _layer_of(node: str, kernels: Sequence[EngineLayer]) -> EngineLayer | None:
+def _find_layer(node: str, kernels: Sequence[EngineLayer]) -> EngineLayer | None:
     """The kernel that computes a product: of those that name it the likeliest, and of these the
     widest.
     """
     naming = [layer for layer in kernels if node in layer.onnx_nodes]
-    return min(naming, key=lambda layer: (_unlikeliness(layer), -_width(layer)), default=None)
+    return min(
+        naming, key=lambda layer: (_rank_unlikeliness(layer), -_rank_width(layer)), default=None
+    )
 
 
-def _unlikeliness(layer: EngineLayer) -> int:
+def _rank_unlikeliness(layer: EngineLayer) -> int:
     """Kernels that scale or add to a product's result name it too; very small products are written
     out as such.
     """
     return 2 if layer.is_reformat else 0 if layer.is_product else 1
 
 
-def _width(layer: EngineLayer) -> int:
+def _rank_width(layer: EngineLayer) -> int:
     known = layer.precision in _NARROWEST_FIRST
     return _NARROWEST_FIRST.index(layer.precision) if known else len(_NARROWEST_FIRST)
 
 
-def _precision(layer: EngineLayer) -> str:
-    return _NAMES.get(layer.precision, "other")
+def _name_precision(layer: EngineLayer) -> str:
+    return _PRECISION_NAMES.get(layer.precision, "other")
 
 
-def _not_int8(product: _Product) -> NotInt8:
+def _describe_not_int8(product: _Product) -> NotInt8:
     layer = product.layer.name if product.layer else ""
     return NotInt8(product.node.name, layer, product.precision, product.node.macs)

@@ -18,22 +18,27 @@ from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.runtime.base import BackendRequest, BoundCall
 from hvt_deploy.runtime.tensorrt.api import (
-    Flavour,
     ICudaEngine,
     IExecutionContext,
     RtxICudaEngine,
     RtxTensorRT,
-    flavour_of,
-    is_noise,
-    make_logger,
-    open_flavour,
 )
 from hvt_deploy.runtime.tensorrt.cuda import Cuda, DeviceBuffer
+from hvt_deploy.runtime.tensorrt.flavours import Flavour, open_flavour
+from hvt_deploy.runtime.tensorrt.messages import is_noise, make_logger
+from hvt_deploy.runtime.tensorrt.passport import read_passport
 
 
 @dataclass(frozen=True)
 class _BatchRange:
-    """The batch sizes of one optimization profile."""
+    """The batch sizes of one optimization profile of the engine.
+
+    Attributes:
+        index: number of the profile in the engine.
+        min: the smallest batch.
+        opt: the batch that kernels are tuned for.
+        max: the largest batch.
+    """
 
     index: int
     min: int
@@ -42,7 +47,7 @@ class _BatchRange:
 
 
 class TrtBackend:
-    """Runs the engine of a request; the library is the one its file name says.
+    """Runs the engine of a request in the library that its passport names.
 
     Raises MissingEnvironment where the library, cuda-python or a GPU is missing, BadInput for an
     engine of another signature, ToolFailure where TensorRT cannot read or run it.
@@ -56,12 +61,12 @@ class TrtBackend:
             raise BadInput(
                 f"There is no engine {request.path}.", "Run `hvt-deploy build-trt` again."
             )
-        self._flavour = open_flavour(flavour_of(request.path))
+        self._flavour = open_flavour(read_passport(request.path).flavour)
         with ExitStack() as stack:
             self._cuda = stack.enter_context(closing(Cuda()))
             self._engine = self._deserialize()
-            self._ranges = _batch_ranges(self._engine, request)
-            _check_signature(self._flavour, self._engine, request)
+            self._ranges = _read_batch_ranges(self._engine, request)
+            _check_io_tensors(self._flavour, self._engine, request)
             self._context = self._create_context()
             self._profile = 0
             self._resources = stack.pop_all()
@@ -98,7 +103,7 @@ class TrtBackend:
         self._cuda.synchronize()
         if (
             self._flavour.info.name == "tensorrt"
-        ):  # TensorRT-RTX captures graphs itself, see `rtx_context`
+        ):  # TensorRT-RTX captures graphs itself, see `create_rtx_context`
             graph = self._cuda.capture(lambda: context.execute_async_v3(self._cuda.stream))
             if graph is not None:
                 self._resources.enter_context(closing(graph))
@@ -117,21 +122,23 @@ class TrtBackend:
         engine = self._runtime.deserialize_cuda_engine(self._request.path.read_bytes())
         if engine is None:
             raise ToolFailure(
-                f"{self._flavour.info.title} cannot read {self._request.path.name}: {self._reason()}",
+                f"{self._flavour.info.title} cannot read {self._request.path.name}: "
+                f"{self._reason()}",
                 "Build it again on this machine: hvt-deploy build-trt",
             )
         return engine
 
     def _create_context(self) -> IExecutionContext:
         if self._flavour.info.name == "tensorrt_rtx":
-            context = rtx_context(
+            context = create_rtx_context(
                 cast("RtxTensorRT", self._flavour.trt), cast("RtxICudaEngine", self._engine)
             )
         else:
             context = self._engine.create_execution_context()
         if context is None:
             raise ToolFailure(
-                f"{self._flavour.info.title} cannot prepare {self._request.path.name}: {self._reason()}",
+                f"{self._flavour.info.title} cannot prepare {self._request.path.name}: "
+                f"{self._reason()}",
                 "The GPU's memory may be full; `hvt-deploy doctor` shows it.",
             )
         return context
@@ -211,12 +218,12 @@ class TrtBackend:
         )
 
 
-def rtx_context(trt: RtxTensorRT, engine: RtxICudaEngine) -> IExecutionContext | None:
+def create_rtx_context(trt: RtxTensorRT, engine: RtxICudaEngine) -> IExecutionContext | None:
     """A context that compiles the kernels of a shape when it first sees it, and then replays them
     as a CUDA graph.
 
-    By default TensorRT-RTX runs slower stand-ins meanwhile: a latency measured then is not the
-    engine's.
+    By default TensorRT-RTX runs slower generic kernels meanwhile: a latency measured then is not
+    the engine's.
     """
     config = engine.create_runtime_config()
     config.dynamic_shapes_kernel_specialization_strategy = (
@@ -226,11 +233,11 @@ def rtx_context(trt: RtxTensorRT, engine: RtxICudaEngine) -> IExecutionContext |
     return engine.create_execution_context(config)
 
 
-def _batch_ranges(engine: ICudaEngine, request: BackendRequest) -> tuple[_BatchRange, ...]:
+def _read_batch_ranges(engine: ICudaEngine, request: BackendRequest) -> tuple[_BatchRange, ...]:
     """The batch sizes of every profile; an engine of fixed batch has only that size."""
     name = request.signature.input_name
-    if name not in _tensor_names(engine):
-        raise _wrong_signature(engine, request)
+    if name not in _list_tensors(engine):
+        raise _describe_mismatch(engine, request)
     batch = engine.get_tensor_shape(name)[0]
     if batch != -1:
         return (_BatchRange(0, batch, batch, batch),)
@@ -242,15 +249,15 @@ def _batch_ranges(engine: ICudaEngine, request: BackendRequest) -> tuple[_BatchR
     )
 
 
-def _check_signature(flavour: Flavour, engine: ICudaEngine, request: BackendRequest) -> None:
+def _check_io_tensors(flavour: Flavour, engine: ICudaEngine, request: BackendRequest) -> None:
     """Raise BadInput unless the engine takes and gives what the request says, in float32."""
     trt, signature = flavour.trt, request.signature
     expected = {
         signature.input_name: (trt.TensorIOMode.INPUT, (3, *signature.image_size)),
         signature.output_name: (trt.TensorIOMode.OUTPUT, (signature.num_classes,)),
     }
-    if set(_tensor_names(engine)) != set(expected):
-        raise _wrong_signature(engine, request)
+    if set(_list_tensors(engine)) != set(expected):
+        raise _describe_mismatch(engine, request)
     for name, (mode, rest) in expected.items():
         shape = tuple(engine.get_tensor_shape(name))
         fits = (
@@ -258,22 +265,24 @@ def _check_signature(flavour: Flavour, engine: ICudaEngine, request: BackendRequ
             and engine.get_tensor_dtype(name) == trt.DataType.FLOAT
         )
         if not fits or shape[1:] != rest:
-            raise _wrong_signature(engine, request)
+            raise _describe_mismatch(engine, request)
 
 
-def _tensor_names(engine: ICudaEngine) -> Sequence[str]:
+def _list_tensors(engine: ICudaEngine) -> Sequence[str]:
     return [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
 
 
-def _wrong_signature(engine: ICudaEngine, request: BackendRequest) -> BadInput:
+def _describe_mismatch(engine: ICudaEngine, request: BackendRequest) -> BadInput:
     signature = request.signature
+    height, width = signature.image_size
     found = ", ".join(
-        f"'{name}' of shape {tuple(engine.get_tensor_shape(name))} in {engine.get_tensor_dtype(name)}"
-        for name in _tensor_names(engine)
+        f"'{name}' of shape {tuple(engine.get_tensor_shape(name))} "
+        f"in {engine.get_tensor_dtype(name)}"
+        for name in _list_tensors(engine)
     )
     return BadInput(
-        f"{request.path.name}: expected '{signature.input_name}' of shape (N, 3, {signature.image_size[0]}, "
-        f"{signature.image_size[1]}) and '{signature.output_name}' of shape (N, {signature.num_classes}) in float32; "
-        f"it has {found}.",
+        f"{request.path.name}: expected '{signature.input_name}' of shape "
+        f"(N, 3, {height}, {width}) and '{signature.output_name}' of shape "
+        f"(N, {signature.num_classes}) in float32; it has {found}.",
         "Run `hvt-deploy build-trt` again.",
     )

@@ -11,15 +11,24 @@ from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.files import staging_folder, writing_to
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.worker import Crash, run_in_child
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, is_noise
-from hvt_deploy.runtime.tensorrt.layers import EngineLayer
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
+from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
+from hvt_deploy.runtime.tensorrt.messages import CRASH_HINT, is_noise
 from hvt_deploy.runtime.tensorrt.monitor import PROGRESS_MARK, PROGRESS_STEPS
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan
 
 
 @dataclass(frozen=True)
 class BuildOutcome:
-    """A finished engine file: what built it, its layers, and what the builder remarked."""
+    """A finished engine file.
+
+    Attributes:
+        engine: the file.
+        flavour: the library that built it.
+        layers: its layers; empty where they could not be read.
+        seconds: duration of the build.
+        notes: the builder's warnings and remarks of this package.
+    """
 
     engine: Path
     flavour: FlavourInfo
@@ -49,7 +58,9 @@ def build_engine(
     try:
         with writing_to(plan.engine), staging_folder(plan.engine.parent) as folder:
             staged = folder / plan.engine.name
-            run_in_child("hvt_deploy.runtime.tensorrt.worker", replace(plan, engine=staged), take)
+            run_in_child(
+                "hvt_deploy.runtime.tensorrt.build_process", replace(plan, engine=staged), take
+            )
             outcome = from_plain(
                 BuildOutcome, json.loads(_outcome_file(staged).read_text(encoding="utf-8"))
             )
@@ -57,14 +68,13 @@ def build_engine(
     except Crash as crash:
         if crash.by_signal in ("", "SIGKILL"):
             raise
-        hint = "The library crashed on this graph. Opset 23 and later are known for it: export with --opset 17 to 22."
-        raise ToolFailure(crash.message, hint) from crash
+        raise ToolFailure(crash.message, CRASH_HINT) from crash
     progress(PROGRESS_STEPS, PROGRESS_STEPS)
     return replace(outcome, engine=plan.engine)
 
 
-def leave_outcome(outcome: BuildOutcome) -> None:
-    """The child's last act: the outcome in a file beside the engine."""
+def write_outcome(outcome: BuildOutcome) -> None:
+    """Called by the child at its end: write the outcome to a file in the engine's folder."""
     _outcome_file(outcome.engine).write_text(json.dumps(to_plain(outcome)), encoding="utf-8")
 
 

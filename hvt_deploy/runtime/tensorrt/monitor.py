@@ -1,12 +1,11 @@
-"""What a build says while it runs: messages and progress, printed line by line for the parent to
-read.
-"""
+"""Messages and progress of a running build, printed line by line for the parent to read."""
 
 from __future__ import annotations
 
 import sys
 
-from hvt_deploy.runtime.tensorrt.api import TensorRT, is_noise
+from hvt_deploy.runtime.tensorrt.api import TensorRT
+from hvt_deploy.runtime.tensorrt.messages import is_noise
 
 # The mark of a progress line, `@progress 3 1000`; every other line is log.
 PROGRESS_MARK = "@progress"
@@ -14,8 +13,8 @@ PROGRESS_STEPS = 1000
 
 
 class BuildLog:
-    """Keeps errors, warnings and the layer list; everything is printed, to be there if the process
-    dies.
+    """Keeps errors, warnings and the layer list; prints everything, so that the parent has it if
+    the process dies.
     """
 
     def __init__(self) -> None:

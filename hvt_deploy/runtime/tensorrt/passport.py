@@ -1,9 +1,8 @@
-"""The sidecar file of an engine: what it is, and whether it may be opened here."""
+"""The sidecar file of an engine: its origin and its audit, and the check before it is opened."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +15,36 @@ from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import FlavourName, Skipped
 from hvt_deploy.graph.analysis.audit_types import EngineAudit
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo, flavour_of
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 PASSPORT_SCHEMA = 2
 _SEALS = "seals"
+REBUILD = "hvt-deploy build-trt"
 
 
 @dataclass(frozen=True)
 class Passport:
-    """What is known of an engine file. `gpu` is "" for an engine built ahead of time.
+    """The record of an engine file.
 
-    `precision` is what the ONNX file was made as, `audit` what the engine does.
-    `calibration_sha256` is the hash of the list of images that ranges were measured on, "" where
-    none were. The file holds a seal of each field besides, so that an edited one can be named. Like
-    the hash of the engine it proves integrity, not origin.
+    The sidecar file also holds a seal of each field, so that an edited one can be named. Like the
+    hash of the engine it proves integrity, not origin.
+
+    Attributes:
+        engine_sha256: hash of the engine file.
+        onnx_sha256: hash of the ONNX file that it was built from.
+        calibration_sha256: hash of the list of calibration images, "" for a graph without INT8.
+        flavour: the library that built it and that it runs in.
+        version: version of that library.
+        compute_capabilities: compute capabilities ("8.6") that it was built for.
+        gpu: name of the GPU it was built on, "" for an engine built ahead of time.
+        profiles: optimization profiles; empty for a graph of fixed batch size.
+        precision: precision of the ONNX file.
+        audit: layers, MACs and weights by the precision that they run in.
+        tool_versions: versions of the installed packages, by distribution name.
+        hvt_deploy: version of this package.
+        schema_version: version of this record.
     """
 
     engine_sha256: str
@@ -59,7 +72,12 @@ class Passport:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a passport is checked against."""
+    """The machine that a passport is checked against.
+
+    Attributes:
+        flavours: the TensorRT libraries, installed or skipped.
+        gpus: its GPUs, the one that engines run on first.
+    """
 
     flavours: tuple[FlavourInfo | Skipped, ...]
     gpus: tuple[Gpu, ...]
@@ -95,13 +113,12 @@ def passport_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def read_passport(engine: Path, rebuild: str = "") -> Passport:
-    """The sidecar of `engine`. Raises BadInput if it is missing, damaged, of another form or was
-    edited.
+def read_passport(engine: Path, rebuild: str = REBUILD) -> Passport:
+    """The sidecar of `engine`; `rebuild` is the command that builds the engine again.
 
-    `rebuild` is the command that makes the engine again; without it the engine's name gives one.
+    Raises BadInput if it is missing, damaged, in an unknown format or was edited.
     """
-    path, hint = passport_path(engine), _hint(engine, rebuild)
+    path, hint = passport_path(engine), _rebuild_hint(rebuild)
     try:
         data = cast("object", json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -113,14 +130,14 @@ def read_passport(engine: Path, rebuild: str = "") -> Passport:
     if not isinstance(data, dict) or not isinstance(
         cast("dict[str, object]", data).get(_SEALS), dict
     ):
-        raise BadInput(f"{path} is no passport, or one of another version of hvt-deploy.", hint)
+        raise BadInput(f"{path} is not a passport, or one of another version of hvt-deploy.", hint)
     fields = cast("dict[str, object]", data)
     seals = cast("Mapping[str, object]", fields.pop(_SEALS))
     for field in {**seals, **fields}:
         if field not in fields or seals.get(field) != _seal(field, fields[field]):
             says = f"says {json.dumps(fields[field])[:80]}" if field in fields else "is gone"
             raise BadInput(
-                f"{path} was edited: its field '{field}' {says}, which is not what the build wrote.",
+                f"{path} was edited: its field '{field}' {says}, unlike the file that was built.",
                 hint,
             )
     try:
@@ -129,15 +146,16 @@ def read_passport(engine: Path, rebuild: str = "") -> Passport:
         raise BadInput(error.message, hint) from None
 
 
-def check_passport(engine: Path, passport: Passport, machine: Machine, rebuild: str = "") -> None:
-    """Raise unless `engine` is the file of this passport and can run here. To be called before it
-    is deserialized.
+def check_passport(
+    engine: Path, passport: Passport, machine: Machine, rebuild: str = REBUILD
+) -> None:
+    """Raise unless `engine` is the file of this passport and can run here.
 
-    `rebuild` is the command that makes the engine again; without it the engine's name gives one.
-    BadInput: the file and the passport do not belong together.
-    MissingEnvironment: library, version or GPU is another than the engine's.
+    To be called before the engine is deserialized. `rebuild` is the command that builds it again.
+    Raises BadInput where file and passport do not belong together, MissingEnvironment where the
+    library, its version or the GPU does not fit the engine.
     """
-    hint = _hint(engine, rebuild)
+    hint = _rebuild_hint(rebuild)
     if not engine.is_file():
         raise BadInput(f"There is no engine {engine}.", hint)
     found = hash_file(engine)
@@ -146,10 +164,6 @@ def check_passport(engine: Path, passport: Passport, machine: Machine, rebuild: 
             f"{engine.name} is not the file its passport describes: sha256 {found[:12]}…, "
             f"the passport says {passport.engine_sha256[:12]}…",
             hint,
-        )
-    if flavour_of(engine) != passport.flavour:
-        raise BadInput(
-            f"{engine.name} is by its name not for {passport.flavour}, as its passport says.", hint
         )
     built_with = FlavourInfo(passport.flavour, passport.version)
     _check_library(built_with, machine.flavours, hint)
@@ -168,7 +182,8 @@ def _check_library(
         )
     if installed.version != built_with.version:
         raise MissingEnvironment(
-            f"The engine was built with {built_with.title}; here is {installed.title}, which cannot run it.",
+            f"The engine was built with {built_with.title}; "
+            f"here is {installed.title}, which cannot run it.",
             hint,
         )
 
@@ -182,15 +197,14 @@ def _check_gpu(built_with: FlavourInfo, passport: Passport, gpus: Sequence[Gpu],
         )
     if gpus[0].compute_capability not in passport.compute_capabilities:
         raise MissingEnvironment(
-            f"The engine is for compute capability {wanted}; the {gpus[0].name} here has {gpus[0].compute_capability}.",
+            f"The engine is for compute capability {wanted}; "
+            f"the {gpus[0].name} here has {gpus[0].compute_capability}.",
             hint,
         )
 
 
-def _hint(engine: Path, rebuild: str) -> str:
-    named = re.match(r"(.+)\.(fp32|fp16|int8|int8-fp32)\.(?:rtx|trt\d)", engine.name)
-    flags = f" {named[1]} --precision {named[2]}" if named else ""
-    return f"Build it again: {rebuild or f'hvt-deploy build-trt{flags}'}"
+def _rebuild_hint(rebuild: str) -> str:
+    return f"Build it again: {rebuild}"
 
 
 def _seal(field: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""What to build: the decisions of a build, made before anything runs."""
+"""The decisions of a build, made before anything runs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from pathlib import Path
 from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.types import FlavourChoice, FlavourName, Skipped
-from hvt_deploy.runtime.tensorrt.api import (
+from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
     available_flavours,
-    engine_tag,
+    format_engine_tag,
     install_hint,
 )
+
+_NEEDS_GPU = "TensorRT builds an engine on the GPU that will run it"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The batch sizes an engine accepts, and the one it is tuned for. Raises BadInput unless 1 ≤
-    min ≤ opt ≤ max.
+    """The batch sizes of an optimization profile. Raises BadInput unless 1 ≤ min ≤ opt ≤ max.
+
+    Attributes:
+        min: the smallest batch that the engine accepts.
+        opt: the batch that kernels are tuned for.
+        max: the largest batch that the engine accepts.
     """
 
     min: int
@@ -41,11 +47,17 @@ class Profile:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """One build. `engine` is the file to write.
+    """One build.
 
-    `profiles` is empty for an ONNX file of fixed batch size. `compute_capabilities` ("8.6") are
-    what TensorRT-RTX builds for; TensorRT builds for the GPU it runs on, whose capability this then
-    is. `timing_cache` is read where it exists and written after the build; None keeps nothing.
+    Attributes:
+        onnx: the graph to build from.
+        engine: the engine file to write.
+        flavour: the library to build with.
+        compute_capabilities: the targets ("8.6") of TensorRT-RTX; TensorRT builds for the GPU it
+            runs on, whose capability this then is.
+        profiles: optimization profiles; empty for an ONNX file of fixed batch size.
+        workspace_mib: the most scratch memory that a kernel may take.
+        timing_cache: read where it exists and written after the build; None keeps nothing.
     """
 
     onnx: Path
@@ -62,7 +74,7 @@ def parse_profile(text: str) -> Profile:
     match = re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*,\s*(\d{1,6})\s*", text)
     if match is None:
         raise BadInput(
-            f"'{text}' is no profile: expected three batch sizes MIN,OPT,MAX.",
+            f"'{text}' is not a profile: expected three batch sizes MIN,OPT,MAX.",
             "Example: --profile 1,8,32",
         )
     return Profile(*map(int, match.groups()))
@@ -72,7 +84,9 @@ def parse_compute_capability(text: str) -> str:
     """A compute capability as "8.6", from `8.6`, `86` or `sm86`. Raises BadInput."""
     match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower())
     if match is None:
-        raise BadInput(f"'{text}' is no compute capability.", "Example: --compute-capability 8.6")
+        raise BadInput(
+            f"'{text}' is not a compute capability.", "Example: --compute-capability 8.6"
+        )
     return f"{int(match[1])}.{match[2]}"
 
 
@@ -97,13 +111,13 @@ def choose_flavour(
         name = "tensorrt"
     if name not in installed:
         raise MissingEnvironment(
-            _not_installed(asked, gpu_present), _install_lines(asked, gpu_present)
+            _describe_missing(asked, gpu_present), _choose_install_hint(asked, gpu_present)
         )
     if name == "tensorrt" and not gpu_present:
         raise MissingEnvironment(
-            "TensorRT builds an engine on the GPU that will run it, and there is no NVIDIA GPU here.",
-            "Run build-trt on that machine; or build ahead of time for RTX cards with --flavour rtx "
-            f"({install_hint('tensorrt_rtx')}).",
+            f"{_NEEDS_GPU}, and there is no NVIDIA GPU here.",
+            "Run build-trt on that machine; or build ahead of time for RTX cards with "
+            f"--flavour rtx ({install_hint('tensorrt_rtx')}).",
         )
     return installed[name]
 
@@ -119,36 +133,38 @@ def choose_capabilities(
     if gpus:
         return (gpus[0].compute_capability,)
     if flavour == "tensorrt":
-        raise MissingEnvironment(
-            "TensorRT builds an engine on the GPU that will run it, and there is none here."
-        )
+        raise MissingEnvironment(f"{_NEEDS_GPU}, and there is none here.")
     capabilities = tuple(parse_compute_capability(text) for text in ahead_of_time)
     if not capabilities or len(set(capabilities)) < len(capabilities):
         raise BadInput(
-            f"Expected different compute capabilities, at least one; got {', '.join(capabilities) or 'none'}.",
+            "Expected different compute capabilities, at least one; "
+            f"got {', '.join(capabilities) or 'none'}.",
             "Example: --compute-capability 8.6",
         )
     return capabilities
 
 
-def engine_file_name(
+def name_engine_file(
     slug: str, precision: str, flavour: FlavourInfo, compute_capabilities: Sequence[str]
 ) -> str:
     """`fdvit_b.int8.rtx-sm86.engine`, `fdvit_b.int8.trt10.13-sm87.engine`."""
-    return f"{slug}.{precision}.{engine_tag(flavour, compute_capabilities)}.engine"
+    return f"{slug}.{precision}.{format_engine_tag(flavour, compute_capabilities)}.engine"
 
 
-def _not_installed(asked: FlavourChoice, gpu_present: bool) -> str:
+def _describe_missing(asked: FlavourChoice, gpu_present: bool) -> str:
     if asked == "tensorrt":
         return "TensorRT (Python package 'tensorrt') is not installed."
     if asked == "rtx":
         return "TensorRT-RTX (Python package 'tensorrt_rtx') is not installed."
     if gpu_present:
         return "Neither TensorRT nor TensorRT-RTX is installed."
-    return "There is no NVIDIA GPU here, and TensorRT-RTX, which builds engines without one, is not installed."
+    return (
+        "There is no NVIDIA GPU here, and TensorRT-RTX, which builds engines without one, "
+        "is not installed."
+    )
 
 
-def _install_lines(asked: FlavourChoice, gpu_present: bool) -> str:
+def _choose_install_hint(asked: FlavourChoice, gpu_present: bool) -> str:
     if asked == "tensorrt" or (asked == "auto" and gpu_present):
         return install_hint("tensorrt")
     return install_hint("tensorrt_rtx")

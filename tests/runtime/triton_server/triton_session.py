@@ -73,10 +73,11 @@ def start(repository: Path, folder: Path, ports: list[int]) -> subprocess.Popen[
         "--metrics-port",
         metrics,
     ]
+    libraries = SERVER.parent.parent / "nvidia_pytriton.libs"
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": sysconfig.get_path("purelib"),
-        "LD_LIBRARY_PATH": f"{sysconfig.get_config_var('LIBDIR')}:{SERVER.parent.parent / 'nvidia_pytriton.libs'}",
+        "LD_LIBRARY_PATH": f"{sysconfig.get_config_var('LIBDIR')}:{libraries}",
     }
     with (folder / "server.log").open("wb") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

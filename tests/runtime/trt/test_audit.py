@@ -8,21 +8,25 @@ from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit, NodeFacts, NotInt8
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
-from hvt_deploy.runtime.tensorrt.layers import parse_inspector_json, parse_layer_lines
+from hvt_deploy.runtime.tensorrt.layer_list import parse_inspector_json, parse_layer_lines
 
 
 def line(
     name: str, kind: str, dtypes: str, *, tactic: str = "t", metadata: str = "", tensor: str = "x"
 ) -> str:
-    """One line in the form of TensorRT-RTX's layer list."""
+    """One line as in TensorRT-RTX's layer list."""
 
     def tensors(dtype: str) -> str:
-        return f"[ {{ Name: {tensor}, Dimensions: [1,3,8,8], Datatype: {dtype}, Format: (Linear) Row major }}]"
+        return (
+            f"[ {{ Name: {tensor}, Dimensions: [1,3,8,8], Datatype: {dtype}, "
+            "Format: (Linear) Row major }]"
+        )
 
     source, target = dtypes.split("->")
     return (
-        f"Name: {name}, LayerType: {kind}, Inputs: {tensors(source)}, Constants: {tensors('Int8')}, "
-        f"Outputs: {tensors(target)}, TacticName: {tactic}, StreamId: 0, Metadata: {metadata}"
+        f"Name: {name}, LayerType: {kind}, Inputs: {tensors(source)}, "
+        f"Constants: {tensors('Int8')}, Outputs: {tensors(target)}, "
+        f"TacticName: {tactic}, StreamId: 0, Metadata: {metadata}"
     )
 
 
@@ -134,8 +138,8 @@ def test_fused_attention_is_counted() -> None:
     )
 
 
-def test_line_of_another_form_is_an_error_not_a_wrong_count() -> None:
-    with pytest.raises(ToolFailure, match="unknown form: Layer 1 is a convolution"):
+def test_line_in_an_unknown_format_is_an_error_not_a_wrong_count() -> None:
+    with pytest.raises(ToolFailure, match="unknown format: Layer 1 is a convolution"):
         parse_layer_lines("Layers:\nLayer 1 is a convolution\n")
 
 
@@ -179,7 +183,7 @@ def test_inspector_json_in_the_forms_of_all_versions(key: str, half: str, int8: 
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"layers": []}', "null"])
-def test_inspector_answer_of_another_form(text: str) -> None:
+def test_inspector_answer_in_an_unknown_format(text: str) -> None:
     with pytest.raises(ToolFailure, match="inspector"):
         parse_inspector_json(text)
 

@@ -15,11 +15,28 @@ from fake_tensorrt import RTX, VERSIONS, FakeCuda, FakeTensorRT, World
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.types import FlavourName
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.registry import open_backend
+from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.backend import TrtBackend
+from hvt_deploy.runtime.tensorrt.build import BuildOutcome
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
+from hvt_deploy.runtime.tensorrt.passport import make_passport
+from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 CLASSIC = "10.3.0"
+
+
+def write_engine(folder: Path, flavour: FlavourName) -> Path:
+    """An engine file with its passport."""
+    onnx, engine = folder / "model.onnx", folder / "model.engine"
+    onnx.write_bytes(b"graph")
+    engine.write_bytes(b"engine")
+    plan = BuildPlan(onnx, engine, flavour, ("8.6",), (Profile(1, 4, 8),), workspace_mib=512)
+    outcome = BuildOutcome(engine, FlavourInfo(flavour, "10.3.0"), (), 1.0)
+    make_passport(plan, outcome, (), "fp32", audit_layers(()), "").write(engine)
+    return engine
 
 
 class Bench:
@@ -27,11 +44,10 @@ class Bench:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         self.world, self.cuda = world, FakeCuda(world)
-        module, tag = ("tensorrt_rtx", "rtx") if world.version == RTX else ("tensorrt", "trt10.3")
-        monkeypatch.setitem(sys.modules, module, FakeTensorRT(world))
+        flavour: FlavourName = "tensorrt_rtx" if world.version == RTX else "tensorrt"
+        monkeypatch.setitem(sys.modules, flavour, FakeTensorRT(world))
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.cuda)
-        self.path = folder / f"model.fp32.{tag}-sm86.engine"
-        self.path.write_bytes(b"engine")
+        self.path = write_engine(folder, flavour)
 
     def open(self, num_classes: int = 5) -> TrtBackend:
         signature = Signature(self.world.image[1:], num_classes)
@@ -219,8 +235,7 @@ def test_stand_in_of_cuda_has_the_real_functions_with_their_parameters() -> None
 
 def test_without_a_driver_the_environment_is_missing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    engine = tmp_path / "model.fp32.rtx-sm86.engine"
-    engine.write_bytes(b"engine")
+    engine = write_engine(tmp_path, "tensorrt_rtx")
     request = BackendRequest("trt", "trt", "cuda", "fp32", engine, "model", Signature((4, 4), 5), 1)
     with pytest.raises(MissingEnvironment, match="CUDA does not start"):
         open_backend(request)

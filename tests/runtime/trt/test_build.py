@@ -16,9 +16,9 @@ from onnx import ModelProto
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.graph.analysis.audit_types import ByPrecision
 from hvt_deploy.graph.analysis.facts import read_facts
-from hvt_deploy.runtime.tensorrt.api import open_flavour
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
+from hvt_deploy.runtime.tensorrt.flavours import open_flavour
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 PROFILES = (Profile(1, 2, 4), Profile(1, 1, 1))

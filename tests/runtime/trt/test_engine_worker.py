@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from fake_tensorrt import RTX, VERSIONS, FakeTensorRT, World
 
+from hvt_deploy.runtime.tensorrt.build_process import compile_engine
 from hvt_deploy.runtime.tensorrt.monitor import make_monitor
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
-from hvt_deploy.runtime.tensorrt.worker import build
 
 CLASSIC = [v for v in VERSIONS if v != RTX]
 
@@ -37,7 +37,7 @@ def plan(tmp_path: Path) -> BuildPlan:
 def test_build_on_every_recorded_version(plan: BuildPlan, monkeypatch, version: str) -> None:
     world = World(version)
     install(monkeypatch, world)
-    outcome = build(plan)
+    outcome = compile_engine(plan)
     strongly_typed = 2 if version.startswith("10.") else 1
     assert world.calls == [
         f"network flags {strongly_typed}",
@@ -55,10 +55,10 @@ def test_build_on_every_recorded_version(plan: BuildPlan, monkeypatch, version: 
 def test_timing_cache_is_kept_and_used_again(plan: BuildPlan, monkeypatch) -> None:
     world = World("10.3.0")
     install(monkeypatch, world)
-    build(plan)
+    compile_engine(plan)
     assert plan.timing_cache is not None
     assert plan.timing_cache.read_bytes() == world.timing_cache
-    assert build(plan).notes == ()
+    assert compile_engine(plan).notes == ()
     assert [p.name for p in plan.timing_cache.parent.iterdir()] == ["timing.cache"]
 
 
@@ -69,7 +69,7 @@ def test_timing_cache_of_another_version_is_ignored_with_a_note_and_replaced(
     assert plan.timing_cache is not None
     plan.timing_cache.parent.mkdir()
     plan.timing_cache.write_bytes(b"timings of another version")
-    (note,) = build(plan).notes
+    (note,) = compile_engine(plan).notes
     assert "ignored" in note
     assert plan.timing_cache.read_bytes() == b"timings of this version"
 
@@ -79,7 +79,7 @@ def test_timing_cache_that_cannot_be_written_does_not_fail_a_build(
 ) -> None:
     install(monkeypatch, World("10.3.0"))
     blocked = replace(plan, timing_cache=plan.onnx / "timing.cache")
-    (note,) = build(blocked).notes
+    (note,) = compile_engine(blocked).notes
     assert "could not be written" in note
     assert plan.engine.is_file()
 
@@ -95,7 +95,7 @@ def test_rtx_is_not_asked_for_timing_caches(plan: BuildPlan, monkeypatch) -> Non
         lambda self, compute_capability, index: True,
         raising=False,
     )
-    build(replace(plan, flavour="tensorrt_rtx", compute_capabilities=("8.6",)))
+    compile_engine(replace(plan, flavour="tensorrt_rtx", compute_capabilities=("8.6",)))
     assert plan.timing_cache is not None
     assert not plan.timing_cache.exists()
 

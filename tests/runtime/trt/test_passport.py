@@ -11,10 +11,10 @@ import pytest
 from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.types import Skipped
-from hvt_deploy.runtime.tensorrt.api import FlavourInfo
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
-from hvt_deploy.runtime.tensorrt.layers import EngineLayer
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
+from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
 from hvt_deploy.runtime.tensorrt.passport import (
     Machine,
     Passport,
@@ -119,8 +119,8 @@ def test_edited_field_is_refused_by_name_with_the_command_that_rebuilds(
     with pytest.raises(
         BadInput, match=f"was edited: its field '{field}' says {re.escape(json.dumps(edited))}"
     ) as caught:
-        check_passport(engine, read_passport(engine), HERE)
-    assert caught.value.hint == "Build it again: hvt-deploy build-trt fdvit_b --precision int8"
+        check_passport(engine, read_passport(engine, REBUILD), HERE)
+    assert caught.value.hint == f"Build it again: {REBUILD}"
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -152,7 +152,7 @@ def test_field_that_was_added_is_refused(engine: Path, passport: Passport) -> No
     ("change", "message"),
     [
         ({"engine_sha256": "0" * 64}, "not the file its passport describes"),
-        ({"flavour": "tensorrt"}, "not for tensorrt"),
+        ({"flavour": "tensorrt"}, "only in TensorRT 1.7.1.116, which is not installed"),
         ({"version": "1.6.0"}, "built with TensorRT-RTX 1.6.0"),
         ({"compute_capabilities": ("9.0",)}, "for compute capability 9.0"),
     ],
@@ -173,7 +173,7 @@ def test_passport_that_was_written_for_another_engine(
         (None, "has no passport"),
         (b"{", "damaged"),
         (b"\xff", "damaged"),
-        (b"[]", "is no passport"),
+        (b"[]", "is not a passport"),
         (b'{"schema_version": 1}', "of another version of hvt-deploy"),
     ],
 )

@@ -1,23 +1,20 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.types import Skipped
-from hvt_deploy.runtime.tensorrt.api import (
+from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
     available_flavours,
-    flavour_of,
     open_flavour,
 )
 from hvt_deploy.runtime.tensorrt.plan import (
     Profile,
     choose_capabilities,
     choose_flavour,
-    engine_file_name,
+    name_engine_file,
     parse_compute_capability,
     parse_profile,
 )
@@ -58,7 +55,7 @@ def test_compute_capability_is_read(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("text", ["ampere", "8", "8.60", ""])
 def test_bad_compute_capability(text: str) -> None:
-    with pytest.raises(BadInput, match="no compute capability"):
+    with pytest.raises(BadInput, match="not a compute capability"):
         parse_compute_capability(text)
 
 
@@ -142,13 +139,4 @@ def test_capabilities_to_build_ahead_for_must_differ(asked) -> None:
     ],
 )
 def test_file_name_says_where_an_engine_runs(flavour, capabilities, name) -> None:
-    assert engine_file_name("fdvit_b", "int8", flavour, capabilities) == name
-    assert flavour_of(Path("folder.trt10.3-sm86.engine") / name) == flavour.name
-
-
-@pytest.mark.parametrize(
-    "name", ["model.engine", "model.plan", "fdvit_b.int8.sm86.engine", "rtx-sm86.engine"]
-)
-def test_file_of_another_name_is_no_engine_of_ours(name: str) -> None:
-    with pytest.raises(BadInput, match="does not say which library"):
-        flavour_of(Path(name))
+    assert name_engine_file("fdvit_b", "int8", flavour, capabilities) == name

@@ -16,7 +16,7 @@ import pytest
 from fake_tensorrt import API, RTX, VERSIONS, matches, recorded
 
 import hvt_deploy
-from hvt_deploy.runtime.tensorrt import api as flavour
+from hvt_deploy.runtime.tensorrt import api
 
 PACKAGE = Path(hvt_deploy.__file__).parent
 FILES = sorted((PACKAGE / "runtime" / "tensorrt").glob("*.py"))
@@ -128,7 +128,7 @@ def test_every_name_exists_in_every_version(path: Path) -> None:
     "line",
     [
         "config.set_flag(trt.BuilderFlag.FP16)",
-        "network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))",
+        "n = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))",
         "config.int8_calibrator = calibrator",
         "layer.set_output_type(0, dtype)",
         "parser.supports_model(data)",
@@ -138,7 +138,8 @@ def test_every_name_exists_in_every_version(path: Path) -> None:
         "config.num_compute_capabilities = 1",
         "rtx = cast('RtxIBuilderConfig', config)",
         "if flavour.info.name != 'tensorrt_rtx':\n    rtx = cast('RtxIBuilderConfig', config)",
-        "if flavour.info.name == 'tensorrt_rtx':\n    pass\nelse:\n    rtx = cast('RtxIBuilderConfig', config)",
+        "if flavour.info.name == 'tensorrt_rtx':\n    pass\n"
+        "else:\n    rtx = cast('RtxIBuilderConfig', config)",
     ],
 )
 def test_a_name_that_some_version_lacks_is_found(line: str) -> None:
@@ -166,17 +167,17 @@ def test_tables_are_not_empty() -> None:
 
 PROTOCOLS = [
     (name, value)
-    for name, value in vars(flavour).items()
+    for name, value in vars(api).items()
     if inspect.isclass(value)
     and getattr(value, "_is_protocol", False)
-    and value.__module__ == flavour.__name__
+    and value.__module__ == api.__name__
 ]
 
 
 @pytest.mark.parametrize(("name", "protocol"), PROTOCOLS, ids=[name for name, _ in PROTOCOLS])
 def test_protocols_say_what_the_recorded_api_says(name: str, protocol: type) -> None:
     versions = [RTX] if name.startswith("Rtx") else VERSIONS
-    class_name = name.removeprefix("Rtx")
+    class_name = {"IRuntime": "Runtime"}.get(name, name.removeprefix("Rtx"))
     members = {**getattr(protocol, "__annotations__", {}), **vars(protocol)}
     for member, value in members.items():
         if member.startswith("_"):

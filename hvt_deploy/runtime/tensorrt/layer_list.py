@@ -16,8 +16,9 @@ from typing import cast
 from hvt_deploy.core.errors import ToolFailure
 
 _LINE = re.compile(
-    r"Name: (?P<name>.*), LayerType: (?P<type>\S*), Inputs: (?P<inputs>.*?)(?:, Constants: (?P<constants>.*))?"
-    r", Outputs: (?P<outputs>.*), TacticName: (?P<tactic>.*), StreamId: .*, Metadata: ?(?P<metadata>.*)"
+    r"Name: (?P<name>.*), LayerType: (?P<type>\S*), Inputs: (?P<inputs>.*?)"
+    r"(?:, Constants: (?P<constants>.*))?, Outputs: (?P<outputs>.*)"
+    r", TacticName: (?P<tactic>.*), StreamId: .*, Metadata: ?(?P<metadata>.*)"
 )
 _PROFILE = re.compile(r"\[profile (\d+)\]")
 _REGION = re.compile(r"_myl(\d+)_\d+$")
@@ -42,15 +43,21 @@ _NOT_KERNELS = {
 }
 # The steps in a generated kernel's name that move data and compute nothing.
 _MOVES = {"Move", "Copy", "Resh", "Tran", "Conc", "Slic", "Repl", "Cast"}
-_PRODUCTS = {"Fc", "Bmm", "Conv"}
+_PRODUCT_STEPS = {"Fc", "Bmm", "Conv"}
 
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One layer of one profile. `inputs` and `outputs` are data types: Int8, Half, Float, Int64 …
+    """One layer of one optimization profile.
 
-    `onnx_nodes` are the names of the ONNX nodes it computes, `tactic` the kernel's name ("" where
-    there is none).
+    Attributes:
+        name: TensorRT's name of the layer.
+        type: TensorRT's layer type: kgen, gemm, correlation, Reformat …
+        inputs: data types of the input tensors: Int8, Half, Float, Int64 …
+        outputs: data types of the output tensors.
+        onnx_nodes: names of the ONNX nodes that the layer computes.
+        tactic: the kernel's name, "" where there is none.
+        profile: index of the optimization profile that the layer belongs to.
     """
 
     name: str
@@ -77,8 +84,12 @@ class EngineLayer:
 
     @property
     def is_product(self) -> bool:
-        """Whether it multiplies matrices or convolves, as far as a generated kernel's name tells."""
-        return self.type != "kgen" or "_gemm_" in self.name or not _PRODUCTS.isdisjoint(self._steps)
+        """Whether it multiplies matrices or convolves, judged by a generated kernel's name."""
+        return (
+            self.type != "kgen"
+            or "_gemm_" in self.name
+            or not _PRODUCT_STEPS.isdisjoint(self._steps)
+        )
 
     @property
     def precision(self) -> str:
@@ -88,14 +99,14 @@ class EngineLayer:
         INT8 kernel) is not INT8: then it is the lowest of the other inputs and the outputs.
         """
         types = self.inputs
-        before_product = takewhile(lambda step: step not in _PRODUCTS, self._steps)
+        before_product = takewhile(lambda step: step not in _PRODUCT_STEPS, self._steps)
         if "Int8" in types and "Cast" in before_product and not self.is_reformat:
             types = tuple(dtype for dtype in (*types, *self.outputs) if dtype != "Int8")
         return next((name for name, _ in _DTYPES if name in types), "other")
 
     @property
     def _steps(self) -> tuple[str, ...]:
-        """What a generated kernel does, in its order: `__myl_MulReluMove_myl0_4` is Mul, Relu,
+        """The operations of a generated kernel in order: `__myl_MulReluMove_myl0_4` is Mul, Relu,
         Move.
         """
         match = re.match(r"__myl_((?:[A-Z][a-z]+)+)_", self.name)
@@ -103,8 +114,9 @@ class EngineLayer:
 
 
 def parse_layer_lines(message: str) -> tuple[EngineLayer, ...]:
-    """The layers in the verbose message that starts with `Layers:`. Raises ToolFailure for a line
-    of another form.
+    """The layers in the verbose message that starts with `Layers:`.
+
+    Raises ToolFailure for a line in an unknown format.
     """
     lines = [line for line in message.partition("\n\n")[0].splitlines()[1:] if line.strip()]
     matches: list[tuple[str, re.Match[str]]] = []
@@ -112,19 +124,19 @@ def parse_layer_lines(message: str) -> tuple[EngineLayer, ...]:
         match = _LINE.fullmatch(line.strip())
         if match is None:
             raise ToolFailure(
-                f"This line of the engine's layer list is of an unknown form: {line[:200]}"
+                f"This line of the engine's layer list has an unknown format: {line[:200]}"
             )
         matches.append((line, match))
-    profiles = _profiles_of_regions([(match["name"], line) for line, match in matches])
+    profiles = _find_region_profiles([(match["name"], line) for line, match in matches])
     return tuple(
         EngineLayer(
             name=match["name"],
             type=match["type"],
             inputs=tuple(re.findall(r"Datatype: (\w+)", match["inputs"])),
             outputs=tuple(re.findall(r"Datatype: (\w+)", match["outputs"])),
-            onnx_nodes=_onnx_nodes(match["metadata"]),
+            onnx_nodes=_parse_onnx_nodes(match["metadata"]),
             tactic=match["tactic"],
-            profile=_profile_of(match["name"], line, profiles),
+            profile=_find_profile(match["name"], line, profiles),
         )
         for line, match in matches
     )
@@ -136,28 +148,28 @@ def parse_inspector_json(text: str) -> tuple[EngineLayer, ...]:
         entries = cast("Mapping[str, object]", json.loads(text))["Layers"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ToolFailure(
-            f"The engine inspector's answer is of an unknown form: {text[:200]}"
+            f"The engine inspector's answer has an unknown format: {text[:200]}"
         ) from error
     # Without detailed verbosity a layer is only its name.
     layers = (entry for entry in cast("list[object]", entries) if not isinstance(entry, str))
-    return tuple(_layer_from_json(cast("Mapping[str, object]", layer)) for layer in layers)
+    return tuple(_read_json_layer(cast("Mapping[str, object]", layer)) for layer in layers)
 
 
-def _layer_from_json(entry: Mapping[str, object]) -> EngineLayer:
+def _read_json_layer(entry: Mapping[str, object]) -> EngineLayer:
     name = str(entry.get("Name", ""))
     marked = _PROFILE.search(name)
     return EngineLayer(
         name=name,
         type=str(entry.get("LayerType", "")),
-        inputs=_dtypes(entry.get("Inputs")),
-        outputs=_dtypes(entry.get("Outputs")),
-        onnx_nodes=_onnx_nodes(str(entry.get("Metadata", ""))),
+        inputs=_parse_dtypes(entry.get("Inputs")),
+        outputs=_parse_dtypes(entry.get("Outputs")),
+        onnx_nodes=_parse_onnx_nodes(str(entry.get("Metadata", ""))),
         tactic=str(entry.get("TacticName", "")),
         profile=int(marked[1]) if marked else 0,
     )
 
 
-def _dtypes(tensors: object) -> tuple[str, ...]:
+def _parse_dtypes(tensors: object) -> tuple[str, ...]:
     found: list[str] = []
     for tensor in cast("list[Mapping[str, object]]", tensors or []):
         text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "")
@@ -166,11 +178,11 @@ def _dtypes(tensors: object) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _onnx_nodes(metadata: str) -> tuple[str, ...]:
+def _parse_onnx_nodes(metadata: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\[ONNX Layer: ([^\]]+)\]", metadata))
 
 
-def _profiles_of_regions(lines: Sequence[tuple[str, str]]) -> Mapping[str, int]:
+def _find_region_profiles(lines: Sequence[tuple[str, str]]) -> Mapping[str, int]:
     """The profile of each compiled region (`_myl3_` in layer names): that of any of its lines that
     names one.
     """
@@ -182,7 +194,7 @@ def _profiles_of_regions(lines: Sequence[tuple[str, str]]) -> Mapping[str, int]:
     return profiles
 
 
-def _profile_of(name: str, line: str, profiles: Mapping[str, int]) -> int:
+def _find_profile(name: str, line: str, profiles: Mapping[str, int]) -> int:
     marked, region = _PROFILE.search(line), _REGION.search(name)
     if marked:
         return int(marked[1])

@@ -1,5 +1,5 @@
-"""The process that builds one engine. While it runs it reports through lines on its standard output
-(see `build`).
+"""The child process that builds one engine; it reports progress through lines on its standard
+output (see `build.py`).
 """
 
 from __future__ import annotations
@@ -14,48 +14,49 @@ from hvt_deploy.core.files import replace_file
 from hvt_deploy.core.worker import answer
 from hvt_deploy.runtime.tensorrt.api import (
     Builder,
-    Flavour,
     IBuilderConfig,
     INetworkDefinition,
     OnnxParser,
     RtxIBuilderConfig,
     RtxTensorRT,
     TensorRT,
-    is_noise,
-    make_logger,
-    open_flavour,
 )
-from hvt_deploy.runtime.tensorrt.build import BuildOutcome, leave_outcome
-from hvt_deploy.runtime.tensorrt.hints import hint_for
-from hvt_deploy.runtime.tensorrt.layers import EngineLayer, parse_inspector_json, parse_layer_lines
+from hvt_deploy.runtime.tensorrt.build import BuildOutcome, write_outcome
+from hvt_deploy.runtime.tensorrt.flavours import Flavour, open_flavour
+from hvt_deploy.runtime.tensorrt.layer_list import (
+    EngineLayer,
+    parse_inspector_json,
+    parse_layer_lines,
+)
+from hvt_deploy.runtime.tensorrt.messages import find_hint, is_noise, make_logger
 from hvt_deploy.runtime.tensorrt.monitor import BuildLog, make_monitor
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 
-def work(plan: BuildPlan) -> None:
-    """Build what the plan says and leave the outcome beside the engine."""
+def carry_out(plan: BuildPlan) -> None:
+    """Carry out a plan and write its outcome to the engine's folder."""
     try:
-        leave_outcome(build(plan))
+        write_outcome(compile_engine(plan))
     except OSError as error:
         message = f"The engine could not be written: {error.strerror or error}."
         raise MissingEnvironment(message, "Free some space.") from error
 
 
-def build(plan: BuildPlan) -> BuildOutcome:
-    """Parse, configure, build, write. Raises what `build_engine` says."""
+def compile_engine(plan: BuildPlan) -> BuildOutcome:
+    """Parse, configure, build, write. Raises as `build_engine` does."""
     started = time.monotonic()
     flavour, log = open_flavour(plan.flavour), BuildLog()
     trt = flavour.trt
     logger = make_logger(trt, log.add)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # how a constructor that gives nothing shows in Python
+    except TypeError as error:  # pybind11 raises it for a constructor that returns nothing
         raise MissingEnvironment(
-            f"{flavour.info.title} cannot start here: {_last(log.errors) or error}",
+            f"{flavour.info.title} cannot start here: {_get_last(log.errors) or error}",
             "It needs an NVIDIA GPU and a driver that fits; `hvt-deploy doctor` shows them.",
         ) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt.OnnxParser(network, logger), network, plan, flavour)
+    _parse_graph(trt.OnnxParser(network, logger), network, plan, flavour)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
@@ -69,7 +70,7 @@ def build(plan: BuildPlan) -> BuildOutcome:
     if blob is None:
         reason = " ".join(log.errors) or "no reason given"
         raise ToolFailure(
-            f"{flavour.info.title} cannot build {plan.onnx.name}: {reason}", hint_for(reason)
+            f"{flavour.info.title} cannot build {plan.onnx.name}: {reason}", find_hint(reason)
         )
     plan.engine.write_bytes(blob)
     if plan.flavour != "tensorrt_rtx":
@@ -98,14 +99,14 @@ def name_targets(
             )
 
 
-def _parse(
+def _parse_graph(
     parser: OnnxParser, network: INetworkDefinition, plan: BuildPlan, flavour: Flavour
 ) -> None:
     # From a path, not from bytes: weights in external data are looked up beside it.
     parsed = parser.parse_from_file(str(plan.onnx))
     if not parsed and parser.num_errors:
         error = parser.get_error(parser.num_errors - 1)
-        reason = _without_noise(error.desc())
+        reason = _remove_noise(error.desc())
         code = str(error.code()).rpartition(".")[2]
         where = (
             f"node '{error.node_name()}' ({error.node_operator()})"
@@ -114,11 +115,12 @@ def _parse(
         )
         raise ToolFailure(
             f"{flavour.info.title} refuses {where} of {plan.onnx.name}: {code}: {reason}",
-            hint_for(f"{code} {reason}"),
+            find_hint(f"{code} {reason}"),
         )
     if not parsed or network.num_layers == 0 or network.num_outputs == 0:
         raise ToolFailure(
-            f"{plan.onnx.name} holds no graph that {flavour.info.title} can read: it has {network.num_layers} layers.",
+            f"{plan.onnx.name} holds no graph that {flavour.info.title} can read: "
+            f"it has {network.num_layers} layers.",
             "The file is empty or damaged. Run `hvt-deploy export` again.",
         )
 
@@ -135,7 +137,8 @@ def _add_profiles(
     for name, shape in shapes.items():
         if -1 in shape[1:]:
             raise BadInput(
-                f"Input '{name}' of {plan.onnx.name} has shape {shape}: only the batch may be dynamic."
+                f"Input '{name}' of {plan.onnx.name} has shape {shape}: "
+                "only the batch may be dynamic."
             )
     fixed = {shape[0] for shape in shapes.values()} - {-1}
     if not any(shape[0] == -1 for shape in shapes.values()):
@@ -143,8 +146,10 @@ def _add_profiles(
         if wrong:
             batch = max(fixed)
             raise BadInput(
-                f"{plan.onnx.name} has the fixed batch size {batch}, which profile {wrong[0]} does not fit.",
-                f"Leave --profile out, or give {batch},{batch},{batch}; or export with a dynamic batch.",
+                f"{plan.onnx.name} has the fixed batch size {batch}, "
+                f"which profile {wrong[0]} does not fit.",
+                f"Leave --profile out, or give {batch},{batch},{batch}; "
+                "or export with a dynamic batch.",
             )
         return
     if not plan.profiles:
@@ -158,7 +163,8 @@ def _add_profiles(
             limits.set_shape(name, (profile.min, *rest), (profile.opt, *rest), (profile.max, *rest))
         if config.add_optimization_profile(limits) < 0:
             raise ToolFailure(
-                f"Profile {profile} was refused: {_last(log.errors)}", hint_for(_last(log.errors))
+                f"Profile {profile} was refused: {_get_last(log.errors)}",
+                find_hint(_get_last(log.errors)),
             )
 
 
@@ -177,7 +183,10 @@ def _load_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
     empty = config.create_timing_cache(b"")
     if empty is not None:
         config.set_timing_cache(empty, ignore_mismatch=False)
-    return f"The timing cache {plan.timing_cache} is of another version or device, or damaged; it was ignored."
+    return (
+        f"The timing cache {plan.timing_cache} is of another version or device, or damaged; "
+        "it was ignored."
+    )
 
 
 def _save_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
@@ -204,7 +213,9 @@ def _read_layers(
             return parse_layer_lines(log.layers), ""
         engine = trt.Runtime(logger).deserialize_cuda_engine(plan.engine.read_bytes())
         if engine is None:
-            raise ToolFailure(f"The engine that was just built cannot be read: {_last(log.errors)}")
+            raise ToolFailure(
+                f"The engine that was just built cannot be read: {_get_last(log.errors)}"
+            )
         inspector = engine.create_engine_inspector()
         return parse_inspector_json(
             inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -213,13 +224,13 @@ def _read_layers(
         return (), f"The engine was not audited. {error.message}"
 
 
-def _without_noise(text: str) -> str:
+def _remove_noise(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not is_noise(line))
 
 
-def _last(messages: Sequence[str]) -> str:
+def _get_last(messages: Sequence[str]) -> str:
     return messages[-1] if messages else ""
 
 
 if __name__ == "__main__":
-    sys.exit(answer(BuildPlan, work))
+    sys.exit(answer(BuildPlan, carry_out))

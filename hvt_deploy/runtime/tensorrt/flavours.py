@@ -1,0 +1,112 @@
+"""The libraries that build and run engines, `tensorrt` and `tensorrt_rtx`: which are installed, and
+the only place that imports them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.types import FlavourName, Skipped
+from hvt_deploy.runtime.tensorrt.api import TensorRT
+
+FLAVOURS: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
+
+_TITLES: dict[FlavourName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+_EXTRAS: dict[FlavourName, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
+_DISTRIBUTIONS: dict[FlavourName, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+}
+
+
+@dataclass(frozen=True)
+class FlavourInfo:
+    """An installed library.
+
+    Attributes:
+        name: the Python module.
+        version: the module's `__version__`.
+    """
+
+    name: FlavourName
+    version: str
+
+    @property
+    def title(self) -> str:
+        """NVIDIA's product name and the version: "TensorRT-RTX 1.7.1.116"."""
+        return f"{_TITLES[self.name]} {self.version}"
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """An imported library.
+
+    Attributes:
+        info: its name and version.
+        trt: the module.
+    """
+
+    info: FlavourInfo
+    trt: TensorRT
+
+
+def available_flavours() -> tuple[FlavourInfo | Skipped, ...]:
+    """Both libraries, in the order they are preferred; found without importing them."""
+    return tuple(_find_flavour(name) for name in FLAVOURS)
+
+
+def open_flavour(name: FlavourName) -> Flavour:
+    """Import a library. Raises MissingEnvironment with the line that installs it."""
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        reason = (
+            "is not installed"
+            if importlib.util.find_spec(name) is None
+            else f"does not load ({error})"
+        )
+        raise MissingEnvironment(
+            f"The Python package '{name}' {reason}.", install_hint(name)
+        ) from error
+    return Flavour(FlavourInfo(name, str(module.__version__)), cast("TensorRT", module))
+
+
+def install_hint(name: FlavourName) -> str:
+    """The line that installs a library on this machine."""
+    if platform.machine() == "aarch64":
+        return (
+            "On a Jetson TensorRT comes with JetPack: sudo apt install python3-libnvinfer, "
+            "and make the virtual environment with --system-site-packages."
+        )
+    return f"Install it: pip install 'hvt-deploy[{_EXTRAS[name]}]'"
+
+
+def format_engine_tag(flavour: FlavourInfo, compute_capabilities: Sequence[str]) -> str:
+    """The part of a file name that says where an engine runs: `rtx-sm86`, `trt10.13-sm87`."""
+    prefix = (
+        "rtx"
+        if flavour.name == "tensorrt_rtx"
+        else "trt" + ".".join(flavour.version.split(".")[:2])
+    )
+    return "-".join([prefix, *(f"sm{c.replace('.', '')}" for c in compute_capabilities)])
+
+
+def _find_flavour(name: FlavourName) -> FlavourInfo | Skipped:
+    if importlib.util.find_spec(name) is None:
+        return Skipped(_TITLES[name], f"not installed. {install_hint(name)}")
+    for distribution in _DISTRIBUTIONS[name]:
+        try:
+            return FlavourInfo(name, importlib.metadata.version(distribution))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    try:  # not installed by pip: only the module knows its version
+        return open_flavour(name).info
+    except MissingEnvironment as error:
+        return Skipped(_TITLES[name], f"{error.message} {error.hint}")
