@@ -15,40 +15,42 @@ from hvt_deploy.models.dfvt import spec as dfvt
 from hvt_deploy.models.faster_vit import spec as faster_vit
 from hvt_deploy.models.fdvit import spec as fdvit
 from hvt_deploy.models.hvt import spec as hvt
-from hvt_deploy.models.spec import Family, ModelSpec
+from hvt_deploy.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from hvt_deploy.models.family import Family
+
 
 def _open_fdvit() -> Family:
-    from hvt_deploy.models.fdvit.model import FDVIT
+    from hvt_deploy.models.fdvit.family import FDVIT_FAMILY
 
-    return FDVIT
+    return FDVIT_FAMILY
 
 
 def _open_faster_vit() -> Family:
-    from hvt_deploy.models.faster_vit.model import FASTER_VIT
+    from hvt_deploy.models.faster_vit.family import FASTER_VIT_FAMILY
 
-    return FASTER_VIT
+    return FASTER_VIT_FAMILY
 
 
 def _open_dfvt() -> Family:
-    from hvt_deploy.models.dfvt.model import DFVT
+    from hvt_deploy.models.dfvt.family import DFVT_FAMILY
 
-    return DFVT
+    return DFVT_FAMILY
 
 
 def _open_hvt() -> Family:
-    from hvt_deploy.models.hvt.model import HVT_FAMILY
+    from hvt_deploy.models.hvt.family import HVT_FAMILY
 
     return HVT_FAMILY
 
 
 def _open_timm() -> Family:
-    from hvt_deploy.models.timm.model import TIMM
+    from hvt_deploy.models.timm.family import TIMM_FAMILY
 
-    return TIMM
+    return TIMM_FAMILY
 
 
 _SPECS: dict[str, ModelSpec] = {**fdvit.SPECS, **faster_vit.SPECS, **dfvt.SPECS, **hvt.SPECS}

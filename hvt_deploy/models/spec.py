@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.types import Preprocessing
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -88,27 +84,3 @@ class ModelSpec:
         """The name of its folder in a workspace."""
         plain = self.name.replace(":", "-").replace("/", "-")
         return f"{plain}-{self.image_size[0]}x{self.image_size[1]}" if self.resizable else plain
-
-
-@dataclass(frozen=True)
-class Family:
-    """The code behind the specs of one paper: `build(spec, num_classes)` makes the reference form
-    with random weights, `deploy(reference)` the deployed form.
-
-    Checkpoint keys with one of `train_only_prefixes` have no use at inference; buffers with one of
-    `recomputed_suffixes` are computed by the model even where a file holds them. Both are dropped
-    on loading. `aliases` are pairs of key endings (alias, canonical): a file that holds both means
-    the alias. `size_dependent` are parts of keys that a resizable model has at some image sizes
-    only: a file may hold more of them than the model has. `builds_light` says that `build` works
-    where parameters have no memory. `stored_shapes` gives the shapes that some of the computed
-    buffers have in the official file: they tell models apart whose parameters are alike.
-    """
-
-    build: Callable[[ModelSpec, int], nn.Module]
-    deploy: Callable[[nn.Module], nn.Module]
-    train_only_prefixes: tuple[str, ...] = ()
-    recomputed_suffixes: tuple[str, ...] = ()
-    aliases: tuple[tuple[str, str], ...] = ()
-    size_dependent: tuple[str, ...] = ()
-    builds_light: bool = True
-    stored_shapes: Callable[[ModelSpec], Mapping[str, tuple[int, ...]]] | None = None

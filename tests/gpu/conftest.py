@@ -51,7 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     from hvt_deploy.models import to_deployed
 
     model = reference_model()
-    signature = Signature(tuple(model.image_size), model.num_classes)
+    signature = Signature(model.spec.image_size, model.num_classes)
     noise = np.random.default_rng(0).standard_normal(signature.images_shape(16)).astype(np.float32)
     folder = tmp_path_factory.mktemp("exported")
     graph = simplify(export_onnx(to_deployed(model), signature, 17), "onnxslim")

@@ -25,7 +25,7 @@ def images():
 def fp32():
     model = create_model("fdvit_demo")
     seed_random_weights(model, 5)
-    signature = Signature(model.image_size, model.num_classes)
+    signature = Signature(model.spec.image_size, model.num_classes)
     with torch.no_grad():
         return convert_opset(
             simplify(export_onnx(to_deployed(model), signature, 17), "onnxslim"), 17

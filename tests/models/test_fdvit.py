@@ -9,7 +9,7 @@ from hvt_deploy.graph.analysis.roles import role_of
 from hvt_deploy.graph.contract import check_contract
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
-from hvt_deploy.models.fdvit.model import DeployedFDViT
+from hvt_deploy.models.fdvit.deployed import DeployedFDViT
 from hvt_deploy.models.layers import align_corners_matrix
 
 
@@ -36,7 +36,7 @@ def test_deployed_form_has_no_decoders_and_follows_the_dtype() -> None:
 def test_exported_graph_keeps_the_contract_and_every_product_has_a_role() -> None:
     torch.manual_seed(6)
     deployed = to_deployed(create_model("fdvit_ti"))
-    signature = Signature(deployed.image_size, deployed.num_classes)
+    signature = Signature(deployed.spec.image_size, deployed.num_classes)
     graph = export_onnx(deployed, signature, 18)
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in deployed.modules())
     report = check_contract(graph, opset=18, signature=signature, layer_norms=norms)

@@ -20,7 +20,8 @@ from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.models import create_model, get_spec, to_deployed
-from hvt_deploy.models.hvt.model import Block, DeployedBlock, DeployedHVT
+from hvt_deploy.models.hvt.deployed import DeployedBlock, DeployedHVT
+from hvt_deploy.models.hvt.model import Block
 from hvt_deploy.models.hvt.spec import HVTArchitecture
 from hvt_deploy.models.verification import fill
 from hvt_deploy.runtime.tensorrt.audit import EngineAudit, audit_layers

@@ -1,7 +1,7 @@
 """DFvT's deployed form: equal to the reference form in eval mode, made of what an inference engine
 runs well.
 
-Shapes as in `dfvt`. Within a stage the tokens are in the order of the windows, one window after the
+Shapes as in `model`. Within a stage the tokens are in the order of the windows, one window after the
 other: every step but attention works on each token alone or on all of them.
 """
 
@@ -167,11 +167,7 @@ class DeployedDFvT(nn.Module):
 
     def __init__(self, reference: DFvT) -> None:
         super().__init__()
-        self.name, self.num_classes, self.image_size = (
-            reference.name,
-            reference.num_classes,
-            reference.image_size,
-        )
+        self.num_classes = reference.num_classes
         p = reference.patch_embed
         self.patch_embed = _fold(nn.Sequential(p.proj1, p.norm1, p.act, p.proj2, p.norm, p.act))
         self.layers = nn.ModuleList(

@@ -1,4 +1,4 @@
-"""DFvT's reference form, which loads official checkpoints. Its deployed form is in `dfvt_deployed`.
+"""DFvT's reference form, which loads official checkpoints.
 
 Gao et al., "Doubly-Fused ViT: Fuse Information from Vision Transformer Doubly with Local
 Representation", ECCV 2022. Shapes: B images, N = n*n tokens of a square map with side n in raster
@@ -7,15 +7,11 @@ order, C channels, E heads of D channels each, G windows of W tokens each.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
-from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models.dfvt.spec import DFvTArchitecture
 from hvt_deploy.models.layers import Mlp
-from hvt_deploy.models.spec import Family, ModelSpec
 
 _MASKED = -100.0
 _GATE_REDUCTION = 16
@@ -248,11 +244,10 @@ class DFvT(nn.Module):
     It computes in the dtype of its weights. Stochastic depth is left out.
     """
 
-    def __init__(self, name: str, architecture: DFvTArchitecture, num_classes: int) -> None:
+    def __init__(self, architecture: DFvTArchitecture, num_classes: int) -> None:
         super().__init__()
         a = architecture
-        self.name, self.architecture, self.num_classes = name, a, num_classes
-        self.image_size = (a.image_size, a.image_size)
+        self.architecture, self.num_classes = a, num_classes
         last = len(a.depths) - 1
         self.patch_embed = PatchEmbed(a.channels[0])
         self.layers = nn.ModuleList(Stage(a, i) for i in range(len(a.depths)))
@@ -278,21 +273,3 @@ class DFvT(nn.Module):
         _, share_BCHW = self.convlayers[-1](map_BCHW)
         tokens_BNC = self.layers[-1](as_tokens(map_BCHW + share_BCHW), as_tokens(map_BCHW))
         return self.head(self.norm(tokens_BNC).mean(dim=1))
-
-
-def _build(spec: ModelSpec, num_classes: int) -> DFvT:
-    return DFvT(spec.name, cast("DFvTArchitecture", spec.architecture), num_classes)
-
-
-def _deploy(model: nn.Module) -> nn.Module:
-    from hvt_deploy.models.dfvt.deployed import DeployedDFvT
-
-    if not isinstance(model, DFvT):
-        raise BadInput(
-            f"{type(model).__name__} is not the reference form of a DFvT.",
-            "Pass what create_model made.",
-        )
-    return DeployedDFvT(model)
-
-
-DFVT = Family(_build, _deploy, recomputed_suffixes=(".relative_position_index", ".attn_mask"))

@@ -1,7 +1,7 @@
 """FasterViT's deployed form: position MLPs evaluated, norms and scales folded, tokens in windows
 for a whole level.
 
-Shapes as in `faster_vit`: R x S windows per image, T carrier tokens in front of the N tokens of
+Shapes as in `model`: R x S windows per image, T carrier tokens in front of the N tokens of
 each window.
 """
 

@@ -1,5 +1,4 @@
-"""FasterViT's reference form, fixed and any-resolution. Its deployed form is in
-`faster_vit_deployed`.
+"""FasterViT's reference form, fixed and any-resolution, which loads official checkpoints.
 
 Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", ICLR 2024.
 Shapes: B images, R x S windows per image, N tokens of a window in raster order, T carrier tokens of
@@ -17,16 +16,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models.faster_vit.positions import AbsolutePosition, RelativeBias
-from hvt_deploy.models.faster_vit.spec import FasterViTArchitecture
+from hvt_deploy.models.faster_vit.spec import TOKEN_LEVELS, FasterViTArchitecture
 from hvt_deploy.models.layers import Mlp, SelfAttention
-from hvt_deploy.models.spec import Family, ModelSpec
 
 _STEM_EPS = 1e-4
 _DOWNSAMPLE_EPS = 1e-6
 _LAYER_SCALE = 1e-5
-_TOKEN_LEVELS = (2, 3)
 
 
 class Attention(SelfAttention):
@@ -289,7 +285,7 @@ class FasterViT(nn.Module):
         self.architecture, self.num_classes = a, num_classes
         self.patch_embed = PatchEmbed(a.stem_dim, a.dim)
         self.levels = nn.ModuleList(
-            TokenLevel(a, i) if i in _TOKEN_LEVELS else ConvLevel(a.dim * 2**i, a.depths[i])
+            TokenLevel(a, i) if i in TOKEN_LEVELS else ConvLevel(a.dim * 2**i, a.depths[i])
             for i in range(4)
         )
         features = a.dim * 8
@@ -302,41 +298,3 @@ class FasterViT(nn.Module):
         for level in self.levels:
             map_BCHW = level(map_BCHW)
         return self.head(self.norm(map_BCHW).mean(dim=(2, 3)))
-
-
-def _build(spec: ModelSpec, num_classes: int) -> FasterViT:
-    return FasterViT(cast("FasterViTArchitecture", spec.architecture), num_classes)
-
-
-def _deploy(model: nn.Module) -> nn.Module:
-    from hvt_deploy.models.faster_vit.deployed import DeployedFasterViT
-
-    if not isinstance(model, FasterViT):
-        raise BadInput(
-            f"{type(model).__name__} is not the reference form of a FasterViT.",
-            "Pass what create_model made.",
-        )
-    return DeployedFasterViT(model)
-
-
-def _stored_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """The official file's table of offsets of each token level, (1, 2w - 1, 2w - 1, 2)."""
-    windows = cast("FasterViTArchitecture", spec.architecture).window_sizes
-    sides = {level: 2 * windows[level] - 1 for level in _TOKEN_LEVELS}
-    return {
-        f"levels.{level}.blocks.0.attn.pos_emb_funct.relative_coords_table": (1, side, side, 2)
-        for level, side in sides.items()
-    }
-
-
-FASTER_VIT = Family(
-    _build,
-    _deploy,
-    recomputed_suffixes=(".relative_coords_table", ".relative_position_index", ".relative_bias"),
-    aliases=(
-        (".global_tokenizer.to_global_feature.pos.weight", ".global_tokenizer.pos_embed.weight"),
-        (".global_tokenizer.to_global_feature.pos.bias", ".global_tokenizer.pos_embed.bias"),
-    ),
-    size_dependent=(".hat_", ".gamma1", ".gamma2"),
-    stored_shapes=_stored_shapes,
-)

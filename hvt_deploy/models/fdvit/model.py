@@ -1,5 +1,4 @@
-"""FDViT in two forms: the reference form that loads official checkpoints, the deployed form that is
-exported.
+"""FDViT's reference form, which loads official checkpoints.
 
 Xu et al., "FDViT: Improve the Hierarchical Architecture of Vision Transformer", ICCV 2023. Shapes:
 B images, N = n*n tokens of a square map with side n in raster order, C channels, E heads of D
@@ -8,37 +7,25 @@ channels each.
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
-from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models.fdvit.spec import FDViTArchitecture
-from hvt_deploy.models.layers import (
-    LinearMap,
-    MatrixProduct,
-    Mlp,
-    align_corners_matrix,
-    depthwise_from,
-    linear_from,
-    pad_heads,
-)
-from hvt_deploy.models.spec import Family, ModelSpec
+from hvt_deploy.models.layers import Mlp
 
 _BLOCK_EPS = 1e-6
 _POOL_EPS = 1e-5
 
 
-def _as_map(tokens_BNC: Tensor, side: int) -> Tensor:
+def as_map(tokens_BNC: Tensor, side: int) -> Tensor:
     """Tokens (B, n*n, C) as a map (B, C, n, n)."""
     return tokens_BNC.transpose(1, 2).reshape(-1, tokens_BNC.shape[2], side, side)
 
 
-def _as_tokens(map_BCHW: Tensor) -> Tensor:
+def as_tokens(map_BCHW: Tensor) -> Tensor:
     """A map (B, C, n, n) as tokens (B, n*n, C)."""
     channels, height, width = map_BCHW.shape[1:]
     return map_BCHW.reshape(-1, channels, height * width).transpose(1, 2)
@@ -81,7 +68,7 @@ class Attention(nn.Module):
         )
         scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
         mixed_BNC = (scores_BENN.softmax(dim=3) @ v_BEND).transpose(1, 2).flatten(2)
-        local_BNC = _as_tokens(self.get_v(_as_map(v, self.side)))
+        local_BNC = as_tokens(self.get_v(as_map(v, self.side)))
         return self.proj(mixed_BNC + local_BNC)
 
 
@@ -129,7 +116,7 @@ class Pool(nn.Module):
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, n*n, C) to a map (B, C', n', n')."""
-        return self.conv(_resample(_as_map(self.ln(tokens_BNC), self.side), self.out_side))
+        return self.conv(_resample(as_map(self.ln(tokens_BNC), self.side), self.out_side))
 
 
 class Decoder(nn.Module):
@@ -154,11 +141,10 @@ class FDViT(nn.Module):
     loss. Stochastic depth is left out.
     """
 
-    def __init__(self, name: str, architecture: FDViTArchitecture, num_classes: int) -> None:
+    def __init__(self, architecture: FDViTArchitecture, num_classes: int) -> None:
         super().__init__()
         a = architecture
-        self.name, self.architecture, self.num_classes = name, a, num_classes
-        self.image_size = (a.image_size, a.image_size)
+        self.architecture, self.num_classes = a, num_classes
         self.pos_embed = nn.Parameter(
             0.02 * torch.randn(1, a.channels[0], a.map_sizes[0], a.map_sizes[0])
         )
@@ -177,13 +163,13 @@ class FDViT(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Images (B, 3, H, W) to logits (B, K), with the auto-encoder pairs in train mode."""
         pairs: list[tuple[Tensor, Tensor]] = []
-        tokens_BNC = _as_tokens(self.patch_embed(images_NCHW) + self.pos_embed)
+        tokens_BNC = as_tokens(self.patch_embed(images_NCHW) + self.pos_embed)
         for i, stage in enumerate(self.transformers):
             tokens_BNC = stage(tokens_BNC)
             if i < len(self.pools):
                 if self.training:
                     pairs.append(self._auto_encode(i, tokens_BNC))
-                tokens_BNC = _as_tokens(self.pools[i](tokens_BNC))
+                tokens_BNC = as_tokens(self.pools[i](tokens_BNC))
         logits_NK = self.head(self.norm(tokens_BNC).mean(dim=1))
         return (logits_NK, pairs) if self.training else logits_NK
 
@@ -195,127 +181,5 @@ class FDViT(nn.Module):
         kept_BN1 = (torch.rand_like(tokens_BNC[:, :, :1]) >= threshold).to(tokens_BNC.dtype) / (
             1 - threshold
         )
-        target = _as_map(tokens_BNC, self.architecture.map_sizes[index])
+        target = as_map(tokens_BNC, self.architecture.map_sizes[index])
         return target, self.decoders[index](self.pools[index](tokens_BNC * kept_BN1))
-
-
-class DeployedAttention(nn.Module):
-    """`Attention` for inference, with three exact rewrites.
-
-    The scale is folded into the query weights. The key bias is zero: it adds the same number to all
-    scores of a query, which softmax ignores. Zero channels widen each head to a multiple of 8,
-    which tensor cores want: without them TensorRT-RTX copies q, k, v and the result into padded
-    buffers, one more kernel in each such block.
-    """
-
-    def __init__(self, reference: Attention) -> None:
-        super().__init__()
-        heads, head_dim = reference.heads, reference.head_dim
-        self.heads, self.side, self.head_dim = heads, reference.side, -(-head_dim // 8) * 8
-        weights = list(reference.qkv.weight.detach().chunk(3))
-        biases = list(reference.qkv.bias.detach().chunk(3))
-        weights[0], biases[0], biases[1] = (
-            weights[0] * head_dim**-0.5,
-            biases[0] * head_dim**-0.5,
-            biases[1] * 0,
-        )
-        self.qkv = linear_from(
-            *(torch.cat([self._widen(t) for t in parts]) for parts in (weights, biases))
-        )
-        self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=3), MatrixProduct()
-        self.get_v = depthwise_from(
-            *(self._widen(reference.get_parameter(f"get_v.{p}")) for p in ("weight", "bias"))
-        )
-        weight_CE = self._widen(reference.proj.weight.T).T.contiguous()
-        self.proj = linear_from(weight_CE, reference.proj.bias.detach().clone())
-
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        # The form with the fewest kernels in TensorRT-RTX: one Linear, not three; chunks, not a 5-D
-        # reshape (which its compiler crashes on); and the values cut out a second time for the
-        # convolution (two kernels a block less).
-        qkv_BN3C = self.qkv(tokens_BNC)
-        q, k, v = qkv_BN3C.chunk(3, dim=2)
-        tokens, channels = v.shape[1:]
-        scores_BENN = self.score(self._split(q), self._split(k).transpose(2, 3))
-        mixed_BEND = self.value(self.softmax(scores_BENN), self._split(v))
-        mixed_BNC = mixed_BEND.transpose(1, 2).reshape(-1, tokens, channels)
-        return self.proj(
-            mixed_BNC + _as_tokens(self.get_v(_as_map(qkv_BN3C[:, :, 2 * channels :], self.side)))
-        )
-
-    def _split(self, tokens_BNC: Tensor) -> Tensor:
-        """(B, N, C) to (B, E, N, D)."""
-        return tokens_BNC.reshape(-1, tokens_BNC.shape[1], self.heads, self.head_dim).transpose(
-            1, 2
-        )
-
-    def _widen(self, rows: Tensor) -> Tensor:
-        return pad_heads(rows, self.heads, self.head_dim)
-
-
-class DeployedPool(nn.Module):
-    """`Pool` with the bilinear resampling as what it is: one constant matrix over the tokens."""
-
-    def __init__(self, reference: Pool) -> None:
-        super().__init__()
-        self.out_side = reference.out_side
-        along = align_corners_matrix(reference.side, reference.out_side)
-        self.ln, self.conv = copy.deepcopy(reference.ln), copy.deepcopy(reference.conv)
-        # One matrix for both axes costs 1 to 3 % more multiplications than one per axis and half
-        # the kernels.
-        self.resample = LinearMap(torch.kron(along, along).to(self.conv.weight))
-
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, n*n, C) to a map (B, C', n', n')."""
-        return self.conv(_as_map(self.resample(self.ln(tokens_BNC)), self.out_side))
-
-
-class DeployedFDViT(nn.Module):
-    """The deployed form: equal to the reference form in eval mode, made of what an inference engine
-    runs well.
-
-    No reshape mentions the batch size, so the exported graph is right for every batch.
-    """
-
-    def __init__(self, reference: FDViT) -> None:
-        super().__init__()
-        self.name, self.num_classes, self.image_size = (
-            reference.name,
-            reference.num_classes,
-            reference.image_size,
-        )
-        self.pos_embed = copy.deepcopy(reference.pos_embed)
-        self.patch_embed = copy.deepcopy(reference.patch_embed)
-        self.transformers = copy.deepcopy(reference.transformers)
-        for block in list(self.transformers.modules()):
-            if isinstance(block, Block) and isinstance(block.attn, Attention):
-                block.attn = DeployedAttention(block.attn)
-        self.pools = nn.ModuleList(DeployedPool(cast("Pool", pool)) for pool in reference.pools)
-        self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)
-        self.eval().requires_grad_(requires_grad=False)
-
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to logits (B, K)."""
-        tokens_BNC = _as_tokens(self.patch_embed(images_NCHW) + self.pos_embed)
-        for i, stage in enumerate(self.transformers):
-            tokens_BNC = stage(tokens_BNC)
-            if i < len(self.pools):
-                tokens_BNC = _as_tokens(self.pools[i](tokens_BNC))
-        return self.head(self.norm(tokens_BNC).mean(dim=1))
-
-
-def _build(spec: ModelSpec, num_classes: int) -> FDViT:
-    return FDViT(spec.name, cast("FDViTArchitecture", spec.architecture), num_classes)
-
-
-def _deploy(model: nn.Module) -> DeployedFDViT:
-    if not isinstance(model, FDViT):
-        raise BadInput(
-            f"{type(model).__name__} is not the reference form of an FDViT.",
-            "Pass what create_model made.",
-        )
-    return DeployedFDViT(model)
-
-
-FDVIT = Family(_build, _deploy, train_only_prefixes=("decoders.",))

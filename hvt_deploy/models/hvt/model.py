@@ -1,5 +1,4 @@
-"""HVT in two forms: a DeiT without class token whose token sequence is max-pooled as it goes
-deeper.
+"""HVT's reference form: a DeiT without class token whose tokens are max-pooled in deeper blocks.
 
 Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021. Shapes: B images, N
 tokens, C channels, E heads.
@@ -7,18 +6,12 @@ tokens, C channels, E heads.
 
 from __future__ import annotations
 
-import copy
-from functools import reduce
-from typing import cast
-
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models.hvt.spec import POOL_STRIDE, HVTArchitecture
-from hvt_deploy.models.layers import DeployedSelfAttention, Mlp, SelfAttention
-from hvt_deploy.models.spec import Family, ModelSpec
+from hvt_deploy.models.layers import Mlp, SelfAttention
 
 _EPS = 1e-6
 
@@ -96,70 +89,3 @@ class HVT(nn.Module):
         """Images (B, 3, H, W) to logits (B, K)."""
         tokens_BNC = self.blocks(self.patch_embed(images_NCHW) + self.pos_embed)
         return self.head(self.norm(tokens_BNC).mean(dim=1))
-
-
-class DeployedBlock(nn.Module):
-    """`Block` for inference. Pooling is the larger of strided slices: TensorRT-RTX fuses them with
-    what follows, and not every TensorRT pools sequences.
-    """
-
-    def __init__(self, reference: Block) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
-        self.attn = DeployedSelfAttention(cast("SelfAttention", reference.attn))
-        self.mlp = copy.deepcopy(reference.mlp)
-        self.pos_embed = None if reference.pos_embed is None else copy.deepcopy(reference.pos_embed)
-        self.pool_kernel = reference.pool_kernel
-
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N', C)."""
-        tokens_BNC = tokens_BNC + self.attn(self.norm1(tokens_BNC))
-        tokens_BNC = tokens_BNC + self.mlp(self.norm2(tokens_BNC))
-        if self.pos_embed is None:
-            return tokens_BNC
-        last = tokens_BNC.shape[1] - self.pool_kernel
-        slices = (
-            tokens_BNC[:, first : first + last + 1 : POOL_STRIDE]
-            for first in range(self.pool_kernel)
-        )
-        return reduce(torch.maximum, slices) + self.pos_embed
-
-
-class DeployedHVT(nn.Module):
-    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch
-    size.
-    """
-
-    def __init__(self, reference: HVT) -> None:
-        super().__init__()
-        self.num_classes = reference.num_classes
-        self.patch_embed, self.pos_embed = (
-            copy.deepcopy(reference.patch_embed),
-            copy.deepcopy(reference.pos_embed),
-        )
-        self.blocks = nn.Sequential(
-            *(DeployedBlock(cast("Block", block)) for block in reference.blocks)
-        )
-        self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)
-        self.eval().requires_grad_(requires_grad=False)
-
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to logits (B, K)."""
-        tokens_BNC = self.blocks(self.patch_embed(images_NCHW) + self.pos_embed)
-        return self.head(self.norm(tokens_BNC).mean(dim=1))
-
-
-def _build(spec: ModelSpec, num_classes: int) -> HVT:
-    return HVT(cast("HVTArchitecture", spec.architecture), num_classes)
-
-
-def _deploy(model: nn.Module) -> DeployedHVT:
-    if not isinstance(model, HVT):
-        raise BadInput(
-            f"{type(model).__name__} is not the reference form of an HVT.",
-            "Pass what create_model made.",
-        )
-    return DeployedHVT(model)
-
-
-HVT_FAMILY = Family(_build, _deploy)

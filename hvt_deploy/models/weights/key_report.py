@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hvt_deploy.models.spec import Family, ModelSpec
+from hvt_deploy.models.family import Family
+from hvt_deploy.models.spec import ModelSpec
 
 __all__ = ["Fate", "KeyFate", "decide_fates", "summarize_fates"]
 

@@ -11,8 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from hvt_deploy.models.family import Family
 from hvt_deploy.models.registry import create_from, family_of, list_specs, spec_of
-from hvt_deploy.models.spec import Family, ModelSpec
+from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.key_report import decide_fates
 
 __all__ = ["describe_nearest", "needed_at_inference", "tables_of_another"]

@@ -20,7 +20,8 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.models.spec import Family, ModelSpec
+from hvt_deploy.models.family import Family
+from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.timm.spec import TimmArchitecture
 
 
@@ -66,7 +67,7 @@ def _deploy(model: nn.Module) -> nn.Module:
 
 
 # Files of older versions of timm hold the tables that windowed attention now computes.
-TIMM = Family(
+TIMM_FAMILY = Family(
     _build,
     _deploy,
     recomputed_suffixes=(".relative_position_index", ".attn_mask", ".relative_coords_table"),

@@ -1,0 +1,65 @@
+"""HVT's deployed form. Shapes as in `model`."""
+
+from __future__ import annotations
+
+import copy
+from functools import reduce
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hvt_deploy.models.hvt.model import HVT, Block
+from hvt_deploy.models.hvt.spec import POOL_STRIDE
+from hvt_deploy.models.layers import DeployedSelfAttention, SelfAttention
+
+
+class DeployedBlock(nn.Module):
+    """`Block` for inference. Pooling is the larger of strided slices: TensorRT-RTX fuses them with
+    what follows, and not every TensorRT pools sequences.
+    """
+
+    def __init__(self, reference: Block) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
+        self.attn = DeployedSelfAttention(cast("SelfAttention", reference.attn))
+        self.mlp = copy.deepcopy(reference.mlp)
+        self.pos_embed = None if reference.pos_embed is None else copy.deepcopy(reference.pos_embed)
+        self.pool_kernel = reference.pool_kernel
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N', C)."""
+        tokens_BNC = tokens_BNC + self.attn(self.norm1(tokens_BNC))
+        tokens_BNC = tokens_BNC + self.mlp(self.norm2(tokens_BNC))
+        if self.pos_embed is None:
+            return tokens_BNC
+        last = tokens_BNC.shape[1] - self.pool_kernel
+        slices = (
+            tokens_BNC[:, first : first + last + 1 : POOL_STRIDE]
+            for first in range(self.pool_kernel)
+        )
+        return reduce(torch.maximum, slices) + self.pos_embed
+
+
+class DeployedHVT(nn.Module):
+    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch
+    size.
+    """
+
+    def __init__(self, reference: HVT) -> None:
+        super().__init__()
+        self.num_classes = reference.num_classes
+        self.patch_embed, self.pos_embed = (
+            copy.deepcopy(reference.patch_embed),
+            copy.deepcopy(reference.pos_embed),
+        )
+        self.blocks = nn.Sequential(
+            *(DeployedBlock(cast("Block", block)) for block in reference.blocks)
+        )
+        self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)
+        self.eval().requires_grad_(requires_grad=False)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to logits (B, K)."""
+        tokens_BNC = self.blocks(self.patch_embed(images_NCHW) + self.pos_embed)
+        return self.head(self.norm(tokens_BNC).mean(dim=1))
