@@ -1,12 +1,21 @@
-"""The command line: one command per verb. It reads flags, calls a step or a flow, shows what came
-back.
+"""The command line: one function per command. It reads flags, calls `commands`, shows the result.
 
-Logs and progress go to stderr, results to stdout. Nothing heavy is imported before a verb needs it.
-Verbs stand in `--help` in the order of these imports.
+Logs and progress go to stderr, results to stdout. A command imports what it needs when it runs, so
+that `--help` is fast. `--help` lists the commands in the order of these imports.
 """
 
 # ruff: noqa: I001
 from hvt_deploy.cli.app import app, run
-from hvt_deploy.cli import graphs, engines, evaluation as judging, serving, about as around
+from hvt_deploy.cli import graphs, precision, engines, validation, diagnosis, serving, about
 
-__all__ = ["app", "around", "engines", "graphs", "judging", "run", "serving"]
+__all__ = [
+    "about",
+    "app",
+    "diagnosis",
+    "engines",
+    "graphs",
+    "precision",
+    "run",
+    "serving",
+    "validation",
+]

@@ -1,31 +1,34 @@
-"""About the product and its models: demo, models, doctor, config."""
+"""About the product, its models and this machine: demo, models, doctor, config."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hvt_deploy.cli.app import app
-from hvt_deploy.cli.options import DEFAULT_ROOT, AsJson, Root, open_ui, print_json, show_results
+from hvt_deploy.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
 from hvt_deploy.core.errors import BadInput
 
 if TYPE_CHECKING:
-    pass
+    from hvt_deploy.commands.models import ListedModel
+    from hvt_deploy.models.verification import GoldenCheck
+
+CHECK_COLUMNS = ("golden logits", "form", "dtype", "error", "limit", "result")
 
 
 @app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
 def demo(
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where images, artifacts and reports go.")
+        Path, typer.Option(metavar="DIR", help="Directory for images, artifacts and reports.")
     ] = Path("demo"),
     family: Annotated[str, typer.Option(help="fdvit, faster_vit, dfvt or hvt.")] = "fdvit",
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Run everything on real data without a network: export, INT8, engine, validate on handwritten
-    digits.
-    """
+    """Export, quantize, build and validate a small model on handwritten digits, offline."""
     from hvt_deploy.core.environment import require
 
     for module, extra in {"torch": "export", "onnxruntime": "cpu", "sklearn": "demo"}.items():
@@ -41,62 +44,61 @@ def demo(
 def models(
     verify: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Compare a model with the official code's logits, here."),
+        typer.Option(
+            metavar="NAME", help="Compare a model on this machine with logits of the official code."
+        ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the models: published accuracy, measured parameters and MACs, licences."""
-    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.models import list_models, verify_model
-    from hvt_deploy.evaluation.report.terminal import print_table
 
     if verify is None:
-        listed = list_models()
-        if as_json:
-            print_json(listed)
-        else:
-            print_table(
-                "Models",
-                tuple(listed[0].cells()),
-                [tuple(m.cells().values()) for m in listed],
-                open_console(),
-            )
+        _show_models(list_models(), as_json)
         return
     checks = verify_model(verify, open_ui(as_json))
-    if as_json:
-        print_json(checks)
-    else:
-        columns = ("official result", "form", "in", "error", "allowed", "")
-        rows = [
-            (
-                c.golden,
-                c.form,
-                c.dtype,
-                f"{c.error:.1e}",
-                f"{c.allowed:.0e}",
-                "ok" if c.passed else "DIFFERENT",
-            )
-            for c in checks
-        ]
-        print_table(f"{verify} against the official code", columns, rows, open_console())
+    _show_checks(f"{verify} against the official code", checks, as_json)
     raise typer.Exit(0 if all(c.passed for c in checks) else 1)
 
 
-@app.command()
-def doctor(root: Root = DEFAULT_ROOT, as_json: AsJson = False) -> None:
-    """Tell what works on this machine, and what is missing for the rest."""
-    from hvt_deploy.cli.console import open_console
-    from hvt_deploy.commands.doctor import diagnose as look
-    from hvt_deploy.evaluation.report.terminal import print_table
-
-    found = look(root)
+def _show_models(listed: Sequence[ListedModel], as_json: bool) -> None:
     if as_json:
-        print_json(found)
+        show_json(listed)
+    else:
+        rows = [tuple(model.cells().values()) for model in listed]
+        show_table("Models", tuple(listed[0].cells()), rows)
+
+
+def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> None:
+    if as_json:
+        show_json(checks)
         return
-    console = open_console()
-    print_table("This machine", ("what", "found"), list(found.facts.items()), console)
+    rows = [
+        (
+            check.golden,
+            check.form,
+            check.dtype,
+            f"{check.error:.1e}",
+            f"{check.allowed:.0e}",
+            "ok" if check.passed else "DIFFERENT",
+        )
+        for check in checks
+    ]
+    show_table(title, CHECK_COLUMNS, rows)
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
+    """Check what this machine supports and what is missing."""
+    from hvt_deploy.commands.doctor import diagnose as look
+
+    found = look(workspace)
+    if as_json:
+        show_json(found)
+        return
+    show_table("This machine", ("component", "found"), list(found.facts.items()))
     rows = [(a.verb, "yes" if a.works else "no", a.why) for a in found.abilities]
-    print_table("Will it work here?", ("verb", "works", "why"), rows, console)
+    show_table("Commands", ("command", "works here", "uses"), rows)
 
 
 @app.command(epilog="Example: **hvt-deploy config fdvit_b > my.yaml**")
@@ -105,10 +107,11 @@ def config(
         str | None, typer.Argument(help="A name that `hvt-deploy models` lists.")
     ] = None,
     all_models: Annotated[
-        Path | None, typer.Option("--all", metavar="DIR", help="Write every model's here.")
+        Path | None,
+        typer.Option("--all", metavar="DIR", help="Write the configuration of every model to DIR."),
     ] = None,
 ) -> None:
-    """Print a model's configuration: everything a run can set."""
+    """Print the default configuration of a model, with every setting."""
     from hvt_deploy.commands.config import config_of, write_configs
     from hvt_deploy.core.config import dump_config
 

@@ -1,32 +1,33 @@
-"""The application: it runs a verb and turns what goes wrong into one message and an exit code."""
+"""The application: runs a command and turns an error into one message and an exit code."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from functools import update_wrapper
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
 from hvt_deploy import __version__
-from hvt_deploy.cli.options import open_ui, show_error
+from hvt_deploy.cli.output import open_ui, show_error
 from hvt_deploy.core.errors import HvtDeployError, as_failure
 
-SECONDS_TO_INSIST = 2.0
+INTERRUPT_AGAIN_SECONDS = 2.0
+
+Options = TypeVar("Options")
 
 
 @contextmanager
-def _insisting_interrupts() -> Generator[None]:
-    """Ctrl-C interrupts again after a while: libraries that try this and that swallow it now and
-    then.
-    """
+def _repeating_interrupts() -> Generator[None]:
+    """Ctrl-C interrupts again after a while: some libraries swallow the first KeyboardInterrupt."""
 
     def interrupt(_signal: int, _frame: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_INSIST)
+        signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN_SECONDS)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt), signal.signal(signal.SIGALRM, interrupt)
@@ -38,12 +39,12 @@ def _insisting_interrupts() -> Generator[None]:
         signal.signal(signal.SIGALRM, before[1])
 
 
-class _Verbs(TyperGroup):
-    """Runs a verb; what it raises becomes one message and an exit code."""
+class _Commands(TyperGroup):
+    """Runs a command; an error it raises becomes one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context class has no stable home
         try:
-            with _insisting_interrupts():
+            with _repeating_interrupts():
                 return super().invoke(ctx)
         except HvtDeployError as error:
             if ctx.params["debug"]:
@@ -51,15 +52,17 @@ class _Verbs(TyperGroup):
             show_error(error)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            open_ui(False).warn("Interrupted. What was finished before is unchanged.")
+            open_ui(False).warn("Interrupted. Results of earlier commands are unchanged.")
             raise typer.Exit(130) from None
 
 
 app = typer.Typer(
     name="hvt-deploy",
-    cls=_Verbs,
-    help="Hierarchical vision transformers: PyTorch checkpoint, ONNX, FP16/INT8, TensorRT engine, verdict.",
-    epilog="Start with: **hvt-deploy demo** (needs nothing), or **hvt-deploy export fdvit_b --opset 17**",
+    cls=_Commands,
+    help="Deploy hierarchical vision transformers: PyTorch checkpoint to ONNX, FP16/INT8 and "
+    "TensorRT engine, with accuracy and latency validated.",
+    epilog="Start with: **hvt-deploy demo** (needs no data), "
+    "or **hvt-deploy export fdvit_b --opset 17**",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -67,8 +70,30 @@ app = typer.Typer(
 )
 
 
+def command_with_options(
+    name: str, options: Callable[..., Options], *, epilog: str
+) -> Callable[[Callable[[Options], None]], Callable[[Options], None]]:
+    """Register a command that takes all its flags as one dataclass: each field is a flag.
+
+    For commands with many flags. Typer reads the flags from a signature; here it is that of the
+    dataclass.
+    """
+
+    def register(function: Callable[[Options], None]) -> Callable[[Options], None]:
+        def command(**flags: object) -> None:
+            function(options(**flags))
+
+        update_wrapper(command, options, assigned=(), updated=())  # takes over the signature
+        command.__annotations__ = get_type_hints(options, include_extras=True)
+        command.__doc__ = function.__doc__
+        app.command(name, epilog=epilog)(command)
+        return function
+
+    return register
+
+
 def run() -> None:
-    """Run the command line on `sys.argv`; a fault of this program exits with 4."""
+    """Run the command line on `sys.argv`; an unexpected error exits with 4."""
     try:
         app()
     except Exception as error:
@@ -79,7 +104,7 @@ def run() -> None:
         sys.exit(failure.exit_code)
 
 
-def _version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"hvt-deploy {__version__}")
         raise typer.Exit
@@ -89,7 +114,10 @@ def _version(asked: bool) -> None:
 def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Options of every verb."""
+    """Options of every command."""

@@ -1,28 +1,26 @@
-"""From graphs to engines: build-trt."""
+"""From graphs to TensorRT engines, and what both contain: build-trt, inspect."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvt_deploy.cli.app import app
+from hvt_deploy.cli.app import app, command_with_options
+from hvt_deploy.cli.inputs import check_precisions, find_exported
 from hvt_deploy.cli.options import (
-    DEFAULT_ROOT,
-    AsJson,
-    Calib,
-    CalibImages,
-    ConfigFile,
-    Fp16,
-    Int8,
-    Root,
-    find_exported,
-    named_precisions,
-    open_ui,
-    print_json,
-    show_error,
+    DEFAULT_WORKSPACE,
+    CalibrationImagesOption,
+    CalibrationOption,
+    ConfigOption,
+    Fp16Option,
+    Int8Option,
+    JsonOption,
+    WorkspaceOption,
 )
+from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_error, show_json, show_table
 from hvt_deploy.core.types import FlavourChoice
 
 if TYPE_CHECKING:
@@ -31,106 +29,122 @@ if TYPE_CHECKING:
     from hvt_deploy.core.config import RunConfig
     from hvt_deploy.core.workspace import ModelFolder
 
-
-@app.command(
-    "build-trt",
-    epilog="Examples: **hvt-deploy build-trt --int8 --calib imagenet/train --min-int8 0.9**, "
-    "**hvt-deploy build-trt fdvit_b hvt_s_0 --fp16 --int8 --profile 1,8,32 --profile 1,1,1 --explain**",
+BUILD_COLUMNS = (
+    "model",
+    "precision",
+    "engine",
+    "kernels",
+    "MACs",
+    "Q/DQ MACs run as INT8",
+    "fused attention",
+    "seconds",
 )
-def build_trt(
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Flags of `build-trt`."""
+
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="Without one the newest export."),
-    ] = None,
+        typer.Argument(metavar="[MODEL]...", help="Exported models (default: the newest export)."),
+    ] = None
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="fp32|fp16|int8|int8-fp32", help="Repeatable; `int8` has FP16 in the rest."
+            metavar="fp32|fp16|int8|int8-fp32",
+            help="Repeatable. `int8` is INT8 with FP16 in the rest, `int8-fp32` with FP32.",
         ),
-    ] = None,
-    fp16: Fp16 = False,
-    int8: Int8 = False,
-    calib: Calib = None,
-    calib_images: CalibImages = None,
-    flavour: Annotated[FlavourChoice | None, typer.Option(help="TensorRT library.")] = None,
+    ] = None
+    fp16: Fp16Option = False
+    int8: Int8Option = False
+    calib: CalibrationOption = None
+    calib_images: CalibrationImagesOption = None
+    flavour: Annotated[
+        FlavourChoice | None, typer.Option(help="TensorRT library to build with.")
+    ] = None
     compute_capability: Annotated[
-        list[str] | None, typer.Option(help="Without a GPU: what to build for.")
-    ] = None,
+        list[str] | None,
+        typer.Option(help="Target GPU on a machine without one, such as 8.6. Repeatable."),
+    ] = None
     profile: Annotated[
         list[str] | None,
-        typer.Option(metavar="MIN,OPT,MAX", help="Batch sizes; repeatable, all in one engine."),
-    ] = None,
+        typer.Option(
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes of an optimization profile. Repeatable, all in one engine.",
+        ),
+    ] = None
     min_int8: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Gate: share of the MACs with Q/DQ that must run as INT8."),
-    ] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Only say what would be built.")
-    ] = False,
-    root: Root = DEFAULT_ROOT,
-    config_file: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Build strongly typed TensorRT engines, quantizing first where that is needed, and audit their
-    layers.
-    """
-    from hvt_deploy.commands.flows import build_matrix
-    from hvt_deploy.runtime.tensorrt.plan import parse_profile
+        typer.Option(
+            min=0, max=1, help="Gate: share of the MACs with Q/DQ that must run as INT8, 0 to 1."
+        ),
+    ] = None
+    explain: Annotated[bool, typer.Option("--explain", help="Only print the build plan.")] = False
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE
+    config_file: ConfigOption = None
+    as_json: JsonOption = False
 
-    profiles = [(p.min, p.opt, p.max) for p in map(parse_profile, profile)] if profile else None
-    flags = {
-        "calibration.folder": calib,
-        "calibration.images": calib_images,
-        "engine.flavour": flavour,
-        "engine.compute_capabilities": compute_capability,
-        "engine.profiles": profiles,
-    }
-    asked = named_precisions(
-        [*(precision or []), *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
-    )
-    ui = open_ui(as_json)
+
+@command_with_options(
+    "build-trt",
+    BuildOptions,
+    epilog=epilog_with_terms(
+        "Examples: **hvt-deploy build-trt --int8 --calib imagenet/train --min-int8 0.9**, "
+        "**hvt-deploy build-trt fdvit_b hvt_s_0 --fp16 --int8 --profile 1,8,32 --explain**",
+        "passport",
+        "reformat",
+    ),
+)
+def build_trt(options: BuildOptions) -> None:
+    """Build strongly typed TensorRT engines and audit their layers; quantizes first if needed."""
+    from hvt_deploy.commands.flows import build_matrix
+
+    settings, ui = _build_settings(options), open_ui(options.as_json)
+    short_forms = [*(["fp16"] if options.fp16 else []), *(["int8"] if options.int8 else [])]
+    precisions = check_precisions([*(options.precision or []), *short_forms])
 
     def open_model(name: str | None) -> tuple[ModelFolder, RunConfig]:
-        return find_exported(root, name, config_file, flags, ui)
+        return find_exported(options.workspace, name, options.config_file, settings, ui)
 
-    attempts = build_matrix(models or [None], asked, open_model, ui, min_int8, explain=explain)
-    _show_attempts(attempts, as_json)
+    models = options.models or [None]
+    attempts = build_matrix(
+        models, precisions, open_model, ui, options.min_int8, explain=options.explain
+    )
+    _show_attempts(attempts, options.as_json)
     raise typer.Exit(max(attempt.error.exit_code if attempt.error else 0 for attempt in attempts))
 
 
-def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
-    """One build in full, or the reason why there is none; several as a table."""
-    from hvt_deploy.cli.console import open_console
-    from hvt_deploy.evaluation.report.terminal import print_table
+def _build_settings(options: BuildOptions) -> dict[str, object]:
+    from hvt_deploy.runtime.tensorrt.plan import parse_profile
 
+    profiles = [(p.min, p.opt, p.max) for p in map(parse_profile, options.profile or ())]
+    return {
+        "calibration.folder": options.calib,
+        "calibration.images": options.calib_images,
+        "engine.flavour": options.flavour,
+        "engine.compute_capabilities": options.compute_capability,
+        "engine.profiles": profiles or None,
+    }
+
+
+def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
+    """One build in full, or the error why there is none; several as a table."""
     single = attempts[0] if len(attempts) == 1 else None
     if single and single.error:
         raise single.error
     if as_json:
         records = [_record_of(attempt) for attempt in attempts]
-        print_json(records[0] if single else records)
-    elif single and single.built:
+        show_json(records[0] if single else records)
+        return
+    if single and single.built:
         _show_built(single.built)
     elif any(attempt.built for attempt in attempts):
-        columns = (
-            "model",
-            "precision",
-            "engine",
-            "kernels",
-            "MACs",
-            "of Q/DQ INT8",
-            "attention",
-            "s",
-        )
-        print_table("Builds", columns, map(_row_of, attempts), open_console())
-    for attempt in () if as_json else attempts:
+        show_table("Builds", BUILD_COLUMNS, map(_row_of, attempts))
+    for attempt in attempts:
         if attempt.explained:
-            print_table(
-                f"{attempt.model} {attempt.precision}",
-                ("", "plan"),
-                attempt.explained.facts,
-                open_console(),
-            )
+            title = f"{attempt.model} {attempt.precision}"
+            show_table(title, ("setting", "value"), attempt.explained.facts)
         elif attempt.error:
             show_error(attempt.error)
 
@@ -144,32 +158,35 @@ def _show_built(built: Built) -> None:
     if built.ahead_of_time:
         typer.echo(
             f"This engine runs only in {built.flavour} on RTX cards of compute capability "
-            f"{', '.join(built.compute_capabilities)}; for Jetson or TensorRT run build-trt there."
+            f"{', '.join(built.compute_capabilities)}. "
+            "For a Jetson or for TensorRT, run build-trt on that machine."
         )
 
 
 def _record_of(attempt: Attempt) -> dict[str, object]:
-    named: dict[str, object] = {"model": attempt.model, "precision": attempt.precision}
-    if attempt.error:
+    """An attempt as `--json` shows it."""
+    identity: dict[str, object] = {"model": attempt.model, "precision": attempt.precision}
+    error, built = attempt.error, attempt.built
+    if error:
         return {
-            **named,
-            "error": attempt.error.message,
-            "hint": attempt.error.hint,
-            "exit_code": attempt.error.exit_code,
+            **identity,
+            "error": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
         }
-    if attempt.built:
-        built = attempt.built
+    if built:
         return {
-            **named,
+            **identity,
             "path": str(built.path),
             "flavour": built.flavour,
             "audit": built.audit,
             "seconds": built.seconds,
         }
-    return {**named, **vars(attempt.explained)}
+    return {**identity, **vars(attempt.explained)}
 
 
 def _row_of(attempt: Attempt) -> tuple[str, ...]:
+    """An attempt as a row of `BUILD_COLUMNS`."""
     from hvt_deploy.evaluation.report.engine_layers import precision_shares, quantized_share
 
     built = attempt.built
@@ -186,3 +203,37 @@ def _row_of(attempt: Attempt) -> tuple[str, ...]:
         f"{audit.fused_attention}/{audit.attention_blocks}",
         f"{built.seconds:.0f}",
     )
+
+
+@app.command(
+    epilog=epilog_with_terms(
+        "Examples: **hvt-deploy inspect artifacts/fdvit_b/int8-…/fdvit_b.int8.onnx**, "
+        "**hvt-deploy inspect fdvit_b**",
+        "role",
+        "reformat",
+        "passport",
+    )
+)
+def inspect(
+    target: Annotated[
+        str,
+        typer.Argument(help="An ONNX file, an engine, or an exported model with all it holds."),
+    ],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show nodes, parameters, MACs and precision by stage and role; of an engine, its kernels."""
+    from hvt_deploy.cli.console import open_console
+    from hvt_deploy.commands.inspect import COLUMNS, EngineFacts, graph_rows, inspect_target
+    from hvt_deploy.evaluation.report.terminal import print_audit
+
+    found = inspect_target(workspace, target)
+    if as_json:
+        show_json(found)
+        return
+    for name, facts in found.items():
+        if isinstance(facts, EngineFacts):
+            typer.echo(f"{name}: {facts.flavour} {facts.version}, {facts.device}")
+            print_audit(facts.audit, open_console(), by_group=True)
+        else:
+            show_table(f"{name}, opset {facts.opset}", COLUMNS, graph_rows(facts))

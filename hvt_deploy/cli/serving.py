@@ -1,4 +1,4 @@
-"""What leaves the machine: predict, package, bundle, deploy."""
+"""Commands that use an exported model or move it elsewhere: predict, package, bundle, deploy."""
 
 from __future__ import annotations
 
@@ -8,106 +8,105 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hvt_deploy.cli.app import app
+from hvt_deploy.cli.inputs import choose_precision, find_exported
 from hvt_deploy.cli.options import (
-    DEFAULT_ROOT,
-    AsJson,
-    Fp16,
-    Int8,
-    Model,
+    DEFAULT_IMAGES,
+    DEFAULT_WORKSPACE,
+    Fp16Option,
+    Int8Option,
+    JsonOption,
+    LabelsOption,
+    ModelArgument,
     PrecisionOption,
-    Root,
-    find_exported,
-    one_precision,
-    open_ui,
-    print_json,
-    show_results,
+    WorkspaceOption,
 )
+from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
 
 if TYPE_CHECKING:
-    pass
+    from hvt_deploy.commands.package import Packaged
+    from hvt_deploy.commands.predict import Predictions
 
 
 @app.command(epilog="Example: **hvt-deploy predict cat.jpg holiday/ --top 3**")
 def predict(
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
-    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images or folders.")],
     model: Annotated[
-        str | None, typer.Option(help="Exported model; without it the newest export.")
+        str | None, typer.Option(help="Exported model (default: the newest export).")
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="auto, ort, trt, pytorch, or a row of `validate`.")
+        str, typer.Option(help="auto, ort, trt, pytorch, or a row name of `validate`.")
     ] = "auto",
-    top: Annotated[int, typer.Option(min=1, help="Classes to show of each image.")] = 5,
-    root: Root = DEFAULT_ROOT,
-    as_json: AsJson = False,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 5,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
 ) -> None:
     """Classify images with an exported model."""
-    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.predict import predict as run_predict
-    from hvt_deploy.evaluation.report.terminal import print_table
 
-    done = run_predict(images, model, root, backend, top, open_ui(as_json))
-    if as_json:
-        print_json(done)
-    else:
-        rows = [
-            (i.path, ", ".join(f"{k.name} {k.probability:.1%}" for k in i.labels) or i.error)
-            for i in done.images
-        ]
-        print_table(f"{done.model}, {done.backend}", ("image", "classes"), rows, open_console())
+    done = run_predict(images, model, workspace, backend, top, open_ui(as_json))
+    _show_predictions(done, as_json)
     raise typer.Exit(2 if any(image.error for image in done.images) else 0)
+
+
+def _show_predictions(done: Predictions, as_json: bool) -> None:
+    if as_json:
+        show_json(done)
+        return
+    rows = [
+        (i.path, ", ".join(f"{k.name} {k.probability:.1%}" for k in i.labels) or i.error)
+        for i in done.images
+    ]
+    show_table(f"{done.model}, {done.backend}", ("image", "classes"), rows)
 
 
 @app.command(epilog="Example: **hvt-deploy package fdvit_b --triton model_repository**")
 def package(
-    model: Model = None,
+    model: ModelArgument = None,
     triton: Annotated[
-        Path, typer.Option(metavar="DIR", help="Write a Triton model repository here.")
+        Path, typer.Option(metavar="DIR", help="Directory of the Triton model repository.")
     ] = Path("triton"),
     onnx_backend: Annotated[
-        Literal["onnxruntime", "python"], typer.Option(help="Triton's backend for ONNX files.")
+        Literal["onnxruntime", "python"], typer.Option(help="Triton backend for ONNX files.")
     ] = "onnxruntime",
     allow_untrained: Annotated[
-        bool, typer.Option(help="Package random weights, to try a server.")
+        bool, typer.Option(help="Accept random weights, to test a server.")
     ] = False,
-    root: Root = DEFAULT_ROOT,
-    as_json: AsJson = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write an exported model as a folder that Triton Inference Server takes: image files in, class
-    names out.
-    """
+    """Write a Triton Inference Server model repository: image files in, class names out."""
     from hvt_deploy.commands.package import package_triton
 
-    folder, _ = find_exported(root, model, None, {}, ui := open_ui(as_json))
+    folder, _ = find_exported(workspace, model, None, {}, ui := open_ui(as_json))
     done = package_triton(folder, triton, onnx_backend, allow_untrained, ui)
+    _show_packaged(done, as_json)
+
+
+def _show_packaged(done: Packaged, as_json: bool) -> None:
     if as_json:
-        print_json(done)
-    else:
-        typer.echo(
-            f"{done.folder}: {', '.join(done.models)}\nSend image files to the model {done.ensemble}."
-        )
-        if done.pixels_model:
-            typer.echo(
-                f"Send uint8 pixels (batch, height, width, 3) to the model {done.pixels_model}."
-            )
+        show_json(done)
+        return
+    typer.echo(f"{done.folder}: {', '.join(done.models)}")
+    typer.echo(f"Send image files to the model {done.ensemble}.")
+    if done.pixels_model:
+        typer.echo(f"Send uint8 pixels (batch, height, width, 3) to the model {done.pixels_model}.")
 
 
 @app.command(epilog="Example: **hvt-deploy bundle fdvit_b --output fdvit_b.tar**")
 def bundle(
-    model: Model = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: MODEL.tar.")] = None,
+    model: ModelArgument = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Bundle to write (default: MODEL.tar).")
+    ] = None,
     allow_untrained: Annotated[
-        bool, typer.Option(help="Bundle random weights, to try a device.")
+        bool, typer.Option(help="Accept random weights, to test a device.")
     ] = False,
-    root: Root = DEFAULT_ROOT,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Write everything a device needs into one file: graphs, calibration, recorded reference,
-    configuration.
-    """
+    """Pack a model for a device: graphs, calibration, reference logits, configuration."""
     from hvt_deploy.commands.bundle import bundle as run_bundle
 
-    folder, _ = find_exported(root, model, None, {}, ui := open_ui(False))
+    folder, _ = find_exported(workspace, model, None, {}, ui := open_ui(False))
     typer.echo(str(run_bundle(folder, output or Path(f"{folder.slug}.tar"), allow_untrained, ui)))
 
 
@@ -115,24 +114,21 @@ def bundle(
     epilog="Example, on a Jetson: **hvt-deploy deploy fdvit_b.tar --int8 --data imagenet/val**"
 )
 def deploy(
-    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `hvt-deploy bundle` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="File of `hvt-deploy bundle`.")],
     data: Annotated[
-        Path, typer.Option(metavar="DIR", help="The images that were recorded.")
-    ] = Path("imagenet/val"),
-    labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="`file label` lines for a flat folder.")
-    ] = None,
+        Path, typer.Option(metavar="DIR", help="The images that `validate --record` used.")
+    ] = DEFAULT_IMAGES,
+    labels: LabelsOption = None,
     precision: PrecisionOption = None,
-    fp16: Fp16 = False,
-    int8: Int8 = False,
-    root: Root = DEFAULT_ROOT,
-    as_json: AsJson = False,
+    fp16: Fp16Option = False,
+    int8: Int8Option = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Unpack a bundle, build its engine for this device, validate it, write the report."""
+    """Unpack a bundle, build its engine on this device, validate it, write the report."""
     from hvt_deploy.commands.flows import deploy as run_deploy
 
-    done = run_deploy(
-        file, root, one_precision(precision, fp16, int8), data, labels, open_ui(as_json)
-    )
+    chosen = choose_precision(precision, fp16, int8)
+    done = run_deploy(file, workspace, chosen, data, labels, open_ui(as_json))
     show_results(done.results, done.folder, as_json)
     raise typer.Exit(done.exit_code)

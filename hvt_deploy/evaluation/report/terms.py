@@ -11,7 +11,7 @@ TERMS = {
         "the engine's own Q/DQ graph run in ONNX Runtime with FP32 in the rest: "
         "the INT8 accuracy to expect of the engine, measured without a GPU."
     ),
-    "group": "the nodes of one stage and one role, for example `stage2/qkv`.",
+    "group": "the nodes of one stage and one role, for example `2/qkv`.",
     "local error": (
         "error of one module's output when the module gets the reference's input, relative to "
         "the size of the output: error from earlier modules is not counted."

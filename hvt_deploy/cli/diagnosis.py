@@ -1,0 +1,121 @@
+"""From a wrong result to its cause: diagnose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.inputs import find_exported
+from hvt_deploy.cli.options import (
+    DEFAULT_WORKSPACE,
+    ConfigOption,
+    JsonOption,
+    ModelArgument,
+    WorkspaceOption,
+)
+from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_table
+from hvt_deploy.core.types import Device
+
+if TYPE_CHECKING:
+    from hvt_deploy.commands.diagnose import Divergence
+
+DIVERGENCE_COLUMNS = (
+    "graph",
+    "reference",
+    "modules",
+    "largest local error at",
+    "local error",
+    "limit",
+    "logit error",
+)
+
+
+@dataclass(frozen=True)
+class DiagnoseOptions:
+    """Flags of `diagnose`."""
+
+    model: ModelArgument = None
+    graph: Annotated[
+        str | None,
+        typer.Option(help="Graph to check: fp32, fp16, int8 ... or an ONNX file (default: all)."),
+    ] = None
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Images (default: the calibration images)."),
+    ] = None
+    device: Annotated[Device, typer.Option(help="Device of ONNX Runtime.")] = "cpu"
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory for reproduction files.")
+    ] = Path("diagnosis")
+    replay: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run the reproduction files in DIR.")
+    ] = None
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE
+    config_file: ConfigOption = None
+    as_json: JsonOption = False
+
+
+@command_with_options(
+    "diagnose",
+    DiagnoseOptions,
+    epilog=epilog_with_terms(
+        "Example: **hvt-deploy diagnose --graph int8 --data imagenet/val**", "local error"
+    ),
+)
+def diagnose(options: DiagnoseOptions) -> None:
+    """Find the first module where ONNX diverges from PyTorch, or FP16/INT8 from FP32; exit 1."""
+    if options.replay is not None:
+        raise typer.Exit(_replay_fault(options.replay, options.as_json))
+    from hvt_deploy.commands.diagnose import diagnose as run_diagnose
+
+    ui = open_ui(options.as_json)
+    folder, config = find_exported(options.workspace, options.model, options.config_file, {}, ui)
+    found = run_diagnose(
+        folder, config, options.graph, options.data, options.device, options.output, ui
+    )
+    _show_divergences(folder.slug, found, options.as_json)
+    raise typer.Exit(1 if any(one.jump for one in found) else 0)
+
+
+def _show_divergences(title: str, found: Sequence[Divergence], as_json: bool) -> None:
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        (
+            d.candidate,
+            d.reference,
+            str(len(d.modules)),
+            d.worst.path,
+            f"{d.worst.own_error:.1e}",
+            f"{d.limit:g}",
+            f"{d.logits_error:.1e}",
+        )
+        for d in found
+    ]
+    show_table(title, DIVERGENCE_COLUMNS, rows)
+    for one in found:
+        typer.echo(one.sentence)
+        if one.folder:
+            typer.echo(f"  Reproduce: hvt-deploy diagnose --replay {one.folder}")
+
+
+def _replay_fault(folder: Path, as_json: bool) -> int:
+    """Run reproduction files again; returns the exit code."""
+    from hvt_deploy.commands.diagnose import replay
+
+    fault, error = replay(folder)
+    if as_json:
+        show_json({"fault": fault, "own_error": error})
+    else:
+        typer.echo(
+            f"{fault.candidate}, {fault.module.path} ({len(fault.nodes)} nodes): "
+            f"local error against {fault.reference} {error:.1e}, limit {fault.limit:g}; "
+            f"{fault.module.own_error:.1e} when it was found."
+        )
+    return 0 if error <= fault.limit else 1

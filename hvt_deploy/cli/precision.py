@@ -1,0 +1,168 @@
+"""From FP32 to FP16 and INT8 graphs: quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.inputs import choose_precision, find_exported
+from hvt_deploy.cli.options import (
+    DEFAULT_WORKSPACE,
+    CalibrationImagesOption,
+    CalibrationOption,
+    ConfigOption,
+    Fp16Option,
+    Int8Option,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    WorkspaceOption,
+)
+from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_table
+from hvt_deploy.core.types import CALIBRATORS, CalibratorChoice, Precision
+
+if TYPE_CHECKING:
+    from hvt_deploy.commands.budget import Budgeted
+    from hvt_deploy.core.workspace import Manifest, ModelFolder
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """Flags of `quantize`."""
+
+    model: ModelArgument = None
+    precision: PrecisionOption = None
+    fp16: Fp16Option = False
+    int8: Int8Option = False
+    calib: CalibrationOption = None
+    calib_images: CalibrationImagesOption = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the calibration sample.")] = None
+    calibrator: Annotated[
+        CalibratorChoice | None, typer.Option(help="Calibration method for activation ranges.")
+    ] = None
+    smooth_quant: Annotated[
+        bool, typer.Option(help="Try SmoothQuant: move activation outliers into the weights.")
+    ] = True
+    bias_correction: Annotated[
+        bool, typer.Option(help="Try bias correction: remove the mean error of INT8 layers.")
+    ] = True
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Quantization recipe that --budget wrote.")
+    ] = None
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Accuracy budget: search a recipe that loses at most these points."),
+    ] = None
+    budget_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Images for the accuracy budget (default: the --calib folder)."
+        ),
+    ] = None
+    budget_images: Annotated[
+        int | None, typer.Option(min=2, help="Number of images for the accuracy budget.")
+    ] = None
+    label_free: Annotated[
+        bool,
+        typer.Option("--label-free", help="Budget in agreement with FP32 instead of top-1."),
+    ] = False
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE
+    config_file: ConfigOption = None
+    as_json: JsonOption = False
+
+
+@command_with_options(
+    "quantize",
+    QuantizeOptions,
+    epilog=epilog_with_terms(
+        "Examples: **hvt-deploy quantize --int8 --calib imagenet/train**, "
+        "**hvt-deploy quantize --budget 0.5 --budget-data imagenet/train**",
+        "group",
+        "role",
+        "SQNR",
+    ),
+)
+def quantize(options: QuantizeOptions) -> None:
+    """Make the FP16 and INT8 graphs of an exported model."""
+    from hvt_deploy.evaluation.budget_record import BudgetRequest
+
+    precision = choose_precision(options.precision, options.fp16, options.int8) or "int8"
+    ui = open_ui(options.as_json)
+    folder, config = find_exported(
+        options.workspace, options.model, options.config_file, _quantize_settings(options), ui
+    )
+    if options.budget is None:
+        from hvt_deploy.commands.quantize import quantize as run_quantize
+
+        _show_graphs(folder, run_quantize(folder, config, precision, ui), precision, options)
+        return
+    from hvt_deploy.commands.flows import quantize_within
+
+    request = BudgetRequest(
+        options.budget, options.budget_data, options.budget_images, options.label_free
+    )
+    found = quantize_within(folder, config, request, ui)
+    _show_budget(found, options.as_json)
+    raise typer.Exit(0 if found.record.holds else 1)
+
+
+def _quantize_settings(options: QuantizeOptions) -> dict[str, object]:
+    from hvt_deploy.core.config import load_recipe
+
+    wanted = {"smooth-quant": options.smooth_quant, "bias-correction": options.bias_correction}
+    recovery = None if all(wanted.values()) else [name for name, on in wanted.items() if on]
+    return {
+        "calibration.folder": options.calib,
+        "calibration.images": options.calib_images,
+        "calibration.seed": options.seed,
+        "quantization": load_recipe(options.recipe) if options.recipe else None,
+        "quantization.calibrator": options.calibrator,
+        "quantization.recovery": recovery,
+    }
+
+
+def _show_graphs(
+    folder: ModelFolder, manifest: Manifest, precision: Precision, options: QuantizeOptions
+) -> None:
+    from hvt_deploy.commands.quantize import GRAPHS
+    from hvt_deploy.core.workspace import INT8_CALIBRATION
+
+    made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS[precision]}
+    if options.as_json:
+        show_json(made)
+        return
+    if precision != "fp16":
+        _show_calibrators(manifest.artifacts[INT8_CALIBRATION].facts)
+    typer.echo("\n".join(made.values()))
+
+
+def _show_calibrators(facts: Mapping[str, Any]) -> None:
+    from hvt_deploy.evaluation.report.figures import decibels
+
+    by_role = facts["sqnr_by_role"]
+    columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]
+    rows = [(role, *(decibels(found[c]) for c in columns)) for role, found in by_role.items()]
+    if rows:
+        show_table("SQNR of INT8 layers by role and calibrator", ("role", *columns), rows)
+
+
+def _show_budget(found: Budgeted, as_json: bool) -> None:
+    from hvt_deploy.evaluation.report.accuracy_budget import (
+        SENSITIVITY_COLUMNS,
+        SENSITIVITY_NOTE,
+        budget_sentence,
+        sensitivity_rows,
+    )
+
+    if as_json:
+        identity = {"recipe": found.recipe, "folder": found.folder, "holds": found.record.holds}
+        show_json({**identity, **vars(found.record)})
+        return
+    show_table("Sensitivity", SENSITIVITY_COLUMNS, sensitivity_rows(found.record))
+    typer.echo(f"{SENSITIVITY_NOTE}\n{budget_sentence(found.record)}")
+    typer.echo(f"{found.folder / 'recipe.yaml'}\n{found.folder / 'budget.md'}")
