@@ -13,7 +13,6 @@ import pytest
 from rich.console import Console
 from samples import bare, detailed, trained, untrained
 
-from hvt_deploy.cli.console import print_error
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.evaluation.record import ClassCounts, read_results
 from hvt_deploy.evaluation.report.breakdown import (
@@ -27,6 +26,7 @@ from hvt_deploy.evaluation.report.breakdown import (
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
 from hvt_deploy.evaluation.report.terminal import print_results, print_table
+from hvt_deploy.evaluation.report.terms import REPORT_TERMS, TERMS
 from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
 
 
@@ -210,11 +210,16 @@ def test_the_record_comes_back_as_it_was_written(tmp_path):
         read_results(tmp_path / "results.json")
 
 
-def test_errors_and_tables_are_plain_text():
+def test_a_table_is_plain_text():
     console = Console(record=True, width=100, force_terminal=False)
-    print_error(BadInput("It [bold]broke[/bold].", "Mend it."), console)
-    print_table("Models", ("name", "MACs"), [("fdvit_b", "14.06")], console)
+    print_table("[bold]Models", ("name", "MACs"), [("fdvit_b", "14.06")], console)
     text = console.export_text()
-    assert "It [bold]broke[/bold]." in text
-    assert "Mend it." in text
+    assert "[bold]Models" in text
     assert "14.06" in text
+
+
+def test_reports_define_the_terms_they_use():
+    for render_page in (render_markdown, render_html):
+        text = words(render_page(trained()))
+        for name in REPORT_TERMS:
+            assert TERMS[name].replace("`", "") in text.replace("`", ""), name
