@@ -1,5 +1,4 @@
-"""A model repository for NVIDIA Triton Inference Server: images in (JPEG, PNG, ...), class names
-out.
+"""A model repository for NVIDIA Triton Inference Server, from image files to class names.
 
 Three kinds of models (Triton's documentation, "Model Repository" and "Model Configuration"):
 `<slug>_preprocess`, the exact evaluation transform in the Python backend; `<slug>_<artifact>`, the
@@ -36,11 +35,17 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Network:
-    """One artifact to serve. `name` is its Triton model's; batches up to `max_batch`, `best_batch`
-    is preferred.
+    """One artifact to serve.
 
-    `takes_pixels`: uint8 (height, width, 3) instead of preprocessed images. `platform` python runs
-    an ONNX file with ONNX Runtime in Triton's Python backend, for servers that have no other.
+    Attributes:
+        name: name of its Triton model.
+        platform: Triton backend that runs it; `python` runs an ONNX file with ONNX Runtime in
+            Triton's Python backend, for servers without the ONNX Runtime backend.
+        file: the engine or ONNX file.
+        max_batch: the largest batch it accepts.
+        best_batch: the batch that the server should prefer.
+        on_gpu: whether the server runs it on a GPU.
+        takes_pixels: whether its input is uint8 (height, width, 3) instead of preprocessed images.
     """
 
     name: str
@@ -51,8 +56,8 @@ class Network:
     on_gpu: bool
     takes_pixels: bool = False
 
-    def input(self, signature: Signature) -> tuple[str, str, tuple[int, ...]]:
-        """Name, Triton's type and dimensions without the batch, where -1 is any."""
+    def describe_input(self, signature: Signature) -> tuple[str, str, tuple[int, ...]]:
+        """Name, Triton type and dimensions of the input: without the batch, -1 is any size."""
         if self.takes_pixels:
             return PIXELS_NAME, "TYPE_UINT8", (-1, -1, 3)
         return signature.input_name, "TYPE_FP32", (3, *signature.image_size)
@@ -94,7 +99,7 @@ def _write_preprocess(
     (version / "preprocessing.json").write_text(
         json.dumps(to_plain(preprocessing), indent=1) + "\n", encoding="utf-8"
     )
-    # The server needs numpy and Pillow, not this package: the pixels come from the same four files.
+    # The server needs numpy and Pillow, not this package: it gets copies of the four modules.
     for module in (errors, tensors, types, images):
         source = Path(str(module.__file__))
         part = package / source.parent.name
@@ -107,10 +112,10 @@ def _write_preprocess(
         f'name: "{model.name}"',
         'backend: "python"',
         f"max_batch_size: {max_batch}",
-        _tensor("input", "image", "TYPE_STRING", (1,)),
-        _tensor("output", signature.input_name, "TYPE_FP32", (3, *signature.image_size)),
+        _format_tensor("input", "image", "TYPE_STRING", (1,)),
+        _format_tensor("output", signature.input_name, "TYPE_FP32", (3, *signature.image_size)),
         "instance_group [{ kind: KIND_CPU, count: 2 }]",
-        _dynamic_batching(max_batch),
+        _format_batching(max_batch),
     )
 
 
@@ -121,9 +126,8 @@ def _write_network(
     version.mkdir(parents=True)
     shutil.copy(network.file, version / _FILES[network.platform])
     for weights in network.file.parent.glob("*.data"):
-        shutil.copy(
-            weights, version / weights.name
-        )  # ONNX names its external weights: the name must stay
+        # The ONNX file refers to its external weights by name: the name must stay.
+        shutil.copy(weights, version / weights.name)
     if network.platform == "python":
         shutil.copy(_TEMPLATES / "network.py", version / "model.py")
     _write_labels(model, class_names)
@@ -134,13 +138,13 @@ def _write_network(
         f'name: "{model.name}"',
         f'backend: "{network.platform}"',
         f"max_batch_size: {network.max_batch}",
-        _tensor("input", *network.input(signature)),
-        _tensor(
+        _format_tensor("input", *network.describe_input(signature)),
+        _format_tensor(
             "output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True
         ),
         f"instance_group [{{ kind: {kind}, count: 1{profile} }}]",
-        _dynamic_batching(network.max_batch, network.best_batch),
-        _warm_up(network, signature),
+        _format_batching(network.max_batch, network.best_batch),
+        _format_warm_up(network, signature),
     )
 
 
@@ -148,13 +152,12 @@ def _write_ensemble(
     model: Path, slug: str, network: Network, signature: Signature, class_names: Sequence[str]
 ) -> None:
     (model / "1").mkdir(parents=True)
-    (
-        model / "1" / ".keep"
-    ).touch()  # Triton wants the version's folder, and archives drop empty ones
+    # Triton wants the version's folder, and archives drop empty ones.
+    (model / "1" / ".keep").touch()
     _write_labels(model, class_names)
     steps = (
-        _step(f"{slug}_preprocess", {"image": "image"}, {signature.input_name: "pixels"}),
-        _step(
+        _format_step(f"{slug}_preprocess", {"image": "image"}, {signature.input_name: "pixels"}),
+        _format_step(
             network.name,
             {signature.input_name: "pixels"},
             {signature.output_name: signature.output_name},
@@ -165,8 +168,8 @@ def _write_ensemble(
         f'name: "{model.name}"',
         'platform: "ensemble"',
         f"max_batch_size: {network.max_batch}",
-        _tensor("input", "image", "TYPE_STRING", (1,)),
-        _tensor(
+        _format_tensor("input", "image", "TYPE_STRING", (1,)),
+        _format_tensor(
             "output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True
         ),
         "ensemble_scheduling {\n  step [\n" + ",\n".join(steps) + "\n  ]\n}",
@@ -182,33 +185,34 @@ def _write_labels(model: Path, class_names: Sequence[str]) -> None:
     (model / "labels.txt").write_text("\n".join(one_line) + "\n", encoding="utf-8")
 
 
-def _tensor(
-    what: Literal["input", "output"],
+def _format_tensor(
+    direction: Literal["input", "output"],
     name: str,
     data_type: str,
     dims: Sequence[int],
     labels: bool = False,
 ) -> str:
     label_file = ', label_filename: "labels.txt"' if labels else ""
-    return f'{what} [{{ name: "{name}", data_type: {data_type}, dims: {list(dims)}{label_file} }}]'
+    fields = f'name: "{name}", data_type: {data_type}, dims: {list(dims)}{label_file}'
+    return f"{direction} [{{ {fields} }}]"
 
 
-def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
+def _format_step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
     maps = [f'input_map {{ key: "{key}", value: "{value}" }}' for key, value in inputs.items()]
     maps += [f'output_map {{ key: "{key}", value: "{value}" }}' for key, value in outputs.items()]
     return f'    {{ model_name: "{model}", model_version: -1, {", ".join(maps)} }}'
 
 
-def _dynamic_batching(max_batch: int, best_batch: int | None = None) -> str:
+def _format_batching(max_batch: int, best_batch: int | None = None) -> str:
     if max_batch == 1:
         return ""
     preferred = f"preferred_batch_size: [{best_batch}], " if best_batch and best_batch > 1 else ""
     return f"dynamic_batching {{ {preferred}max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
 
 
-def _warm_up(network: Network, signature: Signature) -> str:
-    """One inference before the first request, with noise: engines and CUDA start slowly."""
-    name, data_type, dims = network.input(signature)
+def _format_warm_up(network: Network, signature: Signature) -> str:
+    """One inference on noise before the first request: engines and CUDA start slowly."""
+    name, data_type, dims = network.describe_input(signature)
     size = [256 if edge == -1 else edge for edge in dims]
     data = f"data_type: {data_type}, dims: {size}, random_data: true"
     value = f'inputs {{ key: "{name}", value {{ {data} }} }}'
