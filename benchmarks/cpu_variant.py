@@ -33,9 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.check_all import commit, hvt_deploy
 from benchmarks.pictures import in_batches, pictures_for, read_pictures
 from hvt_deploy.core.environment import cpu_flags, cpu_name, int8_saturates, tool_versions
+from hvt_deploy.core.manifest import Manifest
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.core.workspace import Manifest, open_folder
+from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.evaluation.latency import measure_latency, median_interval, speedup_interval
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.quantization.calibration import read_int8_calibration

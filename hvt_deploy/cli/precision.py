@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +28,8 @@ from hvt_deploy.core.types import CALIBRATORS, CalibratorChoice, Precision
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.budget import Budgeted
-    from hvt_deploy.core.workspace import Manifest, ModelFolder
+    from hvt_deploy.core.manifest import Manifest
+    from hvt_deploy.core.workspace import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -130,21 +131,21 @@ def _show_graphs(
     folder: ModelFolder, manifest: Manifest, precision: Precision, options: QuantizeOptions
 ) -> None:
     from hvt_deploy.commands.quantize import GRAPHS
-    from hvt_deploy.core.workspace import INT8_CALIBRATION
+    from hvt_deploy.core.manifest import INT8_CALIBRATION, Int8CalibrationFacts
 
     made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS[precision]}
     if options.as_json:
         show_json(made)
         return
-    if precision != "fp16":
-        _show_calibrators(manifest.artifacts[INT8_CALIBRATION].facts)
+    calibration = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
+    if calibration and precision != "fp16":
+        _show_calibrators(calibration.sqnr_by_role)
     typer.echo("\n".join(made.values()))
 
 
-def _show_calibrators(facts: Mapping[str, Any]) -> None:
+def _show_calibrators(by_role: Mapping[str, Mapping[str, float]]) -> None:
     from hvt_deploy.evaluation.report.figures import decibels
 
-    by_role = facts["sqnr_by_role"]
     columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]
     rows = [(role, *(decibels(found[c]) for c in columns)) for role, found in by_role.items()]
     if rows:

@@ -20,21 +20,15 @@ from onnx import ModelProto
 
 from hvt_deploy.commands.calibrate import calibrate
 from hvt_deploy.core.config import QuantizationConfig, RunConfig
-from hvt_deploy.core.environment import cpu_count, require, tool_versions
+from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import cache_folder, hash_bytes, replace_file
+from hvt_deploy.core.manifest import BUDGET, CALIBRATION, INT8_CALIBRATION, Manifest
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import (
-    BUDGET,
-    CALIBRATION,
-    INT8_CALIBRATION,
-    Artifact,
-    Manifest,
-    ModelFolder,
-)
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, hash_samples, overlap
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
@@ -351,13 +345,11 @@ def _store(
         )
         (staged / "budget.svg").write_text(draw_budget(record), encoding="utf-8")
         (staged / "budget.md").write_text(render_budget(record, "budget.svg"), encoding="utf-8")
-        parents = {key: manifest.artifacts[key].sha256 for key in ("fp32", INT8_CALIBRATION)}
-        artifact = Artifact(
-            folder=BUDGET,
-            main="recipe.yaml",
-            files={},
-            parents=parents,
-            tool_versions=tool_versions(),
-            remake=f"hvt-deploy quantize {manifest.slug} --budget {record.budget:g}",
+        return folder.add(
+            manifest,
+            BUDGET,
+            staged,
+            "recipe.yaml",
+            f"hvt-deploy quantize {manifest.slug} --budget {record.budget:g}",
+            parents=("fp32", INT8_CALIBRATION),
         )
-        return folder.add(manifest, BUDGET, staged, artifact)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.environment import Gpu, find_gpus, tool_versions
+from hvt_deploy.core.environment import Gpu, find_gpus
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
-from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.manifest import EngineFacts, Manifest, engine_key
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import Artifact, Manifest, ModelFolder, is_fresh
+from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.graph.analysis.audit_types import EngineAudit, NodeFacts
 from hvt_deploy.graph.analysis.facts import read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
-from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
+from hvt_deploy.runtime.tensorrt.build import build_engine
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import (
@@ -28,7 +28,6 @@ from hvt_deploy.runtime.tensorrt.plan import (
     name_engine_file,
 )
 
-ENGINE = "engine"
 _CALIBRATION_FILE = "calibration.json"
 
 
@@ -104,7 +103,7 @@ def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) 
     """What `build_trt` would do. Raises what makes it impossible before it starts."""
     manifest = folder.read()
     target = _target(config, manifest)
-    key = f"{ENGINE}-{precision}-{target.tag}"
+    key = engine_key(precision, target.tag)
     return Explained(
         model=folder.slug,
         precision=precision,
@@ -138,7 +137,7 @@ def build_trt(
         manifest = folder.read()
         target = _target(config, manifest)
         onnx_path = folder.open_artifact(manifest, precision)
-        key = f"{ENGINE}-{precision}-{target.tag}"
+        key = engine_key(precision, target.tag)
         with folder.staging() as staged:
             plan = BuildPlan(
                 onnx=onnx_path,
@@ -164,8 +163,23 @@ def build_trt(
                 plan, outcome, target.gpus, precision, audit, _calibration(manifest, precision)
             )
             passport.write(plan.engine)
-            artifact = _artifact(plan, outcome, target, audit, precision, manifest)
-            manifest = folder.add(manifest, key, staged, artifact)
+            manifest = folder.add(
+                manifest,
+                key,
+                staged,
+                plan.engine.name,
+                _remake(folder.slug, precision, target),
+                facts=EngineFacts(
+                    precision=precision,
+                    flavour=outcome.flavour.name,
+                    version=outcome.flavour.version,
+                    compute_capabilities=plan.compute_capabilities,
+                    gpu=target.gpus[0].name if target.gpus else "",
+                    profiles=tuple((p.min, p.opt, p.max) for p in plan.profiles),
+                    build_s=outcome.seconds,
+                ),
+                parents=(precision,),
+            )
     return Built(
         folder.file(manifest.artifacts[key]),
         precision,
@@ -245,35 +259,10 @@ def _calibration(manifest: Manifest, precision: str) -> str:
     return next((p.files[_CALIBRATION_FILE] for p in parents if _CALIBRATION_FILE in p.files), "")
 
 
-def _artifact(
-    plan: BuildPlan,
-    outcome: BuildOutcome,
-    target: Target,
-    audit: EngineAudit,
-    precision: str,
-    manifest: Manifest,
-) -> Artifact:
+def _remake(slug: str, precision: Precision, target: Target) -> str:
+    """The command that builds the same engine again."""
     flags = [f"--precision {precision}", *(f"--profile {profile}" for profile in target.profiles)]
     if not target.gpus:
         flags += [f"--compute-capability {capability}" for capability in target.capabilities]
     flags.append(f"--flavour {'rtx' if target.flavour.name == 'tensorrt_rtx' else 'tensorrt'}")
-    return Artifact(
-        folder=f"{ENGINE}-{precision}",
-        main=plan.engine.name,
-        files={},
-        precision=precision,
-        remake=f"hvt-deploy build-trt {manifest.slug} {' '.join(flags)}",
-        parents={precision: manifest.artifacts[precision].sha256},
-        facts={
-            "flavour": outcome.flavour.name,
-            "version": outcome.flavour.version,
-            "compute_capabilities": list(plan.compute_capabilities),
-            "gpu": target.gpus[0].name if target.gpus else "",
-            "profiles": [str(profile) for profile in plan.profiles],
-            "seconds": outcome.seconds,
-            "audit": to_plain(
-                replace(audit, groups=())
-            ),  # the passport beside the engine holds the groups too
-        },
-        tool_versions=tool_versions(),
-    )
+    return f"hvt-deploy build-trt {slug} {' '.join(flags)}"

@@ -18,22 +18,21 @@ from typing import IO
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, writing_to
+from hvt_deploy.core.manifest import (
+    RECORDED,
+    RESULTS,
+    WEIGHTS,
+    Artifact,
+    EngineFacts,
+    Manifest,
+    parse_manifest,
+)
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import (
-    MANIFEST,
-    Artifact,
-    Manifest,
-    ModelFolder,
-    now,
-    open_folder,
-)
+from hvt_deploy.core.workspace import MANIFEST, ModelFolder, now, open_folder
 
 INDEX = "bundle.json"
 SCHEMA_VERSION = 1
-# Made for one machine, or of no use on another: engines and reports, and the weights that only
-# PyTorch reads.
-_LEFT_OUT = ("engine-", "results", "pytorch")
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,13 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
     ui.say(manifest.licences)
     files: dict[str, Path] = {}
     for key, artifact in manifest.artifacts.items():
-        if not key.startswith(_LEFT_OUT):
+        if not _stays_here(key, artifact):
             folder.open_artifact(manifest, key)
             files |= {
                 f"{artifact.folder}/{name}": folder.path / artifact.folder / name
                 for name in artifact.files
             }
-    if "recorded-reference" not in manifest.artifacts:
+    if RECORDED not in manifest.artifacts:
         ui.warn(
             "No recorded reference: on the device, accuracy is compared with ONNX Runtime. Make one: validate --record"
         )
@@ -106,9 +105,8 @@ def unpack(bundle_file: Path, root: Path, ui: Ui) -> ModelFolder:
             with folder.lock(), folder.staging() as staged:
                 with ui.progress(f"Unpacking {bundle_file.name}") as progress:
                     _extract(bundle_file, archive, members, index, staged, progress)
-                manifest = from_plain(
-                    Manifest, json.loads((staged / MANIFEST).read_text(encoding="utf-8")), MANIFEST
-                )
+                text = (staged / MANIFEST).read_text(encoding="utf-8")
+                manifest = parse_manifest(json.loads(text), f"{bundle_file}/{MANIFEST}", index.slug)
                 for artifact in manifest.artifacts.values():
                     for name in (artifact.folder, artifact.main, *artifact.files):
                         if Path(name).name != name:
@@ -130,9 +128,18 @@ def _portable(manifest: Manifest) -> Manifest:
     made from them.
     """
     kept = {
-        k: a for k, a in manifest.artifacts.items() if k == "pytorch" or not k.startswith(_LEFT_OUT)
+        key: artifact
+        for key, artifact in manifest.artifacts.items()
+        if key == WEIGHTS or not _stays_here(key, artifact)
     }
     return replace(manifest, artifacts=kept)
+
+
+def _stays_here(key: str, artifact: Artifact) -> bool:
+    """Whether the files of an artifact are for this machine or of no use on another: engines,
+    reports, and the weights that only PyTorch reads.
+    """
+    return key in (WEIGHTS, RESULTS) or isinstance(artifact.facts, EngineFacts)
 
 
 def _add(
@@ -196,12 +203,13 @@ def _extract(
 
 def _move_in(folder: ModelFolder, manifest: Manifest, staged: Path) -> None:
     """Make the unpacked files the folder's, beside what was built from the same files before."""
-    before: Mapping[str, Artifact] = folder.read().artifacts if folder.exists() else {}
     for artifact in manifest.artifacts.values():
         if (staged / artifact.folder).is_dir() and not (folder.path / artifact.folder).exists():
             (staged / artifact.folder).rename(folder.path / artifact.folder)
     built = {
-        k: a for k, a in before.items() if k not in manifest.artifacts and k.startswith(_LEFT_OUT)
+        key: artifact
+        for key, artifact in folder.earlier_artifacts().items()
+        if key not in manifest.artifacts and _stays_here(key, artifact)
     }
     folder.commit(replace(manifest, artifacts={**manifest.artifacts, **built}))
 

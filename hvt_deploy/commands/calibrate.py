@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.environment import cpu_count, tool_versions
+from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
+from hvt_deploy.core.manifest import (
+    CALIBRATION,
+    INT8_CALIBRATION,
+    CalibrationFacts,
+    Int8CalibrationFacts,
+    Manifest,
+)
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import (
-    CALIBRATION,
-    INT8_CALIBRATION,
-    Artifact,
-    Manifest,
-    ModelFolder,
-    is_fresh,
-)
+from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
 from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches, repeat_to
@@ -115,23 +115,24 @@ def _ranges(
     fp32 = folder.open_artifact(manifest, "fp32")
     preprocessing = json.dumps(to_plain(manifest.preprocessing), sort_keys=True)
     key = _key(chosen.content_key, manifest.artifacts["fp32"].sha256, preprocessing)
-    if is_fresh(manifest, CALIBRATION) and manifest.artifacts[CALIBRATION].facts["key"] == key:
+    before = manifest.facts(CALIBRATION, CalibrationFacts)
+    if before and before.key == key and is_fresh(manifest, CALIBRATION):
         return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION))
     with ui.progress(f"Calibrating on {len(chosen.files)} images of {chosen.folder}") as progress:
         ranges = collect_ranges(fp32, reader.batches(chosen.samples(), progress), cpu_count())
     with folder.staging() as staged:
         ranges.write(staged / "ranges.json")
         chosen.write(staged / "calibration.json")
-        artifact = Artifact(
-            folder=CALIBRATION,
-            main="ranges.json",
-            files={},
-            remake=f"hvt-deploy quantize {manifest.slug} --int8",
-            parents={"fp32": manifest.artifacts["fp32"].sha256},
-            facts={"key": key},
-            tool_versions=tool_versions(),
+        manifest = folder.add(
+            manifest,
+            CALIBRATION,
+            staged,
+            "ranges.json",
+            f"hvt-deploy quantize {manifest.slug} --int8",
+            facts=CalibrationFacts(key),
+            parents=("fp32",),
         )
-        return folder.add(manifest, CALIBRATION, staged, artifact), ranges
+        return manifest, ranges
 
 
 def _int8(
@@ -145,10 +146,8 @@ def _int8(
     quantization = config.quantization
     settings = Int8Settings(quantization.int8_roles, quantization.calibrator, quantization.recovery)
     key = _key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
-    if (
-        is_fresh(manifest, INT8_CALIBRATION)
-        and manifest.artifacts[INT8_CALIBRATION].facts["key"] == key
-    ):
+    before = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
+    if before and before.key == key and is_fresh(manifest, INT8_CALIBRATION):
         return manifest, read_int8_calibration(
             folder.open_artifact(manifest, INT8_CALIBRATION).parent
         )
@@ -168,21 +167,21 @@ def _int8(
         ui.say(f"{effect.name}: {describe(effect)}")
     with folder.staging() as staged:
         found.write(staged)
-        artifact = Artifact(
-            folder=INT8_CALIBRATION,
-            main="int8.json",
-            files={},
-            remake=f"hvt-deploy quantize {manifest.slug} --int8",
-            parents={k: manifest.artifacts[k].sha256 for k in ("fp32", CALIBRATION)},
-            tool_versions=tool_versions(),
-            facts={
-                "key": key,
-                "effects": {e.name: describe(e) for e in found.effects},
-                "sqnr_by_role": to_plain(found.sqnr_by_role),
-                "clipping": dict(Counter(found.clipping.values())),
-            },
+        manifest = folder.add(
+            manifest,
+            INT8_CALIBRATION,
+            staged,
+            "int8.json",
+            f"hvt-deploy quantize {manifest.slug} --int8",
+            facts=Int8CalibrationFacts(
+                key=key,
+                effects={effect.name: describe(effect) for effect in found.effects},
+                sqnr_by_role=found.sqnr_by_role,
+                clipping=Counter(found.clipping.values()),
+            ),
+            parents=("fp32", CALIBRATION),
         )
-        return folder.add(manifest, INT8_CALIBRATION, staged, artifact), found
+        return manifest, found
 
 
 def _key(*parts: str) -> str:

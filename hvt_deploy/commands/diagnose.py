@@ -24,11 +24,12 @@ from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.files import writing_to
+from hvt_deploy.core.manifest import INT8_CALIBRATION, Manifest
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import INT8_CALIBRATION, Manifest, ModelFolder
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.images import load_batches, repeat_to
 from hvt_deploy.evaluation.divergence import (

@@ -17,17 +17,17 @@ import torch
 from torch import nn
 
 from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.environment import cpu_count, require, tool_versions
+from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.files import cache_folder
-from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, Parity, WeightsRecord
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import PIXELS, Artifact, Manifest, ModelFolder, WeightsRecord, now
+from hvt_deploy.core.workspace import ModelFolder, now
 from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.class_names import class_names_for
 from hvt_deploy.data.images import load_batches
-from hvt_deploy.evaluation.parity import Parity, compare_logits, seeded_noise
+from hvt_deploy.evaluation.parity import compare_logits, seeded_noise
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
@@ -100,7 +100,7 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
             wnids=names.wnids,
             weights=weights,
             config=config,
-            artifacts=folder.read().artifacts if folder.exists() else {},
+            artifacts={},
             code_licence=spec.code_licence,
         )
         path = staged / f"{folder.slug}.fp32.onnx"
@@ -108,34 +108,21 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
         with ui.progress("Comparing with PyTorch") as progress:
             parity = _prove_parity(reference_path, path, manifest, config, progress)
         remake = f"hvt-deploy export {spec.name} --as {folder.slug} --opset {config.export.opset}"
-        fp32 = Artifact(
-            folder="fp32",
-            main=path.name,
-            files={},
-            remake=remake,
-            precision="fp32",
-            opset=config.export.opset,
-            facts={"parity": to_plain(parity), "nodes": contract.nodes, "ops": dict(contract.ops)},
-            tool_versions=tool_versions(),
+        artifacts = {key: a for key, a in folder.earlier_artifacts().items() if key != PIXELS}
+        manifest = replace(manifest, artifacts=artifacts)
+        manifest = folder.add(
+            manifest, WEIGHTS, staged_weights, reference_path.name, remake, commit=False
         )
-        reference = Artifact(
-            folder="pytorch",
-            main=f"{folder.slug}.safetensors",
-            files={},
-            remake=remake,
-            precision="fp32",
-            tool_versions=tool_versions(),
+        facts = GraphFacts("fp32", config.export.opset, contract.nodes, contract.ops, parity)
+        manifest = folder.add(
+            manifest, "fp32", staged, path.name, remake, facts=facts, commit=False
         )
-        stored = {
-            "pytorch": folder.store(staged_weights, reference),
-            "fp32": folder.store(staged, fp32),
-        }
         if config.export.preprocess_in_graph:
-            stored[PIXELS] = _store_pixels_graph(folder, stored["fp32"], config)
-        kept = {key: artifact for key, artifact in manifest.artifacts.items() if key != PIXELS}
-        folder.commit(replace(manifest, artifacts={**kept, **stored}))
-    if KEY_FATES in stored["pytorch"].files:
-        ui.say(f"What became of each key: {folder.file(stored['pytorch']).with_name(KEY_FATES)}")
+            manifest = _add_pixels_graph(folder, manifest)
+        folder.commit(manifest)
+    stored = manifest.artifacts
+    if KEY_FATES in stored[WEIGHTS].files:
+        ui.say(f"What became of each key: {folder.file(stored[WEIGHTS]).with_name(KEY_FATES)}")
     pixels_path = folder.file(stored[PIXELS]) if PIXELS in stored else None
     onnx_path, opset = folder.file(stored["fp32"]), config.export.opset
     return Exported(folder.slug, onnx_path, opset, parity, contract, weights.untrained, pixels_path)
@@ -238,28 +225,29 @@ def _write_graph(
     return contract
 
 
-def _store_pixels_graph(folder: ModelFolder, fp32: Artifact, config: RunConfig) -> Artifact:
-    """The FP32 graph behind its preprocessing. `validate` measures what that changes."""
+def _add_pixels_graph(folder: ModelFolder, manifest: Manifest) -> Manifest:
+    """Add the FP32 graph behind its preprocessing, not committed yet. `validate` measures what that
+    changes.
+    """
+    fp32 = manifest.artifacts["fp32"]
     source = folder.file(fp32)
     with folder.staging() as staged:
-        graph = with_preprocessing(load_onnx(source, weights=False), config.preprocessing)
+        graph = with_preprocessing(load_onnx(source, weights=False), manifest.preprocessing)
         path = staged / f"{folder.slug}.{PIXELS}.onnx"
         for name in fp32.files:
             if name != fp32.main:  # weights, which the graph names; onnx refuses links to them
                 shutil.copyfile(source.with_name(name), staged / name)
         save_onnx(graph, path)
-        artifact = Artifact(
-            folder=PIXELS,
-            main=path.name,
-            files={},
-            remake=f"{fp32.remake} --preprocess-in-graph",
-            precision="fp32",
-            opset=read_opset(graph),
-            parents={"fp32": fp32.sha256},
-            facts={"nodes": len(graph.graph.node)},
-            tool_versions=tool_versions(),
+        return folder.add(
+            manifest,
+            PIXELS,
+            staged,
+            path.name,
+            f"{fp32.remake} --preprocess-in-graph",
+            facts=GraphFacts("fp32", read_opset(graph), len(graph.graph.node)),
+            parents=("fp32",),
+            commit=False,
         )
-        return folder.store(staged, artifact)
 
 
 def _release(module: nn.Module) -> None:

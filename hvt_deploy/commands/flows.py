@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from hvt_deploy.commands import build_trt as build_step
 from hvt_deploy.commands.bundle import unpack
@@ -28,9 +28,10 @@ from hvt_deploy.core.errors import (
     as_failure,
     unknown_name,
 )
+from hvt_deploy.core.manifest import RECORDED, RecordedFacts
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import RECORDED, ModelFolder, is_fresh, open_folder
+from hvt_deploy.core.workspace import ModelFolder, is_fresh, open_folder
 from hvt_deploy.evaluation.budget_record import BudgetRequest
 
 if TYPE_CHECKING:
@@ -144,11 +145,15 @@ def deploy(
     manifest = folder.read()
     wanted = precision or manifest.config.engine.precision
     _engine_if_possible(folder, manifest.config, wanted, ui)
-    recorded = manifest.artifacts.get(RECORDED)
-    sample = cast("dict[str, object]", recorded.facts["sample"]) if recorded else {}
-    config = with_flags(
-        manifest.config, {f"validation.{key}": value for key, value in sample.items()}
-    )
+    config, recorded = manifest.config, manifest.facts(RECORDED, RecordedFacts)
+    if recorded is not None:
+        validation = replace(
+            config.validation,
+            limit=recorded.limit,
+            seed=recorded.seed,
+            subset=recorded.subset,
+        )
+        config = replace(config, validation=validation)
     return validate(folder, config, data, labels, ui)
 
 
@@ -194,8 +199,8 @@ def _engine_if_possible(
     manifest = folder.read()
     before = [
         key
-        for key in manifest.artifacts
-        if key.startswith(f"engine-{precision}-") and is_fresh(manifest, key)
+        for key, engine in manifest.engines.items()
+        if engine.precision == precision and is_fresh(manifest, key)
     ]
     if before:
         ui.say(f"Built before: {', '.join(before)}")

@@ -9,14 +9,15 @@ from typing import Literal
 
 from hvt_deploy.core.environment import find_gpus
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.manifest import PIXELS, GraphKey, Manifest
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import PIXELS, Manifest, ModelFolder
-from hvt_deploy.runtime.tensorrt.passport import read_passport
+from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.triton.repository import Network, Platform, write_repository
 
 OnnxPlatform = Literal["onnxruntime", "python"]
-GPU_GRAPHS = ("int8", "fp16", "fp32")
-CPU_GRAPHS = ("int8-cpu", "fp32")
+GPU_GRAPHS: tuple[GraphKey, ...] = ("int8", "fp16", "fp32")
+CPU_GRAPHS: tuple[GraphKey, ...] = ("int8-cpu", "fp32")
 DEFAULT_MAX_BATCH = 32
 
 
@@ -73,12 +74,14 @@ def package_triton(
 
 def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
     """Engines of the full TensorRT; Triton has no backend for TensorRT-RTX."""
-    for key, artifact in manifest.artifacts.items():
-        if key.startswith("engine-") and artifact.facts.get("flavour") == "tensorrt":
+    for key, facts in manifest.engines.items():
+        if facts.flavour == "tensorrt":
             file = folder.open_artifact(manifest, key)
-            profile = read_passport(file, artifact.remake).profiles[0]
-            name = f"{folder.slug}_{key.removeprefix('engine-').replace('.', '_')}"
-            yield Network(name, "tensorrt", file, profile.max, profile.opt, on_gpu=True)
+            _, opt, largest = facts.profiles[0]
+            library = FlavourInfo(facts.flavour, facts.version)
+            tag = format_engine_tag(library, facts.compute_capabilities).replace(".", "_")
+            name = f"{folder.slug}_{facts.precision}-{tag}"
+            yield Network(name, "tensorrt", file, largest, opt, on_gpu=True)
 
 
 def _graphs(

@@ -10,26 +10,25 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from onnx import ModelProto
 
 from hvt_deploy.commands.calibrate import Calibrated, calibrate
 from hvt_deploy.core.config import QuantizationConfig, RunConfig
-from hvt_deploy.core.environment import cpu_count, require, tool_versions
+from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput, CheckFailed
-from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.manifest import (
+    CALIBRATION,
+    INT8_CALIBRATION,
+    GraphFacts,
+    GraphKey,
+    GraphRecipe,
+    Manifest,
+)
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import (
-    CALIBRATION,
-    INT8_CALIBRATION,
-    Artifact,
-    Manifest,
-    ModelFolder,
-    is_fresh,
-)
+from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.calibration import Int8Calibration
@@ -45,14 +44,18 @@ from hvt_deploy.runtime.registry import open_backend
 # FP16 must keep this much of the FP32 logits; INT8 is recorded, and judged by `validate`.
 FP16_MIN_SQNR_DB = 40.0
 # What each precision consists of; FP16 comes with INT8 because INT8 has to beat it.
-GRAPHS: dict[Precision, tuple[str, ...]] = {
+GRAPHS: dict[Precision, tuple[GraphKey, ...]] = {
     "fp32": (),
     "fp16": ("fp16",),
     "int8": ("fp16", "int8-fp32", "int8", "int8-cpu"),
     "int8-fp32": ("int8-fp32", "int8-cpu"),
 }
-
-_PRECISION_OF = {"int8-cpu": "int8"}
+_PRECISION_OF: dict[GraphKey, Precision] = {
+    "fp16": "fp16",
+    "int8": "int8",
+    "int8-fp32": "int8-fp32",
+    "int8-cpu": "int8",
+}
 
 
 def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
@@ -76,28 +79,25 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
         manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
         for key in GRAPHS[precision]:
             recipe = _recipe(config, calibrated, key)
-            if is_fresh(manifest, key) and manifest.artifacts[key].facts["recipe"] == recipe:
+            before = manifest.facts(key, GraphFacts)
+            if before and before.recipe == recipe and is_fresh(manifest, key):
                 folder.open_artifact(manifest, key)
                 continue
             manifest = _add_graph(folder, manifest, config, key, calibrated, ui)
     return manifest
 
 
-def _recipe(config: RunConfig, calibrated: Calibrated, key: str) -> object:
-    """What a graph is made by, as it is recorded: a graph of another recipe is made anew."""
-    ranges = {"ranges": calibrated.ranges is not None}
-    return (
-        ranges
-        if key == "fp16"
-        else {**ranges, **cast("dict[str, object]", to_plain(config.quantization))}
-    )
+def _recipe(config: RunConfig, calibrated: Calibrated, key: GraphKey) -> GraphRecipe:
+    """What a graph is made by: a graph of another recipe is made anew."""
+    quantization = None if key == "fp16" else config.quantization
+    return GraphRecipe(calibrated.ranges is not None, quantization)
 
 
 def _add_graph(
     folder: ModelFolder,
     manifest: Manifest,
     config: RunConfig,
-    key: str,
+    key: GraphKey,
     calibrated: Calibrated,
     ui: Ui,
 ) -> Manifest:
@@ -107,10 +107,9 @@ def _add_graph(
         fp32, key, config.quantization, calibrated.ranges, calibrated.int8
     )
     opset = read_opset(graph)
-    if key == "int8" and opset != manifest.artifacts["fp32"].opset:
-        ui.say(
-            f"{key}: opset {opset} instead of {manifest.artifacts['fp32'].opset}; FP16 Q/DQ exists from opset 19."
-        )
+    exported = manifest.facts("fp32", GraphFacts)
+    if key == "int8" and exported and opset != exported.opset:
+        ui.say(f"{key}: opset {opset} instead of {exported.opset}; FP16 Q/DQ exists from opset 19.")
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
@@ -124,29 +123,27 @@ def _add_graph(
             )
         ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images")
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
-        parents = {k: manifest.artifacts[k].sha256 for k in needed if k in manifest.artifacts}
-        artifact = Artifact(
-            folder=key,
-            main=path.name,
-            files={},
-            precision=key,
-            opset=opset,
-            parents=parents,
-            remake=f"hvt-deploy quantize {manifest.slug} --precision {_PRECISION_OF.get(key, key)}",
-            facts={
-                "recipe": _recipe(config, calibrated, key),
-                "parity": to_plain(parity),
-                "nodes": len(graph.graph.node),
-                "kept_fp32": to_plain(kept_fp32),
-            },
-            tool_versions=tool_versions(),
+        return folder.add(
+            manifest,
+            key,
+            staged,
+            path.name,
+            f"hvt-deploy quantize {manifest.slug} --precision {_PRECISION_OF[key]}",
+            facts=GraphFacts(
+                precision=_PRECISION_OF[key],
+                opset=opset,
+                nodes=len(graph.graph.node),
+                parity=parity,
+                recipe=_recipe(config, calibrated, key),
+                kept_fp32={kept.node: kept.reason for kept in kept_fp32},
+            ),
+            parents=[k for k in needed if k in manifest.artifacts],
         )
-        return folder.add(manifest, key, staged, artifact)
 
 
 def make_graph(
     fp32: Path,
-    key: str,
+    key: GraphKey,
     quantization: QuantizationConfig,
     ranges: Ranges | None,
     int8: Int8Calibration | None,
@@ -172,7 +169,7 @@ def make_graph(
 
 
 def _quantized(
-    model: ModelProto, key: str, quantization: QuantizationConfig, ranges: Ranges
+    model: ModelProto, key: GraphKey, quantization: QuantizationConfig, ranges: Ranges
 ) -> ModelProto:
     """The Q/DQ graph of `key`, with FP32 in the rest."""
     roles, excluded = quantization.int8_roles, quantization.excluded
@@ -182,7 +179,7 @@ def _quantized(
     return quantize_int8(convert_opset(model, opset), ranges, roles, excluded)
 
 
-def _logits(path: Path, key: str, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
+def _logits(path: Path, key: GraphKey, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
     request = BackendRequest(
         name=key,
         runtime="ort",

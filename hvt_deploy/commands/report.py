@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Literal
 
+from hvt_deploy.core.manifest import RESULTS
 from hvt_deploy.core.serialization import to_plain
-from hvt_deploy.core.workspace import RESULTS, ModelFolder
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown

@@ -10,7 +10,8 @@ from pathlib import Path
 from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.files import writing_to
-from hvt_deploy.core.workspace import RESULTS, ModelFolder, is_fresh, now
+from hvt_deploy.core.manifest import RESULTS
+from hvt_deploy.core.workspace import ModelFolder, is_fresh, now
 from hvt_deploy.evaluation.record import DataSummary, Results, Row, read_results
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
@@ -77,10 +78,11 @@ def match_models(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_exported(folder: ModelFolder, config: RunConfig) -> bool:
-    """Whether an export with the same settings is there."""
-    if not folder.exists():
+    """Whether an export with the same settings is there, and can be read."""
+    try:
+        manifest = folder.read()
+    except BadInput:
         return False
-    manifest = folder.read()
     return is_fresh(manifest, "fp32") and manifest.config.export == config.export
 
 

@@ -15,21 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.environment import cpu_count, find_gpus, tool_versions
+from hvt_deploy.core.environment import cpu_count, find_gpus
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
-from hvt_deploy.core.serialization import to_plain
-from hvt_deploy.core.tensors import ImagesNCHW
-from hvt_deploy.core.types import SubsetName
-from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import (
+from hvt_deploy.core.manifest import (
     BUDGET,
     CALIBRATION,
     RECORDED,
     RESULTS,
-    Artifact,
+    WEIGHTS,
     Manifest,
-    ModelFolder,
+    RecordedFacts,
 )
+from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.types import SubsetName
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, overlap
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import Sample, open_image_folder
@@ -321,22 +321,22 @@ def _keep_reference(
 ) -> Manifest:
     with folder.staging() as staged:
         logits.write(staged / "reference.npz")
-        artifact = Artifact(
-            folder=RECORDED,
-            main="reference.npz",
-            files={},
-            tool_versions=tool_versions(),
-            remake=f"hvt-deploy validate {folder.slug} --data {data} --record",
-            parents={"pytorch": manifest.artifacts["pytorch"].sha256},
-            facts={
-                "images": len(logits.logits),
-                "preprocessing": to_plain(manifest.preprocessing),
-                "sample": {
-                    key: getattr(config.validation, key) for key in ("limit", "seed", "subset")
-                },
-            },
+        settings = config.validation
+        return folder.add(
+            manifest,
+            RECORDED,
+            staged,
+            "reference.npz",
+            f"hvt-deploy validate {folder.slug} --data {data} --record",
+            facts=RecordedFacts(
+                len(logits.logits),
+                manifest.preprocessing,
+                settings.limit,
+                settings.seed,
+                settings.subset,
+            ),
+            parents=(WEIGHTS,),
         )
-        return folder.add(manifest, RECORDED, staged, artifact)
 
 
 def _record(
@@ -348,12 +348,5 @@ def _record(
         (staged / "report.md").write_text(render_markdown(results), encoding="utf-8")
         (staged / "report.html").write_text(render_html(results), encoding="utf-8")
         remake = f"hvt-deploy validate {folder.slug} --data {results.data.path}"
-        artifact = Artifact(
-            folder=RESULTS,
-            main="results.json",
-            files={},
-            remake=remake,
-            tool_versions=tool_versions(),
-        )
-        updated = folder.add(manifest, RESULTS, staged, artifact)
+        updated = folder.add(manifest, RESULTS, staged, "results.json", remake)
     return folder.file(updated.artifacts[RESULTS]).parent

@@ -12,98 +12,23 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, staging_folder, writing_to
-from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.core.tensors import Signature
-from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.core.manifest import Artifact, Facts, Manifest, parse_manifest
+from hvt_deploy.core.serialization import to_plain
 
 MANIFEST = "manifest.json"
-# Keys of artifacts that are neither a graph (its precision), an engine (`engine-...`) nor
-# `pytorch`, the weights.
-PIXELS = "fp32-uint8"
-CALIBRATION, INT8_CALIBRATION, BUDGET = "calibration", "int8-calibration", "budget"
-RECORDED, RESULTS = "recorded-reference", "results"
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One product. `files` maps names in `folder` to sha256; `main` is the one that is opened.
-
-    `parents` maps the keys of the artifacts it was made from to the sha256 their main file had
-    then; `remake` is the command that makes it again. `facts` are numbers worth keeping: parity,
-    node counts, kept FP32 nodes.
-    """
-
-    folder: str
-    main: str
-    files: Mapping[str, str]
-    remake: str
-    precision: str = ""
-    opset: int | None = None
-    parents: Mapping[str, str] = field(default_factory=dict[str, str])
-    facts: Mapping[str, object] = field(default_factory=dict[str, object])
-    tool_versions: Mapping[str, str] = field(default_factory=dict[str, str])
-    created: str = ""
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the main file."""
-        return self.files[self.main]
-
-
-@dataclass(frozen=True)
-class WeightsRecord:
-    """Where the weights came from: official, packaged, file or random. `keys` counts the file's
-    keys by their fate: loaded, train-only, recomputed and so on (models/fates.py). `licence` is
-    what is stated about them.
-    """
-
-    source: str
-    sha256: str
-    untrained: bool
-    path: str = ""
-    dropped_train_only: tuple[str, ...] = ()
-    keys: Mapping[str, int] = field(default_factory=dict[str, int])
-    licence: str = "not stated"
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All that later verbs need to know of an exported model. `config` is the effective
-    configuration.
-    """
-
-    slug: str
-    model: str
-    exported: str
-    signature: Signature
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...]
-    wnids: tuple[str, ...] | None
-    weights: WeightsRecord
-    config: RunConfig
-    artifacts: Mapping[str, Artifact]
-    code_licence: str = "not stated"
-    schema_version: int = 1
-
-    @property
-    def licences(self) -> str:
-        """What is stated about the official code and these weights, as a sentence to show before
-        they leave.
-        """
-        return f"Licences: code of {self.model} {self.code_licence}, its weights {self.weights.licence}"
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, with microseconds so that two exports in one second have an order."""
+    """The time in UTC, ISO 8601; microseconds give two exports in one second an order."""
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")
 
 
@@ -115,7 +40,7 @@ class ModelFolder:
         self.slug = path.name
 
     def read(self) -> Manifest:
-        """The manifest. Raises BadInput if there is none or it is damaged."""
+        """The manifest. Raises BadInput if there is none, it is damaged or of another version."""
         file = self.path / MANIFEST
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
@@ -127,7 +52,14 @@ class ModelFolder:
             raise BadInput(
                 f"{file} is damaged: {error}.", f"Run: hvt-deploy export {self.slug}"
             ) from None
-        return from_plain(Manifest, data, str(file))
+        return parse_manifest(data, str(file), self.slug)
+
+    def earlier_artifacts(self) -> Mapping[str, Artifact]:
+        """The artifacts that are here; none where the manifest is missing or cannot be read."""
+        try:
+            return self.read().artifacts
+        except BadInput:
+            return {}
 
     def exists(self) -> bool:
         """Whether a model was exported here."""
@@ -180,10 +112,9 @@ class ModelFolder:
                         "Wait until it ends, or choose another --workspace DIR.",
                     )
                 time.sleep(0.1)
+            command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
             stream.truncate(0)
-            stream.write(
-                f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}) since {now()}"
-            )
+            stream.write(f"process {os.getpid()} ({command}) since {now()}")
             stream.flush()
             yield
 
@@ -195,24 +126,44 @@ class ModelFolder:
             with staging_folder(self.path) as staged:
                 yield staged
 
-    def store(self, staged: Path, artifact: Artifact) -> Artifact:
-        """Hash the files in `staged` and move them to their folder; returns the artifact as it is
-        recorded.
+    def add(
+        self,
+        manifest: Manifest,
+        key: str,
+        staged: Path,
+        main: str,
+        remake: str,
+        *,
+        facts: Facts | None = None,
+        parents: Sequence[str] = (),
+        commit: bool = True,
+    ) -> Manifest:
+        """Make the files in `staged` artifact `key`, of which `main` is the file that is opened.
 
-        Nothing is visible to readers before `commit`.
+        `remake` is the command that makes it again, `parents` are keys of `manifest`. Returns the
+        manifest that names it; without `commit` it is not visible to readers yet.
         """
-        hashes = {p.name: hash_file(p) for p in sorted(staged.iterdir())}
+        hashes = _hash_files(staged)
         digest = hash_bytes(json.dumps(hashes, sort_keys=True).encode())
-        folder = f"{artifact.folder}-{digest[:12]}"
-        target = self.path / folder
+        target = self.path / f"{key}-{digest[:12]}"
+        if target.exists() and _hash_files(target) != hashes:  # changed by hand since
+            shutil.rmtree(target)
         if not target.exists():
             staged.rename(target)
-        elif {
-            p.name: hash_file(p) for p in sorted(target.iterdir())
-        } != hashes:  # changed by hand since
-            shutil.rmtree(target)
-            staged.rename(target)
-        return replace(artifact, folder=folder, files=hashes, created=now())
+        artifact = Artifact(
+            folder=target.name,
+            main=main,
+            files=hashes,
+            remake=remake,
+            parents={parent: manifest.artifacts[parent].sha256 for parent in parents},
+            facts=facts,
+            tool_versions=tool_versions(),
+            created=now(),
+        )
+        updated = replace(manifest, artifacts={**manifest.artifacts, key: artifact})
+        if commit:
+            self.commit(updated)
+        return updated
 
     def commit(self, manifest: Manifest) -> None:
         """Replace the manifest, then remove what it does not name."""
@@ -224,13 +175,6 @@ class ModelFolder:
             if entry.is_dir() and entry.name not in kept:
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def add(self, manifest: Manifest, key: str, staged: Path, artifact: Artifact) -> Manifest:
-        """Store one artifact under `key` and commit."""
-        stored = self.store(staged, artifact)
-        updated = replace(manifest, artifacts={**manifest.artifacts, key: stored})
-        self.commit(updated)
-        return updated
-
 
 def check_fresh(manifest: Manifest, key: str) -> None:
     """Raise BadInput if an ancestor of artifact `key` was replaced since it was made."""
@@ -239,7 +183,8 @@ def check_fresh(manifest: Manifest, key: str) -> None:
         current = manifest.artifacts.get(parent)
         if current is None or current.sha256 != sha256:
             raise BadInput(
-                f"The '{key}' artifact of {manifest.slug} was made from another '{parent}' than the one here now.",
+                f"The '{key}' artifact of {manifest.slug} was made from another '{parent}' "
+                "than the one here now.",
                 f"Run: {artifact.remake}",
             )
         check_fresh(manifest, parent)
@@ -284,6 +229,10 @@ def find_model(root: Path, name: str | None) -> ModelFolder:
             f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}."
         )
     return max(exported.values(), key=lambda f: f.read().exported)
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, cpu_name, find_gpus, power_mode, tool_versions
-from hvt_deploy.core.workspace import INT8_CALIBRATION, RESULTS, Manifest, now
+from hvt_deploy.core.manifest import INT8_CALIBRATION, RESULTS, Int8CalibrationFacts, Manifest
+from hvt_deploy.core.workspace import now
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import ImageFolder, Sample
 from hvt_deploy.data.images import make_thumbnail
@@ -144,11 +144,8 @@ def _provenance(manifest: Manifest) -> dict[str, str]:
 
 def _int8_recovery(manifest: Manifest) -> dict[str, str]:
     """What each pass of INT8 calibration did to the logits."""
-    artifact = manifest.artifacts.get(INT8_CALIBRATION)
-    if artifact is None:
-        return {}
-    effects = cast("Mapping[str, str]", artifact.facts["effects"])
-    return {f"INT8 {name}": effect for name, effect in effects.items()}
+    facts = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
+    return {f"INT8 {name}": effect for name, effect in facts.effects.items()} if facts else {}
 
 
 def _published(manifest: Manifest, data: DataSummary) -> Published | None:

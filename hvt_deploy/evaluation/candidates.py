@@ -12,9 +12,17 @@ from pathlib import Path
 from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.core.environment import Gpu, cpu_count, find_gpus
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
-from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.manifest import (
+    PIXELS,
+    RECORDED,
+    WEIGHTS,
+    EngineFacts,
+    GraphFacts,
+    Manifest,
+    RecordedFacts,
+)
 from hvt_deploy.core.types import Device, Runtime
-from hvt_deploy.core.workspace import PIXELS, RECORDED, Manifest, ModelFolder
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits, read_recorded
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
@@ -81,7 +89,7 @@ def plan_rows(
     if PIXELS in manifest.artifacts:  # on the CPU wherever it is: only its accuracy is asked for
         row = _row(folder, manifest, settings, "ort", "cpu", PIXELS_ROW, PIXELS, PIXELS_NOTE)
         rows.append(replace(row, timed=False))
-    engines = [key for key in manifest.artifacts if key.startswith("engine-")]
+    engines = list(manifest.engines)
     for key in engines:
         rows.append(_engine_row(folder, manifest, settings, key, gpus))
     if not engines:
@@ -101,7 +109,8 @@ def _row(
     note: str,
 ) -> Planned:
     path = folder.open_artifact(manifest, key)
-    precision = manifest.artifacts[key].precision
+    facts = manifest.artifacts[key].facts
+    precision = facts.precision if isinstance(facts, (GraphFacts, EngineFacts)) else "fp32"
     request = BackendRequest(
         name=name,
         runtime=runtime,
@@ -113,7 +122,7 @@ def _row(
         threads=settings.threads or cpu_count(),
         allow_cpu_nodes=settings.allow_cpu_nodes,
     )
-    row = Row(manifest.model, name, device, precision.removesuffix("-cpu"), path.name, note=note)
+    row = Row(manifest.model, name, device, precision, path.name, note=note)
     if key == PIXELS:
         return Planned(runtime, row, lambda: open_pixels_backend(request))
     return Planned(
@@ -127,12 +136,13 @@ def _reference(
     """PyTorch, or where it cannot run what was recorded of it."""
     can_run = (
         importlib.util.find_spec("torch") is not None
-        and folder.file(manifest.artifacts["pytorch"]).is_file()
+        and folder.file(manifest.artifacts[WEIGHTS]).is_file()
     )
     if can_run or RECORDED not in manifest.artifacts:
-        return _row(folder, manifest, settings, "pytorch", device, "pytorch fp32", "pytorch", "")
+        return _row(folder, manifest, settings, "pytorch", device, "pytorch fp32", WEIGHTS, "")
     path, artifact = folder.open_artifact(manifest, RECORDED), manifest.artifacts[RECORDED]
-    if artifact.facts["preprocessing"] != to_plain(manifest.preprocessing):
+    facts = manifest.facts(RECORDED, RecordedFacts)
+    if facts is None or facts.preprocessing != manifest.preprocessing:
         raise BadInput(
             "The reference was recorded with another preprocessing.", f"Run: {artifact.remake}"
         )
@@ -148,7 +158,7 @@ def _faster_pytorch(
     """PyTorch at its best on a GPU, which a speed-up has to be quoted against: float16, channels
     last.
     """
-    path = folder.open_artifact(manifest, "pytorch")
+    path = folder.open_artifact(manifest, WEIGHTS)
     name = f"pytorch {form.replace('-', ' ')}"
     request = BackendRequest(
         name=name,

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from hvt_deploy.core.errors import ToolFailure
+from hvt_deploy.core.manifest import Parity
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature, sqnr_db
-
-
-@dataclass(frozen=True)
-class Parity:
-    """What differs between the logits of a reference and a candidate.
-
-    `max_abs` is the largest |difference|, `relative_to_largest` the same over the reference's
-    largest |logit|; both are infinite where a candidate's logit is not finite. `same_argmax`: in
-    every row. `rows_differ`: no two rows of the candidate are equal, which a graph with a mixed-up
-    batch would give (and so would two equal images).
-    """
-
-    max_abs: float
-    relative_to_largest: float
-    sqnr_db: float
-    same_argmax: bool
-    rows_differ: bool
 
 
 def compare_logits(reference_NK: LogitsNK, candidate_NK: LogitsNK) -> Parity:
@@ -48,7 +31,6 @@ def compare_logits(reference_NK: LogitsNK, candidate_NK: LogitsNK) -> Parity:
         else (max_abs / largest if largest > 0 else math.inf),
         sqnr_db=sqnr_db(float(np.square(reference).sum()), float(np.square(difference).sum())),
         same_argmax=finite and bool((reference.argmax(axis=1) == candidate.argmax(axis=1)).all()),
-        rows_differ=len(np.unique(candidate_NK, axis=0)) == len(candidate_NK),
     )
 
 

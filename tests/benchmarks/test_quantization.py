@@ -10,7 +10,7 @@ from onnx import parser
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from benchmarks.quantization import NUMERICS, ORT, CPU_VARIANT, int8_share, misses
+from benchmarks.quantization import CPU_VARIANT, NUMERICS, ORT, int8_share, misses
 from hvt_deploy.graph.storage import save_onnx
 
 

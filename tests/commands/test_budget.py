@@ -18,6 +18,7 @@ from hvt_deploy.commands.flows import quantize_within
 from hvt_deploy.commands.validate import validate
 from hvt_deploy.core.config import load_recipe
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.manifest import GraphFacts
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet
@@ -76,8 +77,8 @@ def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place,
     assert everything.drop.high > 2.0, "with the planted group in INT8 the budget is broken"
     recipe = load_recipe(found.folder / "recipe.yaml")
     assert recipe == found.recipe
-    made = folder.read().artifacts["int8-fp32"].facts["recipe"]
-    assert made["excluded"] == ["head/head"]
+    made = folder.read().facts("int8-fp32", GraphFacts)
+    assert made.recipe.quantization == recipe
     assert "head/head" in (found.folder / "budget.md").read_text()
     assert "<svg" in (found.folder / "budget.svg").read_text()
     assert json.loads((found.folder / "budget.json").read_text())["metric"] == "top-1"

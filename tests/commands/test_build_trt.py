@@ -16,10 +16,11 @@ from hvt_deploy.commands.build_trt import build_trt, check_int8, explain_build
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput, CheckFailed
+from hvt_deploy.core.manifest import EngineFacts, Manifest, WeightsRecord
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import SilentUi
-from hvt_deploy.core.workspace import Artifact, Manifest, ModelFolder, WeightsRecord, now
+from hvt_deploy.core.workspace import ModelFolder, now
 from hvt_deploy.graph.analysis.audit_types import ByPrecision
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
@@ -88,15 +89,11 @@ def workspace(root, text, precision="int8"):
     with folder.staging() as staged:
         (staged / "ranges.json").write_text("{}")
         (staged / "calibration.json").write_text('{"files": []}')
-        manifest = folder.add(
-            manifest, "calibration", staged, Artifact("calibration", "ranges.json", {}, "again")
-        )
+        manifest = folder.add(manifest, "calibration", staged, "ranges.json", "again")
     with folder.staging() as staged:
         path = staged / f"net.{precision}.onnx"
         save_onnx(graph(text), path)
-        parents = {"calibration": manifest.artifacts["calibration"].sha256}
-        made = Artifact(precision, path.name, {}, "again", precision=precision, parents=parents)
-        folder.add(manifest, precision, staged, made)
+        folder.add(manifest, precision, staged, path.name, "again", parents=["calibration"])
     return folder, config
 
 
@@ -121,7 +118,17 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
     assert passport.engine_sha256 == artifact.sha256
     assert [str(profile) for profile in passport.profiles] == ["1,2,4", "1,1,1"]
     assert passport.tool_versions["onnx"]
-    assert artifact.facts["audit"]["macs"]["int8"] == FC1 + FC2
+    assert manifest.engines == {
+        "engine-int8-rtx-sm86": EngineFacts(
+            precision="int8",
+            flavour="tensorrt_rtx",
+            version=passport.version,
+            compute_capabilities=("8.6",),
+            gpu="",
+            profiles=((1, 2, 4), (1, 1, 1)),
+            build_s=built.seconds,
+        )
+    }
     assert artifact.remake == (
         "hvt-deploy build-trt net --precision int8 --profile 1,2,4 --profile 1,1,1 --compute-capability 8.6 "
         "--flavour rtx"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,14 +11,24 @@ from dataclasses import replace
 import pytest
 
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.manifest import (
+    CalibrationFacts,
+    EngineFacts,
+    GraphFacts,
+    GraphRecipe,
+    Int8CalibrationFacts,
+    Manifest,
+    Parity,
+    RecordedFacts,
+    WeightsRecord,
+    engine_key,
+)
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.workspace import (
-    Artifact,
-    Manifest,
     ModelFolder,
-    WeightsRecord,
     find_model,
     is_fresh,
     now,
@@ -40,13 +51,10 @@ def make_manifest(slug="m"):
     )
 
 
-def add(folder, manifest, key, text, parents=None):
+def add(folder, manifest, key, text, parents=()):
     with folder.staging() as staged:
         (staged / "file").write_text(text)
-        artifact = Artifact(
-            folder=key, main="file", files={}, remake=f"remake {key}", parents=parents or {}
-        )
-        return folder.add(manifest, key, staged, artifact)
+        return folder.add(manifest, key, staged, "file", f"remake {key}", parents=parents)
 
 
 @pytest.fixture
@@ -78,8 +86,8 @@ def test_a_changed_or_missing_file_names_the_command_that_remakes_it(folder):
 
 def test_a_child_of_a_replaced_parent_is_stale(folder):
     manifest = folder.read()
-    manifest = add(folder, manifest, "int8", "q", {"fp32": manifest.artifacts["fp32"].sha256})
-    manifest = add(folder, manifest, "engine", "e", {"int8": manifest.artifacts["int8"].sha256})
+    manifest = add(folder, manifest, "int8", "q", ["fp32"])
+    manifest = add(folder, manifest, "engine", "e", ["int8"])
     folder.open_artifact(manifest, "engine")
     manifest = add(folder, manifest, "fp32", "retrained")
     assert not is_fresh(manifest, "engine")
@@ -109,9 +117,11 @@ def test_a_full_disk_leaves_the_old_artifact(folder, tmp_path):
     # A file size limit makes the system refuse the write in the middle, as a full disk does.
     code = (
         "import resource, signal, sys, pathlib; sys.path.insert(0, sys.argv[2])\n"
-        "from hvt_deploy.core.workspace import ModelFolder; from hvt_deploy.core.errors import MissingEnvironment\n"
+        "from hvt_deploy.core.workspace import ModelFolder\n"
+        "from hvt_deploy.core.errors import MissingEnvironment\n"
         "folder = ModelFolder(pathlib.Path(sys.argv[1])); manifest = folder.read()\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n"
         "    with folder.staging() as staged: (staged / 'file').write_bytes(bytes(100_000))\n"
         "except MissingEnvironment as error: print(error.exit_code, error.message, error.hint)\n"
@@ -129,7 +139,8 @@ def test_a_full_disk_leaves_the_old_artifact(folder, tmp_path):
 def test_a_second_run_says_who_holds_the_folder(folder):
     code = (
         "import sys, pathlib; from hvt_deploy.core.workspace import ModelFolder\n"
-        "with ModelFolder(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+        "with ModelFolder(pathlib.Path(sys.argv[1])).lock():\n"
+        "    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(folder.path)],
@@ -146,6 +157,69 @@ def test_a_second_run_says_who_holds_the_folder(folder):
         other.stdin.close()
     with folder.lock(wait_s=5):
         pass
+
+
+def test_the_holder_that_is_named_is_the_present_one_alone(folder):
+    holder = folder.path / ".lock"
+    holder.write_text(
+        "process 1 (hvt-deploy validate some-model " + 20 * "--long " + ") since 2026"
+    )
+    with folder.lock():
+        text = holder.read_text()
+        with pytest.raises(MissingEnvironment) as caught, folder.lock(wait_s=0):
+            pass
+    assert text.startswith(f"process {os.getpid()} (") and text.count("process") == 1
+    assert text.count("since") == 1 and "--long" not in text
+    assert f"is in use by {text}." in caught.value.message
+
+
+def test_an_artifact_records_where_it_comes_from(folder):
+    manifest = add(folder, folder.read(), "int8", "q", ["fp32"])
+    fp32, int8 = manifest.artifacts["fp32"], manifest.artifacts["int8"]
+    assert int8.parents == {"fp32": fp32.sha256}
+    assert int8.remake == "remake int8"
+    assert int8.tool_versions == tool_versions()
+    assert fp32.created < int8.created < now()
+    assert int8.folder.startswith("int8-")
+
+
+def test_facts_of_every_kind_come_back(folder):
+    engine = EngineFacts("int8", "tensorrt", "10.13", ("8.7",), "Orin", ((1, 8, 32),), 12.5)
+    recipe = GraphRecipe(measured_ranges=True, quantization=config_of("fdvit_ti").quantization)
+    parity = Parity(0.5, 0.1, 30.0, same_argmax=True)
+    facts = {
+        "fp32": GraphFacts("fp32", 17, 3, {"MatMul": 3}, parity),
+        "int8": GraphFacts("int8", 19, 9, recipe=recipe, kept_fp32={"node": "its range"}),
+        "calibration": CalibrationFacts("k"),
+        "int8-calibration": Int8CalibrationFacts(
+            "k", {"a": "b"}, {"qkv": {"max": 9.0}}, {"mse": 2}
+        ),
+        engine_key("int8", "trt10.13-sm87"): engine,
+        "recorded-reference": RecordedFacts(10, Preprocessing((32, 32)), None, 3, "imagenet-a"),
+    }
+    manifest = folder.read()
+    for key, value in facts.items():
+        with folder.staging() as staged:
+            (staged / "file").write_text(key)
+            manifest = folder.add(manifest, key, staged, "file", "again", facts=value)
+    manifest = folder.read()
+    assert {key: manifest.facts(key, type(value)) for key, value in facts.items()} == facts
+    assert manifest.engines == {"engine-int8-trt10.13-sm87": engine}
+    assert manifest.facts("fp16", GraphFacts) is None
+    with pytest.raises(BadInput, match="other facts"):
+        manifest.facts("calibration", GraphFacts)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_manifest_of_another_version_names_the_command_that_remakes_it(folder, version):
+    path = folder.path / "manifest.json"
+    data = json.loads(path.read_text())
+    assert data["schema_version"] == 2
+    path.write_text(json.dumps({**data, "schema_version": version}))
+    with pytest.raises(BadInput, match=f"schema version {version}; .* reads 2") as caught:
+        folder.read()
+    assert "hvt-deploy export fdvit_ti --as m" in caught.value.hint
+    assert folder.earlier_artifacts() == {}
 
 
 def test_a_damaged_manifest_names_the_way_out(folder):

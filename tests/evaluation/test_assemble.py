@@ -13,9 +13,10 @@ import pytest
 
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.manifest import Manifest, WeightsRecord
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.core.workspace import Manifest, WeightsRecord, now
+from hvt_deploy.core.workspace import now
 from hvt_deploy.data.class_names import imagenet_1k
 from hvt_deploy.data.folders import ImageFolder, Sample
 from hvt_deploy.evaluation.accuracy import AccuracyMeter

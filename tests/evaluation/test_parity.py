@@ -20,7 +20,6 @@ def test_differences_are_relative_to_the_largest_logit() -> None:
     assert parity.relative_to_largest == 0.25 / 8
     assert parity.sqnr_db == pytest.approx(10 * math.log10(float((REFERENCE**2).sum()) / 0.25**2))
     assert parity.same_argmax
-    assert parity.rows_differ
 
 
 def test_equal_logits_have_the_largest_sqnr() -> None:
@@ -45,9 +44,8 @@ def test_another_answer_in_one_row_is_seen() -> None:
 
 
 def test_a_batch_that_repeats_its_first_row_is_seen() -> None:
-    parity = compare_logits(REFERENCE, np.repeat(REFERENCE[:1], 2, axis=0))
-    assert not parity.rows_differ
-    assert parity.relative_to_largest > 1
+    repeated = np.repeat(REFERENCE[:1], 2, axis=0)
+    assert compare_logits(REFERENCE, repeated).relative_to_largest > 1
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])

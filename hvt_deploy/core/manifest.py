@@ -1,0 +1,273 @@
+"""What `manifest.json` records of an exported model and of each of its artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, TypeVar, cast
+
+from hvt_deploy.core.config import QuantizationConfig, RunConfig
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.serialization import from_plain
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.types import Calibrator, FlavourName, Precision, Preprocessing, SubsetName
+
+SCHEMA_VERSION = 2
+
+# The keys of artifacts. A graph's key is its precision, except for the INT8 graph in the form that
+# ONNX Runtime's CPU kernels are fast on, and for the FP32 graph behind its preprocessing.
+GraphKey = Literal["fp32", "fp16", "int8", "int8-fp32", "int8-cpu", "fp32-uint8"]
+PIXELS: GraphKey = "fp32-uint8"
+WEIGHTS = "pytorch"
+CALIBRATION, INT8_CALIBRATION, BUDGET = "calibration", "int8-calibration", "budget"
+RECORDED, RESULTS = "recorded-reference", "results"
+
+
+def engine_key(precision: Precision, tag: str) -> str:
+    """The key of an engine; `tag` says where it runs (`rtx-sm86`)."""
+    return f"engine-{precision}-{tag}"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What differs between the logits of a reference and a candidate."""
+
+    max_abs: float
+    """Largest |difference|; infinite where a logit of the candidate is not finite."""
+    relative_to_largest: float
+    """`max_abs` over the largest |logit| of the reference."""
+    sqnr_db: float
+    """Signal (reference) to noise (difference) ratio, dB."""
+    same_argmax: bool
+    """Whether every image gets the same class."""
+
+
+@dataclass(frozen=True)
+class GraphRecipe:
+    """What decides the content of an FP16 or INT8 graph, besides the FP32 graph."""
+
+    measured_ranges: bool
+    """Whether activation ranges were measured on images."""
+    quantization: QuantizationConfig | None = None
+    """Where Q/DQ go; None for FP16."""
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """Of an ONNX graph."""
+
+    precision: Precision
+    """The precision that its types and Q/DQ ask for."""
+    opset: int
+    """Version of the default operator set."""
+    nodes: int
+    """How many nodes it has."""
+    ops: Mapping[str, int] = field(default_factory=dict[str, int])
+    """FP32 only: number of nodes by operator."""
+    parity: Parity | None = None
+    """FP32: against PyTorch, the worst batch; FP16, INT8: against FP32; None: not compared."""
+    recipe: GraphRecipe | None = None
+    """How it was made from FP32; None for an FP32 graph."""
+    kept_fp32: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Nodes that FP16 left in FP32, each with the reason."""
+    kind: Literal["graph"] = "graph"
+    """Tells the kinds apart in JSON."""
+
+
+@dataclass(frozen=True)
+class CalibrationFacts:
+    """Of activation ranges."""
+
+    key: str
+    """sha256 of images, graph and preprocessing: with the same key they are not measured again."""
+    kind: Literal["calibration"] = "calibration"
+    """Tells the kinds apart in JSON."""
+
+
+@dataclass(frozen=True)
+class Int8CalibrationFacts:
+    """Of thresholds and recovery passes for INT8."""
+
+    key: str
+    """sha256 of ranges and settings: with the same key nothing is measured again."""
+    effects: Mapping[str, str]
+    """By pass: SQNR of the logits before and after, and whether the pass was kept."""
+    sqnr_by_role: Mapping[str, Mapping[str, float]]
+    """By role and calibrator: SQNR of the products alone, dB."""
+    clipping: Mapping[Calibrator, int]
+    """How many tensors each calibrator was chosen for."""
+    kind: Literal["int8-calibration"] = "int8-calibration"
+    """Tells the kinds apart in JSON."""
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """Of a TensorRT engine. Its passport, the file next to it, has its layers as well."""
+
+    precision: Precision
+    """The precision of the graph it was built from."""
+    flavour: FlavourName
+    """The library that runs it."""
+    version: str
+    """The version of that library."""
+    compute_capabilities: tuple[str, ...]
+    """The GPUs it runs on ("8.6")."""
+    gpu: str
+    """The GPU it was built on, "" for one built ahead of time."""
+    profiles: tuple[tuple[int, int, int], ...]
+    """MIN, OPT, MAX batch sizes; empty for a fixed batch size."""
+    build_s: float
+    """How long the build took, seconds."""
+    kind: Literal["engine"] = "engine"
+    """Tells the kinds apart in JSON."""
+
+
+@dataclass(frozen=True)
+class RecordedFacts:
+    """Of PyTorch's logits, recorded for machines without PyTorch."""
+
+    images: int
+    """How many images have logits."""
+    preprocessing: Preprocessing
+    """The images were prepared so."""
+    limit: int | None
+    """`validate --limit` of the recording."""
+    seed: int
+    """`validate --seed` of the recording."""
+    subset: SubsetName | None
+    """`validate --subset` of the recording."""
+    kind: Literal["recorded-reference"] = "recorded-reference"
+    """Tells the kinds apart in JSON."""
+
+
+Facts: TypeAlias = (
+    GraphFacts | CalibrationFacts | Int8CalibrationFacts | EngineFacts | RecordedFacts
+)
+F = TypeVar("F", GraphFacts, CalibrationFacts, Int8CalibrationFacts, EngineFacts, RecordedFacts)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One product: the files of one folder."""
+
+    folder: str
+    """Name of its folder, which ends with a hash of the files."""
+    main: str
+    """The file that is opened."""
+    files: Mapping[str, str]
+    """sha256 by file name."""
+    remake: str
+    """The command that makes it again."""
+    parents: Mapping[str, str]
+    """By key: the artifacts it was made from, each with the sha256 of its main file then."""
+    facts: Facts | None
+    """By kind; None for weights, accuracy budget and results, whose files say everything."""
+    tool_versions: Mapping[str, str]
+    """Versions of the packages that it was made with."""
+    created: str
+    """Time in UTC, ISO 8601."""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the main file."""
+        return self.files[self.main]
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Where the weights came from."""
+
+    source: str
+    """official, packaged, file or random."""
+    sha256: str
+    """Of the checkpoint; "" for random weights."""
+    untrained: bool
+    """Whether the weights are random, so that accuracy means nothing."""
+    path: str = ""
+    """The checkpoint."""
+    dropped_train_only: tuple[str, ...] = ()
+    """Keys that are of use in training only."""
+    keys: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Number of the checkpoint's keys by status: loaded, train-only, recomputed and so on."""
+    licence: str = "not stated"
+    """What is stated about them."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that later verbs need to know of an exported model."""
+
+    slug: str
+    """Name of its folder."""
+    model: str
+    """Name in the registry."""
+    exported: str
+    """Time in UTC, ISO 8601."""
+    signature: Signature
+    """Input and output of the graphs."""
+    preprocessing: Preprocessing
+    """From image files to the input."""
+    class_names: tuple[str, ...]
+    """By class index."""
+    wnids: tuple[str, ...] | None
+    """ImageNet's WordNet ids by class index; None for other classes."""
+    weights: WeightsRecord
+    """Where they came from."""
+    config: RunConfig
+    """The effective configuration."""
+    artifacts: Mapping[str, Artifact]
+    """By key."""
+    code_licence: str = "not stated"
+    """What is stated about the official code of the model."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of this record's layout."""
+
+    @property
+    def licences(self) -> str:
+        """What is stated about code and weights, as a sentence to show before they leave."""
+        return (
+            f"Licences: code of {self.model} {self.code_licence}, "
+            f"its weights {self.weights.licence}"
+        )
+
+    @property
+    def engines(self) -> Mapping[str, EngineFacts]:
+        """The facts of every engine, by key."""
+        facts = {key: artifact.facts for key, artifact in self.artifacts.items()}
+        return {key: value for key, value in facts.items() if isinstance(value, EngineFacts)}
+
+    def facts(self, key: str, kind: type[F]) -> F | None:
+        """The facts of artifact `key`, None where there is no such artifact.
+
+        Raises BadInput where they are of another kind.
+        """
+        artifact = self.artifacts.get(key)
+        if artifact is None:
+            return None
+        if not isinstance(artifact.facts, kind):
+            raise BadInput(
+                f"The manifest of {self.slug} has other facts for its '{key}' artifact than "
+                f"{kind.__name__}.",
+                f"Run: {artifact.remake}",
+            )
+        return artifact.facts
+
+
+def parse_manifest(data: object, where: str, slug: str) -> Manifest:
+    """The manifest in plain JSON values; `where` names its file in error messages.
+
+    Raises BadInput for another schema version, naming the command that remakes the artifacts, and
+    for a damaged record.
+    """
+    found = _fields_of(data)
+    version = found.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise BadInput(
+            f"{where} has schema version {version}; this hvt-deploy reads {SCHEMA_VERSION}.",
+            f"Make it again: hvt-deploy export {found.get('model', slug)} --as {slug}",
+        )
+    return from_plain(Manifest, data, where)
+
+
+def _fields_of(data: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", data) if isinstance(data, Mapping) else {}
