@@ -1,6 +1,4 @@
-"""Detail tables: classes, confusions, ROC and PR curves, flipped predictions, latency by batch
-size, GPU state.
-"""
+"""Detail tables: classes, confusions, curves, flipped predictions, batch sizes, GPU state."""
 
 from __future__ import annotations
 
@@ -27,6 +25,7 @@ from hvt_deploy.evaluation.report.figures import (
     ratio_range,
     three_digits,
 )
+from hvt_deploy.evaluation.report.tables import Grid, Matrix
 
 # Up to this number of classes, all classes and the whole confusion matrix are shown.
 MOST_CLASSES_SHOWN = 50
@@ -35,49 +34,14 @@ TOP_CONFUSIONS = 20
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A plain table.
-
-    Fields:
-        title: caption above the table.
-        headings: one per column.
-        rows: cells as text, one per heading.
-        names: the first `names` columns are text, the others numbers.
-        note: a sentence below the table.
-    """
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    names: int = 1
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """The confusion matrix of a backend.
-
-    Fields:
-        title: name of the backend.
-        names: class names, for rows and columns.
-        images: number of images by true class (row) and predicted class (column).
-        shares: the same as a share of the images of the true class, 0 to 1.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    images: tuple[tuple[int, ...], ...]
-    shares: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
 class FlipGroup:
     """The flipped predictions of one backend that the record keeps.
 
-    Fields:
+    Attributes:
         backend: name of the backend.
         title: says how many there are, and how many are shown.
         flips: each with its kind: lost, gained or both wrong.
+
     """
 
     backend: str

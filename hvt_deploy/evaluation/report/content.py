@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from hvt_deploy.evaluation.record import Gate, GateStatus, Interval, Results, Row
@@ -23,6 +22,7 @@ from hvt_deploy.evaluation.report.figures import (
     ratio_range,
     three_digits,
 )
+from hvt_deploy.evaluation.report.tables import Cell, Column, Fact, Line, Table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, define_terms
 
 UNTRAINED_TITLE = "UNTRAINED WEIGHTS"
@@ -34,7 +34,6 @@ INTERVALS_SENTENCE = (
     "Brackets are 95 % confidence intervals. A positive drop is worse than the reference."
 )
 
-Group = Literal["accuracy", "speed", "detail"]
 Tone = Literal["good", "bad", "warning", "neutral"]
 
 _GATE_TONES: dict[GateStatus, Tone] = {
@@ -43,53 +42,6 @@ _GATE_TONES: dict[GateStatus, Tone] = {
     "not proven": "warning",
     "skipped": "warning",
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure, and its interval or spread."""
-
-    value: str
-    spread: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of figures (or, with `is_text`, of names). `cell` gives None where the row has
-    nothing to show.
-    """
-
-    title: str
-    group: Group
-    cell: Callable[[Row], Cell | None]
-    is_text: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A table row: the backend, and one cell for each column."""
-
-    row: Row
-    is_reference: bool
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """The columns for which at least one backend has a figure, and a line for each backend that
-    ran.
-    """
-
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A label and what stands beside it."""
-
-    label: str
-    value: str
 
 
 def summary_columns(results: Results) -> tuple[Column, ...]:
@@ -208,9 +160,7 @@ def gate_tone(gate: Gate) -> Tone:
 
 
 def verdict_tone(results: Results) -> Tone:
-    """The colour of the verdict: that of its worst gate; never good for untrained weights, bad for
-    an invalid run.
-    """
+    """The colour of the worst gate; never good for untrained weights, bad for an invalid run."""
     tones: set[Tone] = {gate_tone(g) for g in results.gates}
     if results.untrained:
         tones.add("warning")

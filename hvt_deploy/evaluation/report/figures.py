@@ -1,6 +1,4 @@
-"""How a number is written, everywhere. A missing or meaningless number is `EMPTY`, never 'None' or
-'nan'.
-"""
+"""Numbers as text. A missing or meaningless number is `EMPTY`, never 'None' or 'nan'."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ EMPTY = "–"
 
 
 def percent(value: float) -> str:
-    """`97.40 %`. Digits are added as long as rounding would hide the last few wrong images: `99.998
-    %`.
-    """
+    """`97.40 %`; more digits where rounding would hide the last wrong images: `99.998 %`."""
     if not math.isfinite(value):
         return EMPTY
     decimals = 2

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from hvt_deploy.evaluation.record import Results
 from hvt_deploy.evaluation.report.breakdown import (
-    Grid,
     answer_text,
     class_grids,
     confusion_grids,
@@ -20,10 +19,6 @@ from hvt_deploy.evaluation.report.content import (
     INTERVALS_SENTENCE,
     UNTRAINED_SENTENCE,
     UNTRAINED_TITLE,
-    Cell,
-    Fact,
-    Line,
-    Table,
     accuracy_details,
     data_facts,
     fill_table,
@@ -38,6 +33,7 @@ from hvt_deploy.evaluation.report.content import (
 )
 from hvt_deploy.evaluation.report.engine_layers import engines_table
 from hvt_deploy.evaluation.report.figures import scrub
+from hvt_deploy.evaluation.report.tables import Cell, Fact, Grid, Line, Table
 
 # An underscore inside a word is no emphasis on GitHub, so names such as fdvit_b stay readable.
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")

@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from hvt_deploy.evaluation.record import Interval, Results
-from hvt_deploy.evaluation.report.figures import milliseconds, percent, percent_range, scrub
-from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg
+from hvt_deploy.evaluation.report.figures import milliseconds, percent, percent_range
+from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,16 @@ def explain_no_pareto(results: Results) -> str:
 
 @dataclass(frozen=True)
 class _Point:
-    """A backend in the plot: latency in milliseconds, top-1 in percent."""
+    """A backend in the plot.
+
+    Attributes:
+        label: Its name.
+        colour: That of its precision, a key of `COLOURS`.
+        is_reference: Whether it is the reference of the validation.
+        latency: Median in milliseconds.
+        top1: In percent.
+
+    """
 
     label: str
     colour: str
@@ -107,9 +116,7 @@ def _latency_title(results: Results) -> str:
 
 
 def _find_points(results: Results) -> list[_Point]:
-    """The backends with accuracy and latency, fastest first. Where batches differ the latency of
-    one image counts.
-    """
+    """The backends with accuracy and latency, fastest first; per image where batches differ."""
     if results.untrained:
         return []
     several_models = len({row.model for row in results.rows}) > 1
@@ -118,8 +125,8 @@ def _find_points(results: Results) -> list[_Point]:
     for row in results.rows:
         if row.top1 is None or row.latency_ms is None or row.latency_ms.median <= 0:
             continue
-        label = scrub(f"{row.model} {row.backend}" if several_models else row.backend)
-        label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+        name = f"{row.model} {row.backend}" if several_models else row.backend
+        label = short_label(name, _LONGEST_LABEL)
         latency = row.latency_ms.median / (row.latency_ms.batch if several_batches else 1)
         points.append(
             _Point(label, colour_of(row.precision), row is results.rows[0], latency, row.top1)
@@ -178,7 +185,7 @@ def _draw_points(axes: Axes, points: Sequence[_Point]) -> None:
     if slowest > 4 * fastest:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(_write_tick))
+        axes.xaxis.set_major_formatter(FuncFormatter(write_tick))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(fastest / 1.5, slowest * 1.8)
     else:
@@ -188,10 +195,6 @@ def _draw_points(axes: Axes, points: Sequence[_Point]) -> None:
 
 def _write_percent_tick(value: float, _: int) -> str:
     return f"{value:g} %" if 0 <= value <= 100 else ""
-
-
-def _write_tick(value: float, _: int) -> str:
-    return f"{value:g}"
 
 
 def _draw_labels(axes: Axes, points: Sequence[_Point]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.evaluation.record import Latency, Results, Row
 from hvt_deploy.evaluation.report.figures import milliseconds, scrub
-from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg
+from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,10 @@ def draw_latencies(results: Results) -> str:
         for place, (row, latency) in enumerate(timed):
             _draw_ridge(axes, -place, COLOURS[colour_of(row.precision)], latency, (low, high))
         _scale_milliseconds(axes, low, high)
-        axes.set_yticks([-place for place in range(len(timed))], [_label(row) for row, _ in timed])
+        axes.set_yticks(
+            [-place for place in range(len(timed))],
+            [short_label(row.backend, _LONGEST_LABEL) for row, _ in timed],
+        )
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-len(timed) + 0.6, 0.95)
@@ -90,12 +93,12 @@ def draw_curves(results: Results) -> str:
                     rates,
                     curve.recall,
                     where="post",
-                    label=_label(row) if is_pooled else None,
+                    label=short_label(row.backend, _LONGEST_LABEL) if is_pooled else None,
                     **line,
                 )
                 pr.step(curve.recall, curve.precision, where="post", **line)
         roc.set_xscale("log")
-        roc.xaxis.set_major_formatter(FuncFormatter(_write_tick))
+        roc.xaxis.set_major_formatter(FuncFormatter(write_tick))
         roc.set_xlabel("false positive rate")
         roc.set_ylabel("recall")
         pr.set_xlabel("recall")
@@ -148,10 +151,6 @@ def _smooth(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(smooth, np.float64)
 
 
-def _write_tick(value: float, _: int) -> str:
-    return f"{value:g}"
-
-
 def _scale_milliseconds(axes: Axes, low: float, high: float) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -161,7 +160,7 @@ def _scale_milliseconds(axes: Axes, low: float, high: float) -> None:
         LogLocator(subs=(1.0, 2.0, 5.0)) if high > 4 * low else MaxNLocator(6)
     )
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_write_tick))
+    axes.xaxis.set_major_formatter(FuncFormatter(write_tick))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, axis="x", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -176,8 +175,3 @@ def _styles(rows: Sequence[Row]) -> list[str]:
         styles.append(_LINE_STYLES[seen.get(colour, 0) % len(_LINE_STYLES)])
         seen[colour] = seen.get(colour, 0) + 1
     return styles
-
-
-def _label(row: Row) -> str:
-    label = scrub(row.backend)
-    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"

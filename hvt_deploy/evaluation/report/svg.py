@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from hvt_deploy.evaluation.report.figures import scrub
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -29,6 +31,17 @@ COLOURS = {
 def colour_of(precision: str) -> str:
     """The name of the colour that a precision has everywhere."""
     return next((name for name in ("fp32", "fp16", "int8") if precision.startswith(name)), "other")
+
+
+def short_label(name: str, longest: int) -> str:
+    """The name of a backend as a label: safe to write, and at most `longest` characters."""
+    label = scrub(name)
+    return label if len(label) <= longest else label[: longest - 1] + "…"
+
+
+def write_tick(value: float, _: int) -> str:
+    """A tick of an axis as Matplotlib's FuncFormatter asks for it: `0.5`, `20`."""
+    return f"{value:g}"
 
 
 def draw_svg(

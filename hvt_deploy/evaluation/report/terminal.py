@@ -16,9 +16,6 @@ from hvt_deploy.evaluation.report.content import (
     INTERVALS_SENTENCE,
     UNTRAINED_SENTENCE,
     UNTRAINED_TITLE,
-    Cell,
-    Line,
-    Table,
     Tone,
     data_facts,
     fill_table,
@@ -36,6 +33,7 @@ from hvt_deploy.evaluation.report.engine_layers import (
     group_rows,
 )
 from hvt_deploy.evaluation.report.figures import EMPTY, count, scrub
+from hvt_deploy.evaluation.report.tables import Cell, Line, Table
 from hvt_deploy.graph.analysis.audit_types import EngineAudit
 
 STYLES: dict[Tone, str] = {
