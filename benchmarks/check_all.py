@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,16 +22,26 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from hvt_deploy.core.environment import cpu_name, tool_versions
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.records import (
+    RESULTS,
+    ROOT,
+    Record,
+    describe_commit,
+    describe_conditions,
+    format_table,
+    read_rows,
+    run_hvt_deploy,
+    write_record,
+)
 from hvt_deploy.models.registry import get_spec, list_specs
 
-Record: TypeAlias = dict[str, Any]
-ROOT = Path(__file__).resolve().parent.parent
 OFFICIAL: Record = json.loads(
     (ROOT / "benchmarks" / "official_exports.json").read_text(encoding="utf-8")
 )
@@ -57,14 +66,14 @@ COLUMNS = (
 
 
 def check_model(name: str, verify: bool) -> Record:
-    """One row: what every command printed, or the first one that failed."""
+    """One row: the output of every command, or the first one that failed."""
     row: Record = {"model": name}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         try:
             if verify:
-                row["golden"] = hvt_deploy(folder, "models", "--verify", name)
+                row["golden"] = run_hvt_deploy(folder, "models", "--verify", name)
             for opset in OPSETS:
                 export = (
                     "export",
@@ -77,7 +86,7 @@ def check_model(name: str, verify: bool) -> Record:
                     f"opset{opset}",
                 )
                 size = ("--image-size", ANY_RES_SIZE) if name.endswith("_any_res") else ()
-                row[f"opset{opset}"] = hvt_deploy(folder, *export, *size)
+                row[f"opset{opset}"] = run_hvt_deploy(folder, *export, *size)
             manifest = json.loads(
                 (folder / "artifacts" / "opset17" / "manifest.json").read_text(encoding="utf-8")
             )
@@ -96,7 +105,7 @@ def check_model(name: str, verify: bool) -> Record:
                     "noise",
                     *images,
                 )
-                row[precision] = audit_of(hvt_deploy(folder, *build, "--flavour", "rtx"))
+                row[precision] = read_audit(run_hvt_deploy(folder, *build, "--flavour", "rtx"))
         except subprocess.CalledProcessError as error:
             row["failed"] = {
                 "command": " ".join(error.cmd[3:]),
@@ -107,21 +116,8 @@ def check_model(name: str, verify: bool) -> Record:
     return row
 
 
-def hvt_deploy(folder: Path, *arguments: str) -> Any:  # noqa: ANN401 - the JSON that a command prints
-    """What `hvt-deploy ARGUMENTS --json` prints, run in `folder`."""
-    command = [sys.executable, "-m", "hvt_deploy", *arguments, "--json"]
-    environment = {**os.environ, "CI": ""}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        print(done.stderr[-2000:], file=sys.stderr)
-        raise subprocess.CalledProcessError(done.returncode, command, stderr=done.stderr[-2000:])
-    return json.loads(done.stdout)
-
-
 def is_large(name: str) -> bool:
-    """Whether an image costs minutes through every graph of a model: then few of them have to do."""
+    """Whether an image takes minutes through every graph of a model, so that few have to do."""
     measured = get_spec(name).measured
     return measured is not None and measured.macs > LARGE_MACS
 
@@ -136,23 +132,24 @@ def write_noise(folder: Path, image_size: Sequence[int]) -> None:
         )
 
 
-def audit_of(built: Mapping[str, Any]) -> Record:
+def read_audit(built: Mapping[str, Any]) -> Record:
     """The numbers of an engine's audit, without its layers."""
     audit = built["audit"]
     numbers = {key: value for key, value in audit.items() if isinstance(value, (int, float))}
     return {**numbers, "int8_layers": audit["layers"]["int8"]}
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
+def format_row(row: Mapping[str, Any]) -> list[str]:
     """One line of the table."""
     if "failed" in row:
         return [row["model"], f"FAILED: {row['failed']['command']}", *[""] * (len(COLUMNS) - 2)]
     official = OFFICIAL.get(row["model"], {})
     golden = [check["error"] for check in row.get("golden", [])]
     blocks = row["attention_blocks"]
+    missing = "none" if row["model"].endswith("_demo") else "not run"
     return [
         row["model"],
-        f"{max(golden):.0e}" if golden else "none" if row["model"].endswith("_demo") else "not run",
+        f"{max(golden):.0e}" if golden else missing,
         *(f"{row[f'opset{opset}']['parity']['relative_to_largest']:.0e}" for opset in OPSETS),
         str(row["opset17"]["nodes"]),
         str(official.get("nodes", "")),
@@ -165,39 +162,21 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def write(output: Path, rows: Mapping[str, Record]) -> None:
+def write_results(output: Path, rows: Mapping[str, Record]) -> None:
     """The record and its table."""
-    record = {
-        "command": "python benchmarks/check_all.py",
-        "cpu": cpu_name(),
-        "versions": tool_versions(),
-        "rows": list(rows.values()),
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows.values())]
+    record = {**describe_conditions("check_all.py"), "rows": list(rows.values())}
+    write_record(output, record)
     note = (
-        "Every name through `python benchmarks/check_all.py`: random weights; commits and dates are in the JSON.\n"
+        "Every name through `python benchmarks/check_all.py`: random weights; "
+        "commits and dates are in the JSON.\n"
         f"Any-resolution models at {ANY_RES_SIZE}.\n"
-        "Official logits: error relative to max(1, |logit|), float64. Parity: relative to the largest logit, FP32.\n"
-        "Official nodes: the official code by torch's dynamo exporter; official kernels: of that, in FP16 for SM86.\n"
+        "Official logits: error relative to max(1, |logit|), float64. "
+        "Parity: relative to the largest logit, FP32.\n"
+        "Official nodes: the official code by torch's dynamo exporter; "
+        "official kernels: of that, in FP16 for SM86.\n"
     )
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join(format_table(COLUMNS, map(format_row, rows.values())))
     output.with_suffix(".md").write_text(f"# Every model\n\n{note}\n{table}\n", encoding="utf-8")
-
-
-def read_rows(output: Path) -> dict[str, Record]:
-    """The rows that are there, by model."""
-    if not output.is_file():
-        return {}
-    rows: list[Record] = json.loads(output.read_text(encoding="utf-8"))["rows"]
-    return {row["model"]: row for row in rows}
-
-
-def commit() -> str:
-    """The commit that is checked out, marked where files differ from it."""
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> int:
@@ -212,15 +191,13 @@ def main() -> int:
     parser.add_argument(
         "--again", action="store_true", help="measure again what is there from this commit"
     )
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "check_all.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "check_all.json")
     options = parser.parse_args()
     patterns = options.models.split(",")
     known = [spec.name for spec in list_specs()]
     names = [name for name in known if any(fnmatch(name, pattern) for pattern in patterns)]
-    rows = read_rows(options.output)
-    here, failed = commit(), 0
+    rows = read_rows(options.output, "rows")
+    here, failed = describe_commit(), 0
     for i, name in enumerate(names, start=1):
         if (
             rows.get(name, {}).get("commit") == here
@@ -233,8 +210,8 @@ def main() -> int:
         row |= {"commit": here, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         rows[name] = row
         failed += "failed" in row
-        write(options.output, {n: rows[n] for n in known if n in rows})
-        print(" | ".join(cells(row)), flush=True)
+        write_results(options.output, {n: rows[n] for n in known if n in rows})
+        print(" | ".join(format_row(row)), flush=True)
     return 1 if failed else 0
 
 

@@ -4,7 +4,8 @@
 The INT8 graph for engines (signed, float biases) is changed pass by pass into the CPU variant
 (`hvt_deploy/graph/quantization/cpu_int8.py`). After each: SQNR of the logits against FP32 and
 against the signed graph, whether they are bit for bit those of the signed graph (ONNX Runtime's
-optimizer off), and how many times as fast as FP32 it is: one thread, batch 1, windows interleaved among all graphs.
+optimizer off), and how many times as fast as FP32 it is: one thread, batch 1, windows interleaved
+among all graphs.
 Demo models on digits, others with random weights on crops of photographs (`pictures.py`). With
 --emulator qemu-x86_64-static the demo models also run on an emulated CPU with AVX2 and without
 VNNI. Minutes.
@@ -15,14 +16,14 @@ VNNI. Minutes.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,9 +31,17 @@ import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.check_all import commit, hvt_deploy
-from benchmarks.pictures import in_batches, pictures_for, read_pictures
-from hvt_deploy.core.environment import cpu_flags, cpu_name, int8_saturates, tool_versions
+from benchmarks.pictures import infer_in_batches, make_pictures, read_pictures
+from benchmarks.records import (
+    RESULTS,
+    Record,
+    describe_conditions,
+    format_table,
+    run_hvt_deploy,
+    update_models,
+    write_record,
+)
+from hvt_deploy.core.environment import cpu_flags, cpu_name, int8_saturates
 from hvt_deploy.core.manifest import Manifest
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
@@ -50,8 +59,6 @@ from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
 
-Record: TypeAlias = dict[str, Any]
-ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo", "fdvit_b", "faster_vit_0_224")
 IMAGES = 32
 EMULATED_CPU, EMULATED_IMAGES = "Haswell", 8  # AVX2 without VNNI
@@ -63,15 +70,15 @@ FP32, SIGNED, CPU_VARIANT = (
 KERNELS = ("QLinearConv", "MatMulIntegerToFloat", "QGemm", "Conv", "MatMul", "Gelu", "Erf")
 
 
-def graphs_of(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[str, Path]]:
+def make_graphs(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[str, Path]]:
     """Export and calibrate `model`, then write the graph after each pass; FP32 first, all in
     `folder`.
     """
     weights = "auto" if model.endswith("_demo") else "random"
-    hvt_deploy(folder, "export", model, "--weights", weights)
+    run_hvt_deploy(folder, "export", model, "--weights", weights)
     images = ("--calib", str(pictures), "--calib-images", str(IMAGES))
     quantize = ("quantize", model, "--precision", "int8-fp32", "--calibrator", "max", *images)
-    signed_path = Path(hvt_deploy(folder, *quantize)["int8-fp32"])
+    signed_path = Path(run_hvt_deploy(folder, *quantize)["int8-fp32"])
     place = open_folder(folder / "artifacts", model)
     manifest = place.read()
     fp32_path = place.open_artifact(manifest, "fp32")
@@ -95,12 +102,12 @@ def graphs_of(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dict[
     return manifest, paths
 
 
-def measure(model: str, budget_s: float, emulator: str | None) -> Record:
+def measure_model(model: str, budget_s: float, emulator: str | None) -> Record:
     """The rows of one model."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        pictures = pictures_for(model, folder, IMAGES)
-        manifest, paths = graphs_of(model, folder, pictures.calibration)
+        pictures = make_pictures(model, folder, IMAGES)
+        manifest, paths = make_graphs(model, folder, pictures.calibration)
         images_NCHW, _ = read_pictures(pictures, manifest.preprocessing, IMAGES)
         requests = {
             name: BackendRequest(
@@ -110,9 +117,12 @@ def measure(model: str, budget_s: float, emulator: str | None) -> Record:
         }
         backends = {name: OrtBackend(request) for name, request in requests.items()}
         logits = {
-            name: in_batches(backend.infer, images_NCHW) for name, backend in backends.items()
+            name: infer_in_batches(backend.infer, images_NCHW) for name, backend in backends.items()
         }
-        plain = {name: in_batches(unoptimized(path), images_NCHW) for name, path in paths.items()}
+        plain = {
+            name: infer_in_batches(open_unoptimized(path), images_NCHW)
+            for name, path in paths.items()
+        }
         bound = {name: backend.bind(images_NCHW[:1]) for name, backend in backends.items()}
         latencies = measure_latency(bound, 1, budget_s=budget_s)
         rows = [
@@ -123,13 +133,13 @@ def measure(model: str, budget_s: float, emulator: str | None) -> Record:
                 "exact": bool((plain[name] == plain[SIGNED]).all()),
                 "latency_ms": to_plain(median_interval(latencies[name])),
                 "speedup": to_plain(speedup_interval(latencies[FP32], latencies[name])),
-                "kernels": kernels(path, folder),
+                "kernels": count_kernels(path, folder),
             }
             for name, path in paths.items()
         ]
-        record: Record = {"model": model, "rows": rows, "commit": commit().removesuffix("-dirty")}
+        record: Record = {"model": model, "rows": rows}
         if emulator and pictures.labelled:
-            record["emulated"] = emulated(
+            record["emulated"] = measure_emulated(
                 emulator,
                 paths,
                 logits[FP32][:EMULATED_IMAGES],
@@ -139,7 +149,7 @@ def measure(model: str, budget_s: float, emulator: str | None) -> Record:
         return record
 
 
-def unoptimized(path: Path) -> Callable[[ImagesNCHW], LogitsNK]:
+def open_unoptimized(path: Path) -> Callable[[ImagesNCHW], LogitsNK]:
     """Images to logits through the graph as it is written."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -152,7 +162,7 @@ def unoptimized(path: Path) -> Callable[[ImagesNCHW], LogitsNK]:
     return infer
 
 
-def kernels(path: Path, folder: Path) -> dict[str, int]:
+def count_kernels(path: Path, folder: Path) -> dict[str, int]:
     """How many of each operator ONNX Runtime runs."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
@@ -164,7 +174,7 @@ def kernels(path: Path, folder: Path) -> dict[str, int]:
     return {name: count[name] for name in KERNELS}
 
 
-def emulated(
+def measure_emulated(
     emulator: str,
     paths: Mapping[str, Path],
     reference: LogitsNK,
@@ -178,18 +188,11 @@ def emulated(
     rows: list[Record] = []
     for name in (SIGNED, CPU_VARIANT):
         for precise in ("0", "1"):
-            child = [
-                sys.executable,
-                __file__,
-                "--child",
-                str(paths[name]),
-                str(folder / "images.npy"),
-                precise,
-            ]
+            files = (str(paths[name]), str(folder / "images.npy"))
+            child = (sys.executable, __file__, "--child", *files, precise)
             command = [emulator, "-cpu", EMULATED_CPU, *child, str(folder / "logits.npy")]
-            subprocess.run(
-                command, check=True, stderr=subprocess.DEVNULL
-            )  # what the emulator does not emulate
+            # stderr: warnings about CPU features that are not emulated.
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
             parity = compare_logits(reference, np.load(folder / "logits.npy"))
             rows.append(
                 {"graph": name, "x64quantprecision": precise, "sqnr_fp32_db": parity.sqnr_db}
@@ -209,25 +212,19 @@ def run_child(model: str, images: str, precise: str, output: str) -> None:
     np.save(output, np.asarray(logits_NK, np.float32))
 
 
-def write(output: Path, records: Mapping[str, Record]) -> None:
+def write_results(output: Path, records: Mapping[str, Record]) -> None:
     """The record and its tables."""
     vnni = not int8_saturates(cpu_flags())
-    facts = {
-        "command": "python benchmarks/cpu_variant.py",
-        "cpu": cpu_name(),
-        "vnni": vnni,
-        "versions": tool_versions(),
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(
-        json.dumps({**facts, "models": list(records.values())}, indent=1) + "\n", encoding="utf-8"
-    )
+    conditions = {**describe_conditions("cpu_variant.py"), "vnni": vnni}
+    write_record(output, {**conditions, "models": list(records.values())})
     lines = [
         "# The CPU variant, pass by pass",
         "",
-        f"`python benchmarks/cpu_variant.py` on {cpu_name()}, {'with' if vnni else 'without'} VNNI, ONNX Runtime "
-        f"{onnxruntime.__version__}, one thread, batch 1.",
-        f"SQNR of all logits of {IMAGES} images in dB. Exact: the signed graph's logits bit for bit, optimizer off.",
+        f"`python benchmarks/cpu_variant.py` on {cpu_name()}, "
+        f"{'with' if vnni else 'without'} VNNI, ONNX Runtime {onnxruntime.__version__}, "
+        "one thread, batch 1.",
+        f"SQNR of all logits of {IMAGES} images in dB. "
+        "Exact: the signed graph's logits bit for bit, optimizer off.",
         "Times as fast as FP32: median over interleaved rounds with its 95 % interval.",
         "",
     ]
@@ -236,10 +233,8 @@ def write(output: Path, records: Mapping[str, Record]) -> None:
         lines += [
             f"## {record['model']}",
             "",
-            f"| {' | '.join(heads)} |",
-            "|" + "---|" * len(heads),
+            *format_table(heads, map(format_row, record["rows"])),
         ]
-        lines += [f"| {' | '.join(cells(row))} |" for row in record["rows"]]
         for row in record.get("emulated", ()):
             mode = "with" if row["x64quantprecision"] == "1" else "without"
             lines.append(
@@ -251,7 +246,7 @@ def write(output: Path, records: Mapping[str, Record]) -> None:
     output.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
+def format_row(row: Mapping[str, Any]) -> list[str]:
     """One line of a table."""
     speed, latency = row["speedup"], row["latency_ms"]
     times = (
@@ -289,29 +284,16 @@ def main() -> int:
         help="most seconds of latency for each model",
     )
     parser.add_argument("--emulator", metavar="PATH", help="qemu-x86_64-static")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpu_variant.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "cpu_variant.json")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         run_child(*options.child)
         return 0
-    there: list[Record] = (
-        json.loads(options.output.read_text())["models"] if options.output.is_file() else []
-    )
-    records = {record["model"]: record for record in there}
-    here = commit().removesuffix("-dirty")  # the results that are being written make it dirty
-    for model in options.models.split(","):
-        if records.get(model, {}).get("commit") != here:
-            print(model, file=sys.stderr, flush=True)
-            records[model] = measure(model, options.budget, options.emulator)
-            records = {
-                name: records[name]
-                for name in dict.fromkeys((*MODELS, *records))
-                if name in records
-            }
-            write(options.output, records)
+    models: list[str] = options.models.split(",")
+    measure = partial(measure_model, budget_s=options.budget, emulator=options.emulator)
+    for records in update_models(options.output, models, MODELS, measure):
+        write_results(options.output, records)
     return 0
 
 

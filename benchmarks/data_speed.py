@@ -17,7 +17,6 @@ and OUTPUT.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -34,12 +33,14 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from hvt_deploy.core.environment import cpu_count, cpu_name, tool_versions
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.records import RESULTS, describe_conditions, format_table, write_record
+from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data.folders import Sample, find_images
 from hvt_deploy.data.images import load_batches
 
-ROOT = Path(__file__).resolve().parent.parent
 PREPROCESSING = Preprocessing((224, 224))
 RESIZED_EDGE = 256
 BATCH = 32
@@ -53,8 +54,13 @@ GOALS = {LIMIT: 0.9, TIMM: 2.0, TIMM_PLAIN: 2.0, TIMM_ALONE: 2.0}
 
 @dataclass(frozen=True)
 class Speed:
-    """One pass over all files. `busy` is the share of the cores that this process and its children
-    used.
+    """One pass over all files.
+
+    Attributes:
+        wall_s: time on the clock.
+        cpu_s: processor time of this process and its children.
+        images: number of images that were loaded.
+        cores: number of cores that this process may use.
     """
 
     wall_s: float
@@ -64,7 +70,7 @@ class Speed:
 
     @property
     def per_core_second(self) -> float:
-        """Images per second of processor time: what one core does that nothing else uses."""
+        """Images per second of processor time: the speed of one core without other work."""
         return self.images / self.cpu_s
 
     @property
@@ -74,7 +80,7 @@ class Speed:
 
     @property
     def busy(self) -> float:
-        """1 where every core worked for this all the time."""
+        """The share of the cores that this process and its children used."""
         return self.cpu_s / self.wall_s / self.cores
 
 
@@ -91,7 +97,7 @@ def write_photos(folder: Path, number: int) -> None:
         Image.fromarray(pixels).save(folder / "0" / f"{i:05}.jpg", quality=92)
 
 
-def pass_limit(paths: Sequence[Path], cores: int) -> int:
+def load_with_pillow(paths: Sequence[Path], cores: int) -> int:
     """Decode and resize every file, and nothing else."""
 
     def work(path: Path) -> None:
@@ -104,7 +110,7 @@ def pass_limit(paths: Sequence[Path], cores: int) -> int:
         return sum(1 for _ in pool.map(work, paths))
 
 
-def pass_ours(paths: Sequence[Path], cores: int) -> int:
+def load_with_hvt_deploy(paths: Sequence[Path], cores: int) -> int:
     """Every file through the loader that `validate` uses."""
     loader = load_batches([Sample(path, 0) for path in paths], PREPROCESSING, BATCH, cores)
     return sum(len(batch.images_NCHW) for batch in loader)
@@ -140,14 +146,14 @@ def open_timm(folder: Path, workers: int, prefetcher: bool) -> Callable[[], int]
 
 
 @contextmanager
-def measured(found: list[Speed], images: int, cores: int) -> Generator[None]:
-    """Append the speed of what happens inside."""
-    wall, cpu = time.perf_counter(), cpu_seconds()
+def record_speed(found: list[Speed], images: int, cores: int) -> Generator[None]:
+    """Append the speed of the block inside."""
+    wall, cpu = time.perf_counter(), read_cpu_seconds()
     yield
-    found.append(Speed(time.perf_counter() - wall, cpu_seconds() - cpu, images, cores))
+    found.append(Speed(time.perf_counter() - wall, read_cpu_seconds() - cpu, images, cores))
 
 
-def cpu_seconds() -> float:
+def read_cpu_seconds() -> float:
     """Processor time of this process and of its running children (those of worker processes are in
     /proc).
     """
@@ -164,13 +170,13 @@ def cpu_seconds() -> float:
     return total
 
 
-def measure(folder: Path, rounds: int) -> dict[str, list[Speed]]:
+def measure_loaders(folder: Path, rounds: int) -> dict[str, list[Speed]]:
     """Every loader once in every round."""
     paths = [folder / name for name in find_images(folder)]
     cores = cpu_count()
     passes: dict[str, Callable[[], int]] = {
-        LIMIT: lambda: pass_limit(paths, cores),
-        OURS: lambda: pass_ours(paths, cores),
+        LIMIT: lambda: load_with_pillow(paths, cores),
+        OURS: lambda: load_with_hvt_deploy(paths, cores),
         TIMM: open_timm(folder, cores, True),
         TIMM_PLAIN: open_timm(folder, cores, False),
         TIMM_ALONE: open_timm(folder, 1, True),
@@ -178,7 +184,7 @@ def measure(folder: Path, rounds: int) -> dict[str, list[Speed]]:
     speeds: dict[str, list[Speed]] = {name: [] for name in passes}
     for done in range(rounds):
         for name, run in passes.items():
-            with measured(speeds[name], len(paths), cores):
+            with record_speed(speeds[name], len(paths), cores):
                 images = run()
             if images != len(paths):
                 raise RuntimeError(f"{name} gave {images} of {len(paths)} images.")
@@ -208,7 +214,7 @@ def summarize(speeds: dict[str, list[Speed]]) -> list[dict[str, object]]:
     ]
 
 
-def write(output: Path, record: dict[str, Any]) -> str:
+def write_results(output: Path, record: dict[str, Any]) -> str:
     """OUTPUT.json and OUTPUT.md; the table as text."""
     titles = (
         "loader",
@@ -218,19 +224,25 @@ def write(output: Path, record: dict[str, Any]) -> str:
         "ours over it",
         "by the clock",
     )
-    lines = [f"| {' | '.join((*titles, 'goal'))} |", "|---" + 6 * "|---:" + "|"]
-    for line in record["loaders"]:
-        goal = "" if line["goal"] is None else f"{line['goal']:g}"
-        lines.append(
-            f"| {line['loader']} | {line['img_per_core_second']:.0f} | {line['img_per_wall_second']:.0f} | "
-            f"{line['cores_busy']:.0%} | {line['ours_over_it_per_core_second']:.2f} | "
-            f"{line['ours_over_it_per_wall_second']:.2f} | {goal} |"
+    rows = [
+        (
+            line["loader"],
+            f"{line['img_per_core_second']:.0f}",
+            f"{line['img_per_wall_second']:.0f}",
+            f"{line['cores_busy']:.0%}",
+            f"{line['ours_over_it_per_core_second']:.2f}",
+            f"{line['ours_over_it_per_wall_second']:.2f}",
+            "" if line["goal"] is None else f"{line['goal']:g}",
         )
-    table = "\n".join(lines)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    head = f"`{record['command']}` on {record['cpu']}, {record['cores']} cores, {record['images']} images; "
-    head += f"load average of the machine before: {record['load_average_before']}"
+        for line in record["loaders"]
+    ]
+    table = "\n".join(format_table((*titles, "goal"), rows, "|---" + 6 * "|---:" + "|"))
+    write_record(output.with_suffix(".json"), record)
+    head = (
+        f"`{record['command']}` on {record['cpu']}, {record['cores']} cores, "
+        f"{record['images']} images; "
+        f"load average of the machine before: {record['load_average_before']}"
+    )
     output.with_suffix(".md").write_text(
         f"# Loading images\n\n{head}\n\n{table}\n", encoding="utf-8"
     )
@@ -245,27 +257,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="a folder of class folders with images")
     parser.add_argument("--images", type=int, default=512, help="how many to make without --data")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "data_speed"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "data_speed")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as made:
         folder = options.data or Path(made)
         if options.data is None:
             write_photos(folder, options.images)
-        neighbours = os.getloadavg()[0]
-        speeds = measure(folder, options.rounds)
+        load_average = os.getloadavg()[0]
+        speeds = measure_loaders(folder, options.rounds)
     record: dict[str, Any] = {
-        "command": f"python benchmarks/data_speed.py --images {options.images} --rounds {options.rounds}",
-        "cpu": cpu_name(),
+        **describe_conditions(f"data_speed.py --images {options.images} --rounds {options.rounds}"),
         "cores": cpu_count(),
-        "load_average_before": round(neighbours, 1),
-        "versions": tool_versions(),
+        "load_average_before": round(load_average, 1),
         "data": options.data.name if options.data else "made JPEG files of 500 x 375 pixels",
         "images": next(iter(speeds.values()))[0].images,
         "loaders": summarize(speeds),
     }
-    print(write(options.output, record))
+    print(write_results(options.output, record))
     return 0
 
 

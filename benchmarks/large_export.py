@@ -19,12 +19,13 @@ import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeAlias
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.records import RESULTS, Record, format_table, read_rows, write_record
+from hvt_deploy.commands.export import INFERENCE_MODULE
 from hvt_deploy.core.environment import cpu_count, cpu_name, tool_versions
 
-Record: TypeAlias = dict[str, Any]
-ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = (
     "model",
     "parameters",
@@ -38,26 +39,16 @@ COLUMNS = (
 )
 
 
-def measure(name: str) -> Record:
-    """Export `name` into a folder that is removed afterwards; what it printed, and its peaks."""
+def measure_export(name: str) -> Record:
+    """Export `name` into a temporary folder: the record that it printed, and its memory peaks."""
     with tempfile.TemporaryDirectory() as temporary:
-        command = [
-            sys.executable,
-            "-m",
-            "hvt_deploy",
-            "export",
-            name,
-            "--weights",
-            "random",
-            "--opset",
-            "17",
-        ]
-        command += ["--workspace", temporary, "--json"]
+        flags = f"--weights random --opset 17 --workspace {temporary} --json"
+        command = [sys.executable, "-m", "hvt_deploy", "export", name, *flags.split()]
         started = time.monotonic()
         answer = Path(temporary) / "answer.json"
         with answer.open("w", encoding="utf-8") as stream:
             process = subprocess.Popen(command, stdout=stream)
-        peaks, together = watch(process)
+        peaks, together = watch_memory(process)
         if process.returncode != 0:
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}.")
         row: Record = {"model": name, "seconds": round(time.monotonic() - started, 1)}
@@ -75,14 +66,14 @@ def measure(name: str) -> Record:
     return row
 
 
-def watch(process: subprocess.Popen[bytes]) -> tuple[Record, Record]:
-    """The peaks of each process by what it does, and of all together, until `process` ends."""
+def watch_memory(process: subprocess.Popen[bytes]) -> tuple[Record, Record]:
+    """The peaks of each process by its role, and of all together, until `process` ends."""
     peaks: Record = {}
     together = {"anonymous": 0.0, "resident": 0.0}
     while process.poll() is None:
         total = {"anonymous": 0.0, "resident": 0.0}
-        for role, pid in roles(process.pid):
-            for kind, value in memory_gb(pid).items():
+        for role, pid in list_processes(process.pid):
+            for kind, value in read_memory_gb(pid).items():
                 total[kind] += value
                 peak = peaks.setdefault(role, {"anonymous": 0.0, "resident": 0.0})
                 peak[kind] = max(peak[kind], round(value, 2))
@@ -91,7 +82,7 @@ def watch(process: subprocess.Popen[bytes]) -> tuple[Record, Record]:
     return peaks, together
 
 
-def roles(parent: int) -> list[tuple[str, int]]:
+def list_processes(parent: int) -> list[tuple[str, int]]:
     """The export itself and the processes that it started: the first of these runs PyTorch, the
     second ONNX Runtime.
     """
@@ -104,7 +95,7 @@ def roles(parent: int) -> list[tuple[str, int]]:
             command = (folder / "cmdline").read_bytes().split(b"\0")
             if (
                 int(stat.rpartition(")")[2].split()[1]) != parent
-                or b"hvt_deploy.runtime.worker" not in command
+                or INFERENCE_MODULE.encode() not in command
             ):
                 continue
             job = json.loads(Path(os.fsdecode(command[3])).read_text(encoding="utf-8"))
@@ -114,7 +105,7 @@ def roles(parent: int) -> list[tuple[str, int]]:
     return found
 
 
-def memory_gb(pid: int) -> dict[str, float]:
+def read_memory_gb(pid: int) -> dict[str, float]:
     """Resident memory of a process now, in 10^9 bytes; nothing if it has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
@@ -125,7 +116,7 @@ def memory_gb(pid: int) -> dict[str, float]:
     return {names[key]: int(value.split()[0]) * 1024 / 1e9 for key, value in pairs if key in names}
 
 
-def table(record: Record) -> str:
+def format_results(record: Record) -> str:
     """The rows as Markdown, newest conditions above them."""
     machine = record["machine"]
     lines = [
@@ -136,11 +127,11 @@ def table(record: Record) -> str:
         f"{machine['cpu']}, {machine['cpus']} processors, {machine['memory_gb']:.1f} GB of memory; "
         f"torch {record['tools']['torch']}, onnxruntime {record['tools'].get('onnxruntime', '-')}.",
         "",
-        "GB are the peaks of memory that a process holds itself / with the pages of the mapped weights file.",
+        "GB are the peaks of memory that a process holds itself / "
+        "with the pages of the mapped weights file.",
         "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---|' * len(COLUMNS)}",
     ]
+    rows: list[list[str]] = []
     for row in record["rows"]:
         peaks = row["peak_gb"]
         memory = [
@@ -156,11 +147,11 @@ def table(record: Record) -> str:
             *memory,
             f"{row['seconds'] / 60:.1f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return "\n".join([*lines, *format_table(COLUMNS, rows)]) + "\n"
 
 
-def total_memory_gb() -> float:
+def read_total_memory_gb() -> float:
     """The machine's memory, in 10^9 bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
@@ -169,21 +160,16 @@ def main() -> None:
     """Measure what was asked for, one after the other, and write after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="faster_vit_5_224,faster_vit_6_224")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "large_export.json"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "large_export.json")
     arguments = parser.parse_args()
-    rows: list[Record] = []
-    if arguments.output.is_file():
-        rows = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
+    rows = read_rows(arguments.output, "rows")
     for name in arguments.models.split(","):
-        row = measure(name)
-        rows = sorted([*(r for r in rows if r["model"] != name), row], key=lambda r: r["model"])
-        machine = {"cpu": cpu_name(), "cpus": cpu_count(), "memory_gb": total_memory_gb()}
-        record = {"machine": machine, "tools": tool_versions(), "rows": rows}
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        arguments.output.with_suffix(".md").write_text(table(record), encoding="utf-8")
+        rows[name] = measure_export(name)
+        machine = {"cpu": cpu_name(), "cpus": cpu_count(), "memory_gb": read_total_memory_gb()}
+        record: Record = {"machine": machine, "tools": tool_versions()}
+        record["rows"] = [rows[name] for name in sorted(rows)]
+        write_record(arguments.output, record)
+        arguments.output.with_suffix(".md").write_text(format_results(record), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,12 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Pictures:
-    """Two folders of class folders with no image in common. `labelled`: the demo models know these
-    classes.
+    """Two folders of class folders with no image in common.
+
+    Attributes:
+        calibration: images to calibrate on.
+        evaluation: images to measure on.
+        labelled: whether the folders are classes that the model was trained on.
     """
 
     calibration: Path
@@ -39,7 +43,7 @@ class Pictures:
     labelled: bool
 
 
-def pictures_for(model: str, folder: Path, crops: int) -> Pictures:
+def make_pictures(model: str, folder: Path, crops: int) -> Pictures:
     """The pictures of a model, written into `folder` at the first call; `crops` of each
     photograph's half.
     """
@@ -67,8 +71,8 @@ def read_pictures(
     return np.concatenate([batch.images_NCHW for batch in batches]), labels_N
 
 
-def in_batches(infer: Callable[[ImagesNCHW], LogitsNK], images_NCHW: ImagesNCHW) -> LogitsNK:
-    """Logits (N, K), eight images at a time: every session keeps the memory of its largest batch."""
+def infer_in_batches(infer: Callable[[ImagesNCHW], LogitsNK], images_NCHW: ImagesNCHW) -> LogitsNK:
+    """Logits (N, K) by eight images: a session keeps the memory of its largest batch."""
     return np.concatenate(
         [infer(images_NCHW[i : i + _BATCH]) for i in range(0, len(images_NCHW), _BATCH)]
     )

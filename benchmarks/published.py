@@ -3,10 +3,10 @@
 
 With official weights (downloaded, or NAME.pth and the like in --weights-dir) and a benchmark set on
 disk, validates every model in PyTorch and ONNX Runtime under its paper's preprocessing and sets the
-published top-1 and top-5 beside the measured ones. `--subset imagenet-a|imagenet-r|imagenet-v2`
-does the robustness table of FasterViT (crop 0.875). A model that fails is told and the others go
-on. Writes OUTPUT.json and OUTPUT.md after every model. Ends with 1 if a measured top-1 is not the
-published one: outside the measured interval by more than 0.1 point, or a model failed.
+published top-1 and top-5 next to the measured ones. `--subset imagenet-a|imagenet-r|imagenet-v2`
+does the robustness table of FasterViT (crop 0.875). A model that fails is reported and the others
+go on. Writes OUTPUT.json and OUTPUT.md after every model. Ends with 1 if a measured top-1 is not
+the published one: outside the measured interval by more than 0.1 point, or a model failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.records import RESULTS, ROOT, format_table, write_record
 from hvt_deploy.cli.console import TerminalUi, open_console
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
@@ -33,7 +36,6 @@ from hvt_deploy.evaluation.record import Interval, Results
 from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import ModelSpec
 
-ROOT = Path(__file__).resolve().parent.parent
 # Top-1 and top-5 of FasterViT's robustness table, by model and set.
 ROBUSTNESS: Mapping[str, Mapping[str, Mapping[str, float]]] = json.loads(
     (ROOT / "benchmarks" / "published_robustness.json").read_text(encoding="utf-8")
@@ -45,7 +47,19 @@ TOLERANCE = 0.1 + 1e-9
 
 @dataclass(frozen=True)
 class Line:
-    """One model on one backend. `difference` is measured minus published top-1, in points."""
+    """One model on one backend; accuracies in percent.
+
+    Attributes:
+        model: name of the model.
+        backend: the row of the validation.
+        images: number of images that were measured.
+        published_top1: top-1 of the paper.
+        published_top5: top-5 of the paper.
+        top1: measured top-1 with its interval.
+        top5: measured top-5 with its interval.
+        untrained: whether the weights are random.
+        failed: the error that ended the measurement, "" where none did.
+    """
 
     model: str
     backend: str
@@ -59,7 +73,7 @@ class Line:
 
     @property
     def difference(self) -> float | None:
-        """None where nothing was published, measured or trained."""
+        """Measured minus published top-1 in points; None where one of them does not exist."""
         if self.top1 is None or self.published_top1 is None or self.untrained:
             return None
         return self.top1.estimate - self.published_top1
@@ -136,7 +150,7 @@ def weights_of(name: str, folder: Path | None) -> str:
     return str(found[0])
 
 
-def measure(
+def measure_model(
     name: str, options: argparse.Namespace, subset: SubsetName | None, ui: Ui
 ) -> list[Line]:
     """Export and validate one model; a failure becomes a line."""
@@ -147,10 +161,12 @@ def measure(
         results = validate(folder, config, options.data, None, ui).results
     except HvtDeployError as error:
         return [Line(name, "–", failed=error.message)]
-    return lines_of(name, results, published(get_spec(name), subset))
+    return read_lines(name, results, published(get_spec(name), subset))
 
 
-def lines_of(name: str, results: Results, figures: tuple[float | None, float | None]) -> list[Line]:
+def read_lines(
+    name: str, results: Results, figures: tuple[float | None, float | None]
+) -> list[Line]:
     """A line for every backend that ran."""
     return [
         Line(
@@ -168,16 +184,14 @@ def lines_of(name: str, results: Results, figures: tuple[float | None, float | N
     ]
 
 
-def write(output: Path, lines: Sequence[Line], command: str) -> None:
+def write_results(output: Path, lines: Sequence[Line], command: str) -> None:
     """OUTPUT.json and OUTPUT.md."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "command": command,
         "lines": [to_plain(line) | {"difference": line.difference} for line in lines],
     }
-    output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    table = [COLUMNS, ("---",) * len(COLUMNS), *(line.cells() for line in lines)]
-    text = "\n".join("| " + " | ".join(row) + " |" for row in table)
+    write_record(output.with_suffix(".json"), record)
+    text = "\n".join(format_table(COLUMNS, (line.cells() for line in lines)))
     output.with_suffix(".md").write_text(
         f"# Published and measured\n\n`{command}`\n\n{text}\n", encoding="utf-8"
     )
@@ -197,9 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--weights-dir", type=Path, help="checkpoints as NAME.pth; without it they are downloaded"
     )
     parser.add_argument("--workspace", type=Path, default=Path("artifacts"))
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "published"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "published")
     options = parser.parse_args(arguments)
     subset: SubsetName | None = options.subset
     patterns = options.models.split(",")
@@ -215,8 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines: list[Line] = []
     for i, name in enumerate(names, start=1):
         ui.say(f"{i}/{len(names)} {name}")
-        lines += measure(name, options, subset, ui)
-        write(options.output, lines, command + (f" --subset {subset}" if subset else ""))
+        lines += measure_model(name, options, subset, ui)
+        write_results(options.output, lines, command + (f" --subset {subset}" if subset else ""))
     for row in (COLUMNS, *(line.cells() for line in lines)):
         print(" | ".join(row))
     return 0 if all(line.agrees for line in lines) else 1

@@ -34,9 +34,9 @@ def test_processor_time_counts_work_and_not_waiting() -> None:
     import time
 
     found: list[data_speed.Speed] = []
-    with data_speed.measured(found, 10, 1):
+    with data_speed.record_speed(found, 10, 1):
         time.sleep(0.3)
-    with data_speed.measured(found, 10, 1):
+    with data_speed.record_speed(found, 10, 1):
         end = time.process_time() + 0.3
         while time.process_time() < end:
             pass
