@@ -104,6 +104,20 @@ def test_profile_is_known_from_a_tensor_too() -> None:
     assert layer.profile == 2
 
 
+def test_lines_without_a_mark_have_the_profile_of_their_region_which_is_not_its_number() -> None:
+    layers = parse_layer_lines(
+        message(
+            line("__myl_Add_myl12_0", "kgen", "Half->Half"),
+            line("__myl_Move_myl12_1", "kgen", "Half->Half", tensor="images [profile 2]"),
+            line("__myl_Add_myl3_0", "kgen", "Half->Half"),
+            line("__myl_Move_myl3_1", "kgen", "Half->Half", tensor="images [profile 1]"),
+            line("__myl_Add_myl1_0", "kgen", "Half->Half"),  # no line of region 1 names a profile
+            line("Reformatting CopyNode", "Reformat", "Half->Half"),  # of no region
+        )
+    )
+    assert [layer.profile for layer in layers] == [2, 2, 1, 1, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("name", "moves"),
     [
