@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the images without a Docker engine: docker/check.sh [lint|resolve|cpu]...   (all three by default)
-#   lint     every Dockerfile with hadolint, compose.yaml as YAML
+#   lint     every Dockerfile with hadolint; compose.yaml must be valid YAML
 #   resolve  the install step of the dGPU and Jetson images, for their Python and platform, where wheels exist
 #   cpu      builds Dockerfile.cpu with buildah on a debootstrap base and runs `hvt-deploy demo` in it; needs root,
 #            buildah, debootstrap, 25 GB of disk, about 10 minutes
@@ -20,7 +20,7 @@ lint() {
   "$WORK/hadolint/bin/python" -c 'import yaml; print("lint: services", ", ".join(yaml.safe_load(open("docker/compose.yaml"))["services"]))'
 }
 
-resolve() { # NAME PYTHON MACHINE WHAT...: wheels for glibc up to 2.35, what Ubuntu 22.04 has
+resolve() { # NAME PYTHON MACHINE REQUIREMENT...: wheels for glibc up to 2.35, what Ubuntu 22.04 has
   local name=$1 version=$2 machine=$3 glibc platforms=() python
   shift 3
   # pip reads `python_version` in requirements as that of the Python it runs in, so it is the image's if there is one.
@@ -39,7 +39,7 @@ print(f"resolve: {sys.argv[2]}: {len(found)} packages, {', '.join(shown)}")
 END
 }
 
-pin() { # IMAGE WHAT: the requirement that its Dockerfile pins
+pin() { # IMAGE PREFIX: the requirement with this prefix that its Dockerfile pins
   grep -o "$2[^' ]*" "docker/Dockerfile.$1" | head -n 1
 }
 
@@ -75,8 +75,8 @@ cpu() {
   echo "cpu: built, and the demo ran in it as its own user"
 }
 
-for what in "${@:-lint resolve cpu}"; do
-  for step in $what; do
+for arguments in "${@:-lint resolve cpu}"; do
+  for step in $arguments; do
     case $step in
     lint) lint ;;
     resolve) resolve_all ;;
