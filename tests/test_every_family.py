@@ -9,9 +9,9 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from hvt_deploy.commands.build_trt import build_trt
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
-from hvt_deploy.commands.flows import build_trt
 from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import SilentUi

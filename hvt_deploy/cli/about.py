@@ -33,7 +33,7 @@ def demo(
 
     for module, extra in {"torch": "export", "onnxruntime": "cpu", "sklearn": "demo"}.items():
         require(module, extra)
-    from hvt_deploy.commands.flows import run_demo
+    from hvt_deploy.commands.demo import run_demo
 
     done = run_demo(output, family, open_ui(as_json))
     show_results(done.results, done.folder, as_json)
@@ -90,9 +90,9 @@ def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> No
 @app.command()
 def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """Check what this machine supports and what is missing."""
-    from hvt_deploy.commands.doctor import diagnose as look
+    from hvt_deploy.commands.doctor import check_machine
 
-    found = look(workspace)
+    found = check_machine(workspace)
     if as_json:
         show_json(found)
         return

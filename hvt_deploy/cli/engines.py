@@ -24,8 +24,8 @@ from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_error, show_j
 from hvt_deploy.core.types import FlavourChoice
 
 if TYPE_CHECKING:
+    from hvt_deploy.commands.build_many import Attempt
     from hvt_deploy.commands.build_trt import Built
-    from hvt_deploy.commands.flows import Attempt
     from hvt_deploy.core.config import RunConfig
     from hvt_deploy.core.workspace import ModelFolder
 
@@ -98,7 +98,7 @@ class BuildOptions:
 )
 def build_trt(options: BuildOptions) -> None:
     """Build strongly typed TensorRT engines and audit their layers; quantizes first if needed."""
-    from hvt_deploy.commands.flows import build_matrix
+    from hvt_deploy.commands.build_many import build_many
 
     settings, ui = _build_settings(options), open_ui(options.as_json)
     short_forms = [*(["fp16"] if options.fp16 else []), *(["int8"] if options.int8 else [])]
@@ -108,7 +108,7 @@ def build_trt(options: BuildOptions) -> None:
         return find_exported(options.workspace, name, options.config_file, settings, ui)
 
     models = options.models or [None]
-    attempts = build_matrix(
+    attempts = build_many(
         models, precisions, open_model, ui, options.min_int8, explain=options.explain
     )
     _show_attempts(attempts, options.as_json)
@@ -224,7 +224,7 @@ def inspect(
 ) -> None:
     """Show nodes, parameters, MACs and precision by stage and role; of an engine, its kernels."""
     from hvt_deploy.cli.console import open_console
-    from hvt_deploy.commands.inspect import COLUMNS, EngineFacts, graph_rows, inspect_target
+    from hvt_deploy.commands.inspect import COLUMNS, EngineSummary, graph_rows, inspect_target
     from hvt_deploy.evaluation.report.terminal import print_audit
 
     found = inspect_target(workspace, target)
@@ -232,7 +232,7 @@ def inspect(
         show_json(found)
         return
     for name, facts in found.items():
-        if isinstance(facts, EngineFacts):
+        if isinstance(facts, EngineSummary):
             typer.echo(f"{name}: {facts.flavour} {facts.version}, {facts.device}")
             print_audit(facts.audit, open_console(), by_group=True)
         else:

@@ -27,7 +27,7 @@ from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_ta
 from hvt_deploy.core.types import CALIBRATORS, CalibratorChoice, Precision
 
 if TYPE_CHECKING:
-    from hvt_deploy.commands.budget import Budgeted
+    from hvt_deploy.commands.find_recipe import Budgeted
     from hvt_deploy.core.manifest import Manifest
     from hvt_deploy.core.workspace import ModelFolder
 
@@ -102,12 +102,12 @@ def quantize(options: QuantizeOptions) -> None:
 
         _show_graphs(folder, run_quantize(folder, config, precision, ui), precision, options)
         return
-    from hvt_deploy.commands.flows import quantize_within
+    from hvt_deploy.commands.find_recipe import quantize_within_budget
 
     request = BudgetRequest(
         options.budget, options.budget_data, options.budget_images, options.label_free
     )
-    found = quantize_within(folder, config, request, ui)
+    found = quantize_within_budget(folder, config, request, ui)
     _show_budget(found, options.as_json)
     raise typer.Exit(0 if found.record.holds else 1)
 
@@ -130,10 +130,10 @@ def _quantize_settings(options: QuantizeOptions) -> dict[str, object]:
 def _show_graphs(
     folder: ModelFolder, manifest: Manifest, precision: Precision, options: QuantizeOptions
 ) -> None:
-    from hvt_deploy.commands.quantize import GRAPHS
+    from hvt_deploy.commands.quantize import GRAPHS_OF
     from hvt_deploy.core.manifest import INT8_CALIBRATION, Int8CalibrationFacts
 
-    made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS[precision]}
+    made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS_OF[precision]}
     if options.as_json:
         show_json(made)
         return

@@ -126,7 +126,7 @@ def deploy(
     as_json: JsonOption = False,
 ) -> None:
     """Unpack a bundle, build its engine on this device, validate it, write the report."""
-    from hvt_deploy.commands.flows import deploy as run_deploy
+    from hvt_deploy.commands.deploy import deploy as run_deploy
 
     chosen = choose_precision(precision, fp16, int8)
     done = run_deploy(file, workspace, chosen, data, labels, open_ui(as_json))

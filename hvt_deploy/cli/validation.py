@@ -201,7 +201,7 @@ class SweepOptions:
 )
 def sweep(options: SweepOptions) -> None:
     """Export, quantize, build and validate many models; continues after failures, resumes."""
-    from hvt_deploy.commands.flows import sweep as run_sweep
+    from hvt_deploy.commands.sweep import sweep as run_sweep
 
     settings = {
         "calibration.folder": options.calib,

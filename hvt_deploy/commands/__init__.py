@@ -1,5 +1,3 @@
-"""One file per verb. A step finds its inputs in the workspace, calls shelves and records what came
-out.
-
-A step never imports another step; what needs several is a function in `hvt_deploy.commands.flows`.
+"""One file per verb: finds its inputs in the workspace, calls the packages to its left and records
+the result. A command may call another.
 """

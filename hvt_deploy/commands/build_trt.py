@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hvt_deploy.commands.build_target import Target, find_target
 from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.environment import Gpu, find_gpus
-from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
+from hvt_deploy.core.errors import CheckFailed, MissingEnvironment, ToolFailure
 from hvt_deploy.core.manifest import EngineFacts, Manifest, engine_key
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
@@ -18,72 +18,13 @@ from hvt_deploy.graph.analysis.facts import read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import build_engine
-from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import (
     BuildPlan,
-    Profile,
-    choose_capabilities,
-    choose_flavour,
     name_engine_file,
 )
 
 _CALIBRATION_FILE = "calibration.json"
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a build is for. `gpus` is empty for a build ahead of time; `profiles` for a graph of
-    fixed batch size.
-    """
-
-    flavour: FlavourInfo
-    capabilities: tuple[str, ...]
-    gpus: tuple[Gpu, ...]
-    profiles: tuple[Profile, ...]
-
-    @property
-    def tag(self) -> str:
-        """The part of names that says where the engine runs."""
-        return format_engine_tag(self.flavour, self.capabilities)
-
-
-@dataclass(frozen=True)
-class Explained:
-    """A build that was not done. `graph` is "" where it has to be made first; `replaces` an engine
-    that is there.
-    """
-
-    model: str
-    precision: str
-    graph: str
-    library: str
-    compute_capabilities: tuple[str, ...]
-    ahead_of_time: bool
-    profiles: tuple[str, ...]
-    workspace_mib: int
-    engine: str
-    replaces: bool
-
-    @property
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """The plan as it is read."""
-        where = "built ahead of time" if self.ahead_of_time else "this machine's GPU"
-        return (
-            (
-                "graph",
-                self.graph
-                or f"made first: hvt-deploy quantize {self.model} --precision {self.precision}",
-            ),
-            ("library", self.library),
-            ("compute capability", f"{', '.join(self.compute_capabilities)} ({where})"),
-            ("profiles MIN,OPT,MAX", "  ".join(self.profiles) or "none, the batch size is fixed"),
-            ("workspace", f"{self.workspace_mib} MiB"),
-            (
-                "engine",
-                f"{self.engine}{' (replaces the one that is there)' if self.replaces else ''}",
-            ),
-        )
 
 
 @dataclass(frozen=True)
@@ -99,27 +40,6 @@ class Built:
     ahead_of_time: bool
 
 
-def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) -> Explained:
-    """What `build_trt` would do. Raises what makes it impossible before it starts."""
-    manifest = folder.read()
-    target = _target(config, manifest)
-    key = engine_key(precision, target.tag)
-    return Explained(
-        model=folder.slug,
-        precision=precision,
-        graph=folder.open_artifact(manifest, precision).name
-        if is_fresh(manifest, precision)
-        else "",
-        library=target.flavour.title,
-        compute_capabilities=target.capabilities,
-        ahead_of_time=not target.gpus,
-        profiles=tuple(map(str, target.profiles)),
-        workspace_mib=config.engine.workspace_mib,
-        engine=name_engine_file(folder.slug, precision, target.flavour, target.capabilities),
-        replaces=key in manifest.artifacts,
-    )
-
-
 def build_trt(
     folder: ModelFolder,
     config: RunConfig,
@@ -127,7 +47,47 @@ def build_trt(
     ui: Ui,
     min_int8: float | None = None,
 ) -> Built:
-    """Build the engine of `precision`, whose ONNX artifact must be there (see `flows.build_trt`).
+    """Make the graphs of `precision` where they are not there yet, then `build_from_graph`."""
+    if precision != "fp32":  # which is there since the export
+        from hvt_deploy.commands.quantize import quantize
+
+        quantize(folder, config, precision, ui)
+    return build_from_graph(folder, config, precision, ui, min_int8)
+
+
+def build_engine_if_possible(
+    folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui
+) -> None:
+    """Build an engine from graphs that are there, unless it was built before.
+
+    That no engine can be built here is told and is no failure: `validate` skips it as well.
+    """
+    manifest = folder.read()
+    before = [
+        key
+        for key, engine in manifest.engines.items()
+        if engine.precision == precision and is_fresh(manifest, key)
+    ]
+    if before:
+        ui.say(f"Built before: {', '.join(before)}")
+        return
+    try:
+        built = build_from_graph(folder, config, precision, ui)
+        ui.say(
+            f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.layers.int8} INT8 layers"
+        )
+    except MissingEnvironment as error:
+        ui.warn(f"No {precision} engine: {error.message} {error.hint}")
+
+
+def build_from_graph(
+    folder: ModelFolder,
+    config: RunConfig,
+    precision: Precision,
+    ui: Ui,
+    min_int8: float | None = None,
+) -> Built:
+    """Build the engine of `precision` from its graph, which must be there.
 
     Raises MissingEnvironment where no library can build here, ToolFailure naming the node that was
     refused, CheckFailed for an engine labelled INT8 of which less than `min_int8` of the MACs with
@@ -135,7 +95,7 @@ def build_trt(
     """
     with folder.lock():
         manifest = folder.read()
-        target = _target(config, manifest)
+        target = find_target(config, manifest)
         onnx_path = folder.open_artifact(manifest, precision)
         key = engine_key(precision, target.tag)
         with folder.staging() as staged:
@@ -224,23 +184,6 @@ def check_int8(
         + "\n".join(f"  {name}" for name in names),
         "Make the graph again (hvt-deploy quantize --int8), or see with lower --min-int8 what the rest costs.",
     )
-
-
-def _target(config: RunConfig, manifest: Manifest) -> Target:
-    gpus = find_gpus()
-    flavour = choose_flavour(config.engine.flavour, bool(gpus))
-    capabilities = choose_capabilities(flavour.name, gpus, config.engine.compute_capabilities)
-    return Target(flavour, capabilities, gpus, _profiles(config, manifest))
-
-
-def _profiles(config: RunConfig, manifest: Manifest) -> tuple[Profile, ...]:
-    if manifest.signature.batch is not None:
-        return ()
-    if not config.engine.profiles:
-        raise BadInput(
-            "An ONNX file with any batch size needs a profile.", "Example: --profile 1,8,32"
-        )
-    return tuple(Profile(*profile) for profile in config.engine.profiles)
 
 
 def _read_facts(onnx: Path, ui: Ui) -> tuple[NodeFacts, ...]:

@@ -40,7 +40,7 @@ class Diagnosis:
     abilities: tuple[Ability, ...]
 
 
-def diagnose(workspace: Path) -> Diagnosis:
+def check_machine(workspace: Path) -> Diagnosis:
     """Look at packages, providers, GPUs and disk."""
     gpus, flavours = find_gpus(), available_flavours()
     installed = [f for f in flavours if isinstance(f, FlavourInfo)]

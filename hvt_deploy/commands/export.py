@@ -6,28 +6,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.environment import cpu_count, require
-from hvt_deploy.core.errors import CheckFailed
+from hvt_deploy.core.environment import require
 from hvt_deploy.core.files import cache_folder
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, Parity, WeightsRecord
-from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
-from hvt_deploy.core.ui import Progress, Ui
+from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, now
-from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.class_names import class_names_for
-from hvt_deploy.data.images import load_batches
-from hvt_deploy.evaluation.parity import compare_logits, seeded_noise
+from hvt_deploy.evaluation.export_parity import prove_parity
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
@@ -39,16 +32,9 @@ from hvt_deploy.models.registry import create_from, get_spec, to_deployed
 from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.download import obtain_weights
 from hvt_deploy.models.weights.load import load_model, save_reference, seed_random_weights
-from hvt_deploy.runtime.base import BackendRequest
-from hvt_deploy.runtime.job import InferenceJob, infer_in_child
 
-# Largest logit difference an FP32 graph may show, relative to the largest logit of the reference
-# form.
-FP32_PARITY = 2e-5
-PROVED_BATCHES = (1, 2, 3, 5)
-# Beside the stored weights: each key of the checkpoint and what became of it.
-KEY_FATES = "keys.json"
-INFERENCE_MODULE = "hvt_deploy.runtime.worker"
+# Next to the stored weights: each key of the checkpoint and how it was used.
+KEY_REPORT = "keys.json"
 
 
 @dataclass(frozen=True)
@@ -106,26 +92,34 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
         path = staged / f"{folder.slug}.fp32.onnx"
         contract = _write_graph(spec, reference_path, path, signature, config, ui)
         with ui.progress("Comparing with PyTorch") as progress:
-            parity = _prove_parity(reference_path, path, manifest, config, progress)
-        remake = f"hvt-deploy export {spec.name} --as {folder.slug} --opset {config.export.opset}"
-        artifacts = {key: a for key, a in folder.earlier_artifacts().items() if key != PIXELS}
-        manifest = replace(manifest, artifacts=artifacts)
-        manifest = folder.add(
-            manifest, WEIGHTS, staged_weights, reference_path.name, remake, commit=False
-        )
+            parity = prove_parity(reference_path, path, manifest, config, progress)
         facts = GraphFacts("fp32", config.export.opset, contract.nodes, contract.ops, parity)
-        manifest = folder.add(
-            manifest, "fp32", staged, path.name, remake, facts=facts, commit=False
-        )
-        if config.export.preprocess_in_graph:
-            manifest = _add_pixels_graph(folder, manifest)
-        folder.commit(manifest)
+        manifest = _commit(folder, manifest, reference_path, path, facts)
     stored = manifest.artifacts
-    if KEY_FATES in stored[WEIGHTS].files:
-        ui.say(f"What became of each key: {folder.file(stored[WEIGHTS]).with_name(KEY_FATES)}")
+    if KEY_REPORT in stored[WEIGHTS].files:
+        ui.say(f"Checkpoint key report: {folder.file(stored[WEIGHTS]).with_name(KEY_REPORT)}")
     pixels_path = folder.file(stored[PIXELS]) if PIXELS in stored else None
     onnx_path, opset = folder.file(stored["fp32"]), config.export.opset
     return Exported(folder.slug, onnx_path, opset, parity, contract, weights.untrained, pixels_path)
+
+
+def _commit(
+    folder: ModelFolder, manifest: Manifest, reference: Path, graph: Path, facts: GraphFacts
+) -> Manifest:
+    """Make the staged weights and the staged graph artifacts, and with them what else was asked
+    for; all or nothing of it is visible to readers.
+    """
+    artifacts = {key: a for key, a in folder.earlier_artifacts().items() if key != PIXELS}
+    manifest = replace(manifest, artifacts=artifacts)
+    remake = f"hvt-deploy export {manifest.model} --as {folder.slug} --opset {facts.opset}"
+    for key, file, about in ((WEIGHTS, reference, None), ("fp32", graph, facts)):
+        manifest = folder.add(
+            manifest, key, file.parent, file.name, remake, facts=about, commit=False
+        )
+    if manifest.config.export.preprocess_in_graph:
+        manifest = _add_pixels_graph(folder, manifest)
+    folder.commit(manifest)
+    return manifest
 
 
 def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
@@ -172,7 +166,7 @@ def _store_reference(
     fates = ", ".join(f"{count} {fate}" for fate, count in report.summary.items())
     ui.say(f"Keys of {obtained.path}: {fates}")
     meanings = {fate.key: fate.meaning for fate in report.fates}
-    path.with_name(KEY_FATES).write_text(json.dumps(meanings, indent=1) + "\n", encoding="utf-8")
+    path.with_name(KEY_REPORT).write_text(json.dumps(meanings, indent=1) + "\n", encoding="utf-8")
     record = WeightsRecord(
         obtained.source,
         report.sha256,
@@ -256,68 +250,3 @@ def _release(module: nn.Module) -> None:
     """
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.new_empty(0)
-
-
-def _prove_parity(
-    reference_path: Path, path: Path, manifest: Manifest, config: RunConfig, progress: Progress
-) -> Parity:
-    """Compare the graph with the reference form at every batch size; returns the worst.
-
-    Each runs in a process of its own, one after the other: the weights are never in memory twice.
-    """
-    ort_request = BackendRequest(
-        "ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, cpu_count()
-    )
-    torch_request = replace(ort_request, name="pytorch", runtime="pytorch", path=reference_path)
-    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as temporary:
-        batches: dict[Path, str] = {}
-        for images_NCHW, what in _parity_batches(manifest, config):
-            batches[Path(temporary) / f"{len(batches)}.npy"] = what
-            np.save(list(batches)[-1], images_NCHW)
-        jobs = (
-            InferenceJob(request, config, tuple(batches))
-            for request in (torch_request, ort_request)
-        )
-        logits: list[list[LogitsNK]] = []
-        for done, job in enumerate(jobs, start=1):
-            logits.append(infer_in_child(INFERENCE_MODULE, job))
-            progress(done, 2)
-        parities = [
-            _compare(expected, found, what, untrained=manifest.weights.untrained)
-            for expected, found, what in zip(logits[0], logits[1], batches.values(), strict=True)
-        ]
-    return max(parities, key=lambda parity: parity.relative_to_largest)
-
-
-def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[ImagesNCHW, str]]:
-    """Seeded noise, and the first calibration images where there are any, at every batch size to
-    prove.
-    """
-    signature = manifest.signature
-    batches = (signature.batch,) if signature.batch else PROVED_BATCHES
-    for batch in batches:
-        yield seeded_noise(signature, batch, seed=batch), f"noise, batch {batch}"
-    source = Path(config.calibration.folder)
-    if source.is_dir():
-        chosen = choose_calibration(source, max(batches), config.calibration.seed)
-        for batch in batches:
-            for real in islice(
-                load_batches(chosen.samples(), manifest.preprocessing, batch, cpu_count()), 1
-            ):
-                if signature.batch in (None, len(real.images_NCHW)):
-                    yield real.images_NCHW, f"real images, batch {len(real.images_NCHW)}"
-
-
-def _compare(
-    reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str, *, untrained: bool
-) -> Parity:
-    parity = compare_logits(reference_NK, candidate_NK)
-    if parity.relative_to_largest > FP32_PARITY or not parity.same_argmax:
-        raise CheckFailed(
-            f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest "
-            f"logit, {FP32_PARITY:.0e} allowed{'' if parity.same_argmax else '; another class wins'}.",
-            "Try another --simplifier; if it stays, report it with the model's name."
-            + untrained
-            * " Activations of random weights may grow until float32 is not exact: try --weights FILE.",
-        )
-    return parity

@@ -11,17 +11,17 @@ from pathlib import Path
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.workspace import find_model
 from hvt_deploy.graph.analysis.audit_types import EngineAudit
-from hvt_deploy.graph.analysis.summary import GraphFacts, inspect_graph
+from hvt_deploy.graph.analysis.summary import GraphSummary, inspect_graph
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 
 _ENGINE = ".engine"
 COLUMNS = ("stage", "role", "nodes", "parameters", "MACs", "of all", "int8", "fp16", "fp32")
-PRECISIONS = ("int8", "fp16", "fp32")
+_MAC_PRECISIONS = ("int8", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
-class EngineFacts:
+class EngineSummary:
     """What the passport of an engine says. `device` is the GPU it was built on, or what it was
     built for.
     """
@@ -33,7 +33,7 @@ class EngineFacts:
     audit: EngineAudit
 
 
-def inspect_target(root: Path, target: str) -> Mapping[str, GraphFacts | EngineFacts]:
+def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | EngineSummary]:
     """The facts of a file, or of every graph and engine of an exported model in the workspace
     `root`, by their names.
 
@@ -57,7 +57,7 @@ def inspect_target(root: Path, target: str) -> Mapping[str, GraphFacts | EngineF
     return {file.name: _inspect_file(file) for file in files}
 
 
-def _inspect_file(path: Path) -> GraphFacts | EngineFacts:
+def _inspect_file(path: Path) -> GraphSummary | EngineSummary:
     if path.suffix != _ENGINE:
         return inspect_onnx(path)
     passport = read_passport(path)
@@ -65,12 +65,12 @@ def _inspect_file(path: Path) -> GraphFacts | EngineFacts:
         passport.gpu
         or f"built ahead of time for compute capability {', '.join(passport.compute_capabilities)}"
     )
-    return EngineFacts(
+    return EngineSummary(
         passport.flavour, passport.version, device, passport.precision, passport.audit
     )
 
 
-def inspect_onnx(path: Path) -> GraphFacts:
+def inspect_onnx(path: Path) -> GraphSummary:
     """The facts of an ONNX file. Raises BadInput for one that is missing, cut off or not ONNX."""
     model = load_onnx(path, weights=False)
     if not model.graph.node:
@@ -80,7 +80,7 @@ def inspect_onnx(path: Path) -> GraphFacts:
     return inspect_graph(model)
 
 
-def graph_rows(facts: GraphFacts) -> Sequence[Sequence[str]]:
+def graph_rows(facts: GraphSummary) -> Sequence[Sequence[str]]:
     """The table of `COLUMNS`, with a line for everything as the last."""
     total = sum(facts.macs.values()) or 1
 
@@ -89,7 +89,8 @@ def graph_rows(facts: GraphFacts) -> Sequence[Sequence[str]]:
     ) -> tuple[str, ...]:
         own = sum(macs.values())
         shares = [
-            f"{100 * macs.get(p, 0) / own:.0f} %" if own and macs.get(p) else "" for p in PRECISIONS
+            f"{100 * macs.get(p, 0) / own:.0f} %" if own and macs.get(p) else ""
+            for p in _MAC_PRECISIONS
         ]
         return (
             stage,

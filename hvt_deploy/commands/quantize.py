@@ -11,12 +11,10 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from onnx import ModelProto
-
-from hvt_deploy.commands.calibrate import Calibrated, calibrate
-from hvt_deploy.core.config import QuantizationConfig, RunConfig
+from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
+from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, require
-from hvt_deploy.core.errors import BadInput, CheckFailed
+from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.manifest import (
     CALIBRATION,
     INT8_CALIBRATION,
@@ -30,21 +28,16 @@ from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.evaluation.parity import compare_logits
-from hvt_deploy.graph.opset import convert_opset, read_opset
-from hvt_deploy.graph.quantization.calibration import Int8Calibration
-from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
-from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
-from hvt_deploy.graph.quantization.outline import outline
-from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
-from hvt_deploy.graph.quantization.ranges import Ranges
-from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
+from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.registry import open_backend
 
 # FP16 must keep this much of the FP32 logits; INT8 is recorded, and judged by `validate`.
 FP16_MIN_SQNR_DB = 40.0
 # What each precision consists of; FP16 comes with INT8 because INT8 has to beat it.
-GRAPHS: dict[Precision, tuple[GraphKey, ...]] = {
+GRAPHS_OF: dict[Precision, tuple[GraphKey, ...]] = {
     "fp32": (),
     "fp16": ("fp16",),
     "int8": ("fp16", "int8-fp32", "int8", "int8-cpu"),
@@ -77,7 +70,7 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
             ),
         )
         manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
-        for key in GRAPHS[precision]:
+        for key in GRAPHS_OF[precision]:
             recipe = _recipe(config, calibrated, key)
             before = manifest.facts(key, GraphFacts)
             if before and before.recipe == recipe and is_fresh(manifest, key):
@@ -103,7 +96,7 @@ def _add_graph(
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
     fp32 = folder.open_artifact(manifest, "fp32")
-    graph, kept_fp32 = make_graph(
+    graph, kept_fp32 = make_quantized_graph(
         fp32, key, config.quantization, calibrated.ranges, calibrated.int8
     )
     opset = read_opset(graph)
@@ -139,44 +132,6 @@ def _add_graph(
             ),
             parents=[k for k in needed if k in manifest.artifacts],
         )
-
-
-def make_graph(
-    fp32: Path,
-    key: GraphKey,
-    quantization: QuantizationConfig,
-    ranges: Ranges | None,
-    int8: Int8Calibration | None,
-) -> tuple[ModelProto, tuple[KeptNode, ...]]:
-    """The graph of artifact `key` from the FP32 file, and the nodes that FP16 left in FP32."""
-    model = load_onnx(fp32, weights=False)
-    if key == "fp16":
-        outlined = outline(model, fp32.parent, ())
-        half = to_fp16(outlined.model, ranges)
-        return outlined.fill(half.model, outlined.model), half.kept_fp32
-    if int8 is None:
-        raise BadInput(
-            "INT8 needs ranges measured on real images.", "Give training images with --calib DIR."
-        )
-    prepared = int8.prepare(model)
-    chosen = nodes_to_quantize(prepared, quantization.int8_roles, quantization.excluded)
-    outlined = outline(prepared, fp32.parent, chosen)
-    quantized = _quantized(outlined.model, key, quantization, int8.ranges)
-    if key != "int8":
-        return outlined.fill(quantized, quantized), ()
-    half = to_fp16(quantized, int8.ranges)
-    return outlined.fill(half.model, quantized), half.kept_fp32
-
-
-def _quantized(
-    model: ModelProto, key: GraphKey, quantization: QuantizationConfig, ranges: Ranges
-) -> ModelProto:
-    """The Q/DQ graph of `key`, with FP32 in the rest."""
-    roles, excluded = quantization.int8_roles, quantization.excluded
-    if key == "int8-cpu":
-        return make_cpu_variant(quantize_int8(model, ranges, roles, excluded), ranges)
-    opset = read_opset(model) if key == "int8-fp32" else max(QDQ_OPSET, read_opset(model))
-    return quantize_int8(convert_opset(model, opset), ranges, roles, excluded)
 
 
 def _logits(path: Path, key: GraphKey, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:

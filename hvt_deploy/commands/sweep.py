@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeVar
 
-from hvt_deploy.core.config import RunConfig
-from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.commands.build_trt import build_engine_if_possible
+from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.validate import Validated, validate
+from hvt_deploy.core.config import RunConfig, with_flags
+from hvt_deploy.core.errors import BadInput, as_failure, unknown_name
 from hvt_deploy.core.files import writing_to
 from hvt_deploy.core.manifest import RESULTS
-from hvt_deploy.core.workspace import ModelFolder, is_fresh, now
+from hvt_deploy.core.types import Precision
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import ModelFolder, is_fresh, now, open_folder
 from hvt_deploy.evaluation.record import DataSummary, Results, Row, read_results
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
-from hvt_deploy.models.registry import list_specs
+from hvt_deploy.models.registry import get_spec, list_specs
 
+T = TypeVar("T")
 IN_TURN = "Latencies of one model were measured interleaved, those of different models one after the other."
 
 
@@ -56,6 +63,91 @@ class Swept:
         """The worst of all steps: the largest."""
         failed = (failure.exit_code for model in self.models for failure in model.failures)
         return max((*failed, *(model.exit_code for model in self.models)))
+
+
+def sweep(
+    patterns: Sequence[str],
+    precisions: Sequence[Precision],
+    data: Path,
+    labels: Path | None,
+    flags: Mapping[str, object],
+    root: Path,
+    output: Path,
+    ui: Ui,
+) -> Swept:
+    """Export, quantize, build and validate every model that `patterns` stand for; one record of all
+    in `output`.
+
+    A step that fails is recorded and the rest goes on; what was done before and is still right is
+    not done again. `flags` are settings by dotted key, for every model. Raises BadInput for a
+    pattern that stands for no model.
+    """
+    models = match_models(patterns)
+    swept: list[SweptModel] = []
+    for number, model in enumerate(models, start=1):
+        ui.say(f"[{number}/{len(models)}] {model}")
+        swept.append(_sweep_one(model, precisions, data, labels, flags, root, ui))
+    return conclude_sweep(patterns, data, swept, output)
+
+
+def _sweep_one(
+    model: str,
+    precisions: Sequence[Precision],
+    data: Path,
+    labels: Path | None,
+    flags: Mapping[str, object],
+    root: Path,
+    ui: Ui,
+) -> SweptModel:
+    failures: list[Failure] = []
+
+    def attempt(what: str, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except Exception as error:  # a fault in one model is no reason to lose the others
+            failed = as_failure(error)
+        ui.warn(f"{model}, {what}: {failed.message} {failed.hint}".strip())
+        failures.append(Failure(what, f"{failed.message} {failed.hint}".strip(), failed.exit_code))
+        return None
+
+    folder = attempt("export", lambda: _find_or_export(model, flags, root, ui))
+    if folder is None:
+        return SweptModel(model, None, 0, tuple(failures))
+    config = with_flags(folder.read().config, flags)
+    for precision in precisions:
+        attempt(precision, lambda p=precision: _make(folder, config, p, ui))
+    if (results := last_validation(folder, config, data)) is not None:
+        ui.say("Validated before.")
+        return SweptModel(
+            model, results, Validated(results, folder.path).exit_code, tuple(failures)
+        )
+    done = attempt("validate", lambda: validate(folder, config, data, labels, ui))
+    if done is None:
+        return SweptModel(model, None, 0, tuple(failures))
+    return SweptModel(model, done.results, done.exit_code, tuple(failures))
+
+
+def _find_or_export(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> ModelFolder:
+    """The folder of a model, exported with these settings now or before."""
+    from hvt_deploy.commands.export import export
+
+    config = with_flags(config_of(model), flags)
+    folder = open_folder(
+        root, get_spec(config.model, config.preprocessing.image_size, config.options).slug
+    )
+    if is_exported(folder, config):
+        ui.say(f"Exported before: {folder.path}")
+    else:
+        export(folder, config, None, ui)
+    return folder
+
+
+def _make(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> None:
+    from hvt_deploy.commands.quantize import quantize
+
+    if precision != "fp32":  # which is there since the export
+        quantize(folder, config, precision, ui)
+    build_engine_if_possible(folder, config, precision, ui)
 
 
 def match_models(patterns: Sequence[str]) -> tuple[str, ...]:

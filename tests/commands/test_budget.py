@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hvt_deploy
-from hvt_deploy.commands.budget import quantize_within as search
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
-from hvt_deploy.commands.flows import quantize_within
+from hvt_deploy.commands.find_recipe import find_recipe, quantize_within_budget
 from hvt_deploy.commands.validate import validate
 from hvt_deploy.core.config import load_recipe
 from hvt_deploy.core.errors import BadInput
@@ -23,6 +22,7 @@ from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet
 from hvt_deploy.data.digits import write_digits
+from hvt_deploy.evaluation import recipe_search
 from hvt_deploy.evaluation.budget_record import BudgetRequest
 
 OUTLIER = 700.0
@@ -68,7 +68,7 @@ def request_of(digits, **changes):
 def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place, tmp_path):
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")
-    found = quantize_within(folder, config, request_of(digits), SilentUi())
+    found = quantize_within_budget(folder, config, request_of(digits), SilentUi())
     assert found.record.chosen.excluded == ("head/head",)
     assert found.record.sensitivity[0].group == "head/head"
     assert 0.9 < found.record.chosen.int8_share < 1
@@ -87,7 +87,7 @@ def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place,
 def test_its_images_must_not_be_validated_on(place):
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")
-    found = search(folder, config, request_of(digits), SilentUi())
+    found = find_recipe(folder, config, request_of(digits), SilentUi())
     files = CalibrationSet.read(found.folder / "calibration.json").files
     counts = {
         use: sum(file.use == use for file in files) for use in ("calibration", "search", "confirm")
@@ -101,10 +101,8 @@ def test_its_images_must_not_be_validated_on(place):
 def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")
-    from hvt_deploy.commands import budget
-
     runs = []
-    real = budget.quantize_int8
+    real = recipe_search.quantize_int8
 
     def counted(*arguments):
         runs.append(arguments)
@@ -112,11 +110,11 @@ def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(budget, "quantize_int8", counted)
+    monkeypatch.setattr(recipe_search, "quantize_int8", counted)
     with pytest.raises(KeyboardInterrupt):
-        search(folder, config, request_of(digits, label_free=True), SilentUi())
+        find_recipe(folder, config, request_of(digits, label_free=True), SilentUi())
     first = len(runs)
-    found = search(folder, config, request_of(digits, label_free=True), SilentUi())
+    found = find_recipe(folder, config, request_of(digits, label_free=True), SilentUi())
     assert found.record.metric == "agreement with FP32"
     measured = {trial.excluded for trial in found.record.trials} | {
         g.group for g in found.record.sensitivity
@@ -129,7 +127,7 @@ def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
 def test_too_few_images_are_refused_with_the_number_needed(place):
     root, digits, config = place
     with pytest.raises(BadInput, match=r"0\.1 points needs \d+"):
-        search(
+        find_recipe(
             ModelFolder(root / "artifacts" / "m"),
             config,
             request_of(digits, budget=0.1),

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from hvt_deploy.cli import app
 from hvt_deploy.commands import build_trt as build_step
-from hvt_deploy.commands.build_trt import build_trt, check_int8, explain_build
+from hvt_deploy.commands.build_target import explain_build
+from hvt_deploy.commands.build_trt import build_from_graph, check_int8
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput, CheckFailed
@@ -100,7 +101,7 @@ def workspace(root, text, precision="int8"):
 def test_audit_and_passport_of_an_int8_engine(tmp_path):
     folder, config = workspace(tmp_path, QUANTIZED)
     config = with_flags(config, {"engine.profiles": [(1, 2, 4), (1, 1, 1)]})
-    built = build_trt(folder, config, "int8", SilentUi(), min_int8=1.0)
+    built = build_from_graph(folder, config, "int8", SilentUi(), min_int8=1.0)
     assert built.audit.macs == ByPrecision(int8=FC1 + FC2, fp32=192 * 64)
     assert built.audit.int8_share == 1
     assert {(g.stage, g.role) for g in built.audit.groups} >= {
@@ -141,7 +142,7 @@ def test_int8_label_on_a_graph_without_q_dq_is_refused(tmp_path, min_int8):
     with pytest.raises(
         CheckFailed, match=r"labelled INT8.* 0\.0% run as INT8 \(0\.0% of all MACs\)"
     ) as caught:
-        build_trt(folder, config, "int8", SilentUi(), min_int8)
+        build_from_graph(folder, config, "int8", SilentUi(), min_int8)
     assert caught.value.exit_code == 1
     for name in ("stem/MatMul", "blocks.0.mlp.fc1/MatMul", "blocks.0.mlp.fc2/MatMul"):
         assert f"{name}: no Q/DQ" in caught.value.message
@@ -155,10 +156,10 @@ def test_product_whose_q_dq_the_engine_cannot_use_is_named(tmp_path):
     text = QUANTIZED.replace("DequantizeLinear<axis = 1>(two", "DequantizeLinear<axis = 0>(two")
     folder, config = workspace(tmp_path, text)
     with pytest.raises(CheckFailed, match=r"50\.0% run as INT8 .*expected 90\.0%") as caught:
-        build_trt(folder, config, "int8", SilentUi(), 0.9)
+        build_from_graph(folder, config, "int8", SilentUi(), 0.9)
     assert "blocks.0.mlp.fc2/MatMul: fp32" in caught.value.message
     assert "fc1" not in caught.value.message
-    assert build_trt(folder, config, "int8", SilentUi(), 0.5).audit.int8_share == 0.5
+    assert build_from_graph(folder, config, "int8", SilentUi(), 0.5).audit.int8_share == 0.5
 
 
 def test_what_cannot_be_told_is_neither_refused_nor_passed_by_a_gate():
@@ -196,7 +197,7 @@ def test_edited_passport_stops_a_validation_with_what_was_edited(tmp_path):
     from hvt_deploy.evaluation.candidates import plan_rows
 
     folder, config = workspace(tmp_path, QUANTIZED)
-    engine = build_trt(folder, config, "int8", SilentUi()).path
+    engine = build_from_graph(folder, config, "int8", SilentUi()).path
     sidecar = engine.with_name(f"{engine.name}.json")
     sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "version": "9.9"}))
     manifest = folder.read()

@@ -17,8 +17,9 @@ from test_reference_logits import (
 )
 from test_reference_logits import place as recorded_place  # noqa: F401 - the fixture
 
+from hvt_deploy.commands.build_trt import build_trt
 from hvt_deploy.commands.bundle import bundle, unpack
-from hvt_deploy.commands.flows import build_trt, deploy
+from hvt_deploy.commands.deploy import deploy
 from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.ui import SilentUi
@@ -101,7 +102,7 @@ def test_an_interrupted_deploy_leaves_nothing_half_done_and_goes_on(packed, tmp_
         with pytest.raises(KeyboardInterrupt):
             deploy(packed[2], root, "int8", tmp_path, None, SilentUi())
 
-    monkeypatch.setattr("hvt_deploy.commands.flows.build_step.build_trt", build)
+    monkeypatch.setattr("hvt_deploy.commands.build_trt.build_from_graph", build)
     with monkeypatch.context() as interrupted:
         interrupted.setattr("hvt_deploy.commands.bundle._move_in", build)
         deploy_and_interrupt()

@@ -18,6 +18,7 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.evaluation import export_parity
 from hvt_deploy.graph import storage
 from hvt_deploy.models.registry import create_model
 
@@ -29,7 +30,7 @@ def config(name, **export):
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setattr(step, "cpu_count", lambda: 1)
+    monkeypatch.setattr(export_parity, "cpu_count", lambda: 1)
 
 
 def test_weights_beside_the_graph_are_proven_stored_and_named_by_the_graph(tmp_path, monkeypatch):
@@ -41,7 +42,7 @@ def test_weights_beside_the_graph_are_proven_stored_and_named_by_the_graph(tmp_p
     for seed in (1, 2):
         done = step.export(folder, config("fdvit_demo", seed=seed), None, SilentUi())
         assert done.parity.same_argmax
-        assert done.parity.relative_to_largest <= step.FP32_PARITY
+        assert done.parity.relative_to_largest <= export_parity.FP32_PARITY
         artifact = folder.read().artifacts["fp32"]
         assert set(artifact.files) == {"m.fp32.onnx", "m.fp32.onnx.data"}
         data = done.path.with_name("m.fp32.onnx.data")
@@ -75,7 +76,7 @@ def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(tmp_
 def test_a_graph_that_differs_from_pytorch_is_refused_and_nothing_is_committed(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(step, "FP32_PARITY", 0.0)
+    monkeypatch.setattr(export_parity, "FP32_PARITY", 0.0)
     folder = ModelFolder(tmp_path / "m")
     with pytest.raises(CheckFailed, match="differs from PyTorch on noise, batch 1"):
         step.export(folder, config("fdvit_demo"), None, SilentUi())
@@ -89,7 +90,7 @@ def test_what_goes_wrong_in_a_child_is_told_as_if_it_had_gone_wrong_here(tmp_pat
 
 
 def test_a_child_that_dies_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "INFERENCE_MODULE", "hvt_deploy.no_such_module")
+    monkeypatch.setattr(export_parity, "INFERENCE_MODULE", "hvt_deploy.no_such_module")
     with pytest.raises(ToolFailure, match="No module named"):
         step.export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())
 
@@ -119,5 +120,5 @@ def test_the_largest_models_export(tmp_path, name):
     )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said["parity"]["relative_to_largest"] <= step.FP32_PARITY
+    assert said["parity"]["relative_to_largest"] <= export_parity.FP32_PARITY
     assert said["parity"]["same_argmax"]

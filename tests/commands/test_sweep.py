@@ -9,9 +9,10 @@ from functools import partial
 import pytest
 from test_pipeline import run
 
+from hvt_deploy.commands import build_trt as build_step
 from hvt_deploy.commands import export as export_step
-from hvt_deploy.commands import flows
 from hvt_deploy.commands import quantize as quantize_step
+from hvt_deploy.commands import sweep as sweep_step
 from hvt_deploy.commands.sweep import is_exported, last_validation, match_models
 from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
@@ -54,10 +55,10 @@ class Sweep:
         for step, module in (
             ("export", export_step),
             ("quantize", quantize_step),
-            ("validate", flows),
+            ("validate", sweep_step),
         ):
             monkeypatch.setattr(module, step, self.counted(step, getattr(module, step)))
-        monkeypatch.setattr(flows.build_step, "build_trt", self.no_engine)
+        monkeypatch.setattr(build_step, "build_from_graph", self.no_engine)
         # Latencies are not what is tested here.
         monkeypatch.setattr(timing, "measure_latency", partial(timing.measure_latency, budget_s=2))
 
@@ -83,7 +84,7 @@ class Sweep:
             "validation.limit": 40,
             **changed,
         }
-        return flows.sweep(
+        return sweep_step.sweep(
             ["dfvt_demo", "hvt_demo"],
             ["fp32", "fp16"],
             self.place / "digits/validation",

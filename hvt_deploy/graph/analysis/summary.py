@@ -32,7 +32,7 @@ class GroupFacts:
 
 
 @dataclass(frozen=True)
-class GraphFacts:
+class GraphSummary:
     """A graph's groups in the order of its nodes."""
 
     opset: int
@@ -54,7 +54,7 @@ class _Tally:
     macs: Counter[str] = field(default_factory=Counter[str])
 
 
-def inspect_graph(model: onnx.ModelProto) -> GraphFacts:
+def inspect_graph(model: onnx.ModelProto) -> GraphSummary:
     """The facts of a graph; weights need not be loaded. Raises ToolFailure where shapes cannot be
     inferred.
     """
@@ -83,7 +83,7 @@ def inspect_graph(model: onnx.ModelProto) -> GraphFacts:
     groups = tuple(
         GroupFacts(*key, t.nodes, t.parameters, dict(t.macs)) for key, t in tallies.items()
     )
-    return GraphFacts(read_opset(model), groups)
+    return GraphSummary(read_opset(model), groups)
 
 
 def _weight_of(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:

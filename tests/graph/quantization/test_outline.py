@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from hvt_deploy.commands.quantize import GRAPHS, make_graph
+from hvt_deploy.commands.quantize import GRAPHS_OF
 from hvt_deploy.core.config import QuantizationConfig
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph import large
@@ -17,6 +17,7 @@ from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.quantization.calibration import Int8Calibration
 from hvt_deploy.graph.quantization.outline import outline
 from hvt_deploy.graph.quantization.qdq import nodes_to_quantize
+from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
@@ -44,13 +45,17 @@ def test_ranges_do_not_depend_on_where_the_weights_are(files):
     assert files[2] == files[3]
 
 
-@pytest.mark.parametrize("key", GRAPHS["int8"])
+@pytest.mark.parametrize("key", GRAPHS_OF["int8"])
 def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
     monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
     inside, beside, ranges, _ = files
     quantization = QuantizationConfig(DEFAULT_INT8_ROLES)
-    expected, kept = make_graph(inside, key, quantization, ranges, Int8Calibration(ranges))
-    found, also_kept = make_graph(beside, key, quantization, ranges, Int8Calibration(ranges))
+    expected, kept = make_quantized_graph(
+        inside, key, quantization, ranges, Int8Calibration(ranges)
+    )
+    found, also_kept = make_quantized_graph(
+        beside, key, quantization, ranges, Int8Calibration(ranges)
+    )
     assert [(n.name, n.op_type, *n.input) for n in found.graph.node] == [
         (n.name, n.op_type, *n.input) for n in expected.graph.node
     ]

@@ -1,136 +1,39 @@
-"""`quantize --budget`: the recipe with the largest share of INT8 whose accuracy stays inside a
-budget.
+"""The search for the recipe with the largest share of INT8 whose accuracy stays inside a budget.
 
-The images are split by seed: the search sees one part, the promised interval is measured once on
-the other. A recipe counts as inside when the upper end of its interval is. Every measurement is
-kept as soon as it is made, so an interrupted search goes on where it was.
+A recipe counts as inside when the upper end of its interval is. Every measurement is kept as soon
+as it is made, so an interrupted search goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import yaml
 from onnx import ModelProto
 
-from hvt_deploy.commands.calibrate import calibrate
-from hvt_deploy.core.config import QuantizationConfig, RunConfig
-from hvt_deploy.core.environment import cpu_count, require
-from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.files import cache_folder, hash_bytes, replace_file
-from hvt_deploy.core.manifest import BUDGET, CALIBRATION, INT8_CALIBRATION, Manifest
+from hvt_deploy.core.config import QuantizationConfig
+from hvt_deploy.core.environment import cpu_count
+from hvt_deploy.core.files import cache_folder, replace_file
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.data.calibration_set import CalibrationSet, hash_samples, overlap
-from hvt_deploy.data.class_names import ClassNames
-from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
+from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches, repeat_to
-from hvt_deploy.data.sampling import stratified_sample
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest, GroupSensitivity, Trial
 from hvt_deploy.evaluation.record import Interval
-from hvt_deploy.evaluation.report.accuracy_budget import draw_budget, render_budget
-from hvt_deploy.evaluation.statistics import images_needed, tango_interval
+from hvt_deploy.evaluation.statistics import tango_interval
 from hvt_deploy.graph.analysis.macs import node_macs
 from hvt_deploy.graph.analysis.roles import group_of
 from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
 from hvt_deploy.graph.quantization.ranges import Ranges, open_graph
-from hvt_deploy.graph.storage import load_onnx
 
 Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
-# Without --budget-images: enough for the budget, and at least so many for a search that is not
-# blind.
-_FEWEST_IMAGES = 2000
 _BATCH = 8
-
-
-@dataclass(frozen=True)
-class Budgeted:
-    """The recipe that was chosen, and the folder with its files: recipe.yaml, budget.json,
-    budget.md, budget.svg.
-    """
-
-    recipe: QuantizationConfig
-    record: BudgetRecord
-    folder: Path
-
-
-def quantize_within(
-    folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui
-) -> Budgeted:
-    """Find the recipe and record it with everything that was measured.
-
-    Raises BadInput for images without labels and for too few of them, naming the number needed.
-    """
-    require("onnxruntime", extra="cpu")
-    with folder.lock():
-        manifest = folder.read()
-        manifest, calibrated = calibrate(folder, manifest, config, int8=True, ui=ui)
-        if calibrated.int8 is None or calibrated.ranges is None:
-            raise BadInput(
-                "INT8 needs ranges measured on real images.",
-                "Give training images with --calib DIR.",
-            )
-        calibration = CalibrationSet.read(
-            folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
-        )
-        search, confirm = _split(manifest, config, request, calibration)
-        model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))
-        bench = _Bench(
-            model,
-            calibrated.int8.ranges,
-            config.quantization,
-            manifest.preprocessing,
-            manifest.signature.batch,
-        )
-        memory = _Memory(_key(manifest, config, request, search))
-        record = _search(bench, search, confirm, request, memory, ui)
-        recipe = replace(config.quantization, excluded=record.chosen.excluded)
-        files = replace(
-            calibration,
-            files=(
-                *calibration.files,
-                *hash_samples(search, "search"),
-                *hash_samples(confirm, "confirm"),
-            ),
-        )
-        manifest = _store(folder, manifest, recipe, record, files)
-        return Budgeted(recipe, record, folder.path / manifest.artifacts[BUDGET].folder)
-
-
-def _split(
-    manifest: Manifest, config: RunConfig, request: BudgetRequest, calibration: CalibrationSet
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Images for the search and others for the promise; none of them was calibrated on."""
-    data, seed = request.data or Path(config.calibration.folder), config.calibration.seed
-    if request.label_free:
-        samples = tuple(Sample(data / file, NO_LABEL) for file in find_images(data))
-    else:
-        names = ClassNames(manifest.class_names, manifest.wnids)
-        samples = open_image_folder(data, names, manifest.signature.num_classes).samples
-    calibrated = {Path(calibration.folder) / file.file for file in calibration.files}
-    samples = tuple(sample for sample in samples if sample.path.absolute() not in calibrated)
-    needed = 2 * (images_needed(0, 0, 1, request.budget) or 1)
-    wanted = request.images or max(needed, _FEWEST_IMAGES)
-    drawn = stratified_sample(samples, wanted, seed)
-    same = set(overlap(calibration, drawn, cpu_count()))
-    drawn = tuple(sample for sample in drawn if sample.path not in same)
-    if len(drawn) < needed:
-        raise BadInput(
-            f"{len(drawn)} images of {data} were not calibrated on; a budget of {request.budget:g} points needs "
-            f"{needed}: half for the search, half for the promise, even if no prediction changes.",
-            "Give more labelled images (--budget-data DIR, --budget-images N) or a larger budget.",
-        )
-    search = stratified_sample(drawn, len(drawn) // 2, seed + 1)
-    chosen = {sample.path for sample in search}
-    return search, tuple(sample for sample in drawn if sample.path not in chosen)
 
 
 @dataclass(frozen=True)
@@ -142,7 +45,7 @@ class _Answers:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class RecipeBench:
     """Runs the FP32 graph and what INT8 makes of it."""
 
     model: ModelProto
@@ -186,7 +89,7 @@ class _Bench:
         return _Answers(np.concatenate(logits), np.concatenate(labels))
 
 
-class _Memory:
+class TrialCache:
     """Measurements on disk, by what they depend on."""
 
     def __init__(self, key: str) -> None:
@@ -204,25 +107,12 @@ class _Memory:
             temporary.write_text(json.dumps(to_plain(self.trials)), encoding="utf-8")
 
 
-def _key(
-    manifest: Manifest, config: RunConfig, request: BudgetRequest, search: Sequence[Sample]
-) -> str:
-    contents = [file.sha256 for file in hash_samples(search, "search")]
-    labels = [sample.label for sample in search]
-    parts = [
-        manifest.artifacts[INT8_CALIBRATION].sha256,
-        to_plain(config.quantization),
-        request.label_free,
-    ]
-    return hash_bytes(json.dumps([parts, contents, labels]).encode())
-
-
-def _search(
-    bench: _Bench,
+def search_recipe(
+    bench: RecipeBench,
     search: Sequence[Sample],
     confirm: Sequence[Sample],
     request: BudgetRequest,
-    memory: _Memory,
+    memory: TrialCache,
     ui: Ui,
 ) -> BudgetRecord:
     shares = bench.groups()
@@ -296,7 +186,7 @@ def _greedy(
 
 
 def _trial(
-    bench: _Bench,
+    bench: RecipeBench,
     samples: Sequence[Sample],
     fp32: _Answers,
     shares: Mapping[str, float],
@@ -324,32 +214,3 @@ def _drop(fp32: _Answers, found: _Answers, *, label_free: bool) -> Interval:
 def _part(progress: Progress, index: int, parts: int) -> Progress:
     """Progress of part `index` of several equal ones."""
     return lambda done, total: progress(index * total + done, parts * total)
-
-
-def _store(
-    folder: ModelFolder,
-    manifest: Manifest,
-    recipe: QuantizationConfig,
-    record: BudgetRecord,
-    files: CalibrationSet,
-) -> Manifest:
-    with folder.staging() as staged:
-        files.write(staged / "calibration.json")
-        header = "# A recipe: hvt-deploy quantize --recipe FILE\n"
-        text = header + yaml.safe_dump(
-            to_plain(recipe), sort_keys=False, default_flow_style=None, width=100
-        )
-        (staged / "recipe.yaml").write_text(text, encoding="utf-8")
-        (staged / "budget.json").write_text(
-            json.dumps(to_plain(record), indent=1) + "\n", encoding="utf-8"
-        )
-        (staged / "budget.svg").write_text(draw_budget(record), encoding="utf-8")
-        (staged / "budget.md").write_text(render_budget(record, "budget.svg"), encoding="utf-8")
-        return folder.add(
-            manifest,
-            BUDGET,
-            staged,
-            "recipe.yaml",
-            f"hvt-deploy quantize {manifest.slug} --budget {record.budget:g}",
-            parents=("fp32", INT8_CALIBRATION),
-        )

@@ -1,0 +1,77 @@
+"""`build-trt` for several models and precisions; one that fails does not stop the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hvt_deploy.commands.build_target import Explained, explain_build
+from hvt_deploy.commands.build_trt import Built, build_trt
+from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.errors import BadInput, HvtDeployError, as_failure
+from hvt_deploy.core.types import Precision
+from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import ModelFolder
+
+# Finds the exported model of a name, and its configuration with the flags of the command line.
+OpenModel: TypeAlias = Callable[["str | None"], "tuple[ModelFolder, RunConfig]"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One build of several: what was built or would be, or why not. `precision` is "" if there is
+    no such model.
+    """
+
+    model: str
+    precision: str
+    built: Built | None = None
+    explained: Explained | None = None
+    error: HvtDeployError | None = None
+
+
+def build_many(
+    models: Sequence[str | None],
+    precisions: Sequence[Precision],
+    open_model: OpenModel,
+    ui: Ui,
+    min_int8: float | None = None,
+    *,
+    explain: bool = False,
+) -> tuple[Attempt, ...]:
+    """Build every model (None: the newest export) in every precision, by default that of its
+    configuration.
+
+    A build that fails is noted, and the next one starts. With `explain` nothing is built.
+    """
+    attempts: list[Attempt] = []
+    for model in models:
+        try:
+            folder, config = open_model(model)
+        except Exception as error:
+            attempts.append(Attempt(model or "", "", error=as_failure(error)))
+            continue
+        wanted: tuple[Precision, ...] = tuple(
+            dict.fromkeys(precisions or [config.engine.precision])
+        )
+        for precision in wanted:
+            try:
+                _check_gate(min_int8, wanted)
+                if explain:
+                    explained = explain_build(folder, config, precision)
+                    attempts.append(Attempt(folder.slug, precision, explained=explained))
+                else:
+                    built = build_trt(folder, config, precision, ui, min_int8)
+                    attempts.append(Attempt(folder.slug, precision, built=built))
+            except Exception as error:  # a fault in one build is no reason to lose the others
+                attempts.append(Attempt(folder.slug, precision, error=as_failure(error)))
+    return tuple(attempts)
+
+
+def _check_gate(min_int8: float | None, precisions: Sequence[Precision]) -> None:
+    if min_int8 is not None and not any(precision.startswith("int8") for precision in precisions):
+        raise BadInput(
+            f"--min-int8 says what an INT8 engine must be, and only {', '.join(precisions)} is asked for.",
+            "Add --int8.",
+        )

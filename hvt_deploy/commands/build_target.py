@@ -1,0 +1,116 @@
+"""Library, compute capabilities and profiles of a build: `build-trt --explain` shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.environment import Gpu, find_gpus
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.manifest import Manifest, engine_key
+from hvt_deploy.core.types import Precision
+from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
+from hvt_deploy.runtime.tensorrt.plan import (
+    Profile,
+    choose_capabilities,
+    choose_flavour,
+    name_engine_file,
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a build is for. `gpus` is empty for a build ahead of time; `profiles` for a graph of
+    fixed batch size.
+    """
+
+    flavour: FlavourInfo
+    capabilities: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
+    profiles: tuple[Profile, ...]
+
+    @property
+    def tag(self) -> str:
+        """The part of names that says where the engine runs."""
+        return format_engine_tag(self.flavour, self.capabilities)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A build that was not done. `graph` is "" where it has to be made first; `replaces` an engine
+    that is there.
+    """
+
+    model: str
+    precision: str
+    graph: str
+    library: str
+    compute_capabilities: tuple[str, ...]
+    ahead_of_time: bool
+    profiles: tuple[str, ...]
+    workspace_mib: int
+    engine: str
+    replaces: bool
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """The plan as it is read."""
+        where = "built ahead of time" if self.ahead_of_time else "this machine's GPU"
+        return (
+            (
+                "graph",
+                self.graph
+                or f"made first: hvt-deploy quantize {self.model} --precision {self.precision}",
+            ),
+            ("library", self.library),
+            ("compute capability", f"{', '.join(self.compute_capabilities)} ({where})"),
+            ("profiles MIN,OPT,MAX", "  ".join(self.profiles) or "none, the batch size is fixed"),
+            ("workspace", f"{self.workspace_mib} MiB"),
+            (
+                "engine",
+                f"{self.engine}{' (replaces the one that is there)' if self.replaces else ''}",
+            ),
+        )
+
+
+def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) -> Explained:
+    """The build that `build_trt` would do. Raises what makes it impossible before it starts."""
+    manifest = folder.read()
+    target = find_target(config, manifest)
+    key = engine_key(precision, target.tag)
+    return Explained(
+        model=folder.slug,
+        precision=precision,
+        graph=folder.open_artifact(manifest, precision).name
+        if is_fresh(manifest, precision)
+        else "",
+        library=target.flavour.title,
+        compute_capabilities=target.capabilities,
+        ahead_of_time=not target.gpus,
+        profiles=tuple(map(str, target.profiles)),
+        workspace_mib=config.engine.workspace_mib,
+        engine=name_engine_file(folder.slug, precision, target.flavour, target.capabilities),
+        replaces=key in manifest.artifacts,
+    )
+
+
+def find_target(config: RunConfig, manifest: Manifest) -> Target:
+    """What an engine is built for: this machine's GPU, else the configured capabilities.
+
+    Raises MissingEnvironment where no library can build here, BadInput for a missing profile.
+    """
+    gpus = find_gpus()
+    flavour = choose_flavour(config.engine.flavour, bool(gpus))
+    capabilities = choose_capabilities(flavour.name, gpus, config.engine.compute_capabilities)
+    return Target(flavour, capabilities, gpus, _profiles(config, manifest))
+
+
+def _profiles(config: RunConfig, manifest: Manifest) -> tuple[Profile, ...]:
+    if manifest.signature.batch is not None:
+        return ()
+    if not config.engine.profiles:
+        raise BadInput(
+            "An ONNX file with any batch size needs a profile.", "Example: --profile 1,8,32"
+        )
+    return tuple(Profile(*profile) for profile in config.engine.profiles)

@@ -1,0 +1,94 @@
+"""Proof that an exported graph computes what the reference form computes, at every batch size."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.environment import cpu_count
+from hvt_deploy.core.errors import CheckFailed
+from hvt_deploy.core.manifest import Manifest, Parity
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.core.ui import Progress
+from hvt_deploy.data.calibration_set import choose_calibration
+from hvt_deploy.data.images import load_batches
+from hvt_deploy.evaluation.parity import compare_logits, seeded_noise
+from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.job import InferenceJob, infer_in_child
+
+# Largest logit difference an FP32 graph may show, relative to the largest logit of the reference
+# form.
+FP32_PARITY = 2e-5
+PROVED_BATCHES = (1, 2, 3, 5)
+INFERENCE_MODULE = "hvt_deploy.runtime.worker"
+
+
+def prove_parity(
+    reference_path: Path, path: Path, manifest: Manifest, config: RunConfig, progress: Progress
+) -> Parity:
+    """Compare the graph with the reference form at every batch size; returns the worst.
+
+    Each runs in a process of its own, one after the other: the weights are never in memory twice.
+    """
+    ort_request = BackendRequest(
+        "ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, cpu_count()
+    )
+    torch_request = replace(ort_request, name="pytorch", runtime="pytorch", path=reference_path)
+    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as temporary:
+        batches: dict[Path, str] = {}
+        for images_NCHW, what in _parity_batches(manifest, config):
+            batches[Path(temporary) / f"{len(batches)}.npy"] = what
+            np.save(list(batches)[-1], images_NCHW)
+        jobs = (
+            InferenceJob(request, config, tuple(batches))
+            for request in (torch_request, ort_request)
+        )
+        logits: list[list[LogitsNK]] = []
+        for done, job in enumerate(jobs, start=1):
+            logits.append(infer_in_child(INFERENCE_MODULE, job))
+            progress(done, 2)
+        parities = [
+            _compare(expected, found, what, untrained=manifest.weights.untrained)
+            for expected, found, what in zip(logits[0], logits[1], batches.values(), strict=True)
+        ]
+    return max(parities, key=lambda parity: parity.relative_to_largest)
+
+
+def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[ImagesNCHW, str]]:
+    """Seeded noise, and the first calibration images where there are any, at every batch size to
+    prove.
+    """
+    signature = manifest.signature
+    batches = (signature.batch,) if signature.batch else PROVED_BATCHES
+    for batch in batches:
+        yield seeded_noise(signature, batch, seed=batch), f"noise, batch {batch}"
+    source = Path(config.calibration.folder)
+    if source.is_dir():
+        chosen = choose_calibration(source, max(batches), config.calibration.seed)
+        for batch in batches:
+            for real in islice(
+                load_batches(chosen.samples(), manifest.preprocessing, batch, cpu_count()), 1
+            ):
+                if signature.batch in (None, len(real.images_NCHW)):
+                    yield real.images_NCHW, f"real images, batch {len(real.images_NCHW)}"
+
+
+def _compare(
+    reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str, *, untrained: bool
+) -> Parity:
+    parity = compare_logits(reference_NK, candidate_NK)
+    if parity.relative_to_largest > FP32_PARITY or not parity.same_argmax:
+        raise CheckFailed(
+            f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest "
+            f"logit, {FP32_PARITY:.0e} allowed{'' if parity.same_argmax else '; another class wins'}.",
+            "Try another --simplifier; if it stays, report it with the model's name."
+            + untrained
+            * " Activations of random weights may grow until float32 is not exact: try --weights FILE.",
+        )
+    return parity
