@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import itertools
 import json
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 API: Mapping[str, Any] = json.loads((Path(__file__).parent / "runtime/trt/api.json").read_text())
 VERSIONS: Sequence[str] = API["versions"]
 RTX = "rtx"
+_NUMBERS = itertools.count()
 
 
 def recorded(version: str, class_name: str, name: str | None = None) -> Mapping[str, Any] | None:
@@ -128,6 +131,8 @@ class World:
     timing_cache: bytes = b"timings of this version"
     logger: Any = None
     memory: dict[int, Any] = field(default_factory=dict)
+    contexts: set[int] = field(default_factory=set)  # execution contexts that were not freed
+    fails_in_capture: bool = False
     capturing: list[Any] | None = None
 
     def expected(self, images: np.ndarray) -> np.ndarray:
@@ -253,6 +258,10 @@ class IExecutionContext(Recorded):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._profile, self._batch, self._addresses = 0, 0, {}
+        # Work on the stream uses scratch memory that the context frees when it is freed itself.
+        self._scratch = next(_NUMBERS)
+        world.contexts.add(self._scratch)
+        weakref.finalize(self, world.contexts.discard, self._scratch)
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self._world.calls.append(f"profile {profile_index}")
@@ -279,12 +288,15 @@ class IExecutionContext(Recorded):
         if batch == 0 or set(addresses) != {"images", "logits"}:
             world.error("not all shapes and addresses are set")
             return False
+        scratch = self._scratch
         if world.capturing is not None:
+            if world.fails_in_capture:
+                return False
             if world.capturable:
-                world.capturing.append(lambda: compute(world, batch, addresses))
+                world.capturing.append(lambda: compute(world, batch, addresses, scratch))
             return world.capturable
         world.calls.append(f"execute {batch} in profile {self._profile}")
-        compute(world, batch, addresses)
+        compute(world, batch, addresses, scratch)
         return True
 
 
@@ -363,8 +375,11 @@ class FakeTensorRT:
         return FakeEnum(self._world.version, name)
 
 
-def compute(world: World, batch: int, addresses: Mapping[str, int]) -> None:
-    """What the stand-in's engine does, on "device" memory."""
+def compute(world: World, batch: int, addresses: Mapping[str, int], scratch: int) -> None:
+    """Runs the stand-in's engine on "device" memory, in the scratch memory of a context."""
+    assert scratch in world.contexts, "use after free: the execution context was freed"
+    freed = [name for name, address in addresses.items() if address not in world.memory]
+    assert not freed, f"use after free: the buffers of {freed} were freed"
     images = view(addresses["images"], (batch, *world.image))
     view(addresses["logits"], (batch, world.classes))[...] = world.expected(images)
 
@@ -386,6 +401,7 @@ class FakeCuda:
     def __init__(self, world: World) -> None:
         self._world = world
         self._graphs: dict[int, Any] = {}
+        self.captured: dict[int, Any] = {}
         self.streams = 0
         self.events: dict[int, int] = {}
 
@@ -441,7 +457,10 @@ class FakeCuda:
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, Any]:
         work, self._world.capturing = self._world.capturing, None
-        return (0, work) if self._world.capturable else (901, None)
+        if not self._world.capturable:
+            return 901, None
+        self.captured[id(work)] = work
+        return 0, work
 
     def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:
         self._graphs[id(graph)] = graph
@@ -458,6 +477,7 @@ class FakeCuda:
         return (0,)
 
     def cudaGraphDestroy(self, graph: Any) -> tuple[int]:
+        del self.captured[id(graph)]
         return (0,)
 
     def cudaGetLastError(self) -> tuple[int]:

@@ -9,6 +9,7 @@ protocols named `Rtx...`; only functions that take one of those may use them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from mmap import mmap
 from typing import Any, Protocol
 
 
@@ -148,7 +149,7 @@ class RtxICudaEngine(Protocol):
 class IRuntime(Protocol):
     """Reads engines."""
 
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None: ...
+    def deserialize_cuda_engine(self, serialized_engine: bytes | mmap) -> ICudaEngine | None: ...
 
 
 class TensorRT(Protocol):

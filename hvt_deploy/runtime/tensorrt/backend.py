@@ -7,9 +7,10 @@ tested on a stand-in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -23,27 +24,46 @@ from hvt_deploy.runtime.tensorrt.api import (
     RtxICudaEngine,
     RtxTensorRT,
 )
-from hvt_deploy.runtime.tensorrt.cuda import Cuda, DeviceBuffer
-from hvt_deploy.runtime.tensorrt.flavours import Flavour, open_flavour
+from hvt_deploy.runtime.tensorrt.cuda import Cuda, CudaGraph, IoBuffers
+from hvt_deploy.runtime.tensorrt.engine_io import (
+    check_io_tensors,
+    choose_range,
+    read_batch_ranges,
+)
+from hvt_deploy.runtime.tensorrt.flavours import open_flavour
 from hvt_deploy.runtime.tensorrt.messages import is_noise, make_logger
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 
 
-@dataclass(frozen=True)
-class _BatchRange:
-    """The batch sizes of one optimization profile of the engine.
+class _BoundInference:
+    """One inference on resident images, with everything that its work on the device uses.
 
-    Attributes:
-        index: number of the profile in the engine.
-        min: the smallest batch.
-        opt: the batch that kernels are tuned for.
-        max: the largest batch.
+    A captured graph replays into the memory of its execution context and into the buffers: they
+    live as long as the graph, and are freed after it.
     """
 
-    index: int
-    min: int
-    opt: int
-    max: int
+    def __init__(
+        self,
+        cuda: Cuda,
+        context: IExecutionContext,
+        launch: Callable[[], None],
+        resources: ExitStack,
+    ) -> None:
+        self._cuda = cuda
+        self._context: IExecutionContext | None = context
+        self._launch: Callable[[], None] | None = launch
+        self._resources = resources
+
+    def run(self) -> float:
+        """Run it once; milliseconds between two CUDA events around it."""
+        if self._launch is None:
+            raise ToolFailure("These images are not bound any more.", "Bind them again.")
+        return self._cuda.time(self._launch)
+
+    def close(self) -> None:
+        """Free the graph, then the buffers, then the context."""
+        self._resources.close()
+        self._launch = self._context = None
 
 
 class TrtBackend:
@@ -65,10 +85,13 @@ class TrtBackend:
         with ExitStack() as stack:
             self._cuda = stack.enter_context(closing(Cuda()))
             self._engine = self._deserialize()
-            self._ranges = _read_batch_ranges(self._engine, request)
-            _check_io_tensors(self._flavour, self._engine, request)
+            self._ranges = read_batch_ranges(self._engine, request)
+            check_io_tensors(self._flavour, self._engine, request)
             self._context = self._create_context()
             self._profile = 0
+            self._buffers = stack.enter_context(closing(IoBuffers(self._cuda)))
+            self._bound: _BoundInference | None = None
+            self._closed = False
             self._resources = stack.pop_all()
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
@@ -85,41 +108,65 @@ class TrtBackend:
 
     def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
         """A call that runs one synchronised inference on these images, already on the device, timed
-        by CUDA events.
+        by CUDA events. It ends the call of an earlier `bind`.
 
         It has a context of its own, so that a captured graph stays valid whatever `infer` runs
         meanwhile.
         """
         self._check_images(images_NCHW)
         images = np.ascontiguousarray(images_NCHW, np.float32)
-        chosen = self._choose_range(len(images))
-        context = self._create_context()
-        self._select_profile(context, chosen.index)
-        source, target = self._place(context, images)
-        self._resources.enter_context(closing(source))
-        self._resources.enter_context(closing(target))
-        # Once without capturing: TensorRT finishes what a new shape needs in the first call.
-        self._execute(context)
-        self._cuda.synchronize()
-        if (
-            self._flavour.info.name == "tensorrt"
-        ):  # TensorRT-RTX captures graphs itself, see `create_rtx_context`
-            graph = self._cuda.capture(lambda: context.execute_async_v3(self._cuda.stream))
+        chosen = choose_range(self.name, self._ranges, len(images))
+        self._release_bound()
+        with ExitStack() as stack:
+            buffers = stack.enter_context(closing(IoBuffers(self._cuda)))
+            context = self._create_context()
+            self._select_profile(context, chosen.index)
+            self._place(context, images, buffers)
+            # Once without capturing: TensorRT finishes what a new shape needs in the first call.
+            self._execute(context)
+            self._cuda.synchronize()
+            graph = self._capture(context)
             if graph is not None:
-                self._resources.enter_context(closing(graph))
-                return lambda: self._cuda.time(graph.launch)
-            self._execute(context)  # the failed capture must not be what the next call continues
-        return lambda: self._cuda.time(lambda: self._execute(context))
+                stack.enter_context(closing(graph))
+            launch = partial(self._execute, context) if graph is None else graph.launch
+            self._bound = _BoundInference(self._cuda, context, launch, stack.pop_all())
+        return self._bound.run
 
     def close(self) -> None:
         """Free the device memory, contexts, engine and stream."""
+        if self._closed:
+            return
+        self._closed = True
+        self._release_bound()
+        del self._context, self._engine, self._runtime  # each needs those after it
         self._resources.close()
-        del self._context, self._engine
+
+    def _release_bound(self) -> None:
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
+
+    def _capture(self, context: IExecutionContext) -> CudaGraph | None:
+        """One inference as a CUDA graph; None where it cannot be captured.
+
+        TensorRT-RTX captures graphs itself, see `create_rtx_context`.
+        """
+        if self._flavour.info.name == "tensorrt_rtx":
+            return None
+        graph = self._cuda.capture(lambda: context.execute_async_v3(self._cuda.stream))
+        if graph is None:  # the failed capture must not be what the next call continues
+            self._execute(context)
+            self._cuda.synchronize()
+        return graph
 
     def _deserialize(self) -> ICudaEngine:
         trt = self._flavour.trt
         self._runtime = trt.Runtime(make_logger(trt, self._keep_error))
-        engine = self._runtime.deserialize_cuda_engine(self._request.path.read_bytes())
+        with (
+            self._request.path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise ToolFailure(
                 f"{self._flavour.info.title} cannot read {self._request.path.name}: "
@@ -144,35 +191,22 @@ class TrtBackend:
         return context
 
     def _infer_part(self, images: ImagesNCHW) -> LogitsNK:
-        chosen = self._choose_range(len(images))
+        chosen = choose_range(self.name, self._ranges, len(images))
         if chosen.index != self._profile:
             self._select_profile(self._context, chosen.index)
             self._profile = chosen.index
-        source, target = self._place(self._context, images)
+        self._place(self._context, images, self._buffers)
         logits_NK = np.empty((len(images), self._request.signature.num_classes), np.float32)
-        with closing(source), closing(target):
-            self._execute(self._context)
-            self._cuda.download(target, logits_NK)
+        self._execute(self._context)
+        self._cuda.download(self._buffers.logits, logits_NK)
         return logits_NK
-
-    def _choose_range(self, batch: int) -> _BatchRange:
-        fitting = [r for r in self._ranges if r.min <= batch <= r.max]
-        if not fitting:
-            ranges = ", ".join(f"{r.min} to {r.max}" for r in self._ranges)
-            raise BadInput(
-                f"{self.name} takes batches of {ranges} images, not {batch}.",
-                f"Build it with --profile 1,{batch},{batch}, or choose another batch size.",
-            )
-        return min(fitting, key=lambda r: (abs(r.opt - batch), r.max))
 
     def _select_profile(self, context: IExecutionContext, index: int) -> None:
         if not context.set_optimization_profile_async(index, self._cuda.stream):
             raise self._cannot_run()
         self._cuda.synchronize()
 
-    def _place(
-        self, context: IExecutionContext, images: ImagesNCHW
-    ) -> tuple[DeviceBuffer, DeviceBuffer]:
+    def _place(self, context: IExecutionContext, images: ImagesNCHW, buffers: IoBuffers) -> None:
         """Copy images to the device and tell the context where they are and where the logits go."""
         signature = self._request.signature
         if not context.set_input_shape(signature.input_name, images.shape):
@@ -182,17 +216,14 @@ class TrtBackend:
             raise ToolFailure(
                 f"{self.name} would give logits of shape {shape} for {len(images)} images."
             )
-        with ExitStack() as stack:
-            source = stack.enter_context(closing(self._cuda.malloc(images.nbytes)))
-            target = stack.enter_context(
-                closing(self._cuda.malloc(4 * len(images) * signature.num_classes))
-            )
-            self._cuda.upload(images, source)
-            for name, buffer in ((signature.input_name, source), (signature.output_name, target)):
-                if not context.set_tensor_address(name, buffer.address):
-                    raise self._cannot_run()
-            stack.pop_all()
-        return source, target
+        buffers.reserve(images.nbytes, 4 * len(images) * signature.num_classes)
+        self._cuda.upload(images, buffers.images)
+        for name, buffer in (
+            (signature.input_name, buffers.images),
+            (signature.output_name, buffers.logits),
+        ):
+            if not context.set_tensor_address(name, buffer.address):
+                raise self._cannot_run()
 
     def _execute(self, context: IExecutionContext) -> None:
         if not context.execute_async_v3(self._cuda.stream):
@@ -202,7 +233,8 @@ class TrtBackend:
         expected = self._request.signature.images_shape(max(len(images_NCHW), 1))
         if images_NCHW.shape != expected:
             raise BadInput(
-                f"{self.name} takes images of shape {expected}, got {images_NCHW.shape}."
+                f"{self.name} takes images of shape (N, {', '.join(map(str, expected[1:]))}), "
+                f"N at least 1, got {images_NCHW.shape}."
             )
 
     def _keep_error(self, is_error: bool, is_warning: bool, message: str) -> None:
@@ -231,58 +263,3 @@ def create_rtx_context(trt: RtxTensorRT, engine: RtxICudaEngine) -> IExecutionCo
     )
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     return engine.create_execution_context(config)
-
-
-def _read_batch_ranges(engine: ICudaEngine, request: BackendRequest) -> tuple[_BatchRange, ...]:
-    """The batch sizes of every profile; an engine of fixed batch has only that size."""
-    name = request.signature.input_name
-    if name not in _list_tensors(engine):
-        raise _describe_mismatch(engine, request)
-    batch = engine.get_tensor_shape(name)[0]
-    if batch != -1:
-        return (_BatchRange(0, batch, batch, batch),)
-    shapes = [
-        engine.get_tensor_profile_shape(name, i) for i in range(engine.num_optimization_profiles)
-    ]
-    return tuple(
-        _BatchRange(i, *(int(shape[0]) for shape in limits)) for i, limits in enumerate(shapes)
-    )
-
-
-def _check_io_tensors(flavour: Flavour, engine: ICudaEngine, request: BackendRequest) -> None:
-    """Raise BadInput unless the engine takes and gives what the request says, in float32."""
-    trt, signature = flavour.trt, request.signature
-    expected = {
-        signature.input_name: (trt.TensorIOMode.INPUT, (3, *signature.image_size)),
-        signature.output_name: (trt.TensorIOMode.OUTPUT, (signature.num_classes,)),
-    }
-    if set(_list_tensors(engine)) != set(expected):
-        raise _describe_mismatch(engine, request)
-    for name, (mode, rest) in expected.items():
-        shape = tuple(engine.get_tensor_shape(name))
-        fits = (
-            engine.get_tensor_mode(name) == mode
-            and engine.get_tensor_dtype(name) == trt.DataType.FLOAT
-        )
-        if not fits or shape[1:] != rest:
-            raise _describe_mismatch(engine, request)
-
-
-def _list_tensors(engine: ICudaEngine) -> Sequence[str]:
-    return [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-
-
-def _describe_mismatch(engine: ICudaEngine, request: BackendRequest) -> BadInput:
-    signature = request.signature
-    height, width = signature.image_size
-    found = ", ".join(
-        f"'{name}' of shape {tuple(engine.get_tensor_shape(name))} "
-        f"in {engine.get_tensor_dtype(name)}"
-        for name in _list_tensors(engine)
-    )
-    return BadInput(
-        f"{request.path.name}: expected '{signature.input_name}' of shape "
-        f"(N, 3, {height}, {width}) and '{signature.output_name}' of shape "
-        f"(N, {signature.num_classes}) in float32; it has {found}.",
-        "Run `hvt-deploy build-trt` again.",
-    )

@@ -79,8 +79,8 @@ class Cuda:
         self._call(self._api.cudaStreamSynchronize, self._stream)
 
     def time(self, enqueue: Callable[[], None]) -> float:
-        """Milliseconds that what `enqueue` puts on the stream took, by CUDA events; done when the
-        call returns.
+        """Milliseconds that the work which `enqueue` puts on the stream took, by CUDA events; done
+        when the call returns.
         """
         start, end = self._events
         self._call(self._api.cudaEventRecord, start, self._stream)
@@ -91,15 +91,21 @@ class Cuda:
         return float(elapsed_ms)
 
     def capture(self, enqueue: Callable[[], bool]) -> CudaGraph | None:
-        """What `enqueue` puts on the stream, as a graph; None where it cannot be captured."""
+        """The work that `enqueue` puts on the stream, as a graph; None where capturing fails."""
         mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         (error,) = self._api.cudaStreamBeginCapture(self._stream, mode)
         if error != self._api.cudaError_t.cudaSuccess:
             return None
-        enqueued = enqueue()
-        # Even after a failure the capture has to be ended, and the error it left taken away.
-        error, graph = self._api.cudaStreamEndCapture(self._stream)
-        if not enqueued or error != self._api.cudaError_t.cudaSuccess:
+        enqueued = False
+        try:
+            enqueued = enqueue()
+        finally:
+            # Even after a failure the capture has to be ended, and the error it left taken away.
+            error, graph = self._api.cudaStreamEndCapture(self._stream)
+            captured = error == self._api.cudaError_t.cudaSuccess
+            if captured and not enqueued:
+                self._api.cudaGraphDestroy(graph)
+        if not enqueued or not captured:
             self._api.cudaGetLastError()
             return None
         try:
@@ -152,7 +158,34 @@ class DeviceBuffer:
         """Free it."""
         if self.address:
             self._free(self.address)
-            self.address = 0
+            self.address = self.size = 0
+
+
+class IoBuffers:
+    """Device memory for the images and the logits of an execution context. It grows as needed and
+    is kept from call to call.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self.images = DeviceBuffer(0, 0, lambda _: None)
+        self.logits = self.images
+
+    def reserve(self, images_bytes: int, logits_bytes: int) -> None:
+        """Make both at least so large; addresses may change. Raises ToolFailure where the GPU's
+        memory is full.
+        """
+        if self.images.size < images_bytes:
+            self.images.close()
+            self.images = self._cuda.malloc(images_bytes)
+        if self.logits.size < logits_bytes:
+            self.logits.close()
+            self.logits = self._cuda.malloc(logits_bytes)
+
+    def close(self) -> None:
+        """Free both."""
+        self.images.close()
+        self.logits.close()
 
 
 class CudaGraph:

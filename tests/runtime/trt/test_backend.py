@@ -4,6 +4,7 @@ on no GPU here.
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from pathlib import Path
@@ -132,6 +133,57 @@ def test_bound_call_replays_a_graph_whatever_infer_runs_meanwhile(bench) -> None
     assert machine.executed() == ["graph", "execute 7 in profile 0", "graph"]
 
 
+def test_captured_graph_owns_its_context_and_buffers(bench) -> None:
+    machine = bench(World(CLASSIC))
+    backend = machine.open()
+    run = backend.bind(images(4))
+    gc.collect()
+    assert run() == 1.0  # the stand-in refuses a context or buffers that were freed
+    assert len(machine.world.contexts) == 2
+
+
+@pytest.mark.parametrize("version", [CLASSIC, RTX])
+def test_next_bind_frees_what_the_last_one_held(bench, version: str) -> None:
+    machine = bench(World(version))
+    backend = machine.open()
+    first = backend.bind(images(8))
+    backend.bind(images(2))
+    assert len(machine.world.contexts) == 2  # the backend's own and the bound one
+    assert len(machine.world.memory) == 2
+    assert len(machine.cuda._graphs) == (version == CLASSIC)
+    with pytest.raises(ToolFailure, match="not bound any more"):
+        first()
+
+
+def test_capture_in_which_enqueuing_fails_leaves_no_graph(bench) -> None:
+    machine = bench(World(CLASSIC, fails_in_capture=True))
+    backend = machine.open()
+    run = backend.bind(images(4))
+    machine.world.calls.clear()
+    run()
+    assert machine.executed() == ["execute 4 in profile 0"]
+    assert machine.cuda.captured == machine.cuda._graphs == {}
+
+
+def test_failed_bind_frees_everything(bench) -> None:
+    machine = bench(World(CLASSIC))
+    backend = machine.open()
+    machine.world.ranges = ((8, 8, 8),)  # the context refuses the shape that the engine announced
+    with pytest.raises(ToolFailure, match="outside profile"):
+        backend.bind(images(4))
+    assert machine.world.memory == {}
+
+
+def test_device_memory_of_infer_is_kept_from_call_to_call(bench) -> None:
+    machine = bench(World(CLASSIC))
+    backend = machine.open()
+    backend.infer(images(8))
+    held = set(machine.world.memory)
+    backend.infer(images(3))
+    assert set(machine.world.memory) == held
+    assert len(held) == 2
+
+
 def test_bound_call_without_a_graph_where_none_can_be_captured(bench) -> None:
     machine = bench(World(CLASSIC, capturable=False))
     run = machine.open().bind(images(4))
@@ -169,8 +221,10 @@ def test_close_frees_everything(bench, capturable: bool) -> None:
     backend.bind(images(2))
     backend.bind(images(4))
     backend.close()
+    backend.close()
     assert machine.world.memory == {}
-    assert machine.cuda._graphs == {}
+    assert machine.world.contexts == set()
+    assert machine.cuda._graphs == machine.cuda.captured == {}
     assert machine.cuda.streams == 0
     assert machine.cuda.events == {}
 
