@@ -14,12 +14,12 @@ GROUP_COLUMNS = (
     "role",
     "kernels",
     "reformats",
-    "MACs M",
+    "MACs (M)",
     "INT8 %",
     "FP16 %",
     "FP32 %",
-    "weights k",
-    "INT8 %",
+    "weights (k)",
+    "weights INT8 %",
 )
 
 
