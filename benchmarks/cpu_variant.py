@@ -48,13 +48,13 @@ from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.evaluation.latency import measure_latency, median_interval, speedup_interval
 from hvt_deploy.evaluation.parity import compare_logits
-from hvt_deploy.graph.quantization.calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.cpu_int8 import (
     gather_gelu,
     quantize_biases,
     quantize_outputs,
     to_unsigned,
 )
+from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend

@@ -45,7 +45,7 @@ from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.evaluation.latency import measure_latency, speedup_interval
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.evaluation.statistics import wilson_interval
-from hvt_deploy.graph.analysis.macs import node_macs
+from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.base import BackendRequest
@@ -158,7 +158,7 @@ def compare_to_fp32(
 def measure_int8_share(path: Path) -> float:
     """The share of a graph's MACs whose two factors come from a DequantizeLinear."""
     model = load_onnx(path)
-    macs = node_macs(model)
+    macs = count_macs(model)
     dequantized = {
         node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"
     }

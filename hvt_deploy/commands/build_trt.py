@@ -13,8 +13,8 @@ from hvt_deploy.core.manifest import EngineFacts, Manifest, engine_key
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
-from hvt_deploy.graph.analysis.audit_types import EngineAudit, NodeFacts
-from hvt_deploy.graph.analysis.facts import read_facts
+from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.graph.analysis.facts import NodeFacts, read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import build_engine

@@ -33,12 +33,10 @@ from hvt_deploy.evaluation.parity import seeded_noise
 from hvt_deploy.graph.quantization.calibration import (
     Batches,
     CalibrationImages,
-    Int8Calibration,
     Int8Settings,
     calibrate_int8,
-    describe,
-    read_int8_calibration,
 )
+from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, read_int8_calibration
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
@@ -164,7 +162,7 @@ def _int8(
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as scratch:
         found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), Path(scratch), ui)
     for effect in found.effects:
-        ui.say(f"{effect.name}: {describe(effect)}")
+        ui.say(f"{effect.name}: {effect}")
     with folder.staging() as staged:
         found.write(staged)
         manifest = folder.add(
@@ -175,7 +173,7 @@ def _int8(
             f"hvt-deploy quantize {manifest.slug} --int8",
             facts=Int8CalibrationFacts(
                 key=key,
-                effects={effect.name: describe(effect) for effect in found.effects},
+                effects={effect.name: str(effect) for effect in found.effects},
                 sqnr_by_role=found.sqnr_by_role,
                 clipping=Counter(found.clipping.values()),
             ),

@@ -42,7 +42,7 @@ from hvt_deploy.evaluation.divergence import (
 )
 from hvt_deploy.evaluation.parity import seeded_noise
 from hvt_deploy.graph.modules import ModuleGraph
-from hvt_deploy.graph.quantization.calibration import read_int8_calibration
+from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.smooth_quant import smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest, TappedBackend

@@ -23,11 +23,11 @@ from hvt_deploy.data.class_names import class_names_for
 from hvt_deploy.evaluation.export_parity import prove_parity
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
+from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
 from hvt_deploy.graph.opset import check_opset, convert_opset, read_opset
-from hvt_deploy.graph.preprocessing import check_in_graph, with_preprocessing
+from hvt_deploy.graph.preprocessing import add_preprocessing, check_preprocessing
 from hvt_deploy.graph.simplify import simplify
-from hvt_deploy.graph.storage import external_weights, load_onnx, save_onnx
+from hvt_deploy.graph.storage import external_weights_path, load_onnx, save_onnx
 from hvt_deploy.models.registry import create_from, get_spec, to_deployed
 from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.download import obtain_weights
@@ -66,8 +66,8 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     require("onnxruntime", extra="cpu")
     check_opset(config.export.opset)
     if config.export.preprocess_in_graph:
-        check_in_graph(config.preprocessing)
-    refuse_what_does_not_fit(plan_export(folder, config), folder.path)
+        check_preprocessing(config.preprocessing)
+    require_resources(plan_export(folder, config), folder.path)
     spec = get_spec(config.model, config.preprocessing.image_size, config.options)
     with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
         reference_path = staged_weights / f"{folder.slug}.safetensors"
@@ -131,9 +131,9 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
         reference = create_from(spec)
         parameters = sum(parameter.numel() for parameter in reference.parameters())
         graph_bytes = _weight_bytes(to_deployed(reference))
-    beside = external_weights(folder.path, graph_bytes) is not None
+    beside = external_weights_path(folder.path, graph_bytes) is not None
     graphs = 1 + config.export.preprocess_in_graph
-    return estimate_export(parameters, graph_bytes, folder.path, beside=beside, graphs=graphs)
+    return estimate_export(parameters, graph_bytes, folder.path, external=beside, graphs=graphs)
 
 
 def _weight_bytes(deployed: nn.Module) -> int:
@@ -197,7 +197,7 @@ def _write_graph(
         deployed = to_deployed(reference)
         del reference
         progress(1, 5)
-        external = external_weights(path, _weight_bytes(deployed))
+        external = external_weights_path(path, _weight_bytes(deployed))
         graph = export_onnx(deployed, signature, config.export.opset, external)
         layer_norms = sum(isinstance(module, nn.LayerNorm) for module in deployed.modules())
         _release(deployed)
@@ -226,7 +226,7 @@ def _add_pixels_graph(folder: ModelFolder, manifest: Manifest) -> Manifest:
     fp32 = manifest.artifacts["fp32"]
     source = folder.file(fp32)
     with folder.staging() as staged:
-        graph = with_preprocessing(load_onnx(source, weights=False), manifest.preprocessing)
+        graph = add_preprocessing(load_onnx(source, weights=False), manifest.preprocessing)
         path = staged / f"{folder.slug}.{PIXELS}.onnx"
         for name in fp32.files:
             if name != fp32.main:  # weights, which the graph names; onnx refuses links to them

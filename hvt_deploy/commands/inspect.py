@@ -11,7 +11,7 @@ from pathlib import Path
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.workspace import find_model
 from hvt_deploy.graph.analysis.audit_types import EngineAudit
-from hvt_deploy.graph.analysis.summary import GraphSummary, inspect_graph
+from hvt_deploy.graph.analysis.summary import GraphSummary, summarize_graph
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 
@@ -77,7 +77,7 @@ def inspect_onnx(path: Path) -> GraphSummary:
         raise BadInput(
             f"{path} holds no graph.", "Give an ONNX file that `hvt-deploy export` wrote."
         )
-    return inspect_graph(model)
+    return summarize_graph(model)
 
 
 def graph_rows(facts: GraphSummary) -> Sequence[Sequence[str]]:

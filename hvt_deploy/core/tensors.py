@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,15 @@ class Signature:
     def images_shape(self, batch: int) -> tuple[int, int, int, int]:
         """The shape of an input of `batch` images."""
         return (batch, 3, *self.image_size)
+
+
+def signal_and_noise(reference: NDArray[Any], candidate: NDArray[Any]) -> tuple[float, float]:
+    """The sums of squares of `reference` and of `candidate - reference`, in float64.
+
+    Arrays of any shape, the same for both. The sums of several batches may be added.
+    """
+    reference, candidate = reference.astype(np.float64), candidate.astype(np.float64)
+    return float(np.square(reference).sum()), float(np.square(candidate - reference).sum())
 
 
 def sqnr_db(signal: float, noise: float) -> float:

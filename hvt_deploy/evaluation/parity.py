@@ -8,7 +8,7 @@ import numpy as np
 
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.manifest import Parity
-from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature, sqnr_db
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature, signal_and_noise, sqnr_db
 
 
 def compare_logits(reference_NK: LogitsNK, candidate_NK: LogitsNK) -> Parity:
@@ -29,7 +29,7 @@ def compare_logits(reference_NK: LogitsNK, candidate_NK: LogitsNK) -> Parity:
         relative_to_largest=0.0
         if max_abs == 0
         else (max_abs / largest if largest > 0 else math.inf),
-        sqnr_db=sqnr_db(float(np.square(reference).sum()), float(np.square(difference).sum())),
+        sqnr_db=sqnr_db(*signal_and_noise(reference, candidate)),
         same_argmax=finite and bool((reference.argmax(axis=1) == candidate.argmax(axis=1)).all()),
     )
 

@@ -19,7 +19,7 @@ from hvt_deploy.core.config import QuantizationConfig
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.files import cache_folder, replace_file
 from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
+from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.data.folders import Sample
@@ -27,10 +27,11 @@ from hvt_deploy.data.images import load_batches, repeat_to
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest, GroupSensitivity, Trial
 from hvt_deploy.evaluation.record import Interval
 from hvt_deploy.evaluation.statistics import tango_interval
-from hvt_deploy.graph.analysis.macs import node_macs
+from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.analysis.roles import group_of
-from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
-from hvt_deploy.graph.quantization.ranges import Ranges, open_graph
+from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
+from hvt_deploy.graph.quantization.ranges import Ranges
 
 Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
 _BATCH = 8
@@ -56,9 +57,9 @@ class RecipeBench:
 
     def groups(self) -> dict[str, float]:
         """The groups that the recipe quantizes, each with its share of all MACs."""
-        macs = node_macs(self.model)
+        macs = count_macs(self.model)
         constants = {tensor.name for tensor in self.model.graph.initializer}
-        quantized = set(nodes_to_quantize(self.model, self.recipe.int8_roles, self.recipe.excluded))
+        quantized = set(select_nodes(self.model, self.recipe.int8_roles, self.recipe.excluded))
         shares: dict[str, float] = {}
         for node in self.model.graph.node:
             if node.name in quantized:
@@ -196,11 +197,10 @@ def _trial(
 ) -> Trial:
     nothing_left = excluded >= shares.keys()
     found = fp32 if nothing_left else bench.run(excluded, samples, progress)
-    signal = float(np.square(fp32.logits, dtype=np.float64).sum())
-    noise = float(np.square(fp32.logits - found.logits, dtype=np.float64).sum())
+    sqnr = sqnr_db(*signal_and_noise(fp32.logits, found.logits))
     share = sum(share for group, share in shares.items() if group not in excluded)
     drop = _drop(fp32, found, label_free=request.label_free)
-    return Trial(tuple(sorted(excluded)), share, drop, sqnr_db(signal, noise))
+    return Trial(tuple(sorted(excluded)), share, drop, sqnr)
 
 
 def _drop(fp32: _Answers, found: _Answers, *, label_free: bool) -> Interval:

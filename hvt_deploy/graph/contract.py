@@ -1,11 +1,9 @@
-"""What a deployable graph looks like: checked on every export, so that an engine build meets no
-surprise.
-"""
+"""The contract of a deployable graph, checked on every export, before any engine is built."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -14,8 +12,9 @@ from onnx import TensorProto
 from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.queries import find_used
 
-# At static resolution none of these is needed, and each costs TensorRT kernels or fails to build.
+# At static resolution none of these is needed, and each costs TensorRT kernels or fails the build.
 FORBIDDEN_OPS = frozenset({"Shape", "If", "Loop", "ScatterND", "GridSample"})
 NAMED_OPS = frozenset({"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization"})
 
@@ -25,15 +24,19 @@ class ContractReport:
     """The graph in numbers, and every breach of the contract in words."""
 
     nodes: int
+    """Number of nodes."""
     ops: Mapping[str, int]
+    """Number of nodes of each operator."""
     breaches: tuple[str, ...]
+    """A phrase per breach; empty if the graph keeps the contract."""
 
 
 def inspect_contract(
     model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int
 ) -> ContractReport:
-    """Look for operators that must not be there, LayerNorms that fell apart, wrong opsets, names
-    and shapes.
+    """Look for forbidden operators, decomposed LayerNorms, a wrong opset, wrong names and shapes.
+
+    `layer_norms` is the number of LayerNorm modules in the PyTorch model.
     """
     ops = Counter(node.op_type for node in model.graph.node)
     breaches = [f"{ops[op]} {op} nodes" for op in sorted(FORBIDDEN_OPS & ops.keys())]
@@ -54,12 +57,12 @@ def inspect_contract(
     repeated = [
         name for name, count in Counter(n.name for n in model.graph.node).items() if count > 1
     ]
-    breaches += [f"several nodes are called {name}" for name in repeated]
+    breaches += [f"several nodes are named {name}" for name in repeated]
     expected_in: tuple[str | int, ...] = (signature.batch or "batch", 3, *signature.image_size)
     expected_out: tuple[str | int, ...] = (signature.batch or "batch", signature.num_classes)
     breaches += _misshaped("input", model.graph.input, signature.input_name, expected_in)
     breaches += _misshaped("output", model.graph.output, signature.output_name, expected_out)
-    used = {name for node in model.graph.node for name in node.input}
+    used = find_used(model.graph)
     breaches += [
         f"initializer {t.name} is not used" for t in model.graph.initializer if t.name not in used
     ]
@@ -74,16 +77,17 @@ def check_contract(
     if report.breaches:
         raise CheckFailed(
             f"The exported graph breaks its contract: {'; '.join(report.breaches)}.",
-            "Try another --simplifier; if it stays, report it with the model's name.",
+            "Try another --simplifier; if the error stays, report it with the model's name.",
         )
     return report
 
 
-def _misshaped(what: str, values: object, name: str, expected: tuple[str | int, ...]) -> list[str]:
-    infos = list(values)  # pyright: ignore[reportArgumentType, reportUnknownVariableType, reportUnknownArgumentType]
-    found = [_describe(info) for info in infos]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    wanted = (name, TensorProto.FLOAT, expected)
-    return [] if found == [wanted] else [f"the {what} is {found}, expected {wanted}"]
+def _misshaped(
+    end: str, values: Iterable[onnx.ValueInfoProto], name: str, shape: tuple[str | int, ...]
+) -> list[str]:
+    found = [_describe(value) for value in values]
+    expected = (name, TensorProto.FLOAT, shape)
+    return [] if found == [expected] else [f"the {end} is {found}, expected {expected}"]
 
 
 def _describe(info: onnx.ValueInfoProto) -> tuple[str, int, tuple[str | int, ...]]:

@@ -1,7 +1,6 @@
-"""A copy of a graph that is being changed: who makes and who reads a tensor, constants, nodes put
-in between.
+"""A copy of a graph that is being changed: producers, readers, constants, nodes inserted between
+others.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -13,16 +12,16 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from hvt_deploy.graph.order import sort_nodes
+from hvt_deploy.graph.queries import find_used, map_producers
 
 
 class GraphEdit:
-    """Changes to a copy of `model`; `done` gives it back. Nodes that `nodes` and `readers` return
-    may be changed.
+    """Changes to a copy of `model`; `done` returns it. Nodes that `nodes` and `readers` return may
+    be changed.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = onnx.ModelProto()
-        self._model.CopyFrom(model)
+        self._model = copy_model(model)
         self._tensors = {tensor.name: tensor for tensor in self._model.graph.initializer}
 
     def nodes(self, *op_types: str) -> list[onnx.NodeProto]:
@@ -30,21 +29,19 @@ class GraphEdit:
         return [node for node in self._model.graph.node if node.op_type in op_types]
 
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """The node that makes each tensor."""
-        return {name: node for node in self._model.graph.node for name in node.output}
+        """The node that makes each tensor, as the graph is now."""
+        return map_producers(self._model.graph)
 
     def readers(self, name: str) -> list[onnx.NodeProto]:
-        """The nodes that read the tensor `name`."""
+        """The nodes that read the tensor `name`, as the graph is now."""
         return [node for node in self._model.graph.node if name in node.input]
 
     def is_output(self, name: str) -> bool:
-        """Whether the graph gives the tensor `name`."""
+        """Whether the tensor `name` is an output of the graph."""
         return any(value.name == name for value in self._model.graph.output)
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value of an initializer; None for what is computed and for weights that lie beside
-        the graph.
-        """
+        """The value of an initializer; None for a computed tensor and for external weights."""
         tensor = self._tensors.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
@@ -60,7 +57,7 @@ class GraphEdit:
     def add_node(
         self, op_type: str, inputs: Sequence[str], output: str, axis: int | None = None
     ) -> str:
-        """Add a node called as its one output; returns `output`."""
+        """Add a node with one output, whose name is the node's too; returns `output`."""
         node = helper.make_node(op_type, inputs, [output], output)
         if axis is not None:
             node.attribute.append(helper.make_attribute("axis", axis))
@@ -68,13 +65,15 @@ class GraphEdit:
         return output
 
     def forget_type(self, name: str) -> None:
-        """Drop what is recorded of a tensor's type and shape, where a change makes it another's."""
+        """Drop the recorded type and shape of a tensor that a change invalidates."""
         for value in [v for v in self._model.graph.value_info if v.name == name]:
             self._model.graph.value_info.remove(value)
 
     def done(self) -> onnx.ModelProto:
-        """The changed model: nodes sorted, without what nothing reads any more and without recorded
-        shapes of it.
+        """The changed model: nodes sorted, and unused nodes, initializers and recorded shapes
+        removed.
+
+        Raises ToolFailure if the changes made a cycle.
         """
         graph = self._model.graph
         used = {value.name for value in graph.output}
@@ -86,12 +85,25 @@ class GraphEdit:
                 kept.append(node)
         del graph.node[:]
         graph.node.extend(reversed(kept))
-        made = {name for node in kept for name in node.output}
-        for tensor in [t for t in graph.initializer if t.name not in used]:
-            graph.initializer.remove(tensor)
+        made = map_producers(graph)
         for value in [v for v in graph.value_info if v.name not in made]:
             graph.value_info.remove(value)
+        drop_unused_initializers(graph)
         return self._model
+
+
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that can be changed without changing `model`; external weights stay in their file."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
+
+
+def drop_unused_initializers(graph: onnx.GraphProto) -> None:
+    """Remove, in place, the initializers that no node reads and that are no output."""
+    used = find_used(graph)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def replace_input(node: onnx.NodeProto, old: str, new: str) -> None:

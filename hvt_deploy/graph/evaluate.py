@@ -1,4 +1,4 @@
-"""One node of a graph, computed by ONNX's reference implementation."""
+"""The value of one node, computed by ONNX's reference implementation."""
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 
-def evaluate(
+def evaluate_node(
     node: onnx.NodeProto,
     inputs: Mapping[str, NDArray[Any]],
     opsets: Sequence[onnx.OperatorSetIdProto],
 ) -> NDArray[Any]:
-    """The first output of `node`, given the arrays that it reads by their names."""
+    """The first output of `node`; `inputs` maps the names that it reads to arrays."""
     given = [
         helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape

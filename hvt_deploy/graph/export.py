@@ -1,5 +1,4 @@
 """A deployed-form module as an ONNX graph, through torch's dynamo exporter."""
-
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ _EXAMPLE_BATCH = 2
 def export_onnx(
     model: nn.Module, signature: Signature, opset: int, weights: Path | None = None
 ) -> onnx.ModelProto:
-    """Export `model` at the larger of `opset` and the exporter's own floor, 18; `convert_opset`
-    does the rest.
+    """Export `model` at the larger of `opset` and the exporter's floor, 18; `convert_opset` goes
+    below it.
 
-    Nodes are named `<module path>/<op>`. Large weights are written to the file `weights`, where one
-    is given, one after the other, and the graph refers to it by its name; then they are never in
-    memory a second time. Raises ToolFailure if the exporter fails or writes another opset.
+    Nodes are named `<module path>/<op>`. If `weights` is given, large weights are streamed into
+    that file and the graph refers to it by name, so that they are never in memory twice. Raises
+    ToolFailure if the exporter fails or writes another opset.
     """
     native = max(NATIVE_OPSET, opset)
     example = torch.zeros(signature.images_shape(signature.batch or _EXAMPLE_BATCH))
@@ -56,13 +55,11 @@ def export_onnx(
                 optimize=False,
             )
             if program is not None:
-                fold_large(
-                    program.model
-                )  # before the exporter's own folding, which keeps every result in memory
+                # Before the exporter's own folding, which keeps every result in memory, and after
+                # it for what depends on a small result of it, such as the shape of a Reshape.
+                fold_large(program.model)
                 program.optimize()
-                fold_large(
-                    program.model
-                )  # what depends on a small result of it, such as the shape of a Reshape
+                fold_large(program.model)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ToolFailure(
@@ -80,6 +77,7 @@ def export_onnx(
     proto = program.model_proto
     if read_opset(proto) != native:
         raise ToolFailure(
-            f"PyTorch's ONNX exporter wrote opset {read_opset(proto)} where {native} was asked for."
+            f"PyTorch's ONNX exporter wrote opset {read_opset(proto)}, expected {native}.",
+            "Report this with the versions of torch and onnx.",
         )
     return name_nodes(proto)

@@ -1,4 +1,4 @@
-"""What an export needs of memory and disk, and what there is: known before the work begins."""
+"""The memory and disk space that an export needs, checked before the work begins."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from hvt_deploy.core.environment import available_memory_bytes, free_disk_bytes
 from hvt_deploy.core.errors import MissingEnvironment
 
-# Measured by benchmarks/large_export.py: the largest of the processes holds the weights so many
-# times beside what its libraries take, where the graph's weights are in a file; those in memory are
-# copied on their way. On disk are the reference form and the graphs, and room for their structure.
+# Measured by benchmarks/large_export.py: the largest process needs its libraries and this many
+# copies of the weights, with external weights and with weights in memory. The disk holds the
+# reference form and the graphs, plus their structure.
 _COPIES, _COPIES_IN_MEMORY = 1.1, 6.5
 _LIBRARIES_BYTES = 1.0e9
 _STRUCTURE_BYTES = 5.0e7
@@ -18,17 +18,22 @@ _STRUCTURE_BYTES = 5.0e7
 
 @dataclass(frozen=True)
 class ExportNeeds:
-    """Bytes that an export of `parameters` weights needs beside those that there are."""
+    """The resources that an export needs, and those that this machine has."""
 
     parameters: int
+    """Number of float32 parameters of the model."""
     memory_bytes: int
+    """Estimated peak memory of the largest process."""
     available_memory_bytes: int
+    """Memory available now."""
     disk_bytes: int
+    """Estimated size of all files that are written."""
     free_disk_bytes: int
+    """Free space on the disk of the target folder."""
 
     @property
     def fits(self) -> bool:
-        """Whether there is enough of both."""
+        """Whether both memory and disk space suffice."""
         return (
             self.memory_bytes <= self.available_memory_bytes
             and self.disk_bytes <= self.free_disk_bytes
@@ -36,13 +41,14 @@ class ExportNeeds:
 
 
 def estimate_export(
-    parameters: int, graph_bytes: int, target: Path, *, beside: bool, graphs: int = 1
+    parameters: int, graph_bytes: int, target: Path, *, external: bool, graphs: int = 1
 ) -> ExportNeeds:
-    """What exporting into the folder `target` needs now: of float32 `parameters` a graph with
-    `graph_bytes` of weights and constants, which are in a file `beside` it or not. A fine-tuned
-    head changes little.
+    """The resources for exporting `graphs` graphs into the folder `target`.
+
+    The model has `parameters` float32 parameters, each graph `graph_bytes` of weights and
+    constants, which are `external` (in a file next to the graph) or not.
     """
-    copies = _COPIES if beside else _COPIES_IN_MEMORY
+    copies = _COPIES if external else _COPIES_IN_MEMORY
     return ExportNeeds(
         parameters=parameters,
         memory_bytes=int(copies * max(graph_bytes, 4 * parameters) + _LIBRARIES_BYTES),
@@ -52,17 +58,19 @@ def estimate_export(
     )
 
 
-def refuse_what_does_not_fit(needs: ExportNeeds, target: Path) -> None:
-    """Raise MissingEnvironment that says what lacks."""
+def require_resources(needs: ExportNeeds, target: Path) -> None:
+    """Raise MissingEnvironment naming the resource that does not suffice."""
     if needs.disk_bytes > needs.free_disk_bytes:
         raise MissingEnvironment(
-            f"Writing to {target} needs {needs.disk_bytes / 1e9:.2f} GB, only {needs.free_disk_bytes / 1e9:.2f} GB are "
-            "free.",
+            f"Writing to {target} needs {needs.disk_bytes / 1e9:.2f} GB, "
+            f"only {needs.free_disk_bytes / 1e9:.2f} GB are free.",
             "Free some space or choose another folder with --workspace DIR.",
         )
     if needs.memory_bytes > needs.available_memory_bytes:
         raise MissingEnvironment(
-            f"Exporting {needs.parameters / 1e6:.0f} M parameters needs {needs.memory_bytes / 1e9:.1f} GB of memory, "
+            f"Exporting {needs.parameters / 1e6:.0f} M parameters needs "
+            f"{needs.memory_bytes / 1e9:.1f} GB of memory, "
             f"only {needs.available_memory_bytes / 1e9:.1f} GB are available.",
-            "End other programs, or export on a machine with more memory and copy the workspace folder here.",
+            "Close other programs, or export on a machine with more memory and copy the workspace "
+            "folder here.",
         )

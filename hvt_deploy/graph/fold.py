@@ -1,7 +1,4 @@
-"""What an exported graph computes from large weights alone, computed one weight at a time, when it
-is written.
-"""
-# pyright: reportUnknownMemberType=false
+"""Constant folding of large weights, one at a time and only when the graph is written."""
 
 from __future__ import annotations
 
@@ -11,15 +8,13 @@ import onnx_ir as ir
 from onnx import helper
 
 from hvt_deploy.graph import large
-from hvt_deploy.graph.evaluate import evaluate
+from hvt_deploy.graph.evaluate import evaluate_node
 
 
 def fold_large(model: ir.Model) -> None:
-    """Replace, in place, nodes that compute something from large constants alone by what they
-    compute.
+    """Replace, in place, nodes that read only constants, some of them large, by their results.
 
-    A value is computed each time it is read and never kept, so folding every weight takes no memory
-    for them.
+    A result is computed each time it is read and never kept, so folding takes no memory for them.
     """
     for node in list(model.graph):
         constants = {
@@ -34,7 +29,7 @@ def fold_large(model: ir.Model) -> None:
         (output,) = node.outputs
         folded = _folded(node, tensors, model.opset_imports)
         if output.is_graph_output() or folded.nbytes < large.LARGE_BYTES:
-            continue  # what is small, the exporter folds
+            continue  # the exporter folds small results
         value = ir.Value(
             name=output.name,
             shape=folded.shape,
@@ -53,17 +48,14 @@ def fold_large(model: ir.Model) -> None:
 def _folded(
     node: ir.Node, tensors: Mapping[str, ir.TensorProtocol], opsets: Mapping[str, int]
 ) -> ir.LazyTensor:
-    """What `node` computes from `tensors`, its inputs by name."""
+    """The result of `node` on `tensors`, its inputs by name."""
     name, proto = node.outputs[0].name or "", ir.serde.serialize_node(node)
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
 
     def compute() -> ir.TensorProtocol:
-        return ir.tensor(
-            evaluate(proto, {n: tensor.numpy() for n, tensor in tensors.items()}, imports),
-            name=name,
-        )
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return ir.tensor(evaluate_node(proto, arrays, imports), name=name)
 
-    once = (
-        compute()
-    )  # for type and shape, which the exporter does not always note; a Transpose is only a view
+    # For type and shape, which the exporter does not always record; a Transpose is only a view.
+    once = compute()
     return ir.LazyTensor(compute, once.dtype, ir.Shape(once.shape.numpy()), name=name)

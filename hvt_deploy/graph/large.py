@@ -1,10 +1,8 @@
-"""Large weights stay where they are: nothing that rewrites a graph needs their values.
+"""Large weights stay out of simplifiers, which do not need their values.
 
-A simplifier copies every initializer several times over and cannot take more than 2 GiB, so it
-works on a graph in which large initializers are inputs. What it would have computed from them,
-`fold` computes before.
+A simplifier copies every initializer several times and is limited to 2 GiB, so it works on a graph
+in which large initializers are inputs. `fold.py` does the constant folding of these beforehand.
 """
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -13,15 +11,16 @@ import math
 import onnx
 from onnx import helper
 
-# From here on an initializer is large. Shapes, axes, norms and biases, which simplifiers look into,
-# are far smaller.
+from hvt_deploy.graph.edit import copy_model
+from hvt_deploy.graph.queries import find_used
+
+# An initializer of this size or more is large. Shapes, axes, norms and biases, whose values
+# simplifiers use, are far smaller.
 LARGE_BYTES = 2**20
 
 
 def is_large(tensor: onnx.TensorProto) -> bool:
-    """Whether a simplifier has no business with its values. They may be in the message or in a file
-    beside it.
-    """
+    """Whether an initializer, in memory or external, has `LARGE_BYTES` or more."""
     return (
         math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         >= LARGE_BYTES
@@ -29,9 +28,10 @@ def is_large(tensor: onnx.TensorProto) -> bool:
 
 
 def _large(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Large initializers by name, but for the weights of convolutions: simplifiers fold norms and
-    scales into them, and fail where they are inputs. They are a small part of any large
-    transformer.
+    """Large initializers by name, without the weights of convolutions unless they are external.
+
+    Simplifiers fold norms and scales into these and fail if they are inputs; they are a small part
+    of any large transformer.
     """
     convolved = {
         node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")
@@ -44,10 +44,9 @@ def _large(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     }
 
 
-def without_large(model: onnx.ModelProto) -> onnx.ModelProto:
+def remove_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which large initializers are inputs of the same name, type and shape."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(model)
+    skeleton = copy_model(model)
     graph, large = skeleton.graph, _large(model)
     tensors = list(graph.initializer)
     del graph.initializer[:]
@@ -61,11 +60,11 @@ def without_large(model: onnx.ModelProto) -> onnx.ModelProto:
     return skeleton
 
 
-def with_large(skeleton: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
-    """`skeleton`, changed in place, with those large initializers of `original` that it still uses."""
+def restore_large_weights(skeleton: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """`skeleton`, changed in place, with the large initializers of `original` that it uses."""
     large, graph = _large(original), skeleton.graph
     for value in [value for value in graph.input if value.name in large]:
         graph.input.remove(value)
-    used = {name for node in graph.node for name in node.input}
+    used = find_used(graph)
     graph.initializer.extend(tensor for name, tensor in large.items() if name in used)
     return skeleton

@@ -1,10 +1,7 @@
-"""An ONNX graph by module path: which tensor is a module's output, and the part between some
-tensors and another.
+"""An ONNX graph by module path: the output tensor of a module, the subgraph between tensors.
 
 Nodes are named `<module path>/<op>` (graph/names.py).
 """
-
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -17,31 +14,27 @@ import onnx
 from onnx import helper
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.graph.storage import load_onnx
 
-# The path of what belongs to no module in particular; as a module it is the whole model.
-ROOT = "model"
-# Precision passes put these between a module and its consumers: they belong to neither.
+# The path of nodes that belong to no module; as a module it is the whole model.
+ROOT_PATH = "model"
+# Precision passes insert these between a module and its consumers: they belong to neither.
 _TRANSPARENT = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 
 
 def path_of(node_name: str) -> str:
     """The module path in a node name: "blocks.0.attn.qkv" of "blocks.0.attn.qkv/MatMul"."""
-    return node_name.rpartition("/")[0] or ROOT
+    return node_name.rpartition("/")[0] or ROOT_PATH
 
 
 class ModuleGraph:
-    """The graph of the ONNX file `path`. Weights in a file beside it stay there.
+    """The graph of the ONNX file `path`; external weights stay in their file.
 
     Raises BadInput for a file that is missing or is not ONNX.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            model = onnx.load_model(path, load_external_data=False)
-        except Exception as error:  # protobuf's error has no stable home
-            raise BadInput(
-                f"{path} cannot be read as an ONNX file: {type(error).__name__}."
-            ) from error
+        model = load_onnx(path, weights=False)
         self.folder = path.parent
         self.model = model if model.graph.value_info else onnx.shape_inference.infer_shapes(model)
         graph = self.model.graph
@@ -53,35 +46,32 @@ class ModuleGraph:
 
     @cached_property
     def outputs(self) -> dict[str, str]:
-        """The output tensor of each module that has exactly one, in the order of the graph;
-        containers come after what they contain. The last is that of the whole model, under ROOT.
+        """The output tensor of each module that has exactly one, in the order of the graph.
 
         A module's output is a tensor that one of its nodes makes and a node of another module
-        takes.
+        reads. Containers come after their members; the last entry is the whole model, `ROOT_PATH`.
         """
         leaving: dict[str, list[str]] = defaultdict(list)
         for node in self.model.graph.node:
             path = path_of(node.name)
-            if path == ROOT or node.op_type in _TRANSPARENT:
+            if path == ROOT_PATH or node.op_type in _TRANSPARENT:
                 continue
             for module in _ancestors(path):
                 for name in node.output:
-                    if any(
-                        not f"{taker}.".startswith(f"{module}.") for taker in self._takers[name]
-                    ):
+                    if not all(_contains(module, reader) for reader in self._readers[name]):
                         leaving[module].append(name)
         single = {module: tensors[0] for module, tensors in leaving.items() if len(tensors) == 1}
         ordered = sorted(
             single.items(), key=lambda item: (self._position[item[1]], -item[0].count("."))
         )
-        return {**dict(ordered), ROOT: self.model.graph.output[0].name}
+        return {**dict(ordered), ROOT_PATH: self.model.graph.output[0].name}
 
     def element_type(self, tensor: str) -> int:
-        """The ONNX element type of a tensor. Raises BadInput where shape inference did not find it."""
+        """The ONNX element type of a tensor; raises BadInput if shape inference did not find it."""
         if tensor not in self._values:
             raise BadInput(
                 f"The type of tensor {tensor} is not known.",
-                "Infer the shapes of this graph first.",
+                "Run ONNX shape inference on this graph first.",
             )
         return self._values[tensor].type.tensor_type.elem_type
 
@@ -102,10 +92,9 @@ class ModuleGraph:
         return [self.model.graph.node[i] for i in sorted(needed)]
 
     def cut(self, given: Collection[str], wanted: Sequence[str]) -> onnx.ModelProto:
-        """A model of its own that computes `wanted` from those of `given`, and of the graph's
-        inputs, that it needs.
+        """A model that computes `wanted` from the tensors of `given` and the graph inputs it needs.
 
-        Weights in a file beside the graph stay there.
+        External weights stay in their file.
         """
         nodes = self.nodes_between(given, wanted)
         made = {name for node in nodes for name in node.output}
@@ -123,7 +112,7 @@ class ModuleGraph:
         )
 
     def _value(self, name: str) -> onnx.ValueInfoProto:
-        """A tensor as an input or output: its type, and its rank with all sizes free."""
+        """A tensor as an input or output: its element type, and its rank with all sizes dynamic."""
         found = onnx.ValueInfoProto()
         found.name = name
         found.type.tensor_type.elem_type = self.element_type(name)
@@ -135,20 +124,25 @@ class ModuleGraph:
         return found
 
     @cached_property
-    def _takers(self) -> dict[str, set[str]]:
-        """The modules that take each tensor, seen through what belongs to none; "" for whoever
-        takes the output.
+    def _readers(self) -> dict[str, set[str]]:
+        """The paths of the modules that read each tensor, seen through nodes that belong to none;
+        "" for an output of the graph.
         """
-        takers: dict[str, set[str]] = defaultdict(set)
+        readers: dict[str, set[str]] = defaultdict(set)
         for value in self.model.graph.output:
-            takers[value.name].add("")
+            readers[value.name].add("")
         for node in reversed(self.model.graph.node):
             path = path_of(node.name)
-            passed_on = node.op_type in _TRANSPARENT or path == ROOT
-            by = {taker for name in node.output for taker in takers[name]} if passed_on else {path}
+            passed_on = node.op_type in _TRANSPARENT or path == ROOT_PATH
+            by = {reader for name in node.output for reader in readers[name]}
             for name in node.input:
-                takers[name] |= by
-        return takers
+                readers[name] |= by if passed_on else {path}
+        return readers
+
+
+def _contains(module: str, path: str) -> bool:
+    """Whether `path` is the module itself or inside it."""
+    return f"{path}.".startswith(f"{module}.")
 
 
 def _ancestors(path: str) -> Iterator[str]:

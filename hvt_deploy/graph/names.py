@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from hvt_deploy.graph.modules import ROOT, path_of
+from hvt_deploy.graph.edit import copy_model
+from hvt_deploy.graph.modules import ROOT_PATH, path_of
+from hvt_deploy.graph.queries import map_producers
 
-# Where torch's exporter writes the path of modules a node came from, as a Python list; the last
+# Torch's exporter writes the module paths that a node came from here, as a Python list; the last
 # entry is the call.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
@@ -18,62 +20,60 @@ _PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Name each node `<module path>/<op>` from the exporter's metadata; repeats get `_1`, `_2`."""
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
-    _write(named, [_module_path(node) for node in named.graph.node])
+    named = copy_model(model)
+    _write_names(named, [_module_path(node) for node in named.graph.node])
     return named
 
 
 def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """Name the nodes of a simplified graph by the modules of the graph it came from.
 
-    A product that swallowed a scale or a normalization behind it keeps its own path. Other nodes
-    keep theirs if their name or output was kept; a fused node gets that of its weight, else that of
-    the node before it.
+    A product that a following scale or normalization was folded into keeps its own path. Other
+    nodes keep theirs if their name or output was kept; a fused node gets the path of its weight,
+    else that of the node before it.
     """
-    makers = {out: node for node in original.graph.node for out in node.output if out}
+    producers = map_producers(original.graph)
     by_name = {node.name: path_of(node.name) for node in original.graph.node}
-    by_output = {out: path_of(node.name) for out, node in makers.items()}
+    by_output = {out: path_of(node.name) for out, node in producers.items()}
     weights = {tensor.name for tensor in original.graph.initializer}
     by_weight = {
         i: path_of(node.name) for node in original.graph.node for i in node.input if i in weights
     }
-    restored = onnx.ModelProto()
-    restored.CopyFrom(simplified)
+    restored = copy_model(simplified)
     paths: list[str] = []
     by_new_output: dict[str, str] = {}
     for node in restored.graph.node:
         found = (
-            _path_of_product(node, makers)
+            _path_of_product(node, producers)
             or by_name.get(node.name)
             or next((by_output[o] for o in node.output if o in by_output), None)
             or next((by_weight[i] for i in node.input if i in by_weight), None)
             or next((by_new_output[i] for i in node.input if i in by_new_output), None)
-            or ROOT
+            or ROOT_PATH
         )
         paths.append(found)
         by_new_output.update(dict.fromkeys(node.output, found))
-    _write(restored, paths)
+    _write_names(restored, paths)
     return restored
 
 
-def _path_of_product(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> str | None:
-    """The path of the product in the original graph that ends in this product's output."""
-    maker = makers.get(node.output[0]) if node.op_type in _PRODUCTS else None
-    while maker is not None and maker.op_type not in _PRODUCTS:
-        maker = next((makers[name] for name in maker.input if name in makers), None)
-    return path_of(maker.name) if maker is not None else None
+def _path_of_product(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str | None:
+    """The path of the last product before this product's output in the original graph."""
+    found = producers.get(node.output[0]) if node.op_type in _PRODUCTS else None
+    while found is not None and found.op_type not in _PRODUCTS:
+        found = next((producers[name] for name in found.input if name in producers), None)
+    return path_of(found.name) if found is not None else None
 
 
 def _module_path(node: onnx.NodeProto) -> str:
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             scopes = [str(scope) for scope in ast.literal_eval(entry.value)]
-            return next((scope for scope in reversed(scopes[:-1]) if scope), ROOT)
-    return ROOT
+            return next((scope for scope in reversed(scopes[:-1]) if scope), ROOT_PATH)
+    return ROOT_PATH
 
 
-def _write(model: onnx.ModelProto, paths: Sequence[str]) -> None:
+def _write_names(model: onnx.ModelProto, paths: Sequence[str]) -> None:
     seen: Counter[str] = Counter()
     for node, path in zip(model.graph.node, paths, strict=True):
         name = f"{path}/{node.op_type}"

@@ -1,21 +1,23 @@
-"""Exactly the opset that was asked for: the exporter's floor is 18, TensorRT users ask for 17, FP16
-Q/DQ needs 19.
+"""Conversion to exactly the requested opset: the exporter's floor is 18, TensorRT users ask for 17,
+FP16 Q/DQ needs 19.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import defs, helper, numpy_helper
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
+from hvt_deploy.graph.edit import copy_model, drop_unused_initializers
+from hvt_deploy.graph.queries import map_producers
 
 SUPPORTED_OPSETS = range(17, 23)
 NATIVE_OPSET = 18
 
 _REDUCTIONS = frozenset(
-    op
-    for op in (
+    {
         "ReduceL1",
         "ReduceL2",
         "ReduceLogSum",
@@ -25,13 +27,12 @@ _REDUCTIONS = frozenset(
         "ReduceMin",
         "ReduceProd",
         "ReduceSumSquare",
-    )
+    }
 )
-# Operators that mean something else from the opset on, so that raising across it would change the
-# result.
+# Operators whose meaning changed in an opset, so that raising across it would change the result.
 _CHANGED_MEANING = {"GridSample": 20, "GroupNormalization": 21}
-# What opset 18 added to operators that 17 has: an input (by position), and attributes with those of
-# their values that mean what 17 does. Otherwise both are the same.
+# Additions of opset 18 to operators of 17: the number of inputs in 17, and new attributes with
+# those of their values that keep 17's meaning. Otherwise both are the same.
 _REDUCTIONS_OF_17 = frozenset({b"none", b"add", b"mul"})
 _ADDED_IN_18: dict[str, tuple[int, dict[str, frozenset[object]]]] = {
     "Pad": (3, {}),
@@ -49,7 +50,7 @@ _ADDED_IN_18: dict[str, tuple[int, dict[str, frozenset[object]]]] = {
 
 
 def read_opset(model: onnx.ModelProto) -> int:
-    """The version of the default domain that the file really says."""
+    """The version of the default domain recorded in the file; 0 if there is none."""
     return next(
         (entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0
     )
@@ -60,51 +61,52 @@ def check_opset(opset: int) -> None:
     if opset not in SUPPORTED_OPSETS:
         raise BadInput(
             f"Opset {opset} is not supported.",
-            f"Choose one of {', '.join(map(str, SUPPORTED_OPSETS))}; 17 suits every TensorRT from 8.6 on.",
+            f"Choose one of {', '.join(map(str, SUPPORTED_OPSETS))}; "
+            "17 works with every TensorRT from 8.6 on.",
         )
 
 
 def convert_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The same graph at exactly `opset`, names kept.
 
-    Raises BadInput for an unsupported opset, ToolFailure naming a node that has no equal there.
+    Raises BadInput for an unsupported opset, ToolFailure naming a node without an equivalent.
     """
     check_opset(opset)
-    converted = onnx.ModelProto()
-    converted.CopyFrom(model)
+    converted = copy_model(model)
     current = read_opset(model)
     for node in list(converted.graph.node):
         if opset < NATIVE_OPSET <= current:
-            _lower(converted.graph, node, opset)
+            _lower_node(converted.graph, node, opset)
         elif opset > current:
-            _raise(converted.graph, node, current, opset)
+            _raise_node(converted.graph, node, current, opset)
     del converted.opset_import[:]
     converted.opset_import.append(helper.make_opsetid("", opset))
-    _drop_unused_initializers(converted.graph)
+    drop_unused_initializers(converted.graph)
     return converted
 
 
-def _lower(graph: onnx.GraphProto, node: onnx.NodeProto, opset: int) -> None:
+def _lower_node(graph: onnx.GraphProto, node: onnx.NodeProto, opset: int) -> None:
     if node.op_type in _REDUCTIONS:
         if len(node.input) > 1 and node.input[1]:
-            axes = _constant(graph, node)
+            axes = _constant_axes(graph, node)
             del node.input[1:]
             node.attribute.append(helper.make_attribute("axes", [int(a) for a in axes]))
         _drop_attribute(node, "noop_with_empty_axes")
     elif node.op_type == "Split":
         _drop_attribute(node, "num_outputs")
-    elif _same_before(node, opset):
+    elif _means_the_same(node, opset):
         known = defs.get_schema(node.op_type, opset, node.domain).attributes
         for name in [a.name for a in node.attribute if a.name not in known]:
             _drop_attribute(node, name)
     else:
         raise ToolFailure(
-            f"Node {node.name} ({node.op_type}) has no equal in opset {opset}.",
+            f"Node {node.name} ({node.op_type}) has no equivalent in opset {opset}.",
             "Export with --opset 18 or higher.",
         )
 
 
-def _same_before(node: onnx.NodeProto, opset: int) -> bool:
+def _means_the_same(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether `opset`, which is below 18, has an operator that does what `node` does in 18."""
     try:
         old = defs.get_schema(node.op_type, opset, node.domain).since_version
     except defs.SchemaError:
@@ -119,11 +121,12 @@ def _same_before(node: onnx.NodeProto, opset: int) -> bool:
     )
 
 
-def _raise(graph: onnx.GraphProto, node: onnx.NodeProto, current: int, opset: int) -> None:
+def _raise_node(graph: onnx.GraphProto, node: onnx.NodeProto, current: int, opset: int) -> None:
     changed = _CHANGED_MEANING.get(node.op_type, 0)
     if current < changed <= opset:
         raise ToolFailure(
-            f"Node {node.name} ({node.op_type}) means something else from opset {changed} on."
+            f"Node {node.name} ({node.op_type}) changes its meaning in opset {changed}.",
+            f"Export with an --opset below {changed}.",
         )
     if current >= NATIVE_OPSET:
         return
@@ -138,18 +141,18 @@ def _raise(graph: onnx.GraphProto, node: onnx.NodeProto, current: int, opset: in
         node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
 
 
-def _constant(
-    graph: onnx.GraphProto, node: onnx.NodeProto
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _constant_axes(graph: onnx.GraphProto, node: onnx.NodeProto) -> NDArray[np.int64]:
+    """The axes input of a reduction, from an initializer or a Constant node."""
     name = node.input[1]
     for tensor in graph.initializer:
         if tensor.name == name:
             return numpy_helper.to_array(tensor).astype(np.int64)
-    for producer in graph.node:
-        if producer.op_type == "Constant" and name in producer.output:
-            return numpy_helper.to_array(producer.attribute[0].t).astype(np.int64)
+    producer = map_producers(graph).get(name)
+    if producer is not None and producer.op_type == "Constant":
+        return numpy_helper.to_array(producer.attribute[0].t).astype(np.int64)
     raise ToolFailure(
-        f"The axes of node {node.name} ({node.op_type}) are not constant, as opset 17 needs them."
+        f"The axes of node {node.name} ({node.op_type}) are not constant, as opset 17 requires.",
+        "Export with --opset 18 or higher.",
     )
 
 
@@ -157,9 +160,3 @@ def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
     kept = [a for a in node.attribute if a.name != name]
     del node.attribute[:]
     node.attribute.extend(kept)
-
-
-def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    for tensor in [t for t in graph.initializer if t.name not in used]:
-        graph.initializer.remove(tensor)

@@ -1,4 +1,4 @@
-"""Every node after the ones it reads from, as ONNX wants it: converters append theirs at the end."""
+"""Topological order, which ONNX requires and converters break by appending nodes at the end."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from hvt_deploy.core.errors import ToolFailure
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Sort the nodes of `graph` in place, keeping their order where it is free. Raises ToolFailure
-    for a cycle.
+    """Sort the nodes of `graph` in place, keeping the present order where possible.
+
+    Raises ToolFailure for a cycle.
     """
     waiting = list(graph.node)
     made = {name for node in waiting for name in node.output}

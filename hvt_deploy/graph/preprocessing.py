@@ -1,10 +1,8 @@
-"""The evaluation transform inside the graph: uint8 images of any size in, logits out, for ONNX
-Runtime.
+"""The evaluation transform inside the graph: uint8 images of any size to logits, for ONNX Runtime.
 
-TensorRT has no antialiased Resize, so such a graph is not for it. `Resize` with `antialias` exists
-from opset 18 on.
+TensorRT has no antialiased Resize and cannot run such a graph. `Resize` has `antialias` from opset
+18 on.
 """
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -24,16 +22,15 @@ ANTIALIAS_OPSET = 18
 _MODES = {"bicubic": "cubic", "bilinear": "linear"}
 
 
-def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
-    """`model` behind its evaluation transform, at opset 18 or higher: input uint8 (batch, height,
-    width, 3), RGB.
+def add_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.ModelProto:
+    """`model` with its evaluation transform in front, at opset 18 or higher.
 
-    Height and width are any; the images of a batch share them. It resizes rows and then columns,
-    and rounds to whole pixels after each. Pillow 13 takes columns first for some shapes: there,
-    pixels differ by a few of 255. Weights in a file beside the graph stay there. Raises BadInput as
-    `check_in_graph` does.
+    The input is uint8 RGB (batch, height, width, 3) of any height and width. The transform resizes
+    rows, then columns, and rounds to whole pixels after each. Pillow 13 resizes columns first for
+    some shapes, where pixels differ by a few levels of 255. External weights stay in their file.
+    Raises BadInput as `check_preprocessing` does.
     """
-    check_in_graph(preprocessing)
+    check_preprocessing(preprocessing)
     wrapped = convert_opset(model, max(ANTIALIAS_OPSET, read_opset(model)))
     (old,) = wrapped.graph.input
     batch = old.type.tensor_type.shape.dim[0]
@@ -41,7 +38,7 @@ def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> 
     build = _Builder()
     _add_transform(build, preprocessing, old.name)
     nodes = [*build.nodes, *wrapped.graph.node]
-    wrapped.graph.value_info.append(old)  # the network's shapes are known from here on
+    wrapped.graph.value_info.append(old)  # the network's own input, whose shape is known
     del wrapped.graph.input[:], wrapped.graph.node[:]
     wrapped.graph.input.append(
         helper.make_tensor_value_info(PIXELS_NAME, onnx.TensorProto.UINT8, shape)
@@ -51,14 +48,16 @@ def with_preprocessing(model: onnx.ModelProto, preprocessing: Preprocessing) -> 
     return wrapped
 
 
-def check_in_graph(preprocessing: Preprocessing) -> None:
-    """Raise BadInput for what `with_preprocessing` cannot do: `nearest`, and a crop_pct above 1,
-    which would pad.
+def check_preprocessing(preprocessing: Preprocessing) -> None:
+    """Raise BadInput for a transform that `add_preprocessing` does not support.
+
+    These are `nearest` interpolation and a crop_pct above 1, which would need padding.
     """
     if preprocessing.interpolation not in _MODES or preprocessing.crop_pct > 1:
         raise BadInput(
-            f"Interpolation {preprocessing.interpolation} with crop_pct {preprocessing.crop_pct} cannot be in a graph.",
-            "Preprocessing in the graph is bicubic or bilinear, with a crop_pct of at most 1.",
+            f"Interpolation {preprocessing.interpolation} with crop_pct {preprocessing.crop_pct} "
+            "cannot be exported into the graph.",
+            "Preprocessing in the graph must be bicubic or bilinear, with a crop_pct of at most 1.",
         )
 
 
@@ -134,9 +133,7 @@ def _add_transform(build: _Builder, preprocessing: Preprocessing, output: str) -
 
 
 def _resized_size(build: _Builder, edges: str, preprocessing: Preprocessing) -> str:
-    """(height, width) before the crop as int64, in the arithmetic of `images`, whose edges are
-    doubles as in Python.
-    """
+    """(height, width) before the crop as int64, in the float64 arithmetic of `data/images.py`."""
     target = np.array(
         [math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size], np.float64
     )

@@ -1,5 +1,4 @@
-"""Reading and writing ONNX files: checked on the way out, large weights in a file beside the graph."""
-
+"""ONNX files: read, written and checked, with large weights in an external file."""
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ from google.protobuf.message import DecodeError
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.files import hash_file
 
-# A protobuf message cannot be larger than 2 GiB. Weights in memory are copied six times on their
-# way through the exporter and the simplifier, those in a file are not: half of the limit is where a
-# file begins to pay.
+# A protobuf message cannot be larger than 2 GiB. The exporter and the simplifier copy weights in
+# memory six times and external weights never, so these start at half of the limit.
 EXTERNAL_ABOVE_BYTES = 2**30
-# Where a graph says which weights belong to it: without this its own hash would be the same for
-# others.
+# The metadata key for the hash of the external weights: without it, graphs with different weights
+# would have the same hash.
 _WEIGHTS_SHA256 = "hvt_deploy.weights_sha256"
 
 
-def external_weights(path: Path, weight_bytes: int) -> Path | None:
-    """The file for the weights of the ONNX file `path`, where there are too many of them for one
-    file.
-    """
+def external_weights_path(path: Path, weight_bytes: int) -> Path | None:
+    """The file for the weights of the ONNX file `path`; None if they are few enough to be in it."""
     return path.with_name(f"{path.name}.data") if weight_bytes > EXTERNAL_ABOVE_BYTES else None
 
 
@@ -33,9 +29,9 @@ def save_onnx(
 ) -> None:
     """Write `model` with inferred shapes and run onnx.checker's full check on the file.
 
-    Weights in memory go to `<path>.data` where they are larger than `external_above_bytes`; those
-    that are in a file stay there, and it must be beside `path`. Raises ToolFailure if the checker
-    refuses the file, OSError if it cannot be written.
+    Weights in memory go to `<path>.data` if they are larger than `external_above_bytes`. External
+    weights stay in their file, which must be in the folder of `path`. Raises ToolFailure if the
+    checker refuses the file, OSError if it cannot be written.
     """
     external = sum(len(t.raw_data) for t in model.graph.initializer) > external_above_bytes
     if external:
@@ -48,24 +44,24 @@ def save_onnx(
         )
         graph = onnx.load_model(path, load_external_data=False)
         graph = onnx.shape_inference.infer_shapes(graph)
-        _name_weights(graph, path.parent)
+        _record_weights_hash(graph, path.parent)
         onnx.save_model(graph, path)
-        # onnx moves the weights out of the model it is given; the caller's stays as it was.
+        # onnx.save_model moves the weights out of the caller's model: read them back.
         onnx.load_external_data_for_model(model, str(path.parent))
     else:
         inferred = onnx.shape_inference.infer_shapes(model)
-        _name_weights(inferred, path.parent)
+        _record_weights_hash(inferred, path.parent)
         onnx.save_model(inferred, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ToolFailure(
-            f"onnx.checker refuses the graph: {error}", "Report this with the model's name."
+            f"onnx.checker rejects the graph: {error}", "Report this with the model's name."
         ) from error
 
 
-def _name_weights(model: onnx.ModelProto, folder: Path) -> None:
-    """Write the hash of the files that hold weights, if there are any, into the graph."""
+def _record_weights_hash(model: onnx.ModelProto, folder: Path) -> None:
+    """Write the hash of the external files, if there are any, into the metadata."""
     locations = {
         entry.value
         for tensor in model.graph.initializer
@@ -84,10 +80,9 @@ def _name_weights(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def load_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
-    """Read an ONNX file. Without `weights`, those that are in a file beside it stay there, and the
-    graph refers to it.
+    """Read an ONNX file; without `weights`, external weights stay in their file.
 
-    Raises BadInput if it is missing or not ONNX.
+    Raises BadInput if a file is missing or not ONNX.
     """
     try:
         return onnx.load_model(path, load_external_data=weights)

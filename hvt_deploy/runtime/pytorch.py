@@ -18,7 +18,7 @@ from torch import nn
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Device
-from hvt_deploy.graph.modules import ROOT
+from hvt_deploy.graph.modules import ROOT_PATH
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall
 
 
@@ -99,7 +99,7 @@ class PyTorchBackend:
         than once are left out. Every TAPS_AT_ONCE modules cost an inference.
         """
         modules: dict[str, nn.Module] = {
-            name or ROOT: module for name, module in self._module.named_modules()
+            name or ROOT_PATH: module for name, module in self._module.named_modules()
         }
         known = [path for path in paths if path in modules]
         for start in range(0, len(known), TAPS_AT_ONCE):

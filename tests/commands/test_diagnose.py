@@ -92,7 +92,7 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     shutil.copytree(place / "artifacts", tmp_path / "artifacts")
     folder = ModelFolder(tmp_path / "artifacts/hvt_demo")
     config = with_flags(folder.read().config, {"calibration.folder": str(tmp_path / "images")})
-    tried = int8_calibration._tried
+    tried = int8_calibration._judge_effect
     monkeypatch.setattr(
         int8_calibration, "_tried", lambda *effect: replace(tried(*effect), kept=True)
     )

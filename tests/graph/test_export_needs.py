@@ -13,13 +13,13 @@ import pytest
 from hvt_deploy.core.environment import available_memory_bytes
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.graph import export_needs as needs
-from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, refuse_what_does_not_fit
-from hvt_deploy.graph.storage import external_weights
+from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
+from hvt_deploy.graph.storage import external_weights_path
 
 
 def needs_of(parameters: int, folder: Path) -> ExportNeeds:
-    beside = external_weights(folder, 4 * parameters) is not None
-    return estimate_export(parameters, 4 * parameters, folder, beside=beside)
+    beside = external_weights_path(folder, 4 * parameters) is not None
+    return estimate_export(parameters, 4 * parameters, folder, external=beside)
 
 
 def test_a_larger_model_needs_more_and_at_least_its_weights_once_in_memory_and_twice_on_disk(
@@ -64,9 +64,9 @@ def test_what_cannot_fit_is_refused_with_both_numbers(monkeypatch, tmp_path, res
             needs, name, lambda *_, there=3 if name == resource else 300: there * 10**9
         )
     with pytest.raises(MissingEnvironment, match=words) as refused:
-        refuse_what_does_not_fit(needs_of(10**9, tmp_path), tmp_path)
+        require_resources(needs_of(10**9, tmp_path), tmp_path)
     assert "only 3.0" in refused.value.message
-    refuse_what_does_not_fit(needs_of(10**6, tmp_path), tmp_path)
+    require_resources(needs_of(10**6, tmp_path), tmp_path)
 
 
 def test_a_dry_run_exports_nothing(tmp_path):

@@ -13,7 +13,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data.images import preprocess
 from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.graph.preprocessing import with_preprocessing
+from hvt_deploy.graph.preprocessing import add_preprocessing
 
 SHAPES = ((375, 500), (500, 333), (224, 224), (64, 48), (97, 301), (1200, 803), (257, 255))
 TRANSFORMS = (
@@ -52,7 +52,7 @@ def pixel_differences(transform, shape):
     """|difference| in units of a pixel's 256 values."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    model = with_preprocessing(plain_graph(), transform)
+    model = add_preprocessing(plain_graph(), transform)
     onnx.checker.check_model(model)
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -86,8 +86,8 @@ def test_pixels_are_pillows_where_it_resizes_rows_first():
 def test_the_graph_is_raised_to_where_antialiasing_exists_and_the_plain_one_stays():
     plain = plain_graph(17)
     before = plain.SerializeToString()
-    assert read_opset(with_preprocessing(plain, TRANSFORMS[0])) == 18
-    assert read_opset(with_preprocessing(plain_graph(19), TRANSFORMS[0])) == 19
+    assert read_opset(add_preprocessing(plain, TRANSFORMS[0])) == 18
+    assert read_opset(add_preprocessing(plain_graph(19), TRANSFORMS[0])) == 19
     assert plain.SerializeToString() == before
 
 
@@ -96,4 +96,4 @@ def test_the_graph_is_raised_to_where_antialiasing_exists_and_the_plain_one_stay
 )
 def test_what_it_would_do_differently_is_refused(transform):
     with pytest.raises(BadInput, match="cannot be in a graph"):
-        with_preprocessing(plain_graph(), transform)
+        add_preprocessing(plain_graph(), transform)

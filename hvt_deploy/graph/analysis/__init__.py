@@ -1,1 +1,1 @@
-"""What a graph or an engine holds: roles, facts of each node, multiply-accumulates."""
+"""Analysis of graphs: roles and stages of nodes, multiply-accumulates, sums by stage and role."""

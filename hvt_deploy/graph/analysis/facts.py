@@ -1,23 +1,43 @@
-"""What a graph asks of an engine, node by node: to be held against the layers that were built."""
-# pyright: reportUnknownMemberType=false
+"""The facts of each node of a graph, to compare with the layers of the engine built from it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx
 
-from hvt_deploy.graph.analysis.audit_types import NodeFacts
-from hvt_deploy.graph.analysis.macs import node_macs
+from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.analysis.roles import role_of, stage_of
+from hvt_deploy.graph.queries import map_producers
 
-# What may stand between a product and the Q/DQ of its factors, and between a softmax and the
-# product of its result.
+# Operators that may be between a product and the Q/DQ of its factors, or between a softmax and the
+# product that reads it.
 _TRANSPARENT = ("Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 _Nodes = Mapping[str, onnx.NodeProto]
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node of a graph."""
+
+    name: str
+    """Its name, `<module path>/<op>`."""
+    stage: str
+    """Its stage, as `roles.stage_of` gives it."""
+    role: str
+    """Its role, as `roles.role_of` gives it."""
+    macs: int = 0
+    """Multiply-accumulates for one image; 0 for all but products (Conv, MatMul, Gemm)."""
+    weights: int = 0
+    """Number of elements of the constant factor; 0 if there is none."""
+    quantized: bool = False
+    """Whether both factors of the product come from Q/DQ."""
+    attention: bool = False
+    """Whether it is a softmax whose result is a factor of a MatMul."""
 
 
 def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
@@ -25,14 +45,14 @@ def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
 
     Raises ToolFailure naming a Conv, MatMul or Gemm whose shapes cannot be inferred.
     """
-    graph, macs = model.graph, node_macs(model)
-    made_by = {output: node for node in graph.node for output in node.output}
+    graph, macs = model.graph, count_macs(model)
+    producers = map_producers(graph)
     elements = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     attention = {
         origin.name
         for node in graph.node
         if node.op_type == "MatMul"
-        for origin in (_origin(name, made_by, (*_TRANSPARENT, *_QUANTIZERS)) for name in node.input)
+        for origin in (_origin(n, producers, (*_TRANSPARENT, *_QUANTIZERS)) for n in node.input)
         if isinstance(origin, onnx.NodeProto) and origin.op_type == "Softmax"
     }
     return tuple(
@@ -41,33 +61,33 @@ def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
             stage=stage_of(node.name),
             role=role_of(node, elements),
             macs=macs.get(node.name, 0),
-            weights=_weights(node, made_by, elements) if node.name in macs else 0,
+            weights=_weight_elements(node, producers, elements) if node.name in macs else 0,
             quantized=node.name in macs
-            and all(_is_dequantized(name, made_by) for name in node.input[:2]),
+            and all(_is_dequantized(name, producers) for name in node.input[:2]),
             attention=node.name in attention,
         )
         for node in graph.node
     )
 
 
-def _origin(tensor: str, made_by: _Nodes, passed: tuple[str, ...]) -> onnx.NodeProto | str:
-    """The node that makes a tensor, or the graph's input or initializer, seen through nodes that
-    are `passed`.
+def _origin(tensor: str, producers: _Nodes, passed: tuple[str, ...]) -> onnx.NodeProto | str:
+    """The node that makes a tensor, or the name of the graph input or initializer, seen through
+    the operators in `passed`.
     """
-    while tensor in made_by:
-        node = made_by[tensor]
+    while tensor in producers:
+        node = producers[tensor]
         if node.op_type not in passed:
             return node
         tensor = node.input[0]
     return tensor
 
 
-def _is_dequantized(tensor: str, made_by: _Nodes) -> bool:
-    origin = _origin(tensor, made_by, _TRANSPARENT)
+def _is_dequantized(tensor: str, producers: _Nodes) -> bool:
+    origin = _origin(tensor, producers, _TRANSPARENT)
     return isinstance(origin, onnx.NodeProto) and origin.op_type == "DequantizeLinear"
 
 
-def _weights(node: onnx.NodeProto, made_by: _Nodes, elements: Mapping[str, int]) -> int:
-    """Elements of the constant factor of a product: that of a MatMul may be either."""
-    origins = [_origin(name, made_by, (*_TRANSPARENT, *_QUANTIZERS)) for name in node.input[:2]]
+def _weight_elements(node: onnx.NodeProto, producers: _Nodes, elements: Mapping[str, int]) -> int:
+    """Number of elements of a product's constant factor, which in a MatMul may be either one."""
+    origins = [_origin(name, producers, (*_TRANSPARENT, *_QUANTIZERS)) for name in node.input[:2]]
     return sum(elements.get(origin, 0) for origin in origins if isinstance(origin, str))

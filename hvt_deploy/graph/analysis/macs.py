@@ -1,5 +1,4 @@
 """Multiply-accumulates of each node of a graph, for one image."""
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -12,31 +11,32 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from hvt_deploy.core.errors import ToolFailure
-from hvt_deploy.graph.evaluate import evaluate
+from hvt_deploy.graph.evaluate import evaluate_node
+from hvt_deploy.graph.queries import weight_is_transposed
 
 COUNTED_OPS = ("Conv", "MatMul", "Gemm")
-# Initializers up to here may be shapes or indices, whose values decide shapes; of larger ones the
-# shape is enough.
+# Initializers of up to this many elements may be shapes or indices, whose values decide shapes; of
+# larger ones only the shape is needed.
 _SMALL = 1024
 
 
-def node_macs(model: onnx.ModelProto) -> dict[str, int]:
-    """MACs of every Conv, MatMul and Gemm node by its name, at batch size 1; weights need not be
+def count_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """The MACs of each Conv, MatMul and Gemm node (by name) at batch size 1; weights need not be
     loaded.
 
     Conv: elements of the output × elements of one filter. MatMul and Gemm: elements of the output ×
-    the summed axis. Raises ToolFailure naming a node whose shapes cannot be inferred.
+    length of the summed axis. Raises ToolFailure naming a node whose shapes cannot be inferred.
     """
-    shapes = infer_shapes_of_one(model)
+    shapes = infer_batch1_shapes(model)
     return {
         node.name: _macs(node, shapes) for node in model.graph.node if node.op_type in COUNTED_OPS
     }
 
 
-def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """The shapes at batch size 1 of all tensors for which ONNX can infer one."""
+def infer_batch1_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape at batch size 1 of each tensor for which ONNX can infer it."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    computed = _computed_from_shapes(model)
+    computed = _evaluate_shape_nodes(model)
     nodes = [node for node in model.graph.node if node.output[0] not in computed]
     graph = onnx.GraphProto(name="shapes", node=nodes)
     graph.initializer.extend(
@@ -73,11 +73,11 @@ def infer_shapes_of_one(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """What nodes compute from the shape of the images alone, at batch size 1: ONNX's own inference
-    gives up at some.
+def _evaluate_shape_nodes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """The tensors that depend only on the shape of the images, at batch size 1.
 
-    A graph has this where something is repeated for each image, such as a class token.
+    ONNX's shape inference cannot evaluate some of these. They occur where something is repeated for
+    each image, such as a class token.
     """
     shapes = {
         v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input
@@ -97,7 +97,7 @@ def _computed_from_shapes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
             }
         else:
             continue
-        values = evaluate(node, inputs, model.opset_import)
+        values = evaluate_node(node, inputs, model.opset_import)
         if values.size <= _SMALL:
             found[node.output[0]] = values
     return found
@@ -117,8 +117,7 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
         )
     output, factor = (shapes[name] for name in needed)
     if node.op_type == "Conv":
-        return math.prod(output) * math.prod(
-            factor[1:]
-        )  # a weight is (outputs, inputs / group, height, width)
-    transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
-    return math.prod(output) * factor[-1 if transposed or len(factor) == 1 else -2]
+        # The weight is (output channels, input channels / group, height, width).
+        return math.prod(output) * math.prod(factor[1:])
+    summed = -1 if weight_is_transposed(node) or len(factor) == 1 else -2
+    return math.prod(output) * factor[summed]

@@ -1,6 +1,4 @@
-"""What a node does in the network and in which stage, read from its module path: quantization is
-decided by these.
-"""
+"""The role and the stage of a node, read from its module path: they decide what is quantized."""
 
 from __future__ import annotations
 
@@ -63,7 +61,7 @@ _ATTENTION = r"(^|\.)((hat_)?attn|context_module\.main)$"
 _NUMBERED = "transformers|pools|levels|stages|layers|convlayers|multiresolution_conv"
 _STAGE = re.compile(rf"(?:^|\.)(?:{_NUMBERED})\.(\d+)(?:\.|$)")
 _BLOCK_NUMBER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
-# Depthwise convolutions stay out: few multiplications, and a kernel more for each Q/DQ around them.
+# Depthwise convolutions are left out: few multiplications, and an extra kernel for each Q/DQ.
 DEFAULT_INT8_ROLES: tuple[Role, ...] = (
     "stem",
     "conv",
@@ -78,19 +76,15 @@ DEFAULT_INT8_ROLES: tuple[Role, ...] = (
 
 
 def role_of(node: onnx.NodeProto, constants: Collection[str]) -> Role:
-    """The role of the node called `<module path>/<op>`; `constants` names the graph's initializers."""
+    """The role of a node named `<module path>/<op>`; `constants` are the initializers' names."""
     path, _, op = node.name.rpartition("/")
     constant = any(name in constants for name in node.input)
-    if (
-        node.op_type == "Conv"
-        and _is_depthwise(node)
-        and not re.search(r"(^|\.)(get_v|lepe)$", path)
-    ):
+    if _is_grouped(node) and not re.search(r"(^|\.)(get_v|lepe)$", path):
         return "depthwise"
     for pattern, ops, role in _RULES:
         if node.op_type in ops.split() and re.search(pattern, path):
             if role == "stem" and node.op_type == "Add" and not constant:
-                break
+                break  # a residual inside the stem, not the bias of its product
             return role
     if node.op_type == "MatMul" and re.search(_ATTENTION, path):
         return "attention value" if op.endswith("_1") else "attention score"
@@ -99,13 +93,14 @@ def role_of(node: onnx.NodeProto, constants: Collection[str]) -> Role:
     return "conv" if node.op_type == "Conv" else "other"
 
 
-def _is_depthwise(node: onnx.NodeProto) -> bool:
-    return any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+def _is_grouped(node: onnx.NodeProto) -> bool:
+    """Whether it is a grouped convolution; all of these are treated as depthwise ones."""
+    return node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute)
 
 
 def _role_of_add(path: str, constant: bool) -> Role:
-    """A constant that is added to scores or tokens tells positions; two activations in a block are
-    its residual.
+    """A constant added to scores or tokens encodes positions; an Add of two activations in a block
+    is its residual.
     """
     if re.search(_ATTENTION, path):
         return "position bias" if constant else "local position"
@@ -115,9 +110,9 @@ def _role_of_add(path: str, constant: bool) -> Role:
 
 
 def stage_of(node_name: str) -> str:
-    """The stage a node belongs to: its number, "stem" before the first, "head" behind the last.
+    """The stage of a node: its number, "stem" before the first, "head" after the last.
 
-    A network without stages (HVT, ViT) has a stage per block.
+    In a network without stages (HVT, ViT) each block is one.
     """
     path = node_name.rpartition("/")[0]
     numbered = _STAGE.search(path) or _BLOCK_NUMBER.search(path)
@@ -127,5 +122,5 @@ def stage_of(node_name: str) -> str:
 
 
 def group_of(node: onnx.NodeProto, constants: Collection[str]) -> str:
-    """What is quantized or not as one: "<stage>/<role>"."""
+    """The unit that is quantized or not as a whole: "<stage>/<role>"."""
     return f"{stage_of(node.name)}/{role_of(node, constants)}"

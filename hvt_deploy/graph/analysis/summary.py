@@ -1,5 +1,4 @@
-"""What is in a graph: nodes, parameters, multiply-accumulates and precision by stage and role."""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""A summary of a graph: nodes, parameters, MACs and their precision by stage and role."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from onnx import TensorProto
 
 from hvt_deploy.graph.analysis.facts import read_facts
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.queries import map_producers
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -20,27 +20,32 @@ _HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """One stage and role: its nodes (without Q/DQ), parameters, and MACs for one image by
-    precision.
-    """
+    """The nodes of one stage and role."""
 
     stage: str
+    """The stage, as `roles.stage_of` gives it; "–" for nodes without a module path."""
     role: str
+    """The role, as `roles.role_of` gives it."""
     nodes: int
+    """Number of nodes, without Q/DQ."""
     parameters: int
+    """Number of elements in the initializers that they read."""
     macs: Mapping[str, int]
+    """Multiply-accumulates for one image by precision: int8, fp16, fp32."""
 
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """A graph's groups in the order of its nodes."""
+    """A graph by stage and role."""
 
     opset: int
+    """The version of the default operator set."""
     groups: tuple[GroupFacts, ...]
+    """The stages and roles, in the order of the graph."""
 
     @property
     def macs(self) -> Mapping[str, int]:
-        """All MACs by precision: int8, fp16, fp32."""
+        """The MACs of all groups by precision: int8, fp16, fp32."""
         total: Counter[str] = Counter()
         for group in self.groups:
             total.update(group.macs)
@@ -54,12 +59,13 @@ class _Tally:
     macs: Counter[str] = field(default_factory=Counter[str])
 
 
-def inspect_graph(model: onnx.ModelProto) -> GraphSummary:
-    """The facts of a graph; weights need not be loaded. Raises ToolFailure where shapes cannot be
-    inferred.
+def summarize_graph(model: onnx.ModelProto) -> GraphSummary:
+    """The facts of a graph; weights need not be loaded.
+
+    Raises ToolFailure naming a product whose shapes cannot be inferred.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = map_producers(model.graph)
     values = (*model.graph.value_info, *model.graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     counted = set[str]()
@@ -70,7 +76,7 @@ def inspect_graph(model: onnx.ModelProto) -> GraphSummary:
         stage = facts.stage if "/" in node.name else "–"
         tally = tallies.setdefault((stage, facts.role), _Tally())
         tally.nodes += 1
-        sources = [_weight_of(name, makers) for name in node.input]
+        sources = [_weight_of(name, producers) for name in node.input]
         weights = [constants[name] for name in sources if name in constants and name not in counted]
         tally.parameters += sum(
             math.prod(tensor.dims) for tensor in weights if tensor.data_type != TensorProto.INT64
@@ -86,16 +92,16 @@ def inspect_graph(model: onnx.ModelProto) -> GraphSummary:
     return GraphSummary(read_opset(model), groups)
 
 
-def _weight_of(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
-    """The initializer behind a dequantized weight, or the tensor itself."""
-    maker = makers.get(name)
-    return maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
+def _weight_of(name: str, producers: Mapping[str, onnx.NodeProto]) -> str:
+    """The initializer that a weight is dequantized from, or the tensor itself."""
+    node = producers.get(name)
+    return node.input[0] if node is not None and node.op_type == "DequantizeLinear" else name
 
 
 def _float_type(
     node: onnx.NodeProto, types: Mapping[str, int], constants: Mapping[str, onnx.TensorProto]
 ) -> str:
-    """The type of a product's result, or of its weight where shape inference left no type."""
+    """The type of a product's result, or of its weight if shape inference left no type."""
     weight = constants.get(node.input[1])
     kind = types.get(node.output[0]) or (
         weight.data_type if weight is not None else TensorProto.FLOAT

@@ -1,1 +1,1 @@
-"""FP32 graph to FP16 or INT8: ranges, calibrators, Q/DQ placement, the CPU variant."""
+"""FP32 graphs to FP16 and INT8: ranges, calibration, Q/DQ placement, the CPU variant."""

@@ -1,9 +1,8 @@
-"""Bias correction: what INT8 adds to a product's result on average is taken from its bias.
+"""Bias correction: the mean error that INT8 adds to a product's result is subtracted from its bias.
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019,
 section 4.2, with the mean measured on images. It costs nothing at run time.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -20,10 +19,9 @@ from hvt_deploy.graph.quantization.qdq import QUANTIZED_OPS
 def correct_biases(
     model: onnx.ModelProto, shifts: Mapping[str, NDArray[np.float64]]
 ) -> onnx.ModelProto:
-    """`model` with `shifts` (a mean per output channel, by the name of a product) subtracted from
-    the biases.
+    """`model` with `shifts` subtracted from its biases; a product without a bias is left unchanged.
 
-    A product without a bias keeps its result as it is.
+    `shifts` maps the name of a product to the mean error (C,) of its output channels.
     """
     edit = GraphEdit(model)
     for node in edit.nodes(*QUANTIZED_OPS):
@@ -39,10 +37,10 @@ def correct_biases(
 
 
 def _bias_of(node: onnx.NodeProto, edit: GraphEdit) -> tuple[onnx.NodeProto, int] | None:
-    """The node that adds the bias of a product, and at which of its inputs."""
+    """The node that adds the bias of a product, and the position of the bias in its inputs."""
     if node.op_type in ("Conv", "Gemm"):
         return (node, 2) if len(node.input) > 2 else None
-    behind = edit.readers(node.output[0])
-    if len(behind) != 1 or behind[0].op_type != "Add":
+    readers = edit.readers(node.output[0])
+    if len(readers) != 1 or readers[0].op_type != "Add":
         return None
-    return behind[0], 0 if behind[0].input[1] == node.output[0] else 1
+    return readers[0], 0 if readers[0].input[1] == node.output[0] else 1

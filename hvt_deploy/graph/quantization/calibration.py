@@ -1,161 +1,69 @@
-"""What INT8 takes from images: where it clips, which outliers move into weights, which biases it
-corrects.
+"""INT8 calibration: clipping thresholds, SmoothQuant and bias correction, found on images.
 
-Each of these is measured on images it was not found on, and kept only where the logits come closer
+Each of these is judged on images that it was not found on, and kept only if the logits come closer
 to FP32.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.core.tensors import ImagesNCHW, sqnr_db
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import CALIBRATORS, Calibrator, CalibratorChoice, Recovery
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.graph.analysis.roles import role_of
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibrators import choose_threshold
+from hvt_deploy.graph.quantization.int8_calibration import Effect, Int8Calibration
+from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.product_error import ProductError, measure_products
-from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
+from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import (
     Ranges,
     collect_histograms,
     collect_ranges,
-    open_graph,
 )
 from hvt_deploy.graph.quantization.smooth_quant import measure_smoothing, smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 
 Batches: TypeAlias = Callable[[], Iterable[ImagesNCHW]]
-# A pass that brings less than this is not worth a difference between the graphs.
+# A pass that gains less than this is not worth a change of the graph.
 _WORTH_DB = 0.1
-# Thresholds fit the images they were found on more closely than the other passes do: a small gain
-# there was a loss of 4 dB on other photographs (faster_vit_0_224, random weights;
+# Thresholds overfit the images they were found on more than the other passes: a small gain here was
+# a loss of 4 dB on other photographs (faster_vit_0_224, random weights;
 # `benchmarks/quantization.py`).
 _CLIPPING_WORTH_DB = 0.5
 _LARGE_BYTES = 2**30
-_FACTS, _VECTORS = "int8.json", "vectors.npz"
 
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Ways to read images (N, 3, H, W): all of them, some to find things on, and others to judge
-    those by.
-    """
+    """Functions that read batches of images (N, 3, H, W) anew at each call."""
 
     all: Batches
+    """All images, for ranges and histograms."""
     some: Batches
+    """A part of the images, to choose parameters on."""
     others: Batches
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a pass did to the SQNR of the logits, in dB against FP32, and whether it was kept."""
-
-    name: str
-    before_db: float
-    after_db: float
-    kept: bool
-
-
-def describe(effect: Effect) -> str:
-    """`46.5 -> 47.0 dB, kept`."""
-    return f"{effect.before_db:.1f} -> {effect.after_db:.1f} dB, {'kept' if effect.kept else 'left out'}"
-
-
-@dataclass(frozen=True)
-class Int8Calibration:
-    """`ranges` are those of the prepared graph, clipped at the thresholds; `clipping` says which
-    calibrator gave each.
-
-    `sqnr_by_role` has the SQNR in dB of each calibrator: products alone, on the activations of
-    FP32.
-    """
-
-    ranges: Ranges
-    clipping: Mapping[str, Calibrator] = field(default_factory=dict[str, Calibrator])
-    sqnr_by_role: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict[str, Mapping[str, float]]
-    )
-    effects: tuple[Effect, ...] = ()
-    smoothing: Mapping[str, NDArray[np.float32]] = field(
-        default_factory=dict[str, NDArray[np.float32]]
-    )
-    shifts: Mapping[str, NDArray[np.float64]] = field(
-        default_factory=dict[str, NDArray[np.float64]]
-    )
-
-    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The FP32 graph that Q/DQ go into: smoothed, with corrected biases."""
-        smoothed = smooth(model, self.smoothing) if self.smoothing else model
-        return correct_biases(smoothed, self.shifts) if self.shifts else smoothed
-
-    def write(self, folder: Path) -> None:
-        """Write into a folder."""
-        facts = {
-            "ranges": self.ranges.tensors,
-            "clipping": self.clipping,
-            "sqnr_by_role": self.sqnr_by_role,
-            "effects": to_plain(self.effects),
-        }
-        (folder / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        vectors: dict[str, NDArray[Any]] = {f"smoothing:{k}": v for k, v in self.smoothing.items()}
-        vectors |= {f"shift:{k}": v for k, v in self.shifts.items()}
-        np.savez(folder / _VECTORS, **vectors)  # pyright: ignore[reportArgumentType] - it takes one for allow_pickle
-
-
-def read_int8_calibration(folder: Path) -> Int8Calibration:
-    """Read what `Int8Calibration.write` wrote. Raises BadInput if it is not that."""
-    try:
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        with np.load(folder / _VECTORS, allow_pickle=False) as stored:
-            vectors = {name: cast("NDArray[np.float32]", stored[name]) for name in stored.files}
-        return Int8Calibration(
-            Ranges(
-                {
-                    str(name): (float(low), float(high))
-                    for name, (low, high) in facts["ranges"].items()
-                }
-            ),
-            facts["clipping"],
-            facts["sqnr_by_role"],
-            tuple(from_plain(Effect, effect, _FACTS) for effect in facts["effects"]),
-            {
-                k.removeprefix("smoothing:"): v
-                for k, v in vectors.items()
-                if k.startswith("smoothing:")
-            },
-            {
-                k.removeprefix("shift:"): v.astype(np.float64)
-                for k, v in vectors.items()
-                if k.startswith("shift:")
-            },
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInput(
-            f"{folder} does not hold INT8 calibration: {error}.", "Calibrate again."
-        ) from None
+    """Other images, to judge the choices on."""
 
 
 @dataclass(frozen=True)
 class Int8Settings:
-    """How to calibrate: the roles that get Q/DQ, a calibrator for all tensors or `auto`, the
-    recovery passes to try.
-    """
+    """The choices of a calibration."""
 
     roles: tuple[str, ...]
+    """The roles that get Q/DQ."""
     calibrator: CalibratorChoice
+    """The calibrator of all tensors, or `auto` for the best one of each tensor."""
     recovery: tuple[Recovery, ...]
+    """The recovery passes to try."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +73,13 @@ class _Judge:
     roles: tuple[str, ...]
     images: Batches
     threads: int
-    reference: list[NDArray[np.float32]]
+    reference_NK: LogitsNK  # noqa: N815
 
-    def sqnr_db(self, model: onnx.ModelProto, ranges: Ranges) -> float:
-        found = _logits(quantize_int8(model, ranges, self.roles), self.images, Path(), self.threads)
-        signal = sum(float(np.square(x, dtype=np.float64).sum()) for x in self.reference)
-        pairs = zip(self.reference, found, strict=True)
-        return sqnr_db(
-            signal, sum(float(np.square(x - y, dtype=np.float64).sum()) for x, y in pairs)
-        )
+    def measure_db(self, model: onnx.ModelProto, ranges: Ranges) -> float:
+        """The SQNR of the logits of `model` in INT8."""
+        quantized = quantize_int8(model, ranges, self.roles)
+        found_NK = _run_logits(quantized, self.images, Path(), self.threads)
+        return sqnr_db(*signal_and_noise(self.reference_NK, found_NK))
 
 
 def calibrate_int8(
@@ -185,21 +91,21 @@ def calibrate_int8(
     scratch: Path,
     ui: Ui,
 ) -> Int8Calibration:
-    """Find what INT8 needs for the file `fp32`, whose `ranges` were measured; `scratch` is a folder
-    for a graph.
+    """Calibrate INT8 for the ONNX file `fp32` with its measured `ranges`.
 
-    A graph too large for several copies in memory gets thresholds from histograms only: `auto` is
-    `max` there, and nothing moves into weights. Raises BadInput if no node has one of the roles.
+    `scratch` is a folder for intermediate graphs. A graph that is too large for several copies in
+    memory gets thresholds from histograms only: `auto` is `max` there, and no recovery pass runs.
+    Raises BadInput if no node has one of the roles.
     """
     model = load_onnx(fp32, weights=False)
     external = any(
         tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer
     )
     if external or model.ByteSize() > _LARGE_BYTES:
-        return _from_histograms(fp32, ranges, settings, images, threads, ui)
+        return _calibrate_by_histograms(fp32, ranges, settings, images, threads, ui)
     with ui.progress("Recovering INT8 accuracy") as progress:
-        reference = _logits(model, images.others, fp32.parent, threads)
-        judge = _Judge(settings.roles, images.others, threads, reference)
+        reference_NK = _run_logits(model, images.others, fp32.parent, threads)
+        judge = _Judge(settings.roles, images.others, threads, reference_NK)
         found = Int8Calibration(ranges)
         progress(1, 5)
         if "smooth-quant" in settings.recovery:
@@ -216,14 +122,14 @@ def calibrate_int8(
     return found
 
 
-def _logits(
-    model: onnx.ModelProto, images: Batches, folder: Path, threads: int
-) -> list[NDArray[np.float32]]:
+def _run_logits(model: onnx.ModelProto, images: Batches, folder: Path, threads: int) -> LogitsNK:
     run, output = open_graph(model, folder, threads), model.graph.output[0].name
-    return [run([output], images_NCHW)[0] for images_NCHW in images()]
+    return np.concatenate([run([output], images_NCHW)[0] for images_NCHW in images()])
 
 
-def _tried(name: str, before_db: float, after_db: float, worth_db: float = _WORTH_DB) -> Effect:
+def _judge_effect(
+    name: str, before_db: float, after_db: float, worth_db: float = _WORTH_DB
+) -> Effect:
     return Effect(name, before_db, after_db, kept=after_db > before_db + worth_db)
 
 
@@ -231,16 +137,14 @@ def _try_smoothing(
     fp32: Path, found: Int8Calibration, images: CalibrationImages, judge: _Judge, scratch: Path
 ) -> Int8Calibration:
     model = load_onnx(fp32)
-    scales = measure_smoothing(
-        fp32, nodes_to_quantize(model, judge.roles), images.some(), judge.threads
-    )
+    scales = measure_smoothing(fp32, select_nodes(model, judge.roles), images.some(), judge.threads)
     if not scales:
         return found
     smoothed, path = smooth(model, scales), scratch / "smoothed.onnx"
     save_onnx(smoothed, path)
     ranges = collect_ranges(path, images.all(), judge.threads)
-    effect = _tried(
-        "smooth-quant", judge.sqnr_db(model, found.ranges), judge.sqnr_db(smoothed, ranges)
+    effect = _judge_effect(
+        "smooth-quant", judge.measure_db(model, found.ranges), judge.measure_db(smoothed, ranges)
     )
     if not effect.kept:
         return replace(found, effects=(*found.effects, effect))
@@ -254,8 +158,8 @@ def _try_clipping(
     images: CalibrationImages,
     judge: _Judge,
 ) -> Int8Calibration:
-    """Clip at the thresholds of a calibrator, or of the one with the smallest error for each
-    tensor.
+    """Clip at the thresholds of one calibrator, or for each tensor of the one with the smallest
+    local error.
     """
     if calibrator == "max":
         return found
@@ -273,7 +177,7 @@ def _try_clipping(
     errors: dict[Calibrator, Mapping[str, ProductError]] = {
         c: measure_products(
             path,
-            quantize_int8(model, found.ranges.clipped(thresholds[c]), judge.roles),
+            quantize_int8(model, found.ranges.clip(thresholds[c]), judge.roles),
             images.some(),
             judge.threads,
         )
@@ -283,10 +187,10 @@ def _try_clipping(
         tensor: min(tried, key=lambda c: sum(errors[c][name].relative_noise for name in names))
         for tensor, names in readers.items()
     }
-    ranges = found.ranges.clipped({tensor: thresholds[c][tensor] for tensor, c in clipping.items()})
-    before_db, after_db = judge.sqnr_db(model, found.ranges), judge.sqnr_db(model, ranges)
-    effect = _tried(f"calibrator {calibrator}", before_db, after_db, _CLIPPING_WORTH_DB)
-    kept = effect.kept or calibrator != "auto"  # asked for by name, it is taken
+    ranges = found.ranges.clip({tensor: thresholds[c][tensor] for tensor, c in clipping.items()})
+    before_db, after_db = judge.measure_db(model, found.ranges), judge.measure_db(model, ranges)
+    effect = _judge_effect(f"calibrator {calibrator}", before_db, after_db, _CLIPPING_WORTH_DB)
+    kept = effect.kept or calibrator != "auto"  # a calibrator that was named is always used
     by_role = _sqnr_by_role(model, errors)
     effects = (*found.effects, replace(effect, kept=kept))
     if not kept:
@@ -301,14 +205,14 @@ def _try_bias_correction(
     quantized = quantize_int8(model, found.ranges, judge.roles)
     errors = measure_products(path, quantized, images.some(), judge.threads)
     shifts = {name: error.shift for name, error in errors.items()}
-    before_db = judge.sqnr_db(model, found.ranges)
-    effect = _tried(
-        "bias-correction", before_db, judge.sqnr_db(correct_biases(model, shifts), found.ranges)
+    before_db = judge.measure_db(model, found.ranges)
+    effect = _judge_effect(
+        "bias-correction", before_db, judge.measure_db(correct_biases(model, shifts), found.ranges)
     )
     return replace(found, shifts=shifts if effect.kept else {}, effects=(*found.effects, effect))
 
 
-def _from_histograms(
+def _calibrate_by_histograms(
     fp32: Path,
     ranges: Ranges,
     settings: Int8Settings,
@@ -326,12 +230,12 @@ def _from_histograms(
         name: choose_threshold(h, ranges.largest(name), calibrator)
         for name, h in histograms.items()
     }
-    return Int8Calibration(ranges.clipped(found), dict.fromkeys(found, calibrator))
+    return Int8Calibration(ranges.clip(found), dict.fromkeys(found, calibrator))
 
 
 def _readers_of_quantized(model: onnx.ModelProto, roles: tuple[str, ...]) -> dict[str, list[str]]:
-    """The activations that get Q/DQ, each with the nodes that read it so."""
-    nodes = set(nodes_to_quantize(model, roles))
+    """The names of the nodes to quantize, by the activation that they read."""
+    nodes = set(select_nodes(model, roles))
     readers: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.name in nodes:
@@ -342,7 +246,7 @@ def _readers_of_quantized(model: onnx.ModelProto, roles: tuple[str, ...]) -> dic
 def _sqnr_by_role(
     model: onnx.ModelProto, errors: Mapping[Calibrator, Mapping[str, ProductError]]
 ) -> dict[str, dict[str, float]]:
-    """SQNR in dB of the mean relative noise over the nodes of a role."""
+    """The local SQNR in dB by role and calibrator, from the mean relative noise of its nodes."""
     constants = {tensor.name for tensor in model.graph.initializer}
     roles = {node.name: role_of(node, constants) for node in model.graph.node}
     by_role: dict[str, dict[str, float]] = {}

@@ -1,5 +1,4 @@
-"""Where INT8 clips an activation: calibrators that read a threshold from a histogram of magnitudes."""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""Calibrators: the threshold at which INT8 clips an activation, from a histogram of magnitudes."""
 
 from __future__ import annotations
 
@@ -16,32 +15,32 @@ BINS = 2048
 # Levels of a symmetric INT8 on one side of zero.
 LEVELS = 127
 PERCENTILE = 99.99
-# Thresholds are tried at every 16th bin edge, from where INT8 has a bin for each of its levels.
+# Thresholds are tried at every 16th bin edge, from the first with a bin for each INT8 level.
 _EDGES = np.arange(128, BINS + 1, 16)
 _Floats: TypeAlias = NDArray[np.float64]
 
 
 def choose_threshold(histogram: Histogram, largest: float, calibrator: Calibrator) -> float:
-    """The magnitude that INT8's largest level stands for; never above `largest`, the end of the
-    histogram.
+    """The magnitude of INT8's largest level; at most `largest`, the upper end of the histogram.
 
     `max` clips nothing, `percentile` the largest 0.01 %, `entropy` loses the least information
     (relative entropy; Migacz, "8-bit Inference with TensorRT", 2017), `mse` has the smallest mean
-    squared rounding and clipping error.
+    squared error of rounding and clipping.
     """
     if calibrator == "max" or not histogram.any():
         return largest
     width = largest / len(histogram)
     if calibrator == "percentile":
-        inside = np.searchsorted(np.cumsum(histogram), histogram.sum() * PERCENTILE / 100)
-        return float(min(inside + 1, len(histogram)) * width)
+        wanted = int(histogram.sum()) * PERCENTILE / 100
+        inside = int(np.searchsorted(np.cumsum(histogram), wanted))
+        return min(inside + 1, len(histogram)) * width
     loss = _relative_entropy if calibrator == "entropy" else _squared_error
     losses = [loss(histogram.astype(np.float64), int(edge)) for edge in _EDGES]
     return float(_EDGES[int(np.argmin(losses))] * width)
 
 
 def _squared_error(histogram: _Floats, edge: int) -> float:
-    """The error of rounding to INT8 with its last level at bin edge `edge`, in bins²."""
+    """The squared error of INT8 whose largest level is at bin edge `edge`, in bins²."""
     values = np.arange(len(histogram)) + 0.5
     scale = edge / LEVELS
     rounded = np.minimum(np.rint(values / scale), LEVELS) * scale
@@ -49,17 +48,18 @@ def _squared_error(histogram: _Floats, edge: int) -> float:
 
 
 def _relative_entropy(histogram: _Floats, edge: int) -> float:
-    """Kullback-Leibler divergence of the histogram clipped at bin edge `edge` from its INT8 form."""
-    clipped = histogram[:edge].copy()
+    """Kullback-Leibler divergence of the histogram clipped at bin `edge` from its INT8 form."""
+    clipped: _Floats = np.array(histogram[:edge])
     coarse = np.arange(edge) * LEVELS // edge
     occupied = clipped > 0
     counts = np.bincount(coarse[occupied], minlength=LEVELS)
     means = np.bincount(coarse, weights=clipped, minlength=LEVELS) / np.maximum(counts, 1)
     quantized = np.where(occupied, means[coarse], 0.0)
     clipped[-1] += histogram[edge:].sum()
-    # A last bin that only clipping fills has no counterpart: a little mass there keeps the
+    # A last bin that only clipping fills is empty in the INT8 form: a little mass there keeps the
     # divergence finite.
     quantized[-1] = max(quantized[-1], 1e-9)
-    p, q = clipped / clipped.sum(), quantized / quantized.sum()
-    seen = p > 0
-    return float((p[seen] * np.log(p[seen] / q[seen])).sum())
+    p: _Floats = clipped / np.sum(clipped)
+    q: _Floats = quantized / np.sum(quantized)
+    terms: _Floats = p[p > 0] * np.log(p[p > 0] / q[p > 0])
+    return float(np.sum(terms))

@@ -6,7 +6,6 @@ multiply unsigned activations with signed weights and add int32 biases, and its 
 needs a quantized output as well. Each pass is a pure function; `benchmarks/cpu_variant.py` measures
 what each does to logits and latency.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ _GELU_OPSET = 20
 
 
 def make_cpu_variant(signed: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """The CPU variant of `signed`, a graph by `quantize_int8`: all passes of this module in turn."""
+    """The CPU variant of `signed`, a graph by `quantize_int8`: the passes below in turn."""
     return gather_gelu(quantize_outputs(quantize_biases(to_unsigned(signed)), ranges))
 
 

@@ -1,8 +1,4 @@
-"""FP16: the whole graph in half precision, except the nodes whose measured ranges come near its
-limit.
-"""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
-# pyright: reportUnknownArgumentType=false
+"""FP16: the whole graph in half precision, except nodes whose ranges come near its limit."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import io
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -20,71 +16,81 @@ from onnx import numpy_helper
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import ToolFailure
+from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.order import sort_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
+from hvt_deploy.graph.queries import find_used, map_producers
 
 FP16_MAX = 65504.0
-# Images of a calibration set do not show the largest value there is.
+# Other images have larger activations than those of the calibration set.
 SAFE_LIMIT = FP16_MAX / 4
-# Below this opset onnx.checker refuses FP16 scales of QuantizeLinear.
+# Below this opset onnx.checker rejects FP16 scales of QuantizeLinear.
 QDQ_OPSET = 19
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-# Engines compute a LayerNormalization as squares and their mean, so that its input is squared
-# before it is summed.
+# Engines compute a LayerNormalization from the mean of squares, so its input is squared as well.
 _SQUARING_OPS = frozenset({"LayerNormalization", "ReduceSumSquare", "ReduceL2"})
 
 
 @dataclass(frozen=True)
 class KeptNode:
-    """A node that stays FP32, and why."""
+    """A node that stays FP32."""
 
     node: str
+    """The name of the node."""
     reason: str
+    """The reason, as a clause for reports."""
 
 
 @dataclass(frozen=True)
 class Fp16Result:
-    """The FP16 graph (inputs and outputs stay FP32) and what stayed FP32 in it."""
+    """An FP16 graph."""
 
     model: onnx.ModelProto
+    """The graph; its images and logits stay FP32."""
     kept_fp32: tuple[KeptNode, ...]
+    """The nodes that stay FP32."""
 
 
 def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
-    """Convert to FP16. Without ranges nothing is kept FP32: a large activation then becomes inf.
+    """Convert to FP16; without `ranges` no node stays FP32 and a large activation becomes inf.
 
     Raises ToolFailure for a graph with Q/DQ below opset 19.
     """
     require("onnxruntime", extra="cpu")
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import (
+        convert_float_to_float16,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     if read_opset(model) < QDQ_OPSET and any(
         n.op_type == "QuantizeLinear" for n in model.graph.node
     ):
         raise ToolFailure(
-            f"FP16 Q/DQ exists from opset {QDQ_OPSET} on; the graph has {read_opset(model)}."
+            f"FP16 Q/DQ requires opset {QDQ_OPSET} or higher; the graph has {read_opset(model)}.",
+            f"Export with --opset {QDQ_OPSET} or higher.",
         )
-    kept = kept_in_fp32(model, ranges) if ranges else ()
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    # The first input is the images; others stand for weights and become FP16 like any weight.
+    kept = find_fp32_nodes(model, ranges) if ranges else ()
+    # The first input is the images; others are placeholders of weights and become FP16 like these.
     interface = [model.graph.input[0].name, *(value.name for value in model.graph.output)]
     with contextlib.redirect_stdout(io.StringIO()):
-        converted = convert_float_to_float16(
-            copy,
-            keep_io_types=interface,  # pyright: ignore[reportArgumentType] - its documentation takes names, too
+        result = convert_float_to_float16(  # pyright: ignore[reportUnknownVariableType]
+            copy_model(model),
+            keep_io_types=interface,  # pyright: ignore[reportArgumentType] - it takes names, too
             node_block_list=[k.node for k in kept],
         )
+    converted = cast("onnx.ModelProto", result)
     _drop_repetitions(converted.graph)
     _drop_round_trips(converted.graph, own={node.name for node in model.graph.node})
     sort_nodes(converted.graph)
     return Fp16Result(converted, kept)
 
 
-def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]:
-    """The nodes with an input or output beyond a quarter of FP16's largest value, and what squares
-    such inputs.
+def find_fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]:
+    """The nodes that must stay FP32.
+
+    These have an input or output beyond a quarter of FP16's largest value (or of its square root
+    for operators that square their input), a Q/DQ scale that FP16 rounds, or belong to the Q/DQ of
+    such a node.
     """
     measured = _before_quantization(model)
     scales = {
@@ -103,23 +109,23 @@ def kept_in_fp32(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, ...]
             )
         elif node.op_type in _QDQ and _is_lost(scales.get(node.input[1])):
             kept.append(KeptNode(node.name, f"its scale {node.input[1]} is too small for FP16"))
-    return (*kept, *_with_their_operands(model, {k.node for k in kept}))
+    return (*kept, *_find_followers(model, {k.node for k in kept}))
 
 
-def _with_their_operands(model: onnx.ModelProto, kept: Collection[str]) -> list[KeptNode]:
-    """What has to follow kept nodes: a product and all its Q/DQ have one type, or engines cannot be
-    built.
+def _find_followers(model: onnx.ModelProto, kept: Collection[str]) -> list[KeptNode]:
+    """The nodes that must stay FP32 with the kept ones: a product and all its Q/DQ need one type,
+    or engines cannot be built.
     """
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = map_producers(model.graph)
     names, followers = set(kept), list[KeptNode]()
     products: list[list[onnx.NodeProto]] = []
     for node in model.graph.node:
         dequantizers = [
-            m
-            for m in map(makers.get, node.input)
-            if m is not None and m.op_type == "DequantizeLinear"
+            p
+            for p in map(producers.get, node.input)
+            if p is not None and p.op_type == "DequantizeLinear"
         ]
-        quantizers = [makers[d.input[0]] for d in dequantizers if d.input[0] in makers]
+        quantizers = [producers[d.input[0]] for d in dequantizers if d.input[0] in producers]
         if dequantizers:
             products.append([node, *dequantizers, *quantizers])
     while True:
@@ -137,9 +143,7 @@ def _with_their_operands(model: onnx.ModelProto, kept: Collection[str]) -> list[
 
 
 def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:
-    """Quantized and dequantized tensors with the tensor they were made from, whose range was
-    measured.
-    """
+    """Maps quantized and dequantized tensors to the measured tensor that they were made from."""
     source: dict[str, str] = {}
     for op in _QDQ:  # every Quantize before any Dequantize
         for node in model.graph.node:
@@ -156,9 +160,7 @@ def _is_lost(scale: NDArray[Any] | None) -> bool:
 
 
 def _drop_repetitions(graph: onnx.GraphProto) -> None:
-    """Let what stays FP32 share one Cast of a tensor: the converter writes the same one again for
-    each reader.
-    """
+    """Remove repeated Casts of a tensor: the converter writes one for each FP32 reader."""
     for entries, names in (
         (graph.node, [node.output[0] for node in graph.node]),
         (graph.value_info, [value.name for value in graph.value_info]),
@@ -169,11 +171,9 @@ def _drop_repetitions(graph: onnx.GraphProto) -> None:
 
 
 def _drop_round_trips(graph: onnx.GraphProto, own: Collection[str]) -> None:
-    """Let neighbours that both stay FP32 hand over FP32: the converter casts to FP16 and back
-    between them.
+    """Remove the Casts to FP16 and back that the converter puts between two nodes that stay FP32.
 
-    A Cast that the graph had before, one of its `own` nodes, may make FP16 of something else than
-    FP32.
+    Casts among the graph's `own` nodes are kept: they may make FP16 of something else than FP32.
     """
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
 
@@ -190,14 +190,13 @@ def _drop_round_trips(graph: onnx.GraphProto, own: Collection[str]) -> None:
         for name, node in casts.items()
         if is_to(node, onnx.TensorProto.FLOAT) and node.input[0] in halved
     }
-    outputs = {value.name for value in graph.output}
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = source.get(name, name)
-    used = {name for node in graph.node for name in node.input} | outputs
+    used = find_used(graph)
     for name in [name for name in source if name not in used]:
         graph.node.remove(casts[name])
-    used = {name for node in graph.node for name in node.input} | outputs
+    used = find_used(graph)
     for name, node in casts.items():
         if name not in used and name not in source:
             graph.node.remove(node)

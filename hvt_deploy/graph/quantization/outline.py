@@ -1,11 +1,9 @@
-"""Precision for models whose weights lie in a file beside the graph: passes work on its outline.
+"""Precision passes for models with external weights: they work on an outline of the graph.
 
-In an outline the weights of nodes to quantize are as small as their scales: one number per output
-channel, the largest. So ONNX Runtime's quantizer finds the scales that the weights would have given
-it. Other large weights are inputs. `fill` puts the real ones in, one at a time, in the type that
-the passes decided on.
+In an outline a weight to quantize has one number per output channel, the largest magnitude, so that
+ONNX Runtime's quantizer finds the same scales as from the whole weight. Other large weights are
+inputs. `Outline.fill` inserts the real weights, one at a time, in the type that the passes chose.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -19,7 +17,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.large import is_large
+from hvt_deploy.graph.queries import output_channel_axis
 
 QUANTIZED_SUFFIX, SCALE_SUFFIX = "_quantized", "_scale"
 _INT8_MAX = 127
@@ -27,21 +27,21 @@ _INT8_MAX = 127
 
 @dataclass(frozen=True)
 class Outline:
-    """`model` without its large weights; they are `external` tensors of files in `folder`.
-
-    `channel_axes` maps weights that stand as their largest values to the axis of their output
-    channels.
-    """
+    """A model without its large external weights."""
 
     model: onnx.ModelProto
+    """The graph with placeholders."""
     folder: Path
+    """The folder of the external files."""
     external: Mapping[str, onnx.TensorProto]
+    """The large weights by name, as references into the external files."""
     channel_axes: Mapping[str, int]
+    """The axis of the output channels in each weight to quantize, by name."""
 
     def fill(self, made: onnx.ModelProto, quantized: onnx.ModelProto) -> onnx.ModelProto:
-        """`made` by passes from `model`, changed in place: with the real weights, in its own types.
+        """`made`, which passes made from `model`, changed in place to hold the real weights.
 
-        `quantized` is the graph whose scales the quantizer wrote: FP16 has rounded those of `made`.
+        The scales are read from `quantized`, the graph before FP16 rounded them.
         """
         graph = made.graph
         scales = {t.name: t for t in quantized.graph.initializer if t.name.endswith(SCALE_SUFFIX)}
@@ -55,29 +55,28 @@ class Outline:
                 graph.initializer.append(
                     numpy_helper.from_array(self._read(tensor).astype(dtype), name)
                 )
-            stand_in = initializers.get(f"{name}{QUANTIZED_SUFFIX}")
-            if stand_in is not None:
+            placeholder = initializers.get(f"{name}{QUANTIZED_SUFFIX}")
+            if placeholder is not None:
                 scale = numpy_helper.to_array(scales[f"{name}{SCALE_SUFFIX}"])
-                real = _quantized(self._read(tensor), scale, self.channel_axes[name])
-                stand_in.CopyFrom(numpy_helper.from_array(real, stand_in.name))
+                real = _quantize_weight(self._read(tensor), scale, self.channel_axes[name])
+                placeholder.CopyFrom(numpy_helper.from_array(real, placeholder.name))
         if self.external:
-            del graph.value_info[:]  # shapes that were inferred from stand-ins
+            del graph.value_info[:]  # shapes that were inferred from placeholders
         return made
 
     def _read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         return numpy_helper.to_array(tensor, str(self.folder))
 
 
-def outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) -> Outline:
-    """The outline of `model`, whose weights are in files in `folder`; `quantized` names the nodes
-    to quantize.
+def make_outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) -> Outline:
+    """The outline of `model`, whose external weights are in `folder`.
 
-    A model that holds its weights itself is its own outline.
+    `quantized` holds the names of the nodes to quantize. A model without external weights is its
+    own outline.
     """
-    outlined = onnx.ModelProto()
-    outlined.CopyFrom(model)
+    outlined = copy_model(model)
     graph = outlined.graph
-    axes = {node.input[1]: _channel_axis(node) for node in graph.node if node.name in quantized}
+    axes = {n.input[1]: output_channel_axis(n) for n in graph.node if n.name in quantized}
     external: dict[str, onnx.TensorProto] = {}
     tensors = list(graph.initializer)
     del graph.initializer[:]
@@ -91,7 +90,8 @@ def outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) ->
         else:
             external[tensor.name] = tensor
             if tensor.name in axes:
-                largest = _largest(numpy_helper.to_array(tensor, str(folder)), axes[tensor.name])
+                weight = numpy_helper.to_array(tensor, str(folder))
+                largest = _largest_by_channel(weight, axes[tensor.name])
                 graph.initializer.append(numpy_helper.from_array(largest, tensor.name))
             else:
                 graph.input.append(
@@ -102,19 +102,16 @@ def outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) ->
     )
 
 
-def _channel_axis(node: onnx.NodeProto) -> int:
-    """The axis of the output channels in the weight of a Conv, MatMul or Gemm."""
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
-    return 0 if node.op_type == "Conv" or transposed else 1
-
-
-def _largest(weight: NDArray[Any], axis: int) -> NDArray[Any]:
+def _largest_by_channel(weight: NDArray[Any], axis: int) -> NDArray[Any]:
     """The largest magnitude of each channel, with the weight's number of dimensions."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return np.abs(weight).max(axis=others, keepdims=True)
 
 
-def _quantized(weight: NDArray[Any], scale: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
+def _quantize_weight(
+    weight: NDArray[Any], scale: NDArray[np.float32], axis: int
+) -> NDArray[np.int8]:
     """Symmetric INT8 per channel, rounded half to even, as ONNX's QuantizeLinear does."""
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    return np.clip(np.rint(weight / scale.reshape(shape)), -_INT8_MAX, _INT8_MAX).astype(np.int8)
+    other_axes = [i for i in range(weight.ndim) if i != axis]
+    levels = np.rint(weight / np.expand_dims(np.atleast_1d(scale), other_axes))
+    return np.minimum(np.maximum(levels, -_INT8_MAX), _INT8_MAX).astype(np.int8)

@@ -1,7 +1,4 @@
-"""Every quantized product beside itself in FP32, fed with the same activations: its own error, not
-its inputs'.
-"""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""The local error of each quantized product: against its FP32 form on the same FP32 activations."""
 
 from __future__ import annotations
 
@@ -16,24 +13,27 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.qdq import QUANTIZED_OPS
-from hvt_deploy.graph.quantization.ranges import open_graph
+from hvt_deploy.graph.queries import map_producers, output_channel_axis
 from hvt_deploy.graph.storage import load_onnx
 
-_BESIDE = "/int8"
+_COPY_SUFFIX = "/int8"
 # From this opset on ReduceMean takes its axes as an input.
 _AXES_INPUT_OPSET = 18
+_SUMS = ("signal", "noise", "shift")
 
 
 @dataclass(frozen=True)
 class ProductError:
-    """Sums of squares of a product's FP32 result and of what INT8 changes in it; `shift` (C): that
-    change's mean.
-    """
+    """The local error of one product over a set of images."""
 
     signal: float
+    """Sum of squares of the FP32 result."""
     noise: float
+    """Sum of squares of the error, INT8 minus FP32."""
     shift: NDArray[np.float64]
+    """Mean error of each output channel (C,)."""
 
     @property
     def relative_noise(self) -> float:
@@ -44,20 +44,22 @@ class ProductError:
 def measure_products(
     fp32: Path, quantized: onnx.ModelProto, batches: Iterable[ImagesNCHW], threads: int
 ) -> Mapping[str, ProductError]:
-    """The error of each product (by node name) of `quantized`, which was made from the file `fp32`.
+    """The local error of each quantized product (by node name) of `quantized`, made from the file
+    `fp32`.
 
-    Both must have the same opset. Memory does not grow with the number of batches.
+    Both must have the same opset. Each batch is (N, 3, H, W); memory does not grow with their
+    number.
     """
     model = load_onnx(fp32, weights=False)
-    names = _put_beside(model, quantized)
+    names = _add_quantized_copies(model, quantized)
     run = open_graph(model, fp32.parent, threads)
-    wanted = [f"{name}/{what}" for name in names for what in ("signal", "noise", "shift")]
+    wanted = [f"{name}/{sum_}" for name in names for sum_ in _SUMS]
     sums: list[NDArray[np.float64]] = [np.zeros(())] * len(wanted)
     images = 0
     for images_NCHW in batches:
         images += len(images_NCHW)
         for i, value in enumerate(run(wanted, images_NCHW)):
-            # A mean over the batch counts as often as it has images.
+            # The shift is a mean over the batch, to be weighted with its number of images.
             weight = len(images_NCHW) if wanted[i].endswith("/shift") else 1
             sums[i] = sums[i] + value.astype(np.float64) * weight
     return {
@@ -68,11 +70,11 @@ def measure_products(
     }
 
 
-def _put_beside(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]:
-    """Add to FP32 `model` a copy of each quantized product with its Q/DQ, and what compares the
-    two; their names.
+def _add_quantized_copies(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]:
+    """Add to FP32 `model` a copy of each quantized product with its Q/DQ, and nodes that compare it
+    with the original; returns the names of the products.
     """
-    makers = {out: node for node in quantized.graph.node for out in node.output}
+    producers = map_producers(quantized.graph)
     originals = {node.name: node for node in model.graph.node}
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     rows = numpy_helper.from_array(np.array([0]), "compare/rows")
@@ -86,30 +88,28 @@ def _put_beside(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]
             or original.input[1] not in weights
         ):
             continue
-        dequantizer = makers.get(node.input[0])
+        dequantizer = producers.get(node.input[0])
         if dequantizer is None or dequantizer.op_type != "DequantizeLinear":
             continue
         names.append(node.name)
-        quantizer, weight = makers[dequantizer.input[0]], makers[node.input[1]]
-        beside = f"{node.name}{_BESIDE}"
+        quantizer, weight = producers[dequantizer.input[0]], producers[node.input[1]]
+        prefix = f"{node.name}{_COPY_SUFFIX}"
         for copied, inputs in (
             (quantizer, quantizer.input),
-            (dequantizer, (f"{beside}/{quantizer.name}", *dequantizer.input[1:])),
+            (dequantizer, (f"{prefix}/{quantizer.name}", *dequantizer.input[1:])),
             (weight, weight.input),
             (
                 node,
-                (
-                    f"{node.name}{_BESIDE}/{dequantizer.name}",
-                    f"{node.name}{_BESIDE}/{weight.name}",
-                    *node.input[2:],
-                ),
+                (f"{prefix}/{dequantizer.name}", f"{prefix}/{weight.name}", *node.input[2:]),
             ),
         ):
-            name = f"{beside}/{copied.name}"
+            name = f"{prefix}/{copied.name}"
             copy = helper.make_node(copied.op_type, list(inputs), [name], name)
             copy.attribute.extend(copied.attribute)
             model.graph.node.append(copy)
-        _compare(model, node.name, original, f"{beside}/{node.name}", weights[original.input[1]])
+        _add_comparison(
+            model, node.name, original, f"{prefix}/{node.name}", weights[original.input[1]]
+        )
     used = {name for node in model.graph.node for name in node.input} - weights.keys()
     model.graph.initializer.extend(
         tensor for tensor in quantized.graph.initializer if tensor.name in used
@@ -117,17 +117,16 @@ def _put_beside(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]
     return names
 
 
-def _compare(
+def _add_comparison(
     model: onnx.ModelProto,
     name: str,
     original: onnx.NodeProto,
     result: str,
     weight_dims: Sequence[int],
 ) -> None:
-    """Outputs `<name>/signal`, `/noise` and `/shift` of the graph: `original` against `result`."""
+    """Add the outputs `<name>/signal`, `/noise` and `/shift` of `result` against `original`."""
     graph, convolution = model.graph, original.op_type == "Conv"
-    transposed = any(a.name == "transB" and a.i for a in original.attribute)
-    channels = weight_dims[0 if convolution or transposed else 1]
+    channels = weight_dims[output_channel_axis(original)]
     shape = numpy_helper.from_array(np.array([-1, channels]), f"{name}/shape")
     graph.initializer.append(shape)
     error, by_channel = f"{name}/error", f"{name}/error_NC"
@@ -156,7 +155,7 @@ def _compare(
             ),
         ]
     )
-    for what in ("signal", "noise", "shift"):
+    for sum_ in _SUMS:
         graph.output.append(
-            helper.make_tensor_value_info(f"{name}/{what}", TensorProto.FLOAT, None)
+            helper.make_tensor_value_info(f"{name}/{sum_}", TensorProto.FLOAT, None)
         )

@@ -1,12 +1,9 @@
-"""INT8 by Q/DQ: ONNX Runtime's quantizer inserts them, which tensors get them is decided here, by
-role.
+"""INT8 by Q/DQ: placed here by role, written by ONNX Runtime's quantizer.
 
-`quantize_int8` makes what TensorRT wants: signed and symmetric, weights per channel, float bias, no
-Q/DQ on outputs. `graph/quantization/cpu_int8.py` makes the form that ONNX Runtime's CPU kernels
-are fast on.
+`quantize_int8` makes the form for TensorRT: signed, symmetric, weights per channel, float biases,
+no Q/DQ on outputs. `cpu_int8.py` makes the variant for ONNX Runtime's CPU kernels.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from onnx import helper
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.graph.analysis.roles import group_of, role_of
-from hvt_deploy.graph.edit import GraphEdit, replace_input
+from hvt_deploy.graph.edit import GraphEdit, copy_model, replace_input
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.order import sort_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
@@ -28,11 +25,13 @@ from hvt_deploy.graph.quantization.ranges import Ranges
 QUANTIZED_OPS = ("Conv", "MatMul", "Gemm")
 
 
-def nodes_to_quantize(
+def select_nodes(
     model: onnx.ModelProto, roles: Collection[str], excluded: Collection[str] = ()
 ) -> list[str]:
-    """Conv, MatMul and Gemm nodes with a constant weight whose role is among `roles`, but not their
-    group (`stage/role`) among `excluded`.
+    """The names of the Conv, MatMul and Gemm nodes that get Q/DQ.
+
+    These have a constant weight and one of the `roles`; their group (`stage/role`) is not
+    `excluded`.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
@@ -48,20 +47,19 @@ def nodes_to_quantize(
 def quantize_int8(
     model: onnx.ModelProto, ranges: Ranges, roles: Collection[str], excluded: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """The graph with Q/DQ for TensorRT, FP32 in the rest.
+    """The graph with Q/DQ for TensorRT at the nodes of `select_nodes`, FP32 in the rest.
 
-    Raises BadInput if no node has one of the roles, ToolFailure for a tensor that was not
-    calibrated.
+    Raises BadInput if no node is selected, ToolFailure for a tensor that was not calibrated.
     """
     require("onnxruntime", extra="cpu")
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    nodes = nodes_to_quantize(model, roles, excluded)
+    nodes = select_nodes(model, roles, excluded)
     if not nodes:
         raise BadInput(
-            "No node is left to quantize.",
+            "There is no node to quantize.",
             "Correct quantization.int8_roles or excluded in the recipe.",
         )
     extremes: dict[str, TensorData | tuple[Any, ...]] = {
@@ -75,10 +73,8 @@ def quantize_int8(
         "QuantizeBias": False,
         "OpTypesToExcludeOutputQuantization": list(QUANTIZED_OPS),
     }
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     quantizer = QDQQuantizer(
-        copy,
+        copy_model(model),
         True,
         False,
         QuantType.QInt8,
@@ -106,8 +102,8 @@ def quantize_int8(
 def _leave_others_float(model: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProto:
     """Let only the `chosen` nodes read quantized values.
 
-    The quantizer gives them to every reader of a tensor: a residual sum beside a quantized
-    convolution would be rounded, and clipped, as well.
+    The quantizer gives these to every reader of a tensor: a residual sum that reads the input of a
+    quantized convolution would be rounded and clipped as well.
     """
     edit = GraphEdit(model)
     for quantize in edit.nodes("QuantizeLinear"):

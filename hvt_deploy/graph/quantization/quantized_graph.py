@@ -10,11 +10,11 @@ from hvt_deploy.core.config import QuantizationConfig
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import GraphKey
 from hvt_deploy.graph.opset import convert_opset, read_opset
-from hvt_deploy.graph.quantization.calibration import Int8Calibration
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
-from hvt_deploy.graph.quantization.outline import outline
-from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
+from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
+from hvt_deploy.graph.quantization.outline import make_outline
+from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.storage import load_onnx
 
@@ -32,7 +32,7 @@ def make_quantized_graph(
     """
     model = load_onnx(fp32, weights=False)
     if key == "fp16":
-        outlined = outline(model, fp32.parent, ())
+        outlined = make_outline(model, fp32.parent, ())
         half = to_fp16(outlined.model, ranges)
         return outlined.fill(half.model, outlined.model), half.kept_fp32
     if int8 is None:
@@ -40,8 +40,8 @@ def make_quantized_graph(
             "INT8 needs ranges measured on real images.", "Give training images with --calib DIR."
         )
     prepared = int8.prepare(model)
-    chosen = nodes_to_quantize(prepared, quantization.int8_roles, quantization.excluded)
-    outlined = outline(prepared, fp32.parent, chosen)
+    chosen = select_nodes(prepared, quantization.int8_roles, quantization.excluded)
+    outlined = make_outline(prepared, fp32.parent, chosen)
     quantized = _quantized(outlined.model, key, quantization, int8.ranges)
     if key != "int8":
         return outlined.fill(quantized, quantized), ()

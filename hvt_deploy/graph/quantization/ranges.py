@@ -1,42 +1,39 @@
-"""Ranges of every activation on real images: what FP16 and INT8 are decided from."""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
+"""Ranges and histograms of activations on real images: FP16 and INT8 are decided by these."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.quantization.calibrators import BINS, Histogram
+from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.storage import load_onnx
-
-RunGraph: TypeAlias = Callable[[Sequence[str], ImagesNCHW], list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Smallest and largest value of each float tensor over all images."""
+    """The ranges of the float tensors of a graph."""
 
     tensors: Mapping[str, tuple[float, float]]
+    """The smallest and the largest value of each tensor over all images, by name."""
 
     def largest(self, name: str) -> float:
-        """The largest magnitude of a tensor; 0 for one that was not measured (a constant)."""
+        """The largest magnitude of a tensor; 0 if it was not measured, as for a constant."""
         return max(map(abs, self.tensors.get(name, (0.0, 0.0))))
 
-    def clipped(self, thresholds: Mapping[str, float]) -> Ranges:
-        """The ranges with those of the tensors in `thresholds` replaced by (-threshold, threshold)."""
+    def clip(self, thresholds: Mapping[str, float]) -> Ranges:
+        """The ranges, with (-threshold, threshold) for the tensors in `thresholds`."""
         return Ranges({**self.tensors, **{name: (-t, t) for name, t in thresholds.items()}})
 
     def write(self, path: Path) -> None:
@@ -55,37 +52,6 @@ def read_ranges(path: Path) -> Ranges:
         ) from None
 
 
-def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
-    """ONNX Runtime on the CPU for a graph in memory: a function (names of outputs, images (N, 3, H,
-    W)) -> arrays.
-
-    Weights in a file beside the graph are read from `folder`: the graph itself is small enough to
-    hand over.
-    """
-    require("onnxruntime", extra="cpu")
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    # The default order runs what is appended for measuring at the end, with every activation still
-    # in memory.
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder)
-    )
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    images = model.graph.input[0].name
-
-    def run(outputs: Sequence[str], images_NCHW: ImagesNCHW) -> list[NDArray[np.float32]]:
-        if not outputs:  # which ONNX Runtime takes for all of them
-            return []
-        return cast("list[NDArray[np.float32]]", session.run(list(outputs), {images: images_NCHW}))
-
-    return run
-
-
 def collect_histograms(
     onnx_path: Path,
     ranges: Ranges,
@@ -93,8 +59,9 @@ def collect_histograms(
     batches: Iterable[ImagesNCHW],
     threads: int,
 ) -> Mapping[str, Histogram]:
-    """How often each magnitude occurs in `tensors`, from 0 to the largest of `ranges`; one batch is
-    in memory.
+    """The histogram of the magnitudes of each tensor, from 0 to the largest of its range.
+
+    Each batch is (N, 3, H, W); one is in memory at a time.
     """
     model = load_onnx(onnx_path, weights=False)
     inside = [name for name in tensors if name != model.graph.input[0].name]
@@ -117,19 +84,19 @@ def collect_histograms(
 
 
 def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int) -> Ranges:
-    """Run every batch (N, 3, H, W) through ONNX Runtime on the CPU; memory does not grow with their
-    number.
+    """The ranges over all batches (N, 3, H, W), by ONNX Runtime on the CPU.
 
-    Raises BadInput if there is no image, ToolFailure naming a tensor that is not finite.
+    Memory does not grow with the number of batches. Raises BadInput if there is no image,
+    ToolFailure naming a tensor that is not finite.
     """
     model = load_onnx(onnx_path, weights=False)
     names = _float_tensors(model)
-    run = open_graph(_with_extremes(model, names), onnx_path.parent, threads)
+    run = open_graph(_add_extremes(model, names), onnx_path.parent, threads)
     wanted = [f"{name}/{end}" for name in names for end in ("min", "max")]
     low, high = np.full(len(names), math.inf), np.full(len(names), -math.inf)
     for images_NCHW in batches:
-        extremes = np.array(run(wanted, images_NCHW), np.float64).reshape(-1, 2)
-        low, high = np.minimum(low, extremes[:, 0]), np.maximum(high, extremes[:, 1])
+        extremes = np.array(run(wanted, images_NCHW), np.float64)
+        low, high = np.minimum(low, extremes[0::2]), np.maximum(high, extremes[1::2])
         _refuse_not_finite(names, low, high)
     if not np.isfinite(low).all():
         raise BadInput(
@@ -139,19 +106,18 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
 
 
 def _refuse_not_finite(
-    names: list[str],
-    low: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    high: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    names: list[str], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> None:
     for name, a, b in zip(names, low, high, strict=True):
         if not (math.isfinite(a) and math.isfinite(b)):
             raise ToolFailure(
-                f"Tensor {name} is not finite in FP32: from {a} to {b}.", "Check the weights."
+                f"Tensor {name} is not finite in FP32: from {a} to {b}.",
+                "Check the weights: some are too large or not finite.",
             )
 
 
 def _float_tensors(model: onnx.ModelProto) -> list[str]:
-    """Outputs of nodes that are float32, and the graph's input as the last."""
+    """The float32 tensors that nodes make; the last is the graph's input."""
     inferred = onnx.shape_inference.infer_shapes(model) if not model.graph.value_info else model
     values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
     floats = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
@@ -159,9 +125,8 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
     return [*outputs, model.graph.input[0].name]
 
 
-def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    augmented = onnx.ModelProto()
-    augmented.CopyFrom(model)
+def _add_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    augmented = copy_model(model)
     for name in names:
         for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
             augmented.graph.node.append(

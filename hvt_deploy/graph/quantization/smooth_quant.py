@@ -1,11 +1,10 @@
-"""SmoothQuant: outlier channels of a LayerNormalization go into the weights of the Linears behind
-it.
+"""SmoothQuant: outlier channels of a LayerNormalization move into the weights of the Linears that
+read it.
 
 Xiao et al., "SmoothQuant", 2023, equations 3 and 4: the normalization's result is divided by s_j in
 channel j, the Linear's weights of that channel are multiplied by it, with s_j = max|X_j|^a /
 max|W_j|^(1-a). Exact in FP32.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -19,14 +18,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.tensors import ImagesNCHW
-from hvt_deploy.graph.analysis.macs import infer_shapes_of_one
+from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
 from hvt_deploy.graph.edit import GraphEdit
-from hvt_deploy.graph.quantization.ranges import open_graph
+from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.queries import map_readers, output_channel_axis, weight_is_transposed
 from hvt_deploy.graph.storage import load_onnx
 
-# How much of the outliers goes into the weights; the paper's value.
+# The exponent a, the share of the outliers that moves into the weights: the paper's value.
 _MIGRATION = 0.5
-# Operators that leave the channels, the last axis, as they are where its size stays the same.
+# Operators that keep the channels, the last axis, if its size stays the same.
 _LAYOUT_OPS = ("Reshape", "Transpose")
 _LINEARS = ("MatMul", "Gemm")
 
@@ -34,8 +34,10 @@ _LINEARS = ("MatMul", "Gemm")
 def measure_smoothing(
     fp32: Path, quantized: Collection[str], batches: Iterable[ImagesNCHW], threads: int
 ) -> Mapping[str, NDArray[np.float32]]:
-    """s_j for each LayerNormalization (by node name) that only Linears among `quantized` nodes
-    read.
+    """The scales s_C (C,) of each LayerNormalization (by node name) that only Linears among the
+    `quantized` nodes read.
+
+    Each batch is (N, 3, H, W); memory does not grow with their number.
     """
     model = load_onnx(fp32, weights=False)
     linears = _smoothable(model, quantized)
@@ -48,14 +50,16 @@ def measure_smoothing(
     largest: dict[str, NDArray[np.float32]] = {}
     for images_NCHW in batches:
         for name, values in zip(outputs, run(list(outputs.values()), images_NCHW), strict=True):
-            found: NDArray[np.float32] = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
+            found = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
             largest[name] = np.maximum(largest[name], found) if name in largest else found
-    weights = _read(model, [linear.input[1] for nodes in linears.values() for linear in nodes])
+    weights = _read_constants(
+        model, [linear.input[1] for nodes in linears.values() for linear in nodes]
+    )
     return {
         name: _scales(
             maxima,
             [
-                np.abs(_rows_first(node, weights[node.input[1]])).max(axis=1)
+                np.abs(weights[node.input[1]]).max(axis=output_channel_axis(node))
                 for node in linears[name]
             ],
         )
@@ -64,14 +68,15 @@ def measure_smoothing(
 
 
 def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
-    """`model` with the scales s_j of `measure_smoothing` moved from its normalizations into its
-    Linears.
+    """`model` with the scales of `measure_smoothing` moved from normalizations into Linears.
+
+    In exact arithmetic it is the same function.
     """
-    edit, readers, shapes = GraphEdit(model), _readers(model), infer_shapes_of_one(model)
+    edit, readers, shapes = GraphEdit(model), map_readers(model.graph), infer_batch1_shapes(model)
     nodes = {node.name: node for node in edit.nodes("LayerNormalization", *_LINEARS)}
 
     def multiply(node: onnx.NodeProto, i: int, factor: NDArray[Any]) -> None:
-        """Let `node` read a multiple of its constant; others may read the constant as it was."""
+        """Let `node` read a multiple of its constant; other readers keep the original."""
         values = edit.constant(node.input[i])
         if values is not None:
             scaled = (values.astype(np.float64) * factor).astype(np.float32)
@@ -80,49 +85,39 @@ def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) ->
     for name, s_C in scales.items():
         for i in range(1, len(nodes[name].input)):
             multiply(nodes[name], i, 1 / s_C)
-        for linear in _linears_behind(nodes[name].output[0], readers, shapes) or ():
-            multiply(nodes[linear.name], 1, s_C if _transposed(linear) else s_C[:, None])
+        for linear in _find_linears(nodes[name].output[0], readers, shapes) or ():
+            multiply(nodes[linear.name], 1, s_C if weight_is_transposed(linear) else s_C[:, None])
     return edit.done()
 
 
 def _smoothable(
     model: onnx.ModelProto, quantized: Collection[str]
 ) -> dict[str, list[onnx.NodeProto]]:
-    """Normalizations with a scale whose result only quantized Linears read, and those."""
-    readers, shapes = _readers(model), infer_shapes_of_one(model)
+    """The normalizations (by node name) whose result only quantized Linears read, and these."""
+    readers, shapes = map_readers(model.graph), infer_batch1_shapes(model)
     constants = {t.name for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL}
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         if node.op_type == "LayerNormalization" and set(node.input[1:]) <= constants:
-            linears = _linears_behind(node.output[0], readers, shapes)
+            linears = _find_linears(node.output[0], readers, shapes)
             if linears and all(n.name in quantized and n.input[1] in constants for n in linears):
                 found[node.name] = linears
     return found
 
 
-def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    readers: dict[str, list[onnx.NodeProto]] = {value.name: [] for value in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return readers
-
-
-def _linears_behind(
+def _find_linears(
     tensor: str, readers: Mapping[str, list[onnx.NodeProto]], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[onnx.NodeProto] | None:
-    """The Linears that read a tensor, directly or in another layout; None if something else reads
-    it.
-    """
+    """The Linears that read a tensor, directly or in another layout; None if another node does."""
     found: list[onnx.NodeProto] = []
     for node in readers.get(tensor, []):
         if node.op_type in _LINEARS and node.input[0] == tensor:
             found.append(node)
         elif node.op_type in _LAYOUT_OPS and _keeps_channels(node, shapes):
-            behind = _linears_behind(node.output[0], readers, shapes)
-            if behind is None:
+            further = _find_linears(node.output[0], readers, shapes)
+            if further is None:
                 return None
-            found.extend(behind)
+            found.extend(further)
         else:
             return None
     return found
@@ -139,21 +134,14 @@ def _keeps_channels(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]])
 def _scales(
     largest_C: NDArray[np.float32], weights: list[NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    weight_C = np.maximum(np.maximum.reduce(weights), 1e-5)
+    """s_C from max|X_C| and the max|W_C| of each Linear, divided by its geometric mean."""
+    weight_C = np.maximum(np.max(np.stack(weights), axis=0), 1e-5)
     s_C = np.maximum(largest_C, 1e-5) ** _MIGRATION / weight_C ** (1 - _MIGRATION)
-    return np.clip(s_C / np.exp(np.log(s_C).mean()), 1e-3, 1e3).astype(np.float32)
+    relative_C = s_C / np.exp(np.log(s_C).mean())
+    return np.minimum(np.maximum(relative_C, 1e-3), 1e3).astype(np.float32)
 
 
-def _transposed(linear: onnx.NodeProto) -> bool:
-    return any(a.name == "transB" and a.i for a in linear.attribute)
-
-
-def _rows_first(linear: onnx.NodeProto, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A Linear's weight as (input channels, output channels)."""
-    return weight.T if _transposed(linear) else weight
-
-
-def _read(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray[Any]]:
+def _read_constants(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray[Any]]:
     return {
         t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in set(names)
     }

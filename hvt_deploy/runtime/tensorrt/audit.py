@@ -10,9 +10,9 @@ from hvt_deploy.graph.analysis.audit_types import (
     ByPrecision,
     EngineAudit,
     GroupAudit,
-    NodeFacts,
     NotInt8,
 )
+from hvt_deploy.graph.analysis.facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
 
 FUSED_ATTENTION = "_gemm_mha_v2"

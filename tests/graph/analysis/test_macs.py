@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from hvt_deploy.core.errors import ToolFailure
-from hvt_deploy.graph.analysis.macs import node_macs
+from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 
 
@@ -38,7 +38,7 @@ def test_convolutions(weight, attributes, expected):
         f"g (float[N,8,12,12] x) => (float[N,A,B,C] y) {{ [c] y = Conv<{attributes}>(x, w) }}",
         w=zeros(*weight),
     )
-    assert node_macs(model) == {"c": expected}
+    assert count_macs(model) == {"c": expected}
 
 
 def test_linears_and_products_are_counted_for_one_image_whatever_the_windows():
@@ -58,7 +58,7 @@ def test_linears_and_products_are_counted_for_one_image_whatever_the_windows():
         w=zeros(32, 32),
         h=zeros(10, 6272),
     )
-    assert node_macs(model) == {
+    assert count_macs(model) == {
         "qkv": 4 * 49 * 32 * 32,
         "score": 4 * 49 * 49 * 32,
         "value": 4 * 49 * 49 * 32,
@@ -70,7 +70,7 @@ def test_gemm_with_a_transposed_input():
     model = graph(
         "g (float[5,3] x) => (float[A,B] y) { [g] y = Gemm<transA = 1>(x, w) }", w=zeros(5, 7)
     )
-    assert node_macs(model) == {"g": 3 * 7 * 5}
+    assert count_macs(model) == {"g": 3 * 7 * 5}
 
 
 def test_q_dq_and_types_change_nothing():
@@ -82,7 +82,7 @@ def test_q_dq_and_types_change_nothing():
         y = Cast<to = 10>(o)
     }"""
     model = graph(text, s=np.float32(0.1), z=np.int8(0), w=np.zeros((4, 6), np.int8))
-    assert node_macs(model) == {"fc": 24}
+    assert count_macs(model) == {"fc": 24}
 
 
 def test_weights_beside_the_graph_need_not_be_read(tmp_path):
@@ -90,7 +90,7 @@ def test_weights_beside_the_graph_need_not_be_read(tmp_path):
     save_onnx(model, tmp_path / "m.onnx", external_above_bytes=0)
     (tmp_path / "m.onnx.data").unlink()
     read = load_onnx(tmp_path / "m.onnx", weights=False)
-    assert node_macs(read) == {"fc": 64 * 64}
+    assert count_macs(read) == {"fc": 64 * 64}
     assert read == onnx.load_model(
         tmp_path / "m.onnx", load_external_data=False
     )  # it was not changed
@@ -99,13 +99,13 @@ def test_weights_beside_the_graph_need_not_be_read(tmp_path):
 def test_shape_that_depends_on_values_is_an_error_naming_the_node():
     text = "g (float[4,4] x) => (float[A,B] y) { i = NonZero(x)  f = Cast<to = 1>(i)  [fc] y = MatMul(x, f) }"
     with pytest.raises(ToolFailure, match=r"node fc \(MatMul\) cannot be inferred"):
-        node_macs(graph(text))
+        count_macs(graph(text))
 
 
 def test_the_recorded_shape_of_the_result_helps_where_shapes_depend_on_values():
     # timm's ConvNeXt pools over axes that it computes from the rank.
     text = "g (float[N,4] x) => (float[N,10] y) { i = NonZero(x)  f = Cast<to = 1>(i)  [fc] y = MatMul(f, w) }"
-    assert node_macs(graph(text, w=zeros(4, 10))) == {"fc": 40}
+    assert count_macs(graph(text, w=zeros(4, 10))) == {"fc": 40}
 
 
 def test_what_is_repeated_for_each_image_has_a_shape():
@@ -122,4 +122,4 @@ def test_what_is_repeated_for_each_image_has_a_shape():
         one=np.ones(1, np.int64),
         w=zeros(16, 8),
     )
-    assert node_macs(model) == {"fc": 5 * 16 * 8}
+    assert count_macs(model) == {"fc": 5 * 16 * 8}

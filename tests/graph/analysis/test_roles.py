@@ -64,10 +64,17 @@ def test_nodes_with_a_constant(name, role):
         ("pools.0.resample/MatMul", "resample"),
         ("layers.0.blocks.0.attn.softmax/Softmax", "softmax"),
         ("layers.0.blocks.0.select/Add", "other"),
+        ("stem.res1/Add", "residual add"),
+        ("patch_embed/Add", "other"),
     ],
 )
 def test_nodes_of_two_activations(name, role):
     assert role_of(node(name, constant=False), {WEIGHT}) == role
+
+
+@pytest.mark.parametrize(("group", "role"), [(1, "conv"), (2, "depthwise"), (8, "depthwise")])
+def test_convolutions_of_two_groups_or_more_are_depthwise(group, role):
+    assert role_of(node("convlayers.0.conv1.0/Conv", group=group), {WEIGHT}) == role
 
 
 def test_depthwise_convolutions_have_their_own_role():

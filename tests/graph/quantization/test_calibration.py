@@ -17,11 +17,11 @@ from hvt_deploy.graph.quantization.calibration import (
     CalibrationImages,
     Int8Settings,
     calibrate_int8,
-    read_int8_calibration,
 )
 from hvt_deploy.graph.quantization.calibrators import BINS, LEVELS, choose_threshold
+from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.product_error import measure_products
-from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
+from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import collect_histograms, collect_ranges
 from hvt_deploy.graph.quantization.smooth_quant import measure_smoothing, smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
@@ -107,7 +107,7 @@ def test_histograms_count_every_value_of_every_batch(path, planted_ranges, image
 def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channel(
     path, model, images, planted_ranges
 ):
-    nodes = nodes_to_quantize(model, DEFAULT_INT8_ROLES)
+    nodes = select_nodes(model, DEFAULT_INT8_ROLES)
     scales = measure_smoothing(path, nodes, [images], threads=1)
     norms = [name for name in scales if name.startswith("transformers.0.blocks.0.norm1")]
     assert int(np.argmax(scales[norms[0]])) == 3
@@ -123,7 +123,7 @@ def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channe
 
 
 def test_a_normalization_that_another_node_reads_is_not_smoothed(path, model, images):
-    nodes = nodes_to_quantize(model, DEFAULT_INT8_ROLES)
+    nodes = select_nodes(model, DEFAULT_INT8_ROLES)
     some = measure_smoothing(path, nodes, [images], threads=1)
     without_fc1 = [name for name in nodes if ".fc1/" not in name]
     fewer = measure_smoothing(path, without_fc1, [images], threads=1)
@@ -145,7 +145,7 @@ def test_products_are_measured_on_the_activations_of_fp32(path, model, images, p
     everything = quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES)
     alone = measure_products(path, fc1, [images[:4], images[4:]], threads=1)
     together = measure_products(path, everything, [images], threads=1)
-    assert len(together) == len(nodes_to_quantize(model, DEFAULT_INT8_ROLES))
+    assert len(together) == len(select_nodes(model, DEFAULT_INT8_ROLES))
     assert alone
     for name, error in alone.items():
         assert 0 < error.relative_noise < 0.01

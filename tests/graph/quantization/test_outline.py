@@ -14,9 +14,9 @@ from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph import large
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.quantization.calibration import Int8Calibration
-from hvt_deploy.graph.quantization.outline import outline
-from hvt_deploy.graph.quantization.qdq import nodes_to_quantize
+from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
+from hvt_deploy.graph.quantization.outline import make_outline
+from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
@@ -73,6 +73,6 @@ def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, 
 def test_an_outline_is_small_and_reads_weights_only_to_find_their_largest(files, monkeypatch):
     monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
     model = load_onnx(files[1], weights=False)
-    outlined = outline(model, files[1].parent, nodes_to_quantize(model, DEFAULT_INT8_ROLES))
+    outlined = make_outline(model, files[1].parent, select_nodes(model, DEFAULT_INT8_ROLES))
     assert len(outlined.external) > 20
     assert outlined.model.ByteSize() < 0.2 * files[0].stat().st_size

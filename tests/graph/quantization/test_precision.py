@@ -17,7 +17,7 @@ from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, role_of
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.fp16 import to_fp16
-from hvt_deploy.graph.quantization.qdq import nodes_to_quantize, quantize_int8
+from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
 from hvt_deploy.graph.storage import save_onnx
 
@@ -168,7 +168,7 @@ def test_scales_too_small_for_fp16_stay_fp32(tmp_path):
 
 def test_quantized_nodes_are_signed_symmetric_and_per_channel(fp32, ranges):
     quantized = quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES)
-    chosen = set(nodes_to_quantize(fp32, DEFAULT_INT8_ROLES))
+    chosen = set(select_nodes(fp32, DEFAULT_INT8_ROLES))
     producers = {out: node for node in quantized.graph.node for out in node.output}
     weights = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
     assert len(chosen) > 20

@@ -6,7 +6,8 @@ import pytest
 
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit, NodeFacts, NotInt8
+from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit, NotInt8
+from hvt_deploy.graph.analysis.facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.layer_list import parse_inspector_json, parse_layer_lines
 
@@ -95,6 +96,22 @@ def test_only_kernels_of_one_inference_count() -> None:
     )
     assert [layer.profile for layer in layers] == [0, 0, 0, 1, 1]
     assert audit_layers(layers).kernels == 1
+
+
+def test_a_region_without_a_profile_mark_belongs_to_the_first_profile() -> None:
+    """Only its own region's mark counts, wherever in the region it is."""
+    layers = parse_layer_lines(
+        message(
+            line("stem_myl0_0", "gemm", "Half->Half"),
+            line("stem [profile 1]_myl1_0", "gemm", "Half->Half"),
+            line("__myl_Add_myl1_1", "kgen", "Half->Half"),
+            line("__myl_Add_myl0_1", "kgen", "Half->Half"),
+            line("head_myl2_0", "gemm", "Half->Half"),
+            line("head [profile 2]_myl3_0", "gemm", "Half->Half"),
+            line("plain", "gemm", "Half->Half"),
+        )
+    )
+    assert [layer.profile for layer in layers] == [0, 1, 1, 0, 0, 2, 0]
 
 
 def test_profile_is_known_from_a_tensor_too() -> None:

@@ -1,0 +1,115 @@
+"""The record of an INT8 calibration: ranges, thresholds, SmoothQuant scales, bias corrections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.serialization import from_plain, to_plain
+from hvt_deploy.core.types import Calibrator
+from hvt_deploy.graph.quantization.bias_correction import correct_biases
+from hvt_deploy.graph.quantization.ranges import Ranges
+from hvt_deploy.graph.quantization.smooth_quant import smooth
+
+_FACTS, _VECTORS = "int8.json", "vectors.npz"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The effect of a calibration pass on the SQNR of the INT8 logits against FP32."""
+
+    name: str
+    """The name of the pass."""
+    before_db: float
+    """SQNR without it."""
+    after_db: float
+    """SQNR with it."""
+    kept: bool
+    """Whether the calibration uses it."""
+
+    def __str__(self) -> str:
+        """`46.5 -> 47.0 dB, kept`."""
+        kept = "kept" if self.kept else "left out"
+        return f"{self.before_db:.1f} -> {self.after_db:.1f} dB, {kept}"
+
+
+@dataclass(frozen=True)
+class Int8Calibration:
+    """The result of an INT8 calibration."""
+
+    ranges: Ranges
+    """Ranges of the prepared graph, clipped at the thresholds."""
+    clipping: Mapping[str, Calibrator] = field(default_factory=dict[str, Calibrator])
+    """The calibrator that gave the threshold of each tensor."""
+    sqnr_by_role: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
+    """Local SQNR in dB by role and calibrator: products alone, on the activations of FP32."""
+    effects: tuple[Effect, ...] = ()
+    """The passes that were tried."""
+    smoothing: Mapping[str, NDArray[np.float32]] = field(
+        default_factory=dict[str, NDArray[np.float32]]
+    )
+    """Scales (C,) of SmoothQuant, by the name of the normalization."""
+    shifts: Mapping[str, NDArray[np.float64]] = field(
+        default_factory=dict[str, NDArray[np.float64]]
+    )
+    """Mean errors (C,) that bias correction subtracts, by the name of the product."""
+
+    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The FP32 graph that Q/DQ are inserted into: smoothed, with corrected biases."""
+        smoothed = smooth(model, self.smoothing) if self.smoothing else model
+        return correct_biases(smoothed, self.shifts) if self.shifts else smoothed
+
+    def write(self, folder: Path) -> None:
+        """Write two files into `folder`."""
+        facts = {
+            "ranges": self.ranges.tensors,
+            "clipping": self.clipping,
+            "sqnr_by_role": self.sqnr_by_role,
+            "effects": to_plain(self.effects),
+        }
+        (folder / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        vectors: dict[str, NDArray[Any]] = {f"smoothing:{k}": v for k, v in self.smoothing.items()}
+        vectors |= {f"shift:{k}": v for k, v in self.shifts.items()}
+        # The type checker takes an array for the argument allow_pickle.
+        np.savez(folder / _VECTORS, **vectors)  # pyright: ignore[reportArgumentType]
+
+
+def read_int8_calibration(folder: Path) -> Int8Calibration:
+    """Read the files of `Int8Calibration.write`; raises BadInput if they are missing or invalid."""
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        with np.load(folder / _VECTORS, allow_pickle=False) as stored:
+            vectors = {name: cast("NDArray[np.float32]", stored[name]) for name in stored.files}
+        ranges = {
+            str(name): (float(low), float(high)) for name, (low, high) in facts["ranges"].items()
+        }
+        shifts = _with_prefix(vectors, "shift:")
+        return Int8Calibration(
+            Ranges(ranges),
+            facts["clipping"],
+            facts["sqnr_by_role"],
+            tuple(from_plain(Effect, effect, _FACTS) for effect in facts["effects"]),
+            _with_prefix(vectors, "smoothing:"),
+            {name: shift.astype(np.float64) for name, shift in shifts.items()},
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadInput(
+            f"{folder} does not hold an INT8 calibration: {error}.",
+            "Calibrate again: hvt-deploy quantize --calib DIR",
+        ) from None
+
+
+def _with_prefix(
+    vectors: Mapping[str, NDArray[np.float32]], prefix: str
+) -> dict[str, NDArray[np.float32]]:
+    return {k.removeprefix(prefix): v for k, v in vectors.items() if k.startswith(prefix)}

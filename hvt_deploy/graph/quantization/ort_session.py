@@ -1,0 +1,47 @@
+"""ONNX Runtime on the CPU for measuring a graph in memory, with any of its tensors as output."""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hvt_deploy.core.environment import require
+from hvt_deploy.core.tensors import ImagesNCHW
+
+RunGraph: TypeAlias = Callable[[Sequence[str], ImagesNCHW], list[NDArray[np.float32]]]
+
+
+def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
+    """A function (names of outputs, images (N, 3, H, W)) -> arrays, one for each name.
+
+    External weights are read from `folder`. Raises MissingEnvironment without ONNX Runtime.
+    """
+    require("onnxruntime", extra="cpu")
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    # The default order runs nodes that were appended for measuring at the end, with every
+    # activation still in memory.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    images = model.graph.input[0].name
+
+    def run(outputs: Sequence[str], images_NCHW: ImagesNCHW) -> list[NDArray[np.float32]]:
+        if not outputs:  # ONNX Runtime would take this for all of them
+            return []
+        return cast("list[NDArray[np.float32]]", session.run(list(outputs), {images: images_NCHW}))
+
+    return run
