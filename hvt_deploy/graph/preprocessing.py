@@ -56,7 +56,7 @@ def check_preprocessing(preprocessing: Preprocessing) -> None:
     if preprocessing.interpolation not in _MODES or preprocessing.crop_pct > 1:
         raise BadInput(
             f"Interpolation {preprocessing.interpolation} with crop_pct {preprocessing.crop_pct} "
-            "cannot be exported into the graph.",
+            "cannot be in a graph.",
             "Preprocessing in the graph must be bicubic or bilinear, with a crop_pct of at most 1.",
         )
 

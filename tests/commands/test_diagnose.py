@@ -94,7 +94,7 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     config = with_flags(folder.read().config, {"calibration.folder": str(tmp_path / "images")})
     tried = int8_calibration._judge_effect
     monkeypatch.setattr(
-        int8_calibration, "_tried", lambda *effect: replace(tried(*effect), kept=True)
+        int8_calibration, "_judge_effect", lambda *effect: replace(tried(*effect), kept=True)
     )
     manifest = quantize(folder, config, "int8-fp32", SilentUi())
     calibration = int8_calibration.read_int8_calibration(

@@ -59,7 +59,7 @@ def quantize_int8(
     nodes = select_nodes(model, roles, excluded)
     if not nodes:
         raise BadInput(
-            "There is no node to quantize.",
+            "No node is left to quantize.",
             "Correct quantization.int8_roles or excluded in the recipe.",
         )
     extremes: dict[str, TensorData | tuple[Any, ...]] = {
