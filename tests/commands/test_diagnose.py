@@ -21,6 +21,7 @@ from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.graph.quantization import calibration as int8_calibration
+from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +98,7 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
         int8_calibration, "_judge_effect", lambda *effect: replace(tried(*effect), kept=True)
     )
     manifest = quantize(folder, config, "int8-fp32", SilentUi())
-    calibration = int8_calibration.read_int8_calibration(
-        folder.open_artifact(manifest, "int8-calibration").parent
-    )
+    calibration = read_int8_calibration(folder.open_artifact(manifest, "int8-calibration").parent)
     assert len(calibration.smoothing) > 5
 
     (found,) = diagnose(
