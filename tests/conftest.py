@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from exports import CopyModel
+
 _unwanted: list[str] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> None:
+    """No test of a validation waits until latencies are stable; evaluation/test_latency.py has the
+    measuring itself.
+    """
+    from short_timings import shorten_timings
+
+    shorten_timings()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> CopyModel:
+    """Copies an exported model to a workspace: `exported(workspace, model, flags, slug)`."""
+    from exports import copy_model
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the workers of one run share it
+    return partial(copy_model, folder / "exports")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -5,7 +5,6 @@ real image files.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,25 +12,10 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from command_line import run
 from PIL import Image
 
 from hvt_deploy.evaluation.answers import read_answers
-
-
-def run(*arguments, cwd, **environment):
-    """The finished command `hvt-deploy ...`."""
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "XDG_CACHE_HOME": str(cwd),
-        "CI": "",
-        "COLUMNS": "200",
-    }
-    env |= environment
-    command = [sys.executable, "-m", "hvt_deploy", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=280
-    )
 
 
 @pytest.fixture(scope="module")

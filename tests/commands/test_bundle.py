@@ -10,33 +10,12 @@ import shutil
 import tarfile
 
 import pytest
-from test_pipeline import run
-from test_reference_logits import (
-    WITHOUT_TORCH,  # noqa: F401 - what `without_torch` runs
-    without_torch,
-)
-from test_reference_logits import place as recorded_place  # noqa: F401 - the fixture
+from command_line import run, run_without_torch
 
-from hvt_deploy.commands.build_trt import build_trt
-from hvt_deploy.commands.bundle import bundle, unpack
+from hvt_deploy.commands.bundle import unpack
 from hvt_deploy.commands.deploy import deploy
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.ui import SilentUi
-from hvt_deploy.core.workspace import ModelFolder
-
-
-@pytest.fixture(scope="module")
-def packed(recorded_place):  # noqa: F811
-    """The recorded demo model with its INT8 graphs and an engine, and its bundle."""
-    place, _ = recorded_place
-    folder = ModelFolder(place / "artifacts" / "hvt_demo")
-    calibration = {
-        "calibration.folder": str(place / "digits" / "calibration"),
-        "calibration.images": 16,
-    }
-    build_trt(folder, with_flags(folder.read().config, calibration), "int8", SilentUi())
-    return place, folder, bundle(folder, place / "hvt_demo.tar", False, SilentUi())
 
 
 def contents(file):
@@ -71,8 +50,9 @@ def test_a_bundle_has_what_a_device_needs_and_no_engine(packed):
 def test_a_device_without_pytorch_builds_and_validates_and_goes_on_where_it_was(packed):
     place, _, _ = packed
     shutil.rmtree(place / "elsewhere", ignore_errors=True)
-    arguments = ("deploy", "hvt_demo.tar", "--int8", "--data", "digits/validation", "--json")
-    done = without_torch(place, *arguments)
+    arguments = ("deploy", "hvt_demo.tar", "--int8", "--data", "digits/validation")
+    workspace = ("--workspace", "elsewhere")
+    done = run_without_torch(*arguments, "--json", *workspace, cwd=place)
     # The sample is that of the record: 60 images.
     assert done.returncode == 0, done.stderr
     rows = {row["backend"]: row for row in json.loads(done.stdout)["rows"]}
@@ -82,7 +62,7 @@ def test_a_device_without_pytorch_builds_and_validates_and_goes_on_where_it_was(
     engines = list((place / "elsewhere" / "hvt_demo").glob("engine-*/*.engine"))
     assert len(engines) == 1
     stamp = engines[0].stat().st_mtime_ns
-    again = without_torch(place, *arguments[:-1])
+    again = run_without_torch(*arguments, *workspace, cwd=place)
     assert again.returncode == 0, again.stderr
     assert "Built before" in again.stderr
     assert engines[0].stat().st_mtime_ns == stamp
@@ -188,8 +168,8 @@ def test_a_truncated_bundle_and_one_that_is_none_are_refused(packed, tmp_path):
     assert not list(tmp_path.glob("artifacts/*/manifest.json"))
 
 
-def test_random_weights_are_not_bundled_without_a_word(tmp_path):
-    assert run("export", "hvt_demo", "--weights", "random", cwd=tmp_path).returncode == 0
+def test_random_weights_are_not_bundled_without_a_word(tmp_path, exported):
+    exported(tmp_path / "artifacts", "hvt_demo", {"export.weights": "random"})
     refused = run("bundle", cwd=tmp_path)
     assert refused.returncode == 2
     assert "--allow-untrained" in refused.stderr

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from command_line import run
 from onnx import numpy_helper
 from PIL import Image
-from test_pipeline import run
 
 from hvt_deploy.commands.diagnose import diagnose
 from hvt_deploy.commands.quantize import quantize
@@ -25,10 +25,9 @@ from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, exported):
     place = tmp_path_factory.mktemp("place")
-    done = run("export", "hvt_demo", cwd=place)
-    assert done.returncode == 0, done.stderr
+    exported(place / "artifacts", "hvt_demo")
     return place
 
 

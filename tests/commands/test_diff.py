@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_pipeline import run
+from command_line import run
 
 from hvt_deploy.commands.diff import diff
 from hvt_deploy.core.errors import BadInput

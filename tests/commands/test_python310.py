@@ -12,8 +12,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_bundle import packed  # noqa: F401 - the fixture
-from test_reference_logits import place as recorded_place  # noqa: F401 - its fixture
 
 ROOT = Path(__file__).parents[2]
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
@@ -33,7 +31,7 @@ def find_python310():
 
 
 @pytest.fixture(scope="module")
-def device(packed, tmp_path_factory):  # noqa: F811
+def device(packed, tmp_path_factory):
     """A folder with the bundle and the images, and a function that runs `hvt-deploy` there, in
     Python 3.10.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from test_pipeline import run
+from command_line import run
 
 from hvt_deploy.commands import build_trt as build_step
 from hvt_deploy.commands import export as export_step

@@ -12,26 +12,18 @@ import pytest
 from PIL import Image
 
 from hvt_deploy import Classifier
-from hvt_deploy.commands.config import config_of
-from hvt_deploy.commands.export import export
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
-from hvt_deploy.core.ui import SilentUi
-from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.data.digits import write_digits
 from hvt_deploy.data.images import UnreadableImage
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, exported):
     """A folder with the exported demo model and the digits."""
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
-    export(
-        open_folder(place / "artifacts", "fdvit_demo"), config_of("fdvit_demo"), None, SilentUi()
-    )
-    fixed = with_flags(config_of("fdvit_demo"), {"export.batch": 3})
-    export(open_folder(place / "artifacts", "fixed"), fixed, None, SilentUi())
+    exported(place / "artifacts", "fdvit_demo")
+    exported(place / "artifacts", "fdvit_demo", {"export.batch": 3}, "fixed")
     return place, digits
 
 

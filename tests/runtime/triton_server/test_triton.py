@@ -9,17 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import run
+from command_line import run
 
 from hvt_deploy import Classifier
-from hvt_deploy.commands.config import config_of
-from hvt_deploy.commands.export import export
 from hvt_deploy.commands.package import package_triton
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import SilentUi
-from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.data.digits import write_digits
 from hvt_deploy.data.images import decode, preprocess
 
@@ -27,13 +23,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, exported):
     """The trained demo model, exported, packaged for Triton's Python backend, and ten images."""
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
-    folder = open_folder(place / "artifacts", "fdvit_demo")
-    config = with_flags(config_of("fdvit_demo"), {"export.preprocess_in_graph": True})
-    export(folder, config, None, SilentUi())
+    folder = exported(place / "artifacts", "fdvit_demo", {"export.preprocess_in_graph": True})
     packaged = package_triton(folder, place / "repository", "python", False, SilentUi())
     images = [sorted((digits.validation / str(d)).iterdir())[0] for d in range(10)]
     return place, folder, packaged, images
@@ -84,13 +78,13 @@ def test_the_servers_pixels_are_those_of_the_exact_pipeline(place):
     assert np.array_equal(np.load(root / "pixels.npy"), expected)
 
 
-def test_random_weights_a_fixed_batch_and_a_folder_in_use_are_refused(place, tmp_path):
+def test_random_weights_a_fixed_batch_and_a_folder_in_use_are_refused(place, tmp_path, exported):
     _, folder, _, _ = place
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(BadInput, match="not an empty folder"):
         package_triton(folder, tmp_path / "used", "python", False, SilentUi())
-    assert run("export", "fdvit_demo", "--weights", "random", cwd=tmp_path).returncode == 0
+    exported(tmp_path / "artifacts", "fdvit_demo", {"export.weights": "random"})
     refused = run("package", "--triton", "repository", cwd=tmp_path)
     assert refused.returncode == 2
     assert "--allow-untrained" in refused.stderr
@@ -104,8 +98,8 @@ def test_random_weights_a_fixed_batch_and_a_folder_in_use_are_refused(place, tmp
         "Licences: code of fdvit_demo Apache-2.0, its weights none needed, they are random"
         in done.stderr
     )
-    assert run("export", "fdvit_demo", "--batch", "2", "--as", "two", cwd=tmp_path).returncode == 0
-    refused = run("package", "two", "--triton", "another", cwd=tmp_path)
+    exported(tmp_path / "artifacts", "fdvit_demo", {"export.batch": 3}, "fixed")
+    refused = run("package", "fixed", "--triton", "another", cwd=tmp_path)
     assert refused.returncode == 2
     assert "without --batch" in refused.stderr
 
