@@ -17,7 +17,7 @@ from hvt_deploy.data.digits import write_digits
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, exported):
-    """The model, validated with `record` on 60 digits; `elsewhere` is a copy without its weights."""
+    """The model, validated with `record` on 60 digits; `elsewhere` is a copy without weights."""
     place = tmp_path_factory.mktemp("place")
     digits = write_digits(place / "digits")
     folder = exported(place / "artifacts", "hvt_demo")
