@@ -127,6 +127,9 @@ class World:
     readable: bool = True
     capturable: bool = True
     dtype: str = "FLOAT"
+    kernel_format: str = "Row major linear FP32"  # of the inputs of the engine's kernels
+    formats_told: bool = True  # whether the inspector of a context with its shape tells formats
+    weights: str = ""  # the type of weights that it tells
     calls: list[str] = field(default_factory=list)
     timing_cache: bytes = b"timings of this version"
     logger: Any = None
@@ -247,11 +250,28 @@ class Builder(Recorded):
 
 
 class EngineInspector(Recorded):
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.execution_context: IExecutionContext | None = None
+
     def get_engine_information(self, format: Member) -> str:
+        """Layers of every profile; formats only of fixed shapes or the context's own profile."""
         assert str(format) == "LayerInformationFormat.JSON"
-        tensor = {"Name": "images", "Format/Datatype": "Row major linear FP32"}
-        layer = {"Name": "head", "LayerType": "gemm", "Inputs": [tensor], "Outputs": [tensor]}
-        return json.dumps({"Layers": [layer], "Bindings": ["images", "logits"]})
+        world, context = self._world, self.execution_context
+        shown = context._profile if context is not None and context._batch else -1
+        layers = [
+            self._layer(i, world.formats_told and (world.fixed or i == shown))
+            for i in range(len(world.ranges))
+        ]
+        return json.dumps({"Layers": layers, "Bindings": ["images", "logits"]})
+
+    def _layer(self, profile: int, told: bool) -> Mapping[str, object]:
+        text = self._world.kernel_format if told else "N/A due to dynamic shapes"
+        tensor = {"Name": "images", "Format/Datatype": text}
+        name = "head" if profile == 0 else f"head [profile {profile}]"
+        layer = {"Name": name, "LayerType": "gemm", "Inputs": [tensor], "Outputs": [tensor]}
+        weights = {"Weights": {"Type": self._world.weights, "Count": 50}}
+        return layer | (weights if self._world.weights else {}) | {"TacticName": "kernel"}
 
 
 class IExecutionContext(Recorded):

@@ -98,7 +98,9 @@ class Builder(Protocol):
 
 
 class EngineInspector(Protocol):
-    """Tells what the layers of an engine are."""
+    """Describes the layers of an engine; with dynamic shapes, as its execution context has them."""
+
+    execution_context: IExecutionContext
 
     def get_engine_information(self, format: object) -> str: ...
 

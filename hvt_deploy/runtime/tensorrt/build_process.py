@@ -23,11 +23,8 @@ from hvt_deploy.runtime.tensorrt.api import (
 )
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, write_outcome
 from hvt_deploy.runtime.tensorrt.flavours import Flavour, open_flavour
-from hvt_deploy.runtime.tensorrt.layer_list import (
-    EngineLayer,
-    parse_inspector_json,
-    parse_layer_lines,
-)
+from hvt_deploy.runtime.tensorrt.inspection import inspect_engine
+from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer, parse_layer_lines
 from hvt_deploy.runtime.tensorrt.messages import find_hint, is_noise, make_logger
 from hvt_deploy.runtime.tensorrt.monitor import BuildLog, make_monitor
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
@@ -216,10 +213,7 @@ def _read_layers(
             raise ToolFailure(
                 f"The engine that was just built cannot be read: {_get_last(log.errors)}"
             )
-        inspector = engine.create_engine_inspector()
-        return parse_inspector_json(
-            inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        ), ""
+        return inspect_engine(trt, engine), ""
     except ToolFailure as error:
         return (), f"The engine was not audited. {error.message}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import cast
 
@@ -29,6 +29,14 @@ _DTYPES = (
     ("Half", ("fp16", "half")),
     ("BFloat16", ("bf16", "bfloat16")),
     ("Float", ("fp32", "float")),
+)
+# The data type of a tensor that the inspector does not tell ("N/A due to dynamic shapes").
+UNKNOWN = "unknown"
+# Data types in the names of NVIDIA's kernels: sm80_xmma_gemm_i8i8_…, …_h16816gemm_…, …_f32f32_….
+_TACTIC_DTYPES = (
+    ("Int8", re.compile(r"i8i8|imma|int8", re.IGNORECASE)),
+    ("Half", re.compile(r"f16f16|h884|h1688|h16816|hmma|fp16", re.IGNORECASE)),
+    ("Float", re.compile(r"f32f32|sgemm|fp32", re.IGNORECASE)),
 )
 # Layers that only compute shapes on the host or mark a place; none of them is a kernel on the GPU.
 _NOT_KERNELS = {
@@ -93,7 +101,8 @@ class EngineLayer:
 
     @property
     def precision(self) -> str:
-        """The lowest precision among its inputs: Int8, FP8, Half, BFloat16, Float, or other.
+        """The lowest precision among its inputs: Int8, FP8, Half, BFloat16, Float, or other;
+        UNKNOWN where the inspector does not tell them.
 
         INT8 that is converted before anything is computed (`__myl_CastMulFc`: Q/DQ that found no
         INT8 kernel) is not INT8: then it is the lowest of the other inputs and the outputs.
@@ -102,7 +111,13 @@ class EngineLayer:
         before_product = takewhile(lambda step: step not in _PRODUCT_STEPS, self._steps)
         if "Int8" in types and "Cast" in before_product and not self.is_reformat:
             types = tuple(dtype for dtype in (*types, *self.outputs) if dtype != "Int8")
-        return next((name for name, _ in _DTYPES if name in types), "other")
+        missing = UNKNOWN if UNKNOWN in types else "other"
+        return next((name for name, _ in _DTYPES if name in types), missing)
+
+    @property
+    def has_unknown_types(self) -> bool:
+        """Whether it runs on the GPU in a precision that the inspector does not tell."""
+        return self.is_kernel and self.precision == UNKNOWN
 
     @property
     def _steps(self) -> tuple[str, ...]:
@@ -142,8 +157,12 @@ def parse_layer_lines(message: str) -> tuple[EngineLayer, ...]:
     )
 
 
-def parse_inspector_json(text: str) -> tuple[EngineLayer, ...]:
-    """The layers in the JSON of an engine inspector. Raises ToolFailure where it holds none."""
+def parse_inspector_json(text: str, profile: int = 0) -> tuple[EngineLayer, ...]:
+    """The layers of `profile` in the JSON of an engine inspector whose context has that profile.
+
+    Layers of other profiles are marked ("[profile 1]"), those of profile 0 are not; without any
+    mark all layers are of this profile. Raises ToolFailure for an unknown format.
+    """
     try:
         entries = cast("Mapping[str, object]", json.loads(text))["Layers"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -151,20 +170,26 @@ def parse_inspector_json(text: str) -> tuple[EngineLayer, ...]:
             f"The engine inspector's answer has an unknown format: {text[:200]}"
         ) from error
     # Without detailed verbosity a layer is only its name.
-    layers = (entry for entry in cast("list[object]", entries) if not isinstance(entry, str))
-    return tuple(_read_json_layer(cast("Mapping[str, object]", layer)) for layer in layers)
+    detailed = (entry for entry in cast("list[object]", entries) if not isinstance(entry, str))
+    layers = [_read_json_layer(cast("Mapping[str, object]", entry)) for entry in detailed]
+    if profile and all(layer.profile == 0 for layer in layers):
+        return tuple(replace(layer, profile=profile) for layer in layers)
+    return tuple(layer for layer in layers if layer.profile == profile)
 
 
 def _read_json_layer(entry: Mapping[str, object]) -> EngineLayer:
     name = str(entry.get("Name", ""))
     marked = _PROFILE.search(name)
+    inputs, tactic = _parse_dtypes(entry.get("Inputs")), str(entry.get("TacticName", ""))
+    if inputs and all(dtype == UNKNOWN for dtype in inputs):
+        inputs = (_guess_dtype(entry.get("Weights"), tactic), *inputs[1:])
     return EngineLayer(
         name=name,
         type=str(entry.get("LayerType", "")),
-        inputs=_parse_dtypes(entry.get("Inputs")),
+        inputs=inputs,
         outputs=_parse_dtypes(entry.get("Outputs")),
         onnx_nodes=_parse_onnx_nodes(str(entry.get("Metadata", ""))),
-        tactic=str(entry.get("TacticName", "")),
+        tactic=tactic,
         profile=int(marked[1]) if marked else 0,
     )
 
@@ -172,10 +197,21 @@ def _read_json_layer(entry: Mapping[str, object]) -> EngineLayer:
 def _parse_dtypes(tensors: object) -> tuple[str, ...]:
     found: list[str] = []
     for tensor in cast("list[Mapping[str, object]]", tensors or []):
-        text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "")
+        text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or UNKNOWN)
+        text = UNKNOWN if text.startswith("N/A") else text
         known = (name for name, words in _DTYPES if any(word in text.lower() for word in words))
         found.append(next(known, text))
     return tuple(found)
+
+
+def _guess_dtype(weights: object, tactic: str) -> str:
+    """The data type of a layer's weights, else that in its kernel's name, else UNKNOWN."""
+    if isinstance(weights, dict):
+        text = str(cast("Mapping[str, object]", weights).get("Type", "")).lower()
+        for name, words in _DTYPES:
+            if any(word in text for word in words):
+                return name
+    return next((name for name, pattern in _TACTIC_DTYPES if pattern.search(tactic)), UNKNOWN)
 
 
 def _parse_onnx_nodes(metadata: str) -> tuple[str, ...]:

@@ -213,6 +213,37 @@ def test_inspector_json_in_the_forms_of_all_versions(key: str, half: str, int8: 
     assert audit.layers == ByPrecision(int8=1, fp16=1)
 
 
+@pytest.mark.parametrize(
+    ("weights", "tactic", "expected"),
+    [
+        ({"Type": "Int8", "Count": 9}, "", "Int8"),
+        ({"Type": "Half", "Count": 9}, "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n", "Half"),
+        ({}, "sm80_xmma_gemm_i8i8_i8i32_f32_tn_n", "Int8"),
+        (None, "ampere_h16816gemm_128x64_ldg8_stages_64x4_tn_v1", "Half"),
+        (None, "sm80_xmma_gemm_f16f16_f16f16_f16_nn_n", "Half"),
+        (None, "sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nhwckrsc", "Float"),
+        (None, "__myl_Res_0x1234", "unknown"),
+    ],
+)
+def test_data_type_of_a_layer_whose_formats_the_inspector_does_not_tell(
+    weights: object, tactic: str, expected: str
+) -> None:
+    tensor = {"Name": "x", "Format/Datatype": "N/A due to dynamic shapes"}
+    entry = {"Name": "a", "LayerType": "gemm", "Inputs": [tensor], "Outputs": [tensor]}
+    text = json.dumps({"Layers": [entry | {"Weights": weights, "TacticName": tactic}]})
+    (layer,) = parse_inspector_json(text)
+    assert layer.precision == expected
+
+
+def test_layers_of_other_profiles_are_left_out_of_the_inspectors_answer() -> None:
+    names = ("head", "head [profile 1]", "head [profile 2]")
+    text = json.dumps({"Layers": [{"Name": name, "LayerType": "gemm"} for name in names]})
+    assert [layer.name for layer in parse_inspector_json(text, 0)] == ["head"]
+    assert [layer.name for layer in parse_inspector_json(text, 2)] == ["head [profile 2]"]
+    unmarked = json.dumps({"Layers": [{"Name": "head", "LayerType": "gemm"}]})
+    assert [layer.profile for layer in parse_inspector_json(unmarked, 2)] == [2]
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"layers": []}', "null"])
 def test_inspector_answer_in_an_unknown_format(text: str) -> None:
     with pytest.raises(ToolFailure, match="inspector"):

@@ -35,11 +35,11 @@ def plan(tmp_path: Path) -> BuildPlan:
 
 @pytest.mark.parametrize("version", CLASSIC)
 def test_build_on_every_recorded_version(plan: BuildPlan, monkeypatch, version: str) -> None:
-    world = World(version)
+    world = World(version, ranges=((1, 8, 32), (1, 1, 1)))
     install(monkeypatch, world)
     outcome = compile_engine(plan)
     strongly_typed = 2 if version.startswith("10.") else 1
-    assert world.calls == [
+    assert world.calls[:5] == [
         f"network flags {strongly_typed}",
         f"MemoryPoolType.WORKSPACE = {2048 * 2**20}",
         "clear BuilderFlag.TF32",
@@ -48,8 +48,47 @@ def test_build_on_every_recorded_version(plan: BuildPlan, monkeypatch, version: 
     ]
     assert plan.engine.read_bytes() == b"engine"
     assert outcome.flavour.version == version
-    assert [(layer.name, layer.inputs) for layer in outcome.layers] == [("head", ("Float",))]
+    assert [(layer.name, layer.profile, layer.inputs) for layer in outcome.layers] == [
+        ("head", 0, ("Float",)),
+        ("head [profile 1]", 1, ("Float",)),
+    ]
     assert outcome.notes == ()
+    assert world.contexts == set()
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_every_profile_of_an_int8_engine_is_inspected_with_its_shape(
+    plan: BuildPlan, monkeypatch, fixed: bool
+) -> None:
+    ranges = ((2, 2, 2),) if fixed else ((1, 8, 32), (1, 1, 1), (64, 64, 64))
+    world = World(
+        "10.3.0", ranges=ranges, fixed=fixed, kernel_format="Thirty-two wide channel Int8"
+    )
+    install(monkeypatch, world)
+    profiles = () if fixed else tuple(Profile(*limits) for limits in ranges)
+    layers = compile_engine(replace(plan, profiles=profiles)).layers
+    assert [(layer.profile, layer.precision) for layer in layers] == [
+        (profile, "Int8") for profile in range(len(ranges))
+    ]
+
+
+def test_formats_that_the_inspector_does_not_tell_are_those_of_the_weights(
+    plan: BuildPlan, monkeypatch
+) -> None:
+    world = World("10.13.3.9", formats_told=False, weights="Int8")
+    install(monkeypatch, world)
+    (layer,) = compile_engine(plan).layers
+    assert layer.precision == "Int8"
+
+
+def test_engine_whose_formats_stay_unknown_is_not_audited(plan: BuildPlan, monkeypatch) -> None:
+    install(monkeypatch, World("10.13.3.9", formats_told=False))
+    outcome = compile_engine(plan)
+    assert outcome.layers == ()
+    (note,) = outcome.notes
+    assert "not audited" in note
+    assert "data types of 1 of 1 layers, 'head'" in note
+    assert plan.engine.is_file()
 
 
 def test_timing_cache_is_kept_and_used_again(plan: BuildPlan, monkeypatch) -> None:
