@@ -1,6 +1,4 @@
-"""`diagnose`: the first module at which a graph parts from PyTorch, or an FP16 or INT8 graph from
-the FP32 one.
-"""
+"""`diagnose`: the first module where a graph diverges from PyTorch, or FP16/INT8 from FP32."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -56,11 +54,16 @@ _IMAGES = 4
 
 @dataclass(frozen=True)
 class Divergence:
-    """One graph beside its reference. `modules` are in the order of the graph; a module jumps above
-    `limit`.
+    """One graph compared with its reference, module by module.
 
-    `logits_error` is that of the whole file, run as it is. `folder` holds what shows the first
-    jump, if there is one.
+    Attributes:
+        reference: Name of the reference.
+        candidate: Name of the graph.
+        limit: Largest accepted local error.
+        logits_error: Relative error of the logits of the whole graph.
+        modules: In the order of the graph.
+        folder: Reproduction files of the first module above the limit; "" if there is none.
+
     """
 
     reference: str
@@ -72,33 +75,37 @@ class Divergence:
 
     @property
     def jump(self) -> ModuleError | None:
-        """The first module that jumps."""
+        """The first module whose local error is above the limit."""
         return next((module for module in self.modules if not module.own_error <= self.limit), None)
 
     @property
     def worst(self) -> ModuleError:
-        """The module with the largest own error."""
+        """The module with the largest local error."""
         return max(self.modules, key=lambda module: module.own_error)
 
     @property
     def sentence(self) -> str:
-        """What was found, in words."""
+        """The result as a sentence."""
         if self.jump is not None:
             return (
-                f"{self.candidate} parts from {self.reference} at {self.jump.path}: given the same input, the output "
-                f"is off by {self.jump.own_error:.1e}, {self.limit:g} allowed."
+                f"{self.candidate} diverges from {self.reference} at {self.jump.path}: "
+                f"local error {self.jump.own_error:.1e}, limit {self.limit:g}."
             )
         if self.logits_error > self.limit:
             return (
-                f"No module of {self.candidate} is off by more than {self.limit:g} for itself, the logits are by "
-                f"{self.logits_error:.1e}: it adds up, or comes only where ONNX Runtime fuses the whole graph."
+                f"No module of {self.candidate} has a local error above {self.limit:g}, but the "
+                f"logits differ by {self.logits_error:.1e}: small errors accumulate, or they occur "
+                "only where ONNX Runtime fuses the whole graph."
             )
-        return f"{self.candidate} follows {self.reference}: no module is off by more than {self.limit:g} for itself."
+        return (
+            f"{self.candidate} matches {self.reference}: "
+            f"no module has a local error above {self.limit:g}."
+        )
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What lies in a folder for `--replay`, beside `part.onnx`, `input.npz` and `expected.npz`."""
+    """`fault.json` for `--replay`, next to `part.onnx`, `input.npz` and `expected.npz`."""
 
     model: str
     reference: str

@@ -1,9 +1,8 @@
-"""Where two forms of a model part: each module of the candidate, given the reference's values,
-beside the reference.
+"""Where two forms of a model diverge, module by module.
 
-A module's **own error** is that of its output when everything it takes from other modules is the
-reference's: the error at its input is zero, so nothing that came before counts. A module **jumps**
-if its own error is above the limit of the candidate's precision.
+A module's **local error** is the error of its output when its inputs are the reference's: errors of
+earlier modules do not count. A module **jumps** if its local error is above the limit of the
+candidate's precision.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -27,7 +26,7 @@ from hvt_deploy.graph.modules import ModuleGraph
 from hvt_deploy.runtime.base import TappedBackend
 
 Numbers = Literal["fp32", "fp16", "int8"]
-# The own errors of all modules of the four trained demo models reached 2e-6, 5e-3 and 5e-2.
+# The local errors of all modules of the four trained demo models reached 2e-6, 5e-3 and 5e-2.
 LIMITS: Mapping[Numbers, float] = {"fp32": 1e-4, "fp16": 3e-2, "int8": 0.15}
 # Stands for infinity, which JSON does not have.
 NOT_FINITE = 1e30
@@ -49,8 +48,13 @@ class ModuleError:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What an own error was found with: the nodes up to the module's output, the reference's values
-    by the names of the part's inputs, in its types, and what the reference has for its output.
+    """The data behind a local error.
+
+    Attributes:
+        part: The nodes between the module's inputs and its output.
+        inputs: The reference's values by the names of the inputs, in the types of the part.
+        expected: The reference's output.
+
     """
 
     part: onnx.ModelProto
