@@ -72,6 +72,6 @@ def build_many(
 def _check_gate(min_int8: float | None, precisions: Sequence[Precision]) -> None:
     if min_int8 is not None and not any(precision.startswith("int8") for precision in precisions):
         raise BadInput(
-            f"--min-int8 says what an INT8 engine must be, and only {', '.join(precisions)} is asked for.",
+            f"--min-int8 is a gate on INT8 engines, and the precision is {', '.join(precisions)}.",
             "Add --int8.",
         )

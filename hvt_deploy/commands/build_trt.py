@@ -17,7 +17,7 @@ from hvt_deploy.graph.analysis.audit_types import EngineAudit
 from hvt_deploy.graph.analysis.facts import NodeFacts, read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
-from hvt_deploy.runtime.tensorrt.build import build_engine
+from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
 from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import (
     BuildPlan,
@@ -60,7 +60,7 @@ def build_engine_if_possible(
 ) -> None:
     """Build an engine from graphs that are there, unless it was built before.
 
-    That no engine can be built here is told and is no failure: `validate` skips it as well.
+    Where no engine can be built it warns: that is no failure, `validate` skips the engine as well.
     """
     manifest = folder.read()
     before = [
@@ -74,7 +74,8 @@ def build_engine_if_possible(
     try:
         built = build_from_graph(folder, config, precision, ui)
         ui.say(
-            f"Built {built.path}: {built.audit.kernels} kernels, {built.audit.layers.int8} INT8 layers"
+            f"Built {built.path}: {built.audit.kernels} kernels, "
+            f"{built.audit.layers.int8} INT8 layers"
         )
     except MissingEnvironment as error:
         ui.warn(f"No {precision} engine: {error.message} {error.hint}")
@@ -99,10 +100,10 @@ def build_from_graph(
         onnx_path = folder.open_artifact(manifest, precision)
         key = engine_key(precision, target.tag)
         with folder.staging() as staged:
+            name = name_engine_file(folder.slug, precision, target.flavour, target.capabilities)
             plan = BuildPlan(
                 onnx=onnx_path,
-                engine=staged
-                / name_engine_file(folder.slug, precision, target.flavour, target.capabilities),
+                engine=staged / name,
                 flavour=target.flavour.name,
                 compute_capabilities=target.capabilities,
                 profiles=target.profiles,
@@ -129,15 +130,7 @@ def build_from_graph(
                 staged,
                 plan.engine.name,
                 _remake(folder.slug, precision, target),
-                facts=EngineFacts(
-                    precision=precision,
-                    flavour=outcome.flavour.name,
-                    version=outcome.flavour.version,
-                    compute_capabilities=plan.compute_capabilities,
-                    gpu=target.gpus[0].name if target.gpus else "",
-                    profiles=tuple((p.min, p.opt, p.max) for p in plan.profiles),
-                    build_s=outcome.seconds,
-                ),
+                facts=_describe_engine(precision, plan, outcome, target),
                 parents=(precision,),
             )
     return Built(
@@ -168,7 +161,7 @@ def check_int8(
             "the MACs of its graph are not known" if audit.kernels else "its layers cannot be read"
         )
         raise CheckFailed(
-            f"{engine} is labelled INT8, and how much of it runs as INT8 cannot be told: {why}. It was not kept.",
+            f"{engine} is labelled INT8, but its INT8 share is unknown: {why}. It was not kept.",
             "Build it without --min-int8.",
         )
     if audit.int8_share >= (min_int8 or 0) and audit.quantized_int8_macs:
@@ -179,10 +172,11 @@ def check_int8(
         names = [f"{n.name}: no Q/DQ, {n.macs / 1e6:.1f} M MACs" for n in nodes if n.macs]
     needed = f"{min_int8:.1%}" if min_int8 is not None else "more than nothing"
     raise CheckFailed(
-        f"{engine} is labelled INT8, but of the MACs that carry Q/DQ in its graph {audit.int8_share:.1%} run as INT8 "
-        f"({audit.int8_share_of_all:.1%} of all MACs); expected {needed}. The engine was not kept. Not INT8:\n"
+        f"{engine} is labelled INT8, but of the MACs that carry Q/DQ in its graph "
+        f"{audit.int8_share:.1%} run as INT8 ({audit.int8_share_of_all:.1%} of all MACs); "
+        f"expected {needed}. The engine was not kept. Not INT8:\n"
         + "\n".join(f"  {name}" for name in names),
-        "Make the graph again (hvt-deploy quantize --int8), or see with lower --min-int8 what the rest costs.",
+        "Make the graph again (hvt-deploy quantize --int8), or lower --min-int8.",
     )
 
 
@@ -200,6 +194,20 @@ def _calibration(manifest: Manifest, precision: str) -> str:
     """
     parents = (manifest.artifacts[key] for key in manifest.artifacts[precision].parents)
     return next((p.files[_CALIBRATION_FILE] for p in parents if _CALIBRATION_FILE in p.files), "")
+
+
+def _describe_engine(
+    precision: Precision, plan: BuildPlan, outcome: BuildOutcome, target: Target
+) -> EngineFacts:
+    return EngineFacts(
+        precision=precision,
+        flavour=outcome.flavour.name,
+        version=outcome.flavour.version,
+        compute_capabilities=plan.compute_capabilities,
+        gpu=target.gpus[0].name if target.gpus else "",
+        profiles=tuple((p.min, p.opt, p.max) for p in plan.profiles),
+        build_s=outcome.seconds,
+    )
 
 
 def _remake(slug: str, precision: Precision, target: Target) -> str:

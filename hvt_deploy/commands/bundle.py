@@ -32,7 +32,7 @@ from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.core.workspace import MANIFEST, ModelFolder, now, open_folder
 
 INDEX = "bundle.json"
-SCHEMA_VERSION = 1
+BUNDLE_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BundleIndex:
     slug: str
     files: Mapping[str, str]
     created: str
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = BUNDLE_SCHEMA
 
 
 def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> Path:
@@ -56,7 +56,8 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
     if manifest.weights.untrained and not allow_untrained:
         raise BadInput(
             f"{folder.slug} has random weights: its predictions mean nothing.",
-            "Export it with a checkpoint, --weights FILE, or give --allow-untrained to try a device.",
+            "Export it with a checkpoint (--weights FILE), or give --allow-untrained to try a "
+            "device.",
         )
     ui.say(manifest.licences)
     files: dict[str, Path] = {}
@@ -69,7 +70,8 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
             }
     if RECORDED not in manifest.artifacts:
         ui.warn(
-            "No recorded reference: on the device, accuracy is compared with ONNX Runtime. Make one: validate --record"
+            "No recorded reference: on the device, accuracy is compared with ONNX Runtime. "
+            "Make one: hvt-deploy validate --record"
         )
     content = json.dumps(to_plain(_portable(manifest)), indent=2).encode()
     hashes = {MANIFEST: hash_bytes(content)} | {
@@ -163,9 +165,9 @@ def _read_index(
     if stream is None:
         raise _refused(file, f"its first file is not {INDEX}")
     index = from_plain(BundleIndex, json.loads(stream.read().decode()), f"{file}/{INDEX}")
-    if index.schema_version != SCHEMA_VERSION:
+    if index.schema_version != BUNDLE_SCHEMA:
         raise _refused(
-            file, f"it has version {index.schema_version} of the format, known is {SCHEMA_VERSION}"
+            file, f"it has version {index.schema_version} of the format, known is {BUNDLE_SCHEMA}"
         )
     return index, members
 
@@ -202,7 +204,7 @@ def _extract(
 
 
 def _move_in(folder: ModelFolder, manifest: Manifest, staged: Path) -> None:
-    """Make the unpacked files the folder's, beside what was built from the same files before."""
+    """Move the unpacked files to the folder; what was built from the same files before stays."""
     for artifact in manifest.artifacts.values():
         if (staged / artifact.folder).is_dir() and not (folder.path / artifact.folder).exists():
             (staged / artifact.folder).rename(folder.path / artifact.folder)

@@ -90,10 +90,12 @@ def calibrate(
         if int8:
             raise BadInput(
                 f"INT8 needs real images to calibrate on, and there is no folder {source}.",
-                "Give training images with --calib DIR (any image folder; never the validation images).",
+                "Give training images with --calib DIR (any image folder, never the validation "
+                "images).",
             )
         ui.warn(
-            f"No calibration images ({source}): FP16 without measured ranges. Give some with --calib DIR."
+            f"No calibration images ({source}): FP16 without measured ranges. "
+            "Give some with --calib DIR."
         )
         noise = seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0)
         return manifest, Calibrated(None, noise)

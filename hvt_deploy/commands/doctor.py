@@ -1,4 +1,4 @@
-"""`doctor`: what works on this machine, and what is missing for the rest."""
+"""`doctor`: checks what this machine supports and what is missing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from hvt_deploy.core.environment import (
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 
 SATURATES = (
-    "no VNNI: products of 8 bits are summed in 16 bits and saturate. hvt-deploy avoids that (session.x64quantprecision "
-    "of ONNX Runtime; set it in your own program too), at the cost of speed."
+    "no VNNI: products of 8 bits are summed in 16 bits and saturate. hvt-deploy avoids that "
+    "(session.x64quantprecision of ONNX Runtime; set it in your own program too), at the cost of "
+    "speed."
 )
 
 

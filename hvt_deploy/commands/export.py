@@ -147,7 +147,7 @@ def _store_reference(
     """Write the reference form with the weights that were asked for to `path`, and say for how many
     classes it is.
 
-    From then on everybody reads that file: mapped into memory it is no second copy beside the
+    From then on everybody reads that file: mapped into memory it is no second copy next to the
     deployed form.
     """
     with ui.progress("Fetching weights") as progress:
@@ -163,8 +163,8 @@ def _store_reference(
         )
     model, report = load_model(spec, obtained.path, config.num_classes)
     save_reference(model, path)
-    fates = ", ".join(f"{count} {fate}" for fate, count in report.summary.items())
-    ui.say(f"Keys of {obtained.path}: {fates}")
+    counts = ", ".join(f"{count} {status}" for status, count in report.summary.items())
+    ui.say(f"Keys of {obtained.path}: {counts}")
     meanings = {fate.key: fate.meaning for fate in report.fates}
     path.with_name(KEY_REPORT).write_text(json.dumps(meanings, indent=1) + "\n", encoding="utf-8")
     record = WeightsRecord(
@@ -205,7 +205,7 @@ def _write_graph(
         graph = simplify(graph, config.export.simplifier)
         progress(3, 5)
         graph = convert_opset(graph, config.export.opset)
-        # timm's models are as they are: what they break is told, not refused. Parity finds a false
+        # timm's models are as they are: breaches are warnings. Parity finds a false
         # dynamic batch.
         look = inspect_contract if spec.family == "timm" else check_contract
         contract = look(

@@ -120,8 +120,9 @@ def _split(
     drawn = tuple(sample for sample in drawn if sample.path not in same)
     if len(drawn) < needed:
         raise BadInput(
-            f"{len(drawn)} images of {data} were not calibrated on; a budget of {request.budget:g} points needs "
-            f"{needed}: half for the search, half for the promise, even if no prediction changes.",
+            f"{len(drawn)} images of {data} were not calibrated on; a budget of "
+            f"{request.budget:g} points needs {needed}, even if no prediction changes: half for "
+            "the search, half for the promise.",
             "Give more labelled images (--budget-data DIR, --budget-images N) or a larger budget.",
         )
     search = stratified_sample(drawn, len(drawn) // 2, seed + 1)

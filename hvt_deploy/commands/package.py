@@ -47,11 +47,12 @@ def package_triton(
     if manifest.weights.untrained and not allow_untrained:
         raise BadInput(
             f"{folder.slug} has random weights: its predictions mean nothing.",
-            "Export it with a checkpoint, --weights FILE, or give --allow-untrained to try a server.",
+            "Export it with a checkpoint (--weights FILE), or give --allow-untrained to try a "
+            "server.",
         )
     if (batch := manifest.signature.batch) is not None:
         raise BadInput(
-            f"{folder.slug} takes batches of exactly {batch}, and Triton gives a model as many images as there are.",
+            f"{folder.slug} takes batches of exactly {batch}, and Triton's batches have any size.",
             "Export it without --batch.",
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

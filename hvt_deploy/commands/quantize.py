@@ -110,9 +110,11 @@ def _add_graph(
         parity = compare_logits(reference, _logits(path, key, manifest, calibrated.images))
         if key == "fp16" and not parity.sqnr_db >= FP16_MIN_SQNR_DB:
             raise CheckFailed(
-                f"The FP16 graph of {manifest.slug} keeps {parity.sqnr_db:.1f} dB of the FP32 logits; "
-                f"at least {FP16_MIN_SQNR_DB:.0f} dB were expected.",
-                "Calibrate on images the model was trained for (--calib DIR), so that large ranges stay FP32.",
+                f"The logits of the FP16 graph of {manifest.slug} have an SQNR of "
+                f"{parity.sqnr_db:.1f} dB against FP32; at least {FP16_MIN_SQNR_DB:.0f} dB were "
+                "expected.",
+                "Calibrate on images the model was trained for (--calib DIR), so that large "
+                "ranges stay FP32.",
             )
         ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images")
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)

@@ -25,81 +25,94 @@ from hvt_deploy.core.types import (
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """`weights`: auto, official, random or a path. `batch` null means any batch size.
-    `preprocess_in_graph`: also a graph that takes uint8 pixels of any size.
-    """
+    """From checkpoint to ONNX."""
 
     weights: str = "auto"
+    """auto, official, random or the path of a checkpoint."""
     seed: int = 0
+    """Seed of random weights."""
     opset: int = 17
+    """Version of ONNX's default operator set."""
     batch: int | None = None
+    """Fixed batch size; null means any."""
     simplifier: Simplifier = "onnxslim"
+    """Graph optimizer that runs after the export."""
     preprocess_in_graph: bool = False
+    """Whether to write a second graph that takes uint8 pixels of any size."""
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """`images` are drawn from `folder` by `seed`, the same number from each class as far as it
-    goes.
-    """
+    """Images that activation ranges are measured on."""
 
     folder: str = "imagenet/train"
+    """Folder of images, never those of the validation."""
     images: int = 512
+    """How many are drawn, the same number from each class as far as it goes."""
     seed: int = 0
+    """Seed of the draw."""
     batch_size: int = 8
+    """Images per inference; a fixed batch size of the graph overrides it."""
 
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """`int8_roles`: the roles of Conv and Linear nodes that get Q/DQ, except in the groups
-    (`stage/role`) `excluded`.
-
-    `calibrator` auto picks one for each tensor by measured error. `recovery` names passes that are
-    tried, and kept where they bring the logits closer to FP32. This section by itself is a recipe.
-    """
+    """Where INT8 is used and how its ranges are found. This section by itself is a recipe."""
 
     int8_roles: tuple[str, ...]
+    """Roles of the Conv and Linear nodes that get Q/DQ."""
     excluded: tuple[str, ...] = ()
+    """Groups (`stage/role`) that get none."""
     calibrator: CalibratorChoice = "auto"
-    recovery: tuple[Recovery, ...] = (
-        "smooth-quant",
-        "bias-correction",
-    )
+    """Calibration method for activation ranges; auto picks one per tensor by measured error."""
+    recovery: tuple[Recovery, ...] = ("smooth-quant", "bias-correction")
+    """Passes that are tried, and kept where they bring the logits closer to FP32."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """`profiles`: MIN, OPT, MAX batch sizes. `compute_capabilities` are used where no GPU is
-    present.
-    """
+    """TensorRT engines."""
 
     precision: Precision = "fp16"
+    """Precision of the graph that is built."""
     flavour: FlavourChoice = "auto"
+    """TensorRT library; auto takes what this machine has."""
     compute_capabilities: tuple[str, ...] = ("8.6",)
+    """GPUs to build for ahead of time, where there is none here."""
     profiles: tuple[tuple[int, int, int], ...] = ((1, 8, 32),)
+    """MIN, OPT, MAX batch sizes of each optimization profile."""
     workspace_mib: int = 4096
+    """Memory that TensorRT may use for tactics, MiB."""
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """`subset`: imagenet-a, imagenet-r or imagenet-v2. `limit` null means every image;
-    `allow_cpu_nodes`: ONNX Runtime may leave nodes of a graph to the CPU where a GPU was asked for;
-    `threads` null means every processor. `latency_batches`: gates and speed-ups are of the first.
-    Gates that are null are not set.
-    """
+    """Accuracy, latency and gates. A gate that is null is not set."""
 
     subset: SubsetName | None = None
+    """ImageNet benchmark set whose classes are compared; null means all classes."""
     limit: int | None = None
+    """How many images are drawn, stratified by class; null means every image."""
     seed: int = 0
+    """Seed of the draw."""
     batch_size: int = 8
+    """Images per inference when accuracy is measured."""
     threads: int | None = None
+    """CPU threads of one inference; null means every processor."""
     latency_batches: tuple[int, ...] = (1,)
+    """Batch sizes whose latency is measured; gates and speed-ups are of the first."""
     margin: float = 0.5
+    """Points of top-1 within which two backends count as equal."""
     max_top1_drop: float | None = None
+    """Gate: points of top-1 that may be lost against PyTorch."""
     min_speedup: float | None = None
+    """Gate: times as fast as FP32."""
     max_latency_ms: float | None = None
+    """Gate: milliseconds per batch."""
     backends: tuple[str, ...] | None = None
+    """Backends that must run, by runtime or name; null means all that can."""
     allow_cpu_nodes: bool = False
+    """Whether ONNX Runtime may leave nodes to the CPU where a GPU was asked for."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +120,23 @@ class RunConfig:
     """One model's whole configuration, as `export_configs/<model>.yaml` holds it."""
 
     model: str
+    """Name in the registry."""
     num_classes: int
+    """Classes of the head."""
     preprocessing: Preprocessing
+    """From image files to the input."""
     quantization: QuantizationConfig
+    """Where INT8 is used."""
     options: ModelOptions = DEFAULT_OPTIONS
+    """Options of models that take any."""
     export: ExportConfig = field(default_factory=ExportConfig)
+    """From checkpoint to ONNX."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    """Images that activation ranges are measured on."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    """TensorRT engines."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Accuracy, latency and gates."""
 
 
 def load_config(path: Path) -> RunConfig:
@@ -124,7 +146,7 @@ def load_config(path: Path) -> RunConfig:
 
 
 def load_recipe(path: Path) -> QuantizationConfig:
-    """Read a recipe: the `quantization` section by itself. Raises BadInput as `load_config` does."""
+    """Read a recipe, the `quantization` section by itself. Raises as `load_config` does."""
     return from_plain(
         QuantizationConfig,
         _read_yaml(path, "Find one: hvt-deploy quantize --budget 0.5"),
@@ -143,7 +165,10 @@ def _read_yaml(path: Path, advice: str) -> object:
 
 def dump_config(config: RunConfig) -> str:
     """The YAML text of a configuration; `load_config` reads it back."""
-    header = f"# Everything a run of {config.model} can set. Written by: hvt-deploy config {config.model}\n"
+    header = (
+        f"# Everything a run of {config.model} can set. "
+        f"Written by: hvt-deploy config {config.model}\n"
+    )
     return header + yaml.safe_dump(
         to_plain(config), sort_keys=False, default_flow_style=None, width=100
     )

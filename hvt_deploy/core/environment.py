@@ -16,7 +16,7 @@ from pathlib import Path
 from hvt_deploy.core.errors import MissingEnvironment
 
 # The distributions whose versions belong into every record, in the order they are shown.
-RECORDED = (
+_VERSIONED = (
     "hvt-deploy",
     "numpy",
     "pillow",
@@ -55,7 +55,7 @@ def require(module: str, extra: str) -> None:
 def tool_versions() -> dict[str, str]:
     """Versions of the installed packages that decide results, by distribution name."""
     versions = {"python": platform.python_version()}
-    for name in RECORDED:
+    for name in _VERSIONED:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -119,7 +119,7 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """The instruction sets of the processor, as the kernel names them; empty where it says nothing."""
+    """The instruction sets of the processor, as the kernel names them; empty if unknown."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="ignore").splitlines() if info.is_file() else []
     return frozenset(
@@ -191,7 +191,8 @@ def check_free_disk(path: Path, needed_bytes: int) -> None:
     free = free_disk_bytes(path)
     if free < needed_bytes:
         raise MissingEnvironment(
-            f"Writing to {path} needs {needed_bytes / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free.",
+            f"Writing to {path} needs {needed_bytes / 1e9:.2f} GB, "
+            f"only {free / 1e9:.2f} GB are free.",
             "Free some space or choose another folder with --workspace DIR.",
         )
 

@@ -45,7 +45,7 @@ class ToolFailure(HvtDeployError):
 
 
 def as_failure(error: Exception) -> HvtDeployError:
-    """What a step raised; what is no error of ours is a fault of this program, kept as its cause."""
+    """The error of a step; any that is not ours becomes a fault of this program, as its cause."""
     if isinstance(error, HvtDeployError):
         return error
     failure = ToolFailure(

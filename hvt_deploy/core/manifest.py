@@ -12,7 +12,7 @@ from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Calibrator, FlavourName, Precision, Preprocessing, SubsetName
 
-SCHEMA_VERSION = 2
+MANIFEST_SCHEMA = 2
 
 # The keys of artifacts. A graph's key is its precision, except for the INT8 graph in the form that
 # ONNX Runtime's CPU kernels are fast on, and for the FP32 graph behind its preprocessing.
@@ -219,7 +219,7 @@ class Manifest:
     """By key."""
     code_licence: str = "not stated"
     """What is stated about the official code of the model."""
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = MANIFEST_SCHEMA
     """Version of this record's layout."""
 
     @property
@@ -260,10 +260,10 @@ def parse_manifest(data: object, where: str, slug: str) -> Manifest:
     for a damaged record.
     """
     found = _fields_of(data)
-    version = found.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
+    version = found.get("schema_version", MANIFEST_SCHEMA)
+    if version != MANIFEST_SCHEMA:
         raise BadInput(
-            f"{where} has schema version {version}; this hvt-deploy reads {SCHEMA_VERSION}.",
+            f"{where} has schema version {version}; this hvt-deploy reads {MANIFEST_SCHEMA}.",
             f"Make it again: hvt-deploy export {found.get('model', slug)} --as {slug}",
         )
     return from_plain(Manifest, data, where)

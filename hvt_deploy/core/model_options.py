@@ -1,4 +1,4 @@
-"""What can be set of a model beside its name and its image size."""
+"""Options of a model besides its name and its image size."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ class Ui(Protocol):
     """The person's side of a step. Everything goes to stderr; results are returned, not said."""
 
     def say(self, message: str) -> None:
-        """Tell what was done or decided."""
+        """Report what was done or decided."""
         ...
 
     def warn(self, message: str) -> None:
-        """Tell what the user must not overlook."""
+        """Report what the user must not overlook."""
         ...
 
     def progress(self, description: str) -> AbstractContextManager[Progress]:

@@ -46,7 +46,8 @@ class Crash(ToolFailure):
         how = f"crashed ({self.by_signal})" if self.by_signal else f"ended with {exit_code}"
         hint = "Run again with --debug and report it."
         if self.by_signal == "SIGKILL":
-            how, hint = "was killed", "Memory ran out, or someone ended it."
+            how = "was killed, most likely out of memory"
+            hint = "Free some memory and run again."
         super().__init__(f"The process `{module}` {how}.{log}", hint)
 
 
@@ -55,7 +56,7 @@ def run_in_child(
 ) -> None:
     """Run `python -m module` with `job`, a dataclass, as JSON. The module ends with `answer`.
 
-    `takes` is given each line that the child prints, and tells whether it is for it; the other
+    `takes` is given each line that the child prints, and returns whether it consumed it; the other
     lines are the log. The child is killed if this process is interrupted. Raises the HvtDeployError
     that was raised there, Crash with the last lines of the log if the process died.
     """

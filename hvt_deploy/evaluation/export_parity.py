@@ -85,10 +85,12 @@ def _compare(
     parity = compare_logits(reference_NK, candidate_NK)
     if parity.relative_to_largest > FP32_PARITY or not parity.same_argmax:
         raise CheckFailed(
-            f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} of the largest "
-            f"logit, {FP32_PARITY:.0e} allowed{'' if parity.same_argmax else '; another class wins'}.",
+            f"The exported graph differs from PyTorch on {what}: {parity.relative_to_largest:.1e} "
+            f"of the largest logit, {FP32_PARITY:.0e} allowed"
+            f"{'' if parity.same_argmax else '; another class wins'}.",
             "Try another --simplifier; if it stays, report it with the model's name."
             + untrained
-            * " Activations of random weights may grow until float32 is not exact: try --weights FILE.",
+            * " Activations of random weights may grow until float32 is not exact: "
+            "try --weights FILE.",
         )
     return parity

@@ -116,6 +116,10 @@ def search_recipe(
     memory: TrialCache,
     ui: Ui,
 ) -> BudgetRecord:
+    """Measure the groups one by one on `search`, find the recipe there, promise it on `confirm`.
+
+    Measurements that `memory` holds are not made again.
+    """
     shares = bench.groups()
     with ui.progress(f"FP32 on {len(search)} images") as progress:
         fp32 = bench.run(None, search, progress)

@@ -1,4 +1,4 @@
-"""`build-trt` on real TensorRT-RTX builds: an engine says what it is, and a false label is refused."""
+"""`build-trt` on real TensorRT-RTX builds: the audit of an engine; a false label is refused."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
         )
     }
     assert artifact.remake == (
-        "hvt-deploy build-trt net --precision int8 --profile 1,2,4 --profile 1,1,1 --compute-capability 8.6 "
-        "--flavour rtx"
+        "hvt-deploy build-trt net --precision int8 --profile 1,2,4 --profile 1,1,1 "
+        "--compute-capability 8.6 --flavour rtx"
     )
 
 
@@ -165,7 +165,7 @@ def test_product_whose_q_dq_the_engine_cannot_use_is_named(tmp_path):
 def test_what_cannot_be_told_is_neither_refused_nor_passed_by_a_gate():
     audit = replace(audit_layers(()), kernels=4, layers=ByPrecision(int8=2, fp16=2))
     check_int8("e", audit, (), None)
-    with pytest.raises(CheckFailed, match="cannot be told: the MACs of its graph are not known"):
+    with pytest.raises(CheckFailed, match="is unknown: the MACs of its graph are not known"):
         check_int8("e", audit, (), 0.5)
     with pytest.raises(CheckFailed, match="expected more than nothing"):
         check_int8("e", replace(audit, layers=ByPrecision(fp16=4)), (), None)

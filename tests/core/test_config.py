@@ -1,4 +1,4 @@
-"""Configuration files: generated from the specs, checked against the schema, overridden by flags."""
+"""Configuration files: generated from the specs, checked, overridden by flags."""
 
 from __future__ import annotations
 
