@@ -138,7 +138,15 @@ class World:
     fails_in_capture: bool = False
     capturing: list[Any] | None = None
 
-    def expected(self, images: np.ndarray) -> np.ndarray:
+    def serialize(self, onnx: Path) -> bytes:
+        """The engine that is built from a graph."""
+        return b"engine"
+
+    def format_of(self, engine: bytes) -> str:
+        """The format of the inputs of an engine's kernels."""
+        return self.kernel_format
+
+    def expected(self, images: np.ndarray, engine: bytes = b"engine") -> np.ndarray:
         """The logits that the stand-in's engine computes."""
         return images.sum((1, 2, 3))[:, None] * np.arange(1, self.classes + 1, dtype=np.float32)
 
@@ -181,8 +189,10 @@ class OnnxParser(Recorded):
     def __init__(self, network: INetworkDefinition, logger: object) -> None:
         super().__init__(network._world)
         self.num_errors = 0
+        self._network = network
 
     def parse_from_file(self, model: str) -> bool:
+        self._network._onnx = Path(model)
         return Path(model).is_file()
 
 
@@ -246,12 +256,13 @@ class Builder(Recorded):
         config.progress_monitor.phase_start("Building", None, 2)
         assert config.progress_monitor.step_complete("Building", 0)
         config.progress_monitor.phase_finish("Building")
-        return b"engine"
+        return self._world.serialize(network._onnx)
 
 
 class EngineInspector(Recorded):
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, content: bytes) -> None:
         super().__init__(world)
+        self._content = content
         self.execution_context: IExecutionContext | None = None
 
     def get_engine_information(self, format: Member) -> str:
@@ -266,7 +277,7 @@ class EngineInspector(Recorded):
         return json.dumps({"Layers": layers, "Bindings": ["images", "logits"]})
 
     def _layer(self, profile: int, told: bool) -> Mapping[str, object]:
-        text = self._world.kernel_format if told else "N/A due to dynamic shapes"
+        text = self._world.format_of(self._content) if told else "N/A due to dynamic shapes"
         tensor = {"Name": "images", "Format/Datatype": text}
         name = "head" if profile == 0 else f"head [profile {profile}]"
         layer = {"Name": name, "LayerType": "gemm", "Inputs": [tensor], "Outputs": [tensor]}
@@ -275,8 +286,9 @@ class EngineInspector(Recorded):
 
 
 class IExecutionContext(Recorded):
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, content: bytes) -> None:
         super().__init__(world)
+        self._content = content
         self._profile, self._batch, self._addresses = 0, 0, {}
         # Work on the stream uses scratch memory that the context frees when it is freed itself.
         self._scratch = next(_NUMBERS)
@@ -308,15 +320,15 @@ class IExecutionContext(Recorded):
         if batch == 0 or set(addresses) != {"images", "logits"}:
             world.error("not all shapes and addresses are set")
             return False
-        scratch = self._scratch
+        content, scratch = self._content, self._scratch
         if world.capturing is not None:
             if world.fails_in_capture:
                 return False
             if world.capturable:
-                world.capturing.append(lambda: compute(world, batch, addresses, scratch))
+                world.capturing.append(lambda: compute(world, content, batch, addresses, scratch))
             return world.capturable
         world.calls.append(f"execute {batch} in profile {self._profile}")
-        compute(world, batch, addresses, scratch)
+        compute(world, content, batch, addresses, scratch)
         return True
 
 
@@ -325,8 +337,9 @@ class IRuntimeConfig(Recorded):
 
 
 class ICudaEngine(Recorded):
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, content: bytes) -> None:
         super().__init__(world)
+        self._content = content
         self.num_io_tensors, self.num_optimization_profiles = 2, len(world.ranges)
 
     def create_execution_context(self, *args: object) -> IExecutionContext:
@@ -337,13 +350,13 @@ class ICudaEngine(Recorded):
                 config.cuda_graph_strategy,
             )
             self._world.calls.append(" ".join(map(str, strategies)))
-        return IExecutionContext(self._world)
+        return IExecutionContext(self._world, self._content)
 
     def create_runtime_config(self) -> IRuntimeConfig:
         return IRuntimeConfig(self._world)
 
     def create_engine_inspector(self) -> EngineInspector:
-        return EngineInspector(self._world)
+        return EngineInspector(self._world, self._content)
 
     def get_tensor_name(self, index: int) -> str:
         return ("images", "logits")[index]
@@ -370,7 +383,7 @@ class Runtime(Recorded):
         if not self._world.readable:
             self._world.error("the engine was built by another version")
             return None
-        return ICudaEngine(self._world)
+        return ICudaEngine(self._world, bytes(args[0]))
 
 
 class FakeTensorRT:
@@ -395,13 +408,15 @@ class FakeTensorRT:
         return FakeEnum(self._world.version, name)
 
 
-def compute(world: World, batch: int, addresses: Mapping[str, int], scratch: int) -> None:
+def compute(
+    world: World, engine: bytes, batch: int, addresses: Mapping[str, int], scratch: int
+) -> None:
     """Runs the stand-in's engine on "device" memory, in the scratch memory of a context."""
     assert scratch in world.contexts, "use after free: the execution context was freed"
     freed = [name for name, address in addresses.items() if address not in world.memory]
     assert not freed, f"use after free: the buffers of {freed} were freed"
     images = view(addresses["images"], (batch, *world.image))
-    view(addresses["logits"], (batch, world.classes))[...] = world.expected(images)
+    view(addresses["logits"], (batch, world.classes))[...] = world.expected(images, engine)
 
 
 def view(address: int, shape: Sequence[int]) -> np.ndarray:

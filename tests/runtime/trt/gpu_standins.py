@@ -1,0 +1,69 @@
+"""A pytest plugin (`-p gpu_standins`): tests/gpu on a pretended H100 with TensorRT 10.13.
+
+The stand-in's engines compute with ONNX Runtime on the graph that they were built from. The FP16
+engine is wrong by one percent: its test has to fail.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from fake_tensorrt import FakeCuda, FakeTensorRT, World
+
+from hvt_deploy.core import environment
+from hvt_deploy.core.environment import Gpu
+from hvt_deploy.evaluation import gpu
+from hvt_deploy.models.registry import get_spec
+from hvt_deploy.runtime.tensorrt import build, build_process
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 81559, "580.1")
+
+
+class GraphWorld(World):
+    """Its engines are the paths of the graphs that they were built from."""
+
+    def serialize(self, onnx: Path) -> bytes:
+        return str(onnx).encode()
+
+    def format_of(self, engine: bytes) -> str:
+        return "Int8" if engine.endswith(b".int8.onnx") else "Half"
+
+    def expected(self, images: np.ndarray, engine: bytes = b"engine") -> np.ndarray:
+        path = engine.decode().replace(".int8.onnx", ".int8-fp32.onnx")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {session.get_inputs()[0].name: images})
+        return logits * (1.01 if ".fp16." in path else 1.0)
+
+
+def run_here(module: str, job: build.BuildPlan, takes: object) -> None:
+    """Builds of the stand-in cannot run in a child process, which would not have it."""
+    if job.flavour == "tensorrt":
+        build_process.carry_out(job)
+    else:
+        run_in_child(module, job, takes)
+
+
+def install() -> None:
+    spec = get_spec(os.environ["GPU_CHECK_MODEL"])
+    world = GraphWorld(
+        "10.13.3.9",
+        image=(3, *spec.image_size),
+        classes=spec.num_classes,
+        ranges=((1, 1, 1), (1, 8, 16)),
+    )
+    tensorrt = FakeTensorRT(world)
+    tensorrt.__spec__ = ModuleSpec("tensorrt", None)
+    sys.modules["tensorrt"] = tensorrt
+    sys.modules["cuda.bindings.runtime"] = FakeCuda(world)
+    environment.find_gpus = lambda: (H100,)
+    gpu.open_nvml = lambda: lambda: gpu.GpuReading(1980, 300.0, 50, (), 4096.0)
+
+
+run_in_child = build.run_in_child
+build.run_in_child = run_here
+install()
