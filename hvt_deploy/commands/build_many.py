@@ -20,15 +20,18 @@ OpenModel: TypeAlias = Callable[["str | None"], "tuple[ModelFolder, RunConfig]"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One build of several: what was built or would be, or why not. `precision` is "" if there is
-    no such model.
-    """
+    """One build of several: done, planned or failed."""
 
     model: str
+    """Name of the exported model, "" for the newest that could not be found."""
     precision: str
+    """Precision that was asked for, "" if there is no such model."""
     built: Built | None = None
+    """The engine, if it was built."""
     explained: Explained | None = None
+    """The plan, if it was only asked for."""
     error: HvtDeployError | None = None
+    """The reason why there is neither."""
 
 
 def build_many(

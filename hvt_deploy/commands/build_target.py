@@ -21,14 +21,16 @@ from hvt_deploy.runtime.tensorrt.plan import (
 
 @dataclass(frozen=True)
 class Target:
-    """What a build is for. `gpus` is empty for a build ahead of time; `profiles` for a graph of
-    fixed batch size.
-    """
+    """What an engine is built for."""
 
     flavour: FlavourInfo
+    """The library that builds and runs it."""
     capabilities: tuple[str, ...]
+    """Compute capabilities ("8.6")."""
     gpus: tuple[Gpu, ...]
+    """This machine's GPUs; empty for a build ahead of time."""
     profiles: tuple[Profile, ...]
+    """Optimization profiles; empty for a graph of fixed batch size."""
 
     @property
     def tag(self) -> str:
@@ -38,20 +40,28 @@ class Target:
 
 @dataclass(frozen=True)
 class Explained:
-    """A build that was not done. `graph` is "" where it has to be made first; `replaces` an engine
-    that is there.
-    """
+    """A build that was not done."""
 
     model: str
+    """Name of the exported model."""
     precision: str
+    """Precision of the graph."""
     graph: str
+    """File name of the graph, "" where it has to be made first."""
     library: str
+    """The library, with its version."""
     compute_capabilities: tuple[str, ...]
+    """GPUs it would run on."""
     ahead_of_time: bool
+    """Whether it would be built without the GPU it is for."""
     profiles: tuple[str, ...]
+    """MIN,OPT,MAX of each profile."""
     workspace_mib: int
+    """Memory that TensorRT may use for tactics, MiB."""
     engine: str
+    """File name of the engine."""
     replaces: bool
+    """Whether it would replace an engine that is there."""
 
     @property
     def facts(self) -> tuple[tuple[str, str], ...]:

@@ -29,15 +29,22 @@ _CALIBRATION_FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Built:
-    """The engine file, how it was built and what its layers say."""
+    """An engine that was just built."""
 
     path: Path
+    """The engine file."""
     precision: str
+    """Precision of the graph it was built from."""
     flavour: str
+    """The library, with its version."""
     compute_capabilities: tuple[str, ...]
+    """GPUs it runs on ("8.6")."""
     seconds: float
+    """How long the build took."""
     audit: EngineAudit
+    """What its layers run as."""
     ahead_of_time: bool
+    """Whether it was built without the GPU it is for."""
 
 
 def build_trt(

@@ -37,12 +37,16 @@ BUNDLE_SCHEMA = 1
 
 @dataclass(frozen=True)
 class BundleIndex:
-    """What a bundle holds: sha256 by path, of every file but this one."""
+    """Contents of a bundle."""
 
     slug: str
+    """Name of the folder it is unpacked to."""
     files: Mapping[str, str]
+    """sha256 by path, of every file but this one."""
     created: str
+    """Time in UTC, ISO 8601."""
     schema_version: int = BUNDLE_SCHEMA
+    """Version of the format."""
 
 
 def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> Path:

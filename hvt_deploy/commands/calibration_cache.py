@@ -48,13 +48,14 @@ _SOME = 32
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration gave: ranges, or none where there are no images; a batch that parity is
-    shown on.
-    """
+    """What calibration gave."""
 
     ranges: Ranges | None
+    """Activation ranges; None where there are no images."""
     images: ImagesNCHW
+    """A batch (N, 3, H, W) that parity is measured on."""
     int8: Int8Calibration | None = None
+    """Thresholds and recovery passes; None for FP16."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class _Reader:
     """Reads calibration images at the model's batch size."""
 
     manifest: Manifest
+    """Of the model."""
     batch_size: int
+    """Images per batch, unless the graph has a fixed batch size."""
 
     def batches(
         self, samples: tuple[Sample, ...], progress: Progress | None = None

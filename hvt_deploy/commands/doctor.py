@@ -26,19 +26,24 @@ SATURATES = (
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether a verb will work here. `why` names what is missing, or what it will use."""
+    """Whether a command works here."""
 
     verb: str
+    """Name of the command."""
     works: bool
+    """Whether it will work."""
     why: str
+    """What it will use, or what is missing."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Facts of this machine by name, and the verbs."""
+    """What this machine supports."""
 
     facts: dict[str, str]
+    """Hardware and versions, by name."""
     abilities: tuple[Ability, ...]
+    """One per command."""
 
 
 def check_machine(workspace: Path) -> Diagnosis:

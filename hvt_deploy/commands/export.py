@@ -39,19 +39,22 @@ KEY_REPORT = "keys.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made. `parity` is the worst over every batch of images and of noise that was
-    tried.
-
-    `pixels_path` is the graph with its preprocessing, where it was asked for.
-    """
+    """A graph that was just exported."""
 
     slug: str
+    """Name of its folder in the workspace."""
     path: Path
+    """The FP32 graph."""
     opset: int
+    """Version of ONNX's default operator set."""
     parity: Parity
+    """Against PyTorch, the worst of all batches of images and of noise."""
     contract: ContractReport
+    """What was checked in the graph."""
     untrained: bool
+    """Whether its weights are random."""
     pixels_path: Path | None = None
+    """The graph with its preprocessing, where it was asked for."""
 
 
 def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui) -> Exported:

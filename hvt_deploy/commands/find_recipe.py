@@ -42,13 +42,14 @@ _FEWEST_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Budgeted:
-    """The recipe that was chosen, and the folder with its files: recipe.yaml, budget.json,
-    budget.md, budget.svg.
-    """
+    """A recipe that was found inside an accuracy budget."""
 
     recipe: QuantizationConfig
+    """The `quantization` section."""
     record: BudgetRecord
+    """Everything that was measured."""
     folder: Path
+    """Folder of recipe.yaml, budget.json, budget.md and budget.svg."""
 
 
 def quantize_within_budget(

@@ -22,15 +22,18 @@ _MAC_PRECISIONS = ("int8", "fp16", "fp32")
 
 @dataclass(frozen=True)
 class EngineSummary:
-    """What the passport of an engine says. `device` is the GPU it was built on, or what it was
-    built for.
-    """
+    """What the passport of an engine says."""
 
     flavour: str
+    """The library it runs in."""
     version: str
+    """Version of that library."""
     device: str
+    """GPU it was built on, or compute capabilities it was built for."""
     precision: str
+    """Precision of its graph."""
     audit: EngineAudit
+    """What its layers run as."""
 
 
 def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | EngineSummary]:

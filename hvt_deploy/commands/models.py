@@ -18,18 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListedModel:
-    """One line of the list. `published` is the paper's table, `measured` what the model has when it
-    is built.
-    """
+    """One line of the list."""
 
     name: str
+    """Name in the registry."""
     family: str
+    """Name of its family."""
     image_size: tuple[int, int]
+    """(height, width)."""
     num_classes: int
+    """Classes of the head."""
     published: Published | None
+    """The paper's table."""
     measured: Measured | None
+    """Parameters and MACs of the built model."""
     code_licence: str
+    """What is stated about the official code."""
     weights_licence: str
+    """What is stated about the official weights."""
 
     def cells(self) -> dict[str, str]:
         """The line as column -> text."""

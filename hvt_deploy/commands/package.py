@@ -23,14 +23,16 @@ DEFAULT_MAX_BATCH = 32
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was written. `ensemble` is the model that takes image files, `pixels_model` one that
-    takes uint8 pixels.
-    """
+    """A Triton model repository that was just written."""
 
     folder: Path
+    """Its folder."""
     ensemble: str
+    """The model that takes image files."""
     pixels_model: str | None
+    """The model that takes uint8 pixels, where there is one."""
     models: tuple[str, ...]
+    """Names of all models."""
 
 
 def package_triton(

@@ -35,12 +35,16 @@ _VERSIONED = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU as the driver names it. `memory_mib` is its total memory."""
+    """One NVIDIA GPU as the driver names it."""
 
     name: str
+    """Product name."""
     compute_capability: str
+    """For example "8.6"."""
     memory_mib: int
+    """Total memory, MiB; 0 where it is not reported."""
     driver: str
+    """Driver version, or JetPack."""
 
 
 def require(module: str, extra: str) -> None:

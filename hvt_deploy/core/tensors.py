@@ -27,17 +27,20 @@ PIXELS_NAME = "images_NHWC"
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model takes and gives: `images` (batch, 3, height, width) -> `logits` (batch,
+    """Input and output of a model: `images` (batch, 3, height, width) -> `logits` (batch,
     num_classes).
-
-    `batch` None means any batch size.
     """
 
     image_size: tuple[int, int]
+    """(height, width)."""
     num_classes: int
+    """Classes of the head."""
     batch: int | None = None
+    """Fixed batch size; None means any."""
     input_name: str = INPUT_NAME
+    """Name of the input in the graph."""
     output_name: str = OUTPUT_NAME
+    """Name of the output in the graph."""
 
     def images_shape(self, batch: int) -> tuple[int, int, int, int]:
         """The shape of an input of `batch` images."""

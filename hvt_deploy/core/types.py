@@ -37,16 +37,24 @@ class Preprocessing:
     """
 
     image_size: tuple[int, int]
+    """(height, width) of the input."""
     crop_pct: float = 0.875
+    """Share of the resized image that is kept."""
     crop_mode: Literal["center", "squash"] = "center"
+    """How the image is resized before the crop."""
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    """Of the resize."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Per channel, of pixels in 0..1."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Per channel, of pixels in 0..1."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A thing not done, and why."""
+    """A thing not done."""
 
     what: str
+    """Its name."""
     why: str
+    """The reason."""

@@ -32,8 +32,11 @@ class Refusal:
     """A HvtDeployError on its way from the child."""
 
     error: str
+    """Name of its class."""
     message: str
+    """What happened."""
     hint: str
+    """What to do."""
 
 
 class Crash(ToolFailure):

@@ -39,21 +39,28 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class _Answers:
-    """Logits of a graph for a set of images, and their labels."""
+    """Predictions of a graph for a set of images."""
 
     logits: LogitsNK
+    """(N, K), float32."""
     labels: LabelsN
+    """(N,), class indices."""
 
 
 @dataclass(frozen=True)
 class RecipeBench:
-    """Runs the FP32 graph and what INT8 makes of it."""
+    """Runs the FP32 graph, and the INT8 graph of a recipe."""
 
     model: ModelProto
+    """The prepared FP32 graph."""
     ranges: Ranges
+    """Activation ranges of that graph."""
     recipe: QuantizationConfig
+    """Roles to quantize, and groups that are always left out."""
     preprocessing: Preprocessing
+    """From image files to the input."""
     batch: int | None
+    """Fixed batch size; None means any."""
 
     def groups(self) -> dict[str, float]:
         """The groups that the recipe quantizes, each with its share of all MACs."""
