@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ def gpu_check(monkeypatch, tmp_path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu_check", module)  # its dataclass looks itself up
     assert spec.loader is not None
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
@@ -35,29 +37,47 @@ def test_without_a_gpu_it_says_so_and_what_the_machine_has(
     monkeypatch.setattr(gpu_check, "find_gpus", lambda: ())
     assert gpu_check.main() == 3
     assert "numpy" in report(tmp_path)["machine"]["versions"]
-    assert "tests" not in report(tmp_path)
+    assert "pytorch" not in report(tmp_path)
 
 
 def test_section_that_fails_leaves_the_others(gpu_check, monkeypatch, tmp_path: Path) -> None:
-    def broken(model: str, folder: Path) -> dict[str, object]:
-        raise RuntimeError("the driver is gone")
+    def run_tests(section: object, model: str, folder: Path) -> dict[str, object]:
+        if section is gpu_check.TEST_SECTIONS["pytorch"]:
+            raise RuntimeError("the driver is gone")
+        return {"verdict": "cannot here"}
 
     monkeypatch.setattr(
         gpu_check, "find_gpus", lambda: (Gpu("NVIDIA H100", "9.0", 81559, "580.1"),)
     )
-    monkeypatch.setattr(gpu_check, "run_tests", broken)
-    monkeypatch.setattr(gpu_check, "run_demo", lambda folder: {"ok": True})
+    monkeypatch.setattr(gpu_check, "run_tests", run_tests)
+    monkeypatch.setattr(gpu_check, "run_demo", lambda folder: {"verdict": "verified"})
     assert gpu_check.main() == 1
     written = report(tmp_path)
     assert written["machine"]["gpus"][0]["name"] == "NVIDIA H100"
-    assert written["tests"] == {"ok": False, "error": "RuntimeError: the driver is gone"}
-    assert written["demo"]["ok"]
+    failed = {"verdict": "failed", "error": "RuntimeError: the driver is gone"}
+    assert written["pytorch"] == failed
+    assert written["onnxruntime"]["verdict"] == "cannot here"
+    assert written["demo"]["verdict"] == "verified"
+    assert json.loads((tmp_path / "out" / "gpu_check.pytorch.json").read_text()) == failed
 
 
-def test_every_gpu_test_is_run_and_its_outcome_kept(gpu_check, monkeypatch, tmp_path: Path) -> None:
+def test_every_gpu_test_is_in_one_section_and_its_outcome_kept(
+    gpu_check, monkeypatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi: every test is skipped
-    section = gpu_check.run_tests("fdvit_ti", tmp_path)
-    assert section["ok"]
-    assert len(section["tests"]) >= 14
-    assert all("no NVIDIA GPU" in outcome for outcome in section["tests"].values())
+    every = gpu_check.run_tests(gpu_check.TestSection("test", 100), "fdvit_ti", tmp_path)
+    assert every["verdict"] == "cannot here"
+    assert len(every["tests"]) >= 14
+    assert all("no NVIDIA GPU" in outcome for outcome in every["tests"].values())
+    tests: list[str] = []
+    for section in gpu_check.TEST_SECTIONS.values():
+        tests += gpu_check.run_tests(section, "fdvit_ti", tmp_path)["tests"]
+    assert sorted(tests) == sorted(every["tests"])
+
+
+def test_section_that_takes_too_long_has_failed(gpu_check, tmp_path: Path) -> None:
+    code = "import time; print('started', flush=True); time.sleep(60)"
+    record = gpu_check.run_command([sys.executable, "-c", code], tmp_path, os.environ, 2)
+    assert (record["verdict"], record["exit_code"]) == ("failed", "time limit")
+    assert "started" in record["output_end"]
