@@ -18,7 +18,7 @@ types: $(READY)
 	$(BIN)/basedpyright
 
 unit: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 15
 
 # Long checks that CI does not run: hours. check_all.py goes on where it was interrupted.
 check-all: test

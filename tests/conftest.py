@@ -14,6 +14,29 @@ if TYPE_CHECKING:
 _unwanted: list[str] = []
 
 
+# The files that take longest: a worker that began one of them last would keep `make test` waiting.
+_LONGEST = (
+    "test_pipeline.py",
+    "test_every_family.py",
+    "test_triton.py",
+    "test_published.py",
+    "test_preprocess_in_graph.py",
+    "test_export_command.py",
+    "test_bundle.py",
+    "test_budget.py",
+    "test_sweep.py",
+    "test_timm.py",
+    "test_hvt.py",
+    "test_weights.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; `make unit` hands out whole files in this order."""
+    order = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def short_timings() -> None:
     """No test of a validation waits until latencies are stable; evaluation/test_latency.py has the

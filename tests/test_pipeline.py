@@ -265,8 +265,10 @@ def test_an_interrupt_exits_130_and_leaves_what_was_there(place):
 
 def test_a_fixed_batch_goes_all_the_way(place, tmp_path):
     root = ("--workspace", tmp_path / "artifacts")
-    done = run("export", "fdvit_demo", "--weights", "random", "--batch", "5", *root, cwd=place)
+    options = ("--weights", "random", "--batch", "5", "--as", "fixed")
+    done = run("export", "fdvit_demo", *options, *root, cwd=place)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "artifacts" / "fixed").is_dir()
     assert run("quantize", "--int8", *root, cwd=place).returncode == 0
     done = run(
         "validate", "--data", "imagenet/val", "--backends", "ort", "--json", *root, cwd=place

@@ -51,10 +51,9 @@ def test_weights_beside_the_graph_are_proven_stored_and_named_by_the_graph(tmp_p
     assert hashes[0] != hashes[1]
 
 
-def test_a_small_model_is_one_file(tmp_path):
-    folder = ModelFolder(tmp_path / "m")
-    step.export(folder, config("fdvit_demo"), None, SilentUi())
-    assert set(folder.read().artifacts["fp32"].files) == {"m.fp32.onnx"}
+def test_a_small_model_is_one_file(tmp_path, exported):
+    folder = exported(tmp_path, "fdvit_demo")
+    assert set(folder.read().artifacts["fp32"].files) == {"fdvit_demo.fp32.onnx"}
 
 
 def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(tmp_path):

@@ -4,8 +4,6 @@ report holds all.
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 from command_line import run
 
@@ -19,7 +17,6 @@ from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.digits import write_digits
-from hvt_deploy.evaluation import timing
 from hvt_deploy.evaluation.record import read_results
 
 
@@ -59,8 +56,6 @@ class Sweep:
         ):
             monkeypatch.setattr(module, step, self.counted(step, getattr(module, step)))
         monkeypatch.setattr(build_step, "build_from_graph", self.no_engine)
-        # Latencies are not what is tested here.
-        monkeypatch.setattr(timing, "measure_latency", partial(timing.measure_latency, budget_s=2))
 
     def counted(self, step, real):
         def call(folder, *rest, **more):

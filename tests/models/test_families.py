@@ -9,6 +9,7 @@ import gc
 
 import pytest
 import torch
+from forms import deviation, scatter
 from golden.weight_rule import facts
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -60,10 +61,6 @@ def records() -> list[object]:
     return found
 
 
-def deviation(value: torch.Tensor, reference: torch.Tensor) -> float:
-    return ((value - reference).abs().max() / reference.abs().max()).item()
-
-
 @pytest.mark.parametrize(("name", "golden"), records())
 def test_both_forms_give_the_official_logits(name: str, golden: Golden) -> None:
     for form in ("reference", "deployed"):
@@ -96,21 +93,6 @@ def test_measured_figures_are_those_of_the_reference_form(name: str) -> None:
     params = sum(p.numel() for key, p in model.named_parameters() if not key.startswith(unused))
     assert spec.measured is not None
     assert (spec.measured.params, spec.measured.macs) == (params, counter.get_total_flops() // 2)
-
-
-def scatter(model: nn.Module) -> None:
-    """Gives every parameter and statistic a value that matters, layer scales of 1e-5 and zero
-    biases among them.
-    """
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-        parameter.data.add_(0.3 * noise if parameter.ndim <= 1 else 0.1 * noise)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.add_(0.2 * torch.randn(buffer.shape, generator=generator, dtype=buffer.dtype))
-        elif name.endswith("running_var"):
-            buffer.add_(torch.rand(buffer.shape, generator=generator, dtype=buffer.dtype))
 
 
 @pytest.mark.parametrize("name", DEMOS)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_families import deviation, scatter
+from forms import deviation, scatter
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature

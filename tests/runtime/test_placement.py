@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from test_ort import images, linear, request
+from ort_graphs import images, linear, request
 
 from hvt_deploy.commands.validate import _open
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
