@@ -1,4 +1,4 @@
-"""What each pass of the CPU variant does to logits and latency: python benchmarks/cpu_variant.py
+"""Effect of each pass of the CPU variant on logits and latency: python benchmarks/cpu_variant.py
 [--models NAMES].
 
 The INT8 graph for engines (signed, float biases) is changed pass by pass into the CPU variant

@@ -99,7 +99,7 @@ def name_targets(
 def _parse_graph(
     parser: OnnxParser, network: INetworkDefinition, plan: BuildPlan, flavour: Flavour
 ) -> None:
-    # From a path, not from bytes: weights in external data are looked up beside it.
+    # From a path, not from bytes: weights in external data are looked up in its folder.
     parsed = parser.parse_from_file(str(plan.onnx))
     if not parsed and parser.num_errors:
         error = parser.get_error(parser.num_errors - 1)

@@ -120,7 +120,7 @@ def test_attention_in_half_becomes_one_kernel(build) -> None:
     assert {"attn/score/MatMul", "attn/Softmax", "attn/value/MatMul"} <= set(fused.onnx_nodes)
 
 
-def test_weights_beside_the_file_are_found(plan: BuildPlan) -> None:
+def test_external_weights_are_found(plan: BuildPlan) -> None:
     onnx.save(
         graphs.classifier(hidden=64),
         plan.onnx,

@@ -53,7 +53,7 @@ def passport(engine: Path) -> Passport:
     return passport
 
 
-def test_passport_is_beside_the_engine_and_reads_back(engine: Path, passport: Passport) -> None:
+def test_passport_is_next_to_the_engine_and_reads_back(engine: Path, passport: Passport) -> None:
     assert passport_path(engine).name == "fdvit_b.int8.rtx-sm86-sm89.engine.json"
     assert read_passport(engine) == passport
     assert passport.audit.layers.int8 == 1
