@@ -1,3 +1,5 @@
-"""One file per verb: finds its inputs in the workspace, calls the packages to its left and records
-the result. A command may call another.
+"""One file per verb.
+
+A command finds its inputs in the workspace, calls the packages to its left and records the result.
+It may call another command.
 """

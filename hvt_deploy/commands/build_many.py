@@ -43,8 +43,9 @@ def build_many(
     *,
     explain: bool = False,
 ) -> tuple[Attempt, ...]:
-    """Build every model (None: the newest export) in every precision, by default that of its
-    configuration.
+    """Build every model (None: the newest export) in every precision.
+
+    Without a precision that of the model's configuration is built.
 
     A build that fails is noted, and the next one starts. With `explain` nothing is built.
     """

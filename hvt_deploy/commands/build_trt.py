@@ -154,8 +154,7 @@ def build_from_graph(
 def check_int8(
     engine: str, audit: EngineAudit, nodes: Sequence[NodeFacts], min_int8: float | None
 ) -> None:
-    """Raise CheckFailed, naming the layers, unless an engine labelled INT8 is as far INT8 as its
-    graph asks.
+    """Raise CheckFailed, naming the layers, unless an INT8 engine is as far INT8 as its graph.
 
     Without `min_int8` something must be; an engine whose layers cannot be read passes then. Where
     the MACs are not known a single INT8 layer is something.
@@ -196,9 +195,7 @@ def _read_facts(onnx: Path, ui: Ui) -> tuple[NodeFacts, ...]:
 
 
 def _calibration(manifest: Manifest, precision: str) -> str:
-    """The hash of the list of calibration images that the graph of `precision` was made from; ""
-    for none.
-    """
+    """The hash of the list of calibration images behind the graph of `precision`; "" for none."""
     parents = (manifest.artifacts[key] for key in manifest.artifacts[precision].parents)
     return next((p.files[_CALIBRATION_FILE] for p in parents if _CALIBRATION_FILE in p.files), "")
 

@@ -1,5 +1,4 @@
-"""`bundle` and its counterpart on the device: an exported model in one file, with the hash of
-everything in it.
+"""`bundle`: an exported model in one file, with the hash of everything in it; and unpacking it.
 
 A bundle is a tar: `bundle.json` first, then the files that it lists. Nothing in it is executed, and
 nothing is written outside the folder it is unpacked to.
@@ -50,8 +49,9 @@ class BundleIndex:
 
 
 def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> Path:
-    """Write graphs, calibration, recorded reference, class names and configuration of an exported
-    model to `output`, after its licences were shown.
+    """Write an exported model to `output`, after its licences were shown.
+
+    That is graphs, calibration, recorded reference, class names and configuration.
 
     Raises BadInput for untrained weights that are not allowed and for artifacts that are stale or
     changed.
@@ -98,8 +98,7 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
 
 
 def unpack(bundle_file: Path, root: Path, ui: Ui) -> ModelFolder:
-    """Put a bundle's model into the workspace `root`. What is there already of this very model
-    stays, engines too.
+    """Put a bundle's model into the workspace `root`; engines of the same model stay there.
 
     Raises BadInput for a file that is no bundle, a path outside its folder, a link, a wrong hash, a
     file too many or too few; nothing is in the workspace then.
@@ -130,8 +129,9 @@ def unpack(bundle_file: Path, root: Path, ui: Ui) -> ModelFolder:
 
 
 def _portable(manifest: Manifest) -> Manifest:
-    """The manifest without artifacts of this machine. The entry of the weights stays: others were
-    made from them.
+    """The manifest without artifacts of this machine.
+
+    The entry of the weights stays: other artifacts were made from them.
     """
     kept = {
         key: artifact
@@ -142,8 +142,9 @@ def _portable(manifest: Manifest) -> Manifest:
 
 
 def _stays_here(key: str, artifact: Artifact) -> bool:
-    """Whether the files of an artifact are for this machine or of no use on another: engines,
-    reports, and the weights that only PyTorch reads.
+    """Whether the files of an artifact are for this machine or of no use on another.
+
+    That is engines, reports, and the weights that only PyTorch reads.
     """
     return key in (WEIGHTS, RESULTS) or isinstance(artifact.facts, EngineFacts)
 

@@ -1,6 +1,4 @@
-"""The calibration of a workspace's model: made once, found again while images, graph and settings
-are the same.
-"""
+"""The calibration of a model: found again while images, graph and settings are the same."""
 
 from __future__ import annotations
 

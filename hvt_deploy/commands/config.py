@@ -13,8 +13,10 @@ from hvt_deploy.models.registry import get_spec, list_specs
 def config_of(
     model: str, image_size: tuple[int, int] | None = None, options: ModelOptions = DEFAULT_OPTIONS
 ) -> RunConfig:
-    """The default configuration of a model. Raises BadInput for an unknown name, with the nearest
-    ones, and for a size or options the model does not take.
+    """The default configuration of a model.
+
+    Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model
+    does not take.
     """
     spec = get_spec(model, image_size, options)
     return RunConfig(

@@ -18,8 +18,10 @@ DEMO_FAMILIES = ("fdvit", "faster_vit", "dfvt", "hvt")
 
 
 def run_demo(output: Path, family: str, ui: Ui) -> Validated:
-    """Export, quantize, build and validate a family's small trained model on handwritten digits,
-    under `output`.
+    """Export, quantize, build and validate a small trained model on handwritten digits.
+
+    `family` names the model; everything is written under `output`. Raises BadInput for an unknown
+    family.
     """
     from hvt_deploy.commands.export import export
 

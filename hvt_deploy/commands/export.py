@@ -1,6 +1,4 @@
-"""`export`: checkpoint -> reference form -> deployed form -> ONNX, with a proven contract and
-parity.
-"""
+"""`export`: checkpoint -> reference form -> deployed form -> ONNX, with proven parity."""
 
 from __future__ import annotations
 
@@ -58,8 +56,7 @@ class Exported:
 
 
 def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui) -> Exported:
-    """Export `config.model` into `folder`. The manifest that was there stays until everything is
-    proven.
+    """Export `config.model` into `folder`; the earlier manifest stays until everything is proven.
 
     Raises BadInput for weights or options that do not fit, MissingEnvironment where memory or disk
     are too small, CheckFailed for a broken contract or parity, ToolFailure where the exporter or a
@@ -109,8 +106,9 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
 def _commit(
     folder: ModelFolder, manifest: Manifest, reference: Path, graph: Path, facts: GraphFacts
 ) -> Manifest:
-    """Make the staged weights and the staged graph artifacts, and with them what else was asked
-    for; all or nothing of it is visible to readers.
+    """Commit the staged weights and graph, and the graph with preprocessing if it was asked for.
+
+    Readers see all of it or nothing.
     """
     artifacts = {key: a for key, a in folder.earlier_artifacts().items() if key != PIXELS}
     manifest = replace(manifest, artifacts=artifacts)
@@ -126,8 +124,9 @@ def _commit(
 
 
 def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
-    """What `export` will need of memory and disk. Raises as it does for a model or options that are
-    unknown.
+    """The memory and disk that `export` will need.
+
+    Raises BadInput for an unknown model and for options that do not fit.
     """
     spec = get_spec(config.model, config.preprocessing.image_size, config.options)
     with torch.device("meta"):
@@ -147,8 +146,7 @@ def _weight_bytes(deployed: nn.Module) -> int:
 def _store_reference(
     spec: ModelSpec, config: RunConfig, path: Path, ui: Ui
 ) -> tuple[int, WeightsRecord]:
-    """Write the reference form with the weights that were asked for to `path`, and say for how many
-    classes it is.
+    """Write the reference form with its weights to `path`; returns its number of classes.
 
     From then on everybody reads that file: mapped into memory it is no second copy next to the
     deployed form.
@@ -192,8 +190,9 @@ def _write_graph(
     config: RunConfig,
     ui: Ui,
 ) -> ContractReport:
-    """The deployed form of the stored reference form as a checked ONNX file. Afterwards no weight
-    is in memory.
+    """The deployed form of the stored reference form as a checked ONNX file.
+
+    Afterwards no weight is in memory.
     """
     with ui.progress(f"Exporting {config.model}") as progress:
         reference, _ = load_model(spec, reference_path, signature.num_classes)
@@ -223,8 +222,9 @@ def _write_graph(
 
 
 def _add_pixels_graph(folder: ModelFolder, manifest: Manifest) -> Manifest:
-    """Add the FP32 graph behind its preprocessing, not committed yet. `validate` measures what that
-    changes.
+    """Add the FP32 graph behind its preprocessing, not committed yet.
+
+    `validate` measures the difference that makes.
     """
     fp32 = manifest.artifacts["fp32"]
     source = folder.file(fp32)
@@ -248,8 +248,9 @@ def _add_pixels_graph(folder: ModelFolder, manifest: Manifest) -> Manifest:
 
 
 def _release(module: nn.Module) -> None:
-    """Free the weights of a module, whoever holds on to it: the exporter's rewriter keeps the last
-    graph it saw.
+    """Free the weights of a module, whoever holds on to it.
+
+    The exporter's rewriter keeps the last graph it saw.
     """
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.new_empty(0)

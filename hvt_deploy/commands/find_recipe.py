@@ -1,5 +1,4 @@
-"""`quantize --budget`: the recipe with the largest share of INT8 whose accuracy stays inside a
-budget.
+"""`quantize --budget`: the recipe with the most INT8 whose accuracy stays inside a budget.
 
 The images are split by seed: the search sees one part, the promised interval is measured once on
 the other. A recipe counts as inside when the upper end of its interval is. Every measurement is

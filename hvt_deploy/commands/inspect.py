@@ -1,6 +1,4 @@
-"""`inspect`: what an ONNX file holds, by stage and role; what an engine does, by its recorded
-audit.
-"""
+"""`inspect`: an ONNX file by stage and role; an engine by its recorded audit."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ class EngineSummary:
 
 
 def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | EngineSummary]:
-    """The facts of a file, or of every graph and engine of an exported model in the workspace
-    `root`, by their names.
+    """The summary of a file, or of every graph and engine of an exported model, by file name.
 
     Raises BadInput for what is neither, and for a file that is not what its name says.
     """

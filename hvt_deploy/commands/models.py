@@ -1,6 +1,4 @@
-"""`models`: what is known of every model, and whether this machine computes what the official code
-computes.
-"""
+"""`models`: facts of every model, and the check against logits of the official code."""
 
 from __future__ import annotations
 
@@ -54,9 +52,7 @@ class ListedModel:
 
 
 def list_models() -> list[ListedModel]:
-    """Every model with a name, families together. `timm:NAME` and own HVT configurations come on
-    top.
-    """
+    """Every model with a name, families together; `timm:NAME` and own HVT files are not listed."""
     return [_listed(spec) for spec in list_specs()]
 
 
@@ -74,8 +70,9 @@ def _listed(spec: ModelSpec) -> ListedModel:
 
 
 def verify_model(name: str, ui: Ui) -> list[GoldenCheck]:
-    """Both forms of a model against the recorded logits of the official code. Raises BadInput
-    without a record.
+    """Both forms of a model against the recorded logits of the official code.
+
+    Raises BadInput without a record.
     """
     get_spec(name)
     require("torch", extra="export")

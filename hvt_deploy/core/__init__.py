@@ -1,3 +1,1 @@
-"""Shared foundations: errors, types, files, configuration, workspace and worker processes. Imports
-no other package.
-"""
+"""Errors, types, files, configuration, workspace, worker processes; imports no other package."""

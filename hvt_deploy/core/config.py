@@ -175,9 +175,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def with_flags(config: RunConfig, flags: Mapping[str, object]) -> RunConfig:
-    """`config` with the command line's values in it, by dotted key (`export.opset`); None means not
-    given.
-    """
+    """`config` with the command line's values, by dotted key (`export.opset`); None: not given."""
     plain = cast("dict[str, Any]", to_plain(config))
     for key, value in flags.items():
         if value is None:

@@ -134,8 +134,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def int8_saturates(flags: Collection[str]) -> bool:
-    """Whether a CPU with these `cpu_flags` adds two products of unsigned and signed 8 bits in 16,
-    which saturates.
+    """Whether a CPU with these `cpu_flags` sums products of 8 bits in 16 bits, which saturate.
 
     AVX2's and AVX-512's vpmaddubsw does; VNNI sums in 32 bits, as ARM does.
     """
@@ -154,9 +153,7 @@ def free_disk_bytes(path: Path) -> int:
 
 
 def available_memory_bytes() -> int:
-    """Memory that can be taken now without swapping: the system's, or what a container's limit
-    leaves of it.
-    """
+    """Memory that can be taken now without swapping, within the limit of a container."""
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
     fields = {
         name: int(rest.split()[0])
@@ -166,9 +163,7 @@ def available_memory_bytes() -> int:
 
 
 def _left_of_cgroup_limit() -> int:
-    """Of the version 2 control group of this process; cached files do not count, for the kernel
-    drops them.
-    """
+    """Of the version 2 control group; cached files do not count, for the kernel drops them."""
     try:
         group = (
             Path("/proc/self/cgroup")
@@ -209,8 +204,7 @@ def resident_mib() -> float:
 
 
 def power_mode(sys_folder: Path = Path("/sys")) -> str:
-    """A Jetson's power mode and the clocks of its GPU and first CPU now, as text; empty on other
-    machines.
+    """A Jetson's power mode and the clocks of its GPU and first CPU; empty on other machines.
 
     A clock below its maximum is not locked (`jetson_clocks` does that), and latencies then vary.
     """

@@ -68,9 +68,7 @@ def new_folder(path: Path) -> Generator[Path]:
 
 @contextmanager
 def writing_to(path: Path) -> Generator[None]:
-    """Raise MissingEnvironment naming `path` if the system refuses a write in this block (disk
-    full, no permission).
-    """
+    """Raise MissingEnvironment naming `path` if the system refuses a write in this block."""
     try:
         yield
     except OSError as error:

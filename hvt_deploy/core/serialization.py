@@ -1,6 +1,4 @@
-"""Frozen dataclasses to and from plain JSON/YAML values, with one clear error for a wrong key or
-type.
-"""
+"""Frozen dataclasses to and from plain JSON/YAML values; wrong keys and types are named."""
 
 from __future__ import annotations
 

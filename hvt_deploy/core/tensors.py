@@ -1,5 +1,6 @@
-"""Array types and the signature of a model. Suffixes name the axes: N images, C channels, H, W, K
-classes.
+"""Array types and the signature of a model.
+
+Suffixes name the axes: N images, C channels, H height, W width, K classes.
 """
 
 from __future__ import annotations
@@ -27,9 +28,7 @@ PIXELS_NAME = "images_NHWC"
 
 @dataclass(frozen=True)
 class Signature:
-    """Input and output of a model: `images` (batch, 3, height, width) -> `logits` (batch,
-    num_classes).
-    """
+    """Input `images` (batch, 3, height, width) and output `logits` (batch, num_classes)."""
 
     image_size: tuple[int, int]
     """(height, width)."""
@@ -57,9 +56,9 @@ def signal_and_noise(reference: NDArray[Any], candidate: NDArray[Any]) -> tuple[
 
 
 def sqnr_db(signal: float, noise: float) -> float:
-    """Signal-to-quantization-noise ratio 10 · log10(signal / noise) of two sums of squares, within
-    ±150 dB.
+    """Signal-to-quantization-noise ratio (SQNR), 10 · log10(signal / noise), within ±150 dB.
 
+    `signal` and `noise` are sums of squares.
     No noise is +150 dB; noise that is not finite is -150 dB.
     """
     if noise == 0:

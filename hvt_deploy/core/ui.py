@@ -1,6 +1,4 @@
-"""How steps talk to whoever started them, without knowing whether that is a person, a log or
-nobody.
-"""
+"""How commands report to a person, a log or nobody."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Work in a process of its own: its memory is given back when it ends, and a crash takes nothing
-with it.
-"""
+"""Work in a process of its own: its memory is given back, a crash takes nothing with it."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ class Refusal:
 
 
 class Crash(ToolFailure):
-    """A child that ended without an answer; `by_signal` names what ended it, "" where it ended
-    itself.
-    """
+    """A child that ended without an answer; `by_signal` is "" where it ended itself."""
 
     def __init__(self, module: str, exit_code: int, log: str) -> None:
         self.by_signal = _signal_name(-exit_code) if exit_code < 0 else ""

@@ -95,8 +95,9 @@ class ModelFolder:
 
     @contextmanager
     def lock(self, wait_s: float = 3.0) -> Generator[None]:
-        """Hold this folder. Raises MissingEnvironment that names the holder if it stays taken for
-        `wait_s`.
+        """Hold this folder.
+
+        Raises MissingEnvironment that names the holder if it stays taken for `wait_s`.
         """
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

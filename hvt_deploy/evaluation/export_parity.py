@@ -61,9 +61,7 @@ def prove_parity(
 
 
 def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[ImagesNCHW, str]]:
-    """Seeded noise, and the first calibration images where there are any, at every batch size to
-    prove.
-    """
+    """Noise and, where there are any, calibration images, at every batch size to prove."""
     signature = manifest.signature
     batches = (signature.batch,) if signature.batch else PROVED_BATCHES
     for batch in batches:

@@ -175,8 +175,7 @@ def _greedy(
     measure: Measure,
     progress: Progress,
 ) -> list[Trial]:
-    """Leave groups out, the noisiest first, until the accuracy is inside the budget; then put back
-    what fits.
+    """Leave groups out, the noisiest first, until the budget holds; then put back what fits.
 
     The last trial is the chosen one.
     """
