@@ -58,6 +58,7 @@ from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
+from hvt_deploy.runtime.variant import Variant
 
 MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo", "fdvit_b", "faster_vit_0_224")
 IMAGES = 32
@@ -111,7 +112,7 @@ def measure_model(model: str, budget_s: float, emulator: str | None) -> Record:
         images_NCHW, _ = read_pictures(pictures, manifest.preprocessing, IMAGES)
         requests = {
             name: BackendRequest(
-                name, "ort", "cpu", "int8", path, model, manifest.signature, threads=1
+                Variant("ort", "cpu", "int8"), path, model, manifest.signature, threads=1
             )
             for name, path in paths.items()
         }

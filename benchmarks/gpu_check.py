@@ -110,8 +110,14 @@ def run_demo(folder: Path) -> Record:
     results = read_results(found[-1])
     # Without the thousands of single times, which nobody reads here.
     rows = [
-        replace(r, latency_ms=r.latency_ms and replace(r.latency_ms, samples_ms=()))
-        for r in results.rows
+        replace(
+            row,
+            timings=tuple(
+                replace(timing, latency=replace(timing.latency, samples_ms=()))
+                for timing in row.timings
+            ),
+        )
+        for row in results.rows
     ]
     return {**record, "results": to_plain(replace(results, rows=tuple(rows)))}
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.records import RESULTS, Record, format_table, read_rows, write_record
 from hvt_deploy.core.environment import cpu_count, cpu_name, tool_versions
-from hvt_deploy.evaluation.export_parity import INFERENCE_MODULE
+from hvt_deploy.runtime.inference_job import INFERENCE_MODULE
 
 COLUMNS = (
     "model",

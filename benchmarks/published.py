@@ -175,12 +175,12 @@ def read_lines(
             row.images,
             figures[0],
             figures[1],
-            row.top1,
-            row.top5,
+            row.accuracy.top1,
+            row.accuracy.top5,
             results.untrained,
         )
         for row in results.rows
-        if row.top1 is not None
+        if row.accuracy is not None
     ]
 
 

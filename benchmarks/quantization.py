@@ -50,6 +50,7 @@ from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
+from hvt_deploy.runtime.variant import Variant
 
 MODELS = (
     "fdvit_demo",
@@ -100,7 +101,7 @@ def measure_model(model: str, budget_s: float, modelopt_python: str | None) -> R
         signature = Signature(spec.image_size, spec.num_classes)
         backends = {
             name: OrtBackend(
-                BackendRequest(name, "ort", "cpu", "int8", path, model, signature, threads=1)
+                BackendRequest(Variant("ort", "cpu", "int8"), path, model, signature, threads=1)
             )
             for name, path in paths.items()
         }

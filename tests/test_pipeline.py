@@ -124,19 +124,19 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
         "ort int8 cpu",
         "int8 engine numerics",
     } <= set(rows)
-    assert rows["ort fp32"]["agreement"]["estimate"] == 100
-    assert rows["ort fp32"]["latency_ms"]["median"] > 0
-    assert rows["int8 engine numerics"]["latency_ms"] is None
-    assert rows["ort int8 cpu"]["latency_ms"]["median"] > 0
+    assert rows["ort fp32"]["fidelity"]["agreement"]["estimate"] == 100
+    assert rows["ort fp32"]["timings"][0]["latency"]["median"] > 0
+    assert rows["int8 engine numerics"]["timings"] == []
+    assert rows["ort int8 cpu"]["timings"][0]["latency"]["median"] > 0
     files = {rows[name]["artifact"] for name in ("int8 engine numerics", "ort int8 cpu")}
     assert files == {"fdvit_demo.int8-fp32.onnx", "fdvit_demo.int8-cpu.onnx"}
-    assert "no NVIDIA GPU here" in rows["trt int8-rtx-sm86"]["skipped"]
+    assert "no NVIDIA GPU here" in rows["trt int8 rtx-sm86"]["skipped"]
     assert record["data"]["images"] == 24
     assert "ort int8 cpu" in (folder / "report.html").read_text()
     answers = read_answers(folder / "answers.npz")
     assert sorted(answers.files)[0] == "0/val0.png"
     share = 100 * (answers.answers["ort fp32"] == answers.labels).mean()
-    assert share == pytest.approx(rows["ort fp32"]["top1"]["estimate"])
+    assert share == pytest.approx(rows["ort fp32"]["accuracy"]["top1"]["estimate"])
     assert "ort int8 cpu" in (folder / "report.md").read_text()
 
 
@@ -276,4 +276,4 @@ def test_a_fixed_batch_goes_all_the_way(place, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert {row["images"] for row in rows} == {24}
-    assert {row["latency_ms"]["batch"] for row in rows if row["latency_ms"]} == {5}
+    assert {one["latency"]["batch"] for row in rows for one in row["timings"]} == {5}

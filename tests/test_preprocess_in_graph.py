@@ -76,11 +76,11 @@ def test_validate_measures_its_accuracy_and_its_pixels(place, monkeypatch):
     rows = {row.backend: row for row in results.rows}
     row = rows["ort fp32 uint8"]
     assert row.images == 40
-    assert row.top1.estimate == row.agreement.estimate == 100
+    assert row.accuracy.top1.estimate == row.fidelity.agreement.estimate == 100
     assert 0.5 < row.pixel_difference.largest < 8
     assert 0 < row.pixel_difference.mean < 0.3
     assert rows["ort fp32"].pixel_difference is None
-    assert rows["ort fp32"].sqnr_db > row.sqnr_db > 20
+    assert rows["ort fp32"].fidelity.sqnr_db > row.fidelity.sqnr_db > 20
     assert last_results(folder) == results
     for form in ("markdown", "html"):
         report = html.unescape(render(results, form))

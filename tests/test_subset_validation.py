@@ -56,7 +56,9 @@ def test_only_the_subsets_classes_compete(tmp_path) -> None:
     assert best_of_all < 12, "the test needs images whose best class is not of the subset"
     flags = {"validation.subset": "imagenet-a", "validation.threads": 1}
     done = validate(folder, with_flags(config, flags), tmp_path / "imagenet-a", None, SilentUi())
-    measured = {row.backend: row.top1.estimate for row in done.results.rows if row.top1}
+    measured = {
+        row.backend: row.accuracy.top1.estimate for row in done.results.rows if row.accuracy
+    }
     assert measured == {"pytorch fp32": 100.0, "ort fp32": 100.0}
     assert done.results.data.subset == "imagenet-a"
     assert "imagenet-a" in render_markdown(done.results)

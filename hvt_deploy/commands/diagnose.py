@@ -44,6 +44,7 @@ from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.smooth_quant import smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest, TappedBackend
+from hvt_deploy.runtime.variant import Variant
 
 if TYPE_CHECKING:
     from hvt_deploy.runtime.pytorch import PyTorchBackend
@@ -151,12 +152,11 @@ def diagnose(
             )
         with (
             opened as reference,
-            _open_ort(_request(manifest, config, f"ort {name}", path, device)) as candidate,
+            _open_ort(_request(manifest, config, _variant(parts, device), path)) as candidate,
         ):
+            pair = Pair(reference, candidate, f"ort {name}")
             written = output / f"{manifest.slug}.{name}"
-            found.append(
-                _compare(manifest, reference, candidate, parts, device, images, written, ui)
-            )
+            found.append(_compare(manifest, pair, parts, device, images, written, ui))
     return tuple(found)
 
 
@@ -184,13 +184,13 @@ def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) ->
     return images if signature.batch is None else repeat_to(images, signature.batch)
 
 
-def _request(
-    manifest: Manifest, config: RunConfig, name: str, path: Path, device: Device
-) -> BackendRequest:
+def _request(manifest: Manifest, config: RunConfig, variant: Variant, path: Path) -> BackendRequest:
     threads = config.validation.threads or cpu_count()
-    return BackendRequest(
-        name, "ort", device, "", path, manifest.model, manifest.signature, threads
-    )
+    return BackendRequest(variant, path, manifest.model, manifest.signature, threads)
+
+
+def _variant(graph: ModuleGraph, device: Device) -> Variant:
+    return Variant("ort", device, numbers_of(graph.model))
 
 
 @contextmanager
@@ -219,7 +219,7 @@ def _open_fp32(
                     smooth(load_onnx(path), calibration.smoothing),
                     path := Path(scratch) / "smoothed.onnx",
                 )
-        with _open_ort(_request(manifest, config, "ort fp32", path, device)) as backend:
+        with _open_ort(_request(manifest, config, Variant("ort", device, "fp32"), path)) as backend:
             yield backend
 
 
@@ -242,9 +242,9 @@ def _open_pytorch(
     )
     module, _ = load_model(spec, path, manifest.signature.num_classes)
     deployed = to_deployed(module)
-    with closing(PyTorchBackend("pytorch", module, "cpu", threads)) as reference:
+    with closing(PyTorchBackend(Variant("pytorch", "cpu", "fp32"), module, threads)) as reference:
         expected = reference.infer(images)
-    with closing(PyTorchBackend("pytorch", deployed, "cpu", threads)) as backend:
+    with closing(PyTorchBackend(Variant("pytorch", "cpu", "fp32"), deployed, threads)) as backend:
         error = relative_error(expected, backend.infer(images))
         if not error <= LIMITS["fp32"]:
             raise CheckFailed(
@@ -255,10 +255,18 @@ def _open_pytorch(
         yield backend
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two opened backends to compare, and the display name of the second: any file may be one."""
+
+    reference: TappedBackend
+    candidate: TappedBackend
+    name: str
+
+
 def _compare(
     manifest: Manifest,
-    reference: TappedBackend,
-    candidate: TappedBackend,
+    pair: Pair,
     graph: ModuleGraph,
     device: Device,
     images: ImagesNCHW,
@@ -267,9 +275,10 @@ def _compare(
 ) -> Divergence:
     """Every module; evidence of the first jump is written when it is found."""
     limit, run = LIMITS[numbers_of(graph.model)], _runner(graph.folder, device)
+    reference, candidate = pair.reference, pair.candidate
     modules: list[ModuleError] = []
     folder = ""
-    with ui.progress(f"Comparing {candidate.name} with {reference.name}") as progress:
+    with ui.progress(f"Comparing {pair.name} with {reference.name}") as progress:
         for module, evidence in compare_modules(reference, candidate, graph, run, images):
             modules.append(module)
             progress(list(graph.outputs).index(module.path) + 1, len(graph.outputs))
@@ -278,7 +287,7 @@ def _compare(
                 fault = Fault(
                     manifest.model,
                     reference.name,
-                    candidate.name,
+                    pair.name,
                     module,
                     limit,
                     nodes,
@@ -288,7 +297,7 @@ def _compare(
                 _write(fault, evidence, graph.folder, written)
                 folder = str(written)
     error = relative_error(reference.infer(images), candidate.infer(images))
-    return Divergence(reference.name, candidate.name, limit, error, tuple(modules), folder)
+    return Divergence(reference.name, pair.name, limit, error, tuple(modules), folder)
 
 
 def _runner(

@@ -127,16 +127,27 @@ def _compare_rows(
         outcome: Outcome = "worse" if ran_before else "new"
         yield Change(name, "row", words[ran_before], words[ran_after], outcome, note=why)
         return
-    for what, x, y in (
-        ("top-1", before.top1, after.top1),
-        ("top-5", before.top5, after.top5),
-        ("agreement", before.agreement, after.agreement),
-    ):
-        if x is not None and y is not None:
-            paired = kept.change(name, what) if kept is not None else None
-            yield _accuracy_change(name, what, x, y, paired, same_images=same_images)
-    if before.speedup is not None and after.speedup is not None:
-        yield _speed_change(name, before.speedup, after.speedup)
+    shares_after = _shares(after)
+    for measure, share in _shares(before).items():
+        if measure in shares_after:
+            paired = kept.change(name, measure) if kept is not None else None
+            yield _accuracy_change(
+                name, measure, share, shares_after[measure], paired, same_images=same_images
+            )
+    speedups = [row.timing.speedup if row.timing else None for row in (before, after)]
+    if speedups[0] is not None and speedups[1] is not None:
+        yield _speed_change(name, speedups[0], speedups[1])
+
+
+def _shares(row: Row) -> dict[str, Interval]:
+    """The percentages of a row that are compared."""
+    accuracy, fidelity = row.accuracy, row.fidelity
+    shares = {
+        "top-1": accuracy and accuracy.top1,
+        "top-5": accuracy and accuracy.top5,
+        "agreement": fidelity and fidelity.agreement,
+    }
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def _accuracy_change(

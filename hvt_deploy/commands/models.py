@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.models.registry import get_spec, list_specs
-from hvt_deploy.models.spec import Measured, ModelSpec, Published
+from hvt_deploy.models.spec import ModelSpec, Published
 
 if TYPE_CHECKING:
     from hvt_deploy.models.verification import GoldenCheck
@@ -28,7 +28,7 @@ class ListedModel:
     """Classes of the head."""
     published: Published | None
     """The paper's table."""
-    measured: Measured | None
+    measured: ModelCost | None
     """Parameters and MACs of the built model."""
     code_licence: str
     """What is stated about the official code."""

@@ -33,6 +33,7 @@ from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.registry import open_backend
+from hvt_deploy.runtime.variant import Variant
 
 # FP16 must keep this much of the FP32 logits; INT8 is recorded, and judged by `validate`.
 FP16_MIN_SQNR_DB = 40.0
@@ -138,10 +139,7 @@ def _add_graph(
 
 def _logits(path: Path, key: GraphKey, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
     request = BackendRequest(
-        name=key,
-        runtime="ort",
-        device="cpu",
-        precision=key,
+        variant=Variant("ort", "cpu", "int8"),
         path=path,
         model=manifest.model,
         signature=manifest.signature,

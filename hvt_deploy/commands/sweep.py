@@ -15,7 +15,7 @@ from hvt_deploy.core.config import RunConfig, with_flags
 from hvt_deploy.core.errors import BadInput, as_failure, unknown_name
 from hvt_deploy.core.files import writing_to
 from hvt_deploy.core.manifest import RESULTS
-from hvt_deploy.core.types import Precision
+from hvt_deploy.core.types import Precision, Skipped
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh, now, open_folder
 from hvt_deploy.evaluation.record import DataSummary, Results, Row, read_results
@@ -207,11 +207,6 @@ def conclude_sweep(
     """One record of every row of every model, and its reports, in `output`."""
     done = [model.results for model in models if model.results is not None]
     rows = [row for results in done for row in _rows(results)]
-    rows += [
-        Row(model.model, f"{model.model} {failure.what}", "", "", None, skipped=failure.why)
-        for model in models
-        for failure in model.failures
-    ]
     data_summary = done[0].data if done else DataSummary(str(data), 0, 0, "", 0)
     results = Results(
         model=f"sweep of {', '.join(patterns)}",
@@ -222,6 +217,11 @@ def conclude_sweep(
         rows=tuple(rows),
         gates=tuple(replace(g, backend=f"{r.slug} {g.backend}") for r in done for g in r.gates),
         verdict=_verdict(models, rows),
+        skipped=tuple(
+            Skipped(f"{model.model} {failure.what}", failure.why)
+            for model in models
+            for failure in model.failures
+        ),
         warnings=(
             *_prefixed(done, {one.slug: one.warnings for one in done}),
             *_of_untrained(done),
@@ -249,17 +249,20 @@ def _rows(results: Results) -> Iterable[Row]:
     model's own report.
     """
     for row in results.rows:
-        short = replace(
+        accuracy, fidelity = row.accuracy, row.fidelity
+        if accuracy is not None:
+            accuracy = replace(accuracy, classes=None, confusions=(), curves=())
+        yield replace(
             row,
             backend=f"{results.slug} {row.backend}",
-            classes=None,
-            confusions=(),
-            curves=(),
-            flips=(),
-            latency_ms=row.latency_ms and replace(row.latency_ms, samples_ms=(), windows_ms=()),
+            # An accuracy that means nothing is not shown next to others.
+            accuracy=None if results.untrained else accuracy,
+            fidelity=fidelity and replace(fidelity, flips=()),
+            timings=tuple(
+                replace(timing, latency=replace(timing.latency, samples_ms=(), windows_ms=()))
+                for timing in row.timings
+            ),
         )
-        # An accuracy that means nothing is not to stand beside others.
-        yield replace(short, top1=None, top5=None, top1_drop=None) if results.untrained else short
 
 
 def _prefixed(done: Sequence[Results], lines: Mapping[str, Sequence[str]]) -> Iterable[str]:
@@ -277,9 +280,10 @@ def _of_untrained(done: Sequence[Results]) -> Iterable[str]:
 def _verdict(models: Sequence[SweptModel], rows: Sequence[Row]) -> str:
     """Which backends no other beats in accuracy and latency at once, and what failed."""
     timed = sorted(
-        (row.latency_ms.median / row.latency_ms.batch, -row.top1.estimate, row.backend)
+        (latency.median / latency.batch, -row.accuracy.top1.estimate, row.backend)
         for row in rows
-        if row.top1 is not None and row.latency_ms is not None
+        if row.accuracy is not None and row.timing is not None
+        for latency in [row.timing.latency]
     )
     best = [one for i, one in enumerate(timed) if all(one[1] < other[1] for other in timed[:i])]
     front = ", ".join(

@@ -61,13 +61,11 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Preprocessed images with their labels. `indices_N` are their places in the samples they were
-    loaded from.
-    """
+    """Preprocessed images, their labels and the samples they were loaded from."""
 
     images_NCHW: ImagesNCHW  # noqa: N815
     labels_N: LabelsN  # noqa: N815
-    indices_N: NDArray[np.int64]  # noqa: N815
+    samples: tuple[Sample, ...]
 
 
 def decode(source: Path | IO[bytes]) -> Image.Image:
@@ -179,27 +177,23 @@ class BatchLoader:
         """Raises BadInput as soon as more than 1 % of all samples are unreadable."""
         self.unreadable = []
         images: list[NDArray[np.uint8]] = []
-        indices: list[int] = []
+        samples: list[Sample] = []
         with closing(self._load_ahead()) as loaded:
-            for index, image in enumerate(loaded):
+            for sample, image in zip(self.samples, loaded, strict=True):
                 if isinstance(image, Unreadable):
                     self._leave_out(image)
                     continue
                 images.append(image)
-                indices.append(index)
+                samples.append(sample)
                 if len(images) == self.batch_size:
-                    yield self._batch(images, indices)
-                    images, indices = [], []
+                    yield self._batch(images, samples)
+                    images, samples = [], []
         if images:
-            yield self._batch(images, indices)
+            yield self._batch(images, samples)
 
-    def _batch(self, images: list[NDArray[np.uint8]], indices: list[int]) -> Batch:
-        labels = [self.samples[i].label for i in indices]
-        return Batch(
-            _normalize(images, self.preprocessing),
-            np.array(labels, np.int64),
-            np.array(indices, np.int64),
-        )
+    def _batch(self, images: list[NDArray[np.uint8]], samples: list[Sample]) -> Batch:
+        labels_N = np.array([sample.label for sample in samples], np.int64)
+        return Batch(_normalize(images, self.preprocessing), labels_N, tuple(samples))
 
     def _load_ahead(self) -> Generator[NDArray[np.uint8] | Unreadable]:
         # Pillow loads most of its formats on first need and tells a second thread that arrives

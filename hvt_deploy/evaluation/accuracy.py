@@ -1,12 +1,9 @@
-"""Counts right and wrong answers of several backends on identical images, batch by batch, in
-constant memory.
-"""
+"""Counts the answers of several backends on identical images, batch by batch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,56 +12,11 @@ from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
 from hvt_deploy.evaluation.answers import ImageAnswers
 from hvt_deploy.evaluation.classes import MOST_CURVES, NO_CLASS, ClassTally, CurveTally
-from hvt_deploy.evaluation.flips import FlippedImage, FlipTally
-from hvt_deploy.evaluation.record import ClassCounts, Confusion, Curve, Interval
+from hvt_deploy.evaluation.flips import FlipTally
+from hvt_deploy.evaluation.record import Accuracy, Fidelity, Top1Drop
 from hvt_deploy.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
 
 _TOP = 5
-
-
-@dataclass(frozen=True)
-class AgainstReference:
-    """One backend compared image by image with the reference.
-
-    `agreement` is the share of images where both answer the same class (percent). `top1_drop` is
-    the reference's top-1 minus this backend's (points), from the images that only the reference
-    (`reference_only`) or only this backend (`candidate_only`) got right. `sqnr_db` is that of all
-    logits.
-    """
-
-    agreement: Interval
-    top1_drop: Interval
-    reference_only: int
-    candidate_only: int
-    mcnemar_p: float
-    sqnr_db: float
-    cosine: float | None
-    max_abs: float | None
-    flips: tuple[FlippedImage, ...]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """What one backend answered. `top1` and `top5` in percent; `top5` is None where there are five
-    classes or fewer.
-
-    An image whose logits are not all finite is wrong and counted in `not_finite`. There are
-    `curves` for up to 20 classes. `against_reference` is None for the reference itself.
-    """
-
-    images: int
-    top1: Interval
-    top5: Interval | None
-    classes: ClassCounts
-    confusions: tuple[Confusion, ...]
-    curves: tuple[Curve, ...]
-    not_finite: int
-    against_reference: AgainstReference | None
-
-    @property
-    def chance(self) -> float:
-        """Top-1 in percent of always answering the most frequent class of these images."""
-        return 100 * max(self.classes.images) / self.images
 
 
 class _Tally:
@@ -108,17 +60,18 @@ class AccuracyMeter:
         self._tallies = {name: _Tally(num_classes) for name in (reference, *candidates)}
         self._class_images = np.zeros(num_classes, np.int64)
         self._signal = 0.0
-        self._seen: list[tuple[NDArray[np.int64], LabelsN]] = []
+        self._files: list[str] = []
+        self._labels: list[LabelsN] = []
 
     def update(
         self,
         logits: Mapping[str, LogitsNK],
         labels_N: LabelsN,
-        indices_N: NDArray[np.int64] | None = None,
+        files: Sequence[str] | None = None,
     ) -> None:
         """Count one batch: logits (N, K) of every backend by name, and the labels (N,) in 0..K-1.
 
-        `indices_N` numbers the images, for `flips`; without it they are counted.
+        `files` names the images; without it they are numbered.
 
         Raises BadInput for a label that the model does not have and ToolFailure for logits of
         another shape.
@@ -127,10 +80,10 @@ class AccuracyMeter:
         reference_NK = logits[self._reference].astype(np.float64)
         reference_N = _top1(reference_NK)
         reference_right_N = reference_N == labels_N
-        numbers_N = (
-            np.arange(len(labels_N)) + self._class_images.sum() if indices_N is None else indices_N
-        )
-        self._seen.append((numbers_N, labels_N))
+        if files is None:
+            files = [str(len(self._files) + n) for n in range(len(labels_N))]
+        self._files += files
+        self._labels.append(labels_N)
         self._class_images += np.bincount(labels_N, minlength=self._num_classes)
         self._signal += float(np.square(reference_NK).sum())
         for name, tally in self._tallies.items():
@@ -140,7 +93,7 @@ class AccuracyMeter:
             tally.classes.add(labels_N, top1_N, reference_N)
             if tally.curves is not None:
                 tally.curves.add(logits_NK, labels_N)
-            tally.flips.add(numbers_N, labels_N, reference_NK, logits_NK, reference_N, top1_N)
+            tally.flips.add(files, labels_N, reference_NK, logits_NK, reference_N, top1_N)
             tally.answers.append(top1_N)
             tally.top1 += int(right_N.sum())
             tally.top5 += int(((_rank(logits_NK, labels_N) < _TOP) & (top1_N != NO_CLASS)).sum())
@@ -150,19 +103,46 @@ class AccuracyMeter:
             tally.candidate_only += int((right_N & ~reference_right_N).sum())
             tally.add_error(reference_NK, logits_NK)
 
-    def summarize(self) -> dict[str, Accuracy]:
-        """The numbers so far by backend. Raises BadInput where no image was counted."""
-        if self._class_images.sum() == 0:
-            raise BadInput(
-                "No image was measured.", "Give a folder with readable, labelled images."
-            )
-        return {name: self._accuracy(name, tally) for name, tally in self._tallies.items()}
+    def accuracy(self, name: str) -> Accuracy:
+        """The answers of a backend so far. Raises BadInput where no image was counted."""
+        tally, images = self._tallies[name], len(self._files)
+        if images == 0:
+            hint = "Give a folder with readable, labelled images."
+            raise BadInput("No image was measured.", hint)
+        lost, gained = tally.reference_only, tally.candidate_only
+        return Accuracy(
+            images=images,
+            top1=wilson_interval(tally.top1, images),
+            top5=wilson_interval(tally.top5, images) if self._num_classes > _TOP else None,
+            drop=None
+            if name == self._reference
+            else Top1Drop(
+                tango_interval(lost, gained, images), lost, gained, mcnemar_exact(lost, gained)
+            ),
+            not_finite=tally.not_finite,
+            classes=tally.classes.counts(self._class_images),
+            confusions=tally.classes.confusions(),
+            curves=tally.curves.curves() if tally.curves is not None else (),
+            chance=100 * int(self._class_images.max()) / images,
+        )
 
-    def answers(self, files: Sequence[str]) -> ImageAnswers:
-        """What every backend answered so far; `files` names the images by their numbers."""
-        numbers_N, labels_N = (np.concatenate(column) for column in zip(*self._seen, strict=True))
+    def fidelity(self, name: str) -> Fidelity | None:
+        """The logits of a backend so far against the reference's; None for the reference itself."""
+        if name == self._reference:
+            return None
+        tally, finite = self._tallies[name], math.isfinite(self._tallies[name].noise)
+        return Fidelity(
+            agreement=wilson_interval(tally.agree, len(self._files)),
+            sqnr_db=sqnr_db(self._signal, tally.noise),
+            cosine=_cosine(tally.product, self._signal, tally.energy) if finite else None,
+            max_abs=tally.max_abs if math.isfinite(tally.max_abs) else None,
+            flips=tally.flips.flips(),
+        )
+
+    def answers(self) -> ImageAnswers:
+        """The class that every backend answered for every image so far."""
         answers = {name: np.concatenate(tally.answers) for name, tally in self._tallies.items()}
-        return ImageAnswers(tuple(files[int(i)] for i in numbers_N), labels_N, answers)
+        return ImageAnswers(tuple(self._files), np.concatenate(self._labels), answers)
 
     def _check(self, logits: Mapping[str, LogitsNK], labels_N: LabelsN) -> None:
         expected = (len(labels_N), self._num_classes)
@@ -176,32 +156,6 @@ class AccuracyMeter:
             raise BadInput(
                 f"Label {wrong} is not among the {self._num_classes} classes of the model."
             )
-
-    def _accuracy(self, name: str, tally: _Tally) -> Accuracy:
-        images = int(self._class_images.sum())
-        compared = AgainstReference(
-            agreement=wilson_interval(tally.agree, images),
-            top1_drop=tango_interval(tally.reference_only, tally.candidate_only, images),
-            reference_only=tally.reference_only,
-            candidate_only=tally.candidate_only,
-            mcnemar_p=mcnemar_exact(tally.reference_only, tally.candidate_only),
-            sqnr_db=sqnr_db(self._signal, tally.noise),
-            cosine=_cosine(tally.product, self._signal, tally.energy)
-            if math.isfinite(tally.noise)
-            else None,
-            max_abs=tally.max_abs if math.isfinite(tally.max_abs) else None,
-            flips=tally.flips.flips(),
-        )
-        return Accuracy(
-            images=images,
-            top1=wilson_interval(tally.top1, images),
-            top5=wilson_interval(tally.top5, images) if self._num_classes > _TOP else None,
-            classes=tally.classes.counts(self._class_images),
-            confusions=tally.classes.confusions(),
-            curves=tally.curves.curves() if tally.curves is not None else (),
-            not_finite=tally.not_finite,
-            against_reference=None if name == self._reference else compared,
-        )
 
 
 def _top1(logits_NK: NDArray[np.float64]) -> NDArray[np.int64]:

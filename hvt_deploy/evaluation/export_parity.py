@@ -20,13 +20,13 @@ from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.images import load_batches
 from hvt_deploy.evaluation.parity import compare_logits, seeded_noise
 from hvt_deploy.runtime.base import BackendRequest
-from hvt_deploy.runtime.job import InferenceJob, infer_in_child
+from hvt_deploy.runtime.inference_job import InferenceJob, infer_in_child
+from hvt_deploy.runtime.variant import Variant
 
 # Largest logit difference an FP32 graph may show, relative to the largest logit of the reference
 # form.
 FP32_PARITY = 2e-5
 PROVED_BATCHES = (1, 2, 3, 5)
-INFERENCE_MODULE = "hvt_deploy.runtime.worker"
 
 
 def prove_parity(
@@ -37,21 +37,25 @@ def prove_parity(
     Each runs in a process of its own, one after the other: the weights are never in memory twice.
     """
     ort_request = BackendRequest(
-        "ort", "ort", "cpu", "fp32", path, manifest.model, manifest.signature, cpu_count()
+        variant=Variant("ort", "cpu", "fp32"),
+        path=path,
+        model=manifest.model,
+        signature=manifest.signature,
+        threads=cpu_count(),
+        options=manifest.config.options,
     )
-    torch_request = replace(ort_request, name="pytorch", runtime="pytorch", path=reference_path)
+    torch_request = replace(
+        ort_request, variant=Variant("pytorch", "cpu", "fp32"), path=reference_path
+    )
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as temporary:
         batches: dict[Path, str] = {}
         for images_NCHW, what in _parity_batches(manifest, config):
             batches[Path(temporary) / f"{len(batches)}.npy"] = what
             np.save(list(batches)[-1], images_NCHW)
-        jobs = (
-            InferenceJob(request, config, tuple(batches))
-            for request in (torch_request, ort_request)
-        )
+        jobs = (InferenceJob(request, tuple(batches)) for request in (torch_request, ort_request))
         logits: list[list[LogitsNK]] = []
         for done, job in enumerate(jobs, start=1):
-            logits.append(infer_in_child(INFERENCE_MODULE, job))
+            logits.append(infer_in_child(job))
             progress(done, 2)
         parities = [
             _compare(expected, found, what, untrained=manifest.weights.untrained)

@@ -1,28 +1,18 @@
-"""The images on which a backend answers otherwise than the reference: the few that tell most."""
+"""The images for which a backend and the reference answer different classes: the most telling."""
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import LabelsN
 from hvt_deploy.evaluation.classes import NO_CLASS
-from hvt_deploy.evaluation.record import Answer
+from hvt_deploy.evaluation.record import Answer, Flip
 
 KEPT_FLIPS = 12
-
-
-@dataclass(frozen=True)
-class FlippedImage:
-    """The image with number `index`, its class, and what the two backends answer."""
-
-    index: int
-    label: int
-    reference: Answer
-    candidate: Answer
 
 
 class FlipTally:
@@ -33,11 +23,12 @@ class FlipTally:
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[int, float, int, FlippedImage]] = []
+        self._seen = 0
+        self._kept: list[tuple[int, float, int, Flip]] = []
 
     def add(
         self,
-        indices_N: NDArray[np.int64],
+        files: Sequence[str],
         labels_N: LabelsN,
         reference_NK: NDArray[np.float64],
         logits_NK: NDArray[np.float64],
@@ -47,19 +38,20 @@ class FlipTally:
         """Look at one batch: logits (N, K) and answers (N,) of both."""
         for n in np.flatnonzero(answers_N != reference_N):
             label = int(labels_N[n])
-            flip = FlippedImage(
-                int(indices_N[n]),
+            flip = Flip(
+                files[int(n)],
                 label,
                 _answer(reference_NK[n], reference_N[n]),
                 _answer(logits_NK[n], answers_N[n]),
             )
             kind = 2 if flip.reference.label == label else 1 if flip.candidate.label == label else 0
             sureness = (flip.reference.probability or 0.0) + (flip.candidate.probability or 0.0)
-            heapq.heappush(self._kept, (kind, sureness, -flip.index, flip))
+            heapq.heappush(self._kept, (kind, sureness, -(self._seen + int(n)), flip))
             if len(self._kept) > KEPT_FLIPS:
                 heapq.heappop(self._kept)
+        self._seen += len(labels_N)
 
-    def flips(self) -> tuple[FlippedImage, ...]:
+    def flips(self) -> tuple[Flip, ...]:
         """The kept ones, the most telling first."""
         return tuple(
             entry[-1] for entry in sorted(self._kept, key=lambda entry: entry[:3], reverse=True)

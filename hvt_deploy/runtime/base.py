@@ -1,4 +1,4 @@
-"""What every runtime offers: the shape of this shelf."""
+"""The protocol that every runtime follows, and the request that opens one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
-from hvt_deploy.core.types import Device, Runtime
 from hvt_deploy.runtime.placement import Placement
+from hvt_deploy.runtime.variant import Variant
 
 # One synchronised inference: the milliseconds it took by the device's own clock, None where it has
 # none.
@@ -23,22 +24,19 @@ TAPS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class BackendRequest:
-    """Which artifact to run where.
+    """Which artifact to open, and how."""
 
-    `name` is the row's name in reports. `path` is the artifact: reference weights (safetensors) for
-    pytorch, an ONNX file for ort, an engine for trt. `threads` is the CPU thread count of one
-    inference. `allow_cpu_nodes`: ort may leave nodes to the CPU where a GPU was asked for.
-    """
-
-    name: str
-    runtime: Runtime
-    device: Device
-    precision: str
+    variant: Variant
     path: Path
+    """Reference weights (safetensors) for pytorch, an ONNX file for ort, an engine for trt."""
     model: str
     signature: Signature
     threads: int
+    """CPU threads of one inference."""
     allow_cpu_nodes: bool = False
+    """Whether ONNX Runtime may leave nodes to the CPU where a GPU was asked for."""
+    options: ModelOptions = DEFAULT_OPTIONS
+    """What else defines the network, for pytorch."""
 
 
 class Backend(Protocol):

@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.tensors import LogitsNK
 from hvt_deploy.core.workspace import ModelFolder, find_model
-from hvt_deploy.data.images import decode, preprocess, repeat_to
-from hvt_deploy.evaluation.candidates import Planned, plan_rows
+from hvt_deploy.data.images import decode, preprocess
 from hvt_deploy.runtime.base import AnyBackend, PixelsBackend
+from hvt_deploy.runtime.selection import Selection, select_backends
 
 # A file, a Pillow image, or pixels (H, W, 3) as uint8 RGB.
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
-ROOT = Path("artifacts")
+DEFAULT_WORKSPACE = Path("artifacts")
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,17 @@ class Classifier:
         model: str | Path | None = None,
         backend: str = "auto",
         *,
-        workspace: str | Path = ROOT,
+        workspace: str | Path = DEFAULT_WORKSPACE,
         batch_size: int = 8,
         threads: int | None = None,
     ) -> None:
         self._folder = _open(model, Path(workspace))
         manifest = self._folder.read()
         self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
-        self._fixed_batch = manifest.signature.batch
-        self._batch_size = self._fixed_batch or batch_size
+        self._batch_size = manifest.signature.batch or batch_size
         self._threads = threads or cpu_count()
-        rows = plan_rows(self._folder, manifest, ValidationConfig(threads=self._threads))
-        self._backend = _open_backend(rows, backend)
+        selections = select_backends(self._folder, manifest, threads=self._threads)
+        self._backend = _open_backend(selections, backend)
         self.untrained = manifest.weights.untrained
 
     @property
@@ -124,9 +122,7 @@ class Classifier:
         if isinstance(self._backend, PixelsBackend):
             return self._backend.infer_pixels([np.asarray(image) for image in images])
         images_NCHW = np.stack(list(pool.map(preprocess, images, repeat(self._preprocessing))))
-        if self._fixed_batch is None:
-            return self._backend.infer(images_NCHW)
-        return self._backend.infer(repeat_to(images_NCHW, self._fixed_batch))[: len(images_NCHW)]
+        return self._backend.infer(images_NCHW)
 
 
 def _open(model: str | Path | None, workspace: Path) -> ModelFolder:
@@ -135,23 +131,25 @@ def _open(model: str | Path | None, workspace: Path) -> ModelFolder:
     return find_model(workspace, None if model is None else str(model))
 
 
-def _open_backend(rows: Sequence[Planned], name: str) -> AnyBackend:
+def _open_backend(selections: Sequence[Selection], name: str) -> AnyBackend:
+    chosen = _choose(selections, name)
+    for selection in chosen:
+        if selection.open is not None:
+            return selection.open()
+    why = chosen[0].why_not if chosen else "No engine was built yet: hvt-deploy build-trt"
+    raise MissingEnvironment(f"{name} cannot run here: {why}", "`hvt-deploy doctor` says what can.")
+
+
+def _choose(selections: Sequence[Selection], name: str) -> list[Selection]:
+    """The backends of that name or runtime; for `auto` an engine, else ONNX Runtime in FP32."""
     if name == "auto":
-        chosen = [r for r in rows if r.runtime == "trt"] + [
-            r for r in rows if r.row.backend == "ort fp32"
-        ]
-    else:
-        chosen = [r for r in rows if name in (r.row.backend, r.runtime)]
-    if not chosen:
-        raise unknown_name(
-            "backend", name, {"auto", *(r.row.backend for r in rows), *(r.runtime for r in rows)}
-        )
-    for row in chosen:
-        if row.open is not None:
-            return row.open()
-    raise MissingEnvironment(
-        f"{name} cannot run here: {chosen[0].row.skipped}", "`hvt-deploy doctor` says what can."
-    )
+        engines = [s for s in selections if s.variant.runtime == "trt"]
+        return engines + [s for s in selections if s.variant.name == "ort fp32"]
+    names = {s.variant.name for s in selections}
+    runtimes = {"pytorch", "ort", "trt"}
+    if name not in names | runtimes:
+        raise unknown_name("backend", name, {"auto"} | names | runtimes)
+    return [s for s in selections if name in (s.variant.name, s.variant.runtime)]
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:

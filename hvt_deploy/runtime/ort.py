@@ -49,11 +49,13 @@ class OrtBackend:
     """
 
     def __init__(self, request: BackendRequest) -> None:
-        self.name = request.name
+        self.name = request.variant.name
         self._request = request
-        self.placement = None if request.device == "cpu" else prove_placement(request)
+        self.placement = None if request.variant.device == "cpu" else prove_placement(request)
         if self.placement is not None and not request.allow_cpu_nodes:
-            refuse_elsewhere(self.placement, _PROVIDERS[request.device], request.name)
+            refuse_elsewhere(
+                self.placement, _PROVIDERS[request.variant.device], request.variant.name
+            )
         self._session = _open_session(request, _session_options(request.threads))
         _check_signature(self._session, request)
 
@@ -74,7 +76,11 @@ class OrtBackend:
 
         Input and output live in buffers of the device that are allocated once.
         """
-        signature, device, session = self._request.signature, self._request.device, self._session
+        signature, device, session = (
+            self._request.signature,
+            self._request.variant.device,
+            self._session,
+        )
         _check_images(images_NCHW, self._request)
         images = onnxruntime.OrtValue.ortvalue_from_numpy(
             np.ascontiguousarray(images_NCHW), device, 0
@@ -112,7 +118,9 @@ class OrtBackend:
             chunk = known[start : start + TAPS_AT_ONCE]
             tensors = list(dict.fromkeys(graph.outputs[path] for path in chunk))
             part, folder = graph.cut((), tensors), self._request.path.parent
-            outputs = run_part(part, images, self._request.device, self._request.threads, folder)
+            outputs = run_part(
+                part, images, self._request.variant.device, self._request.threads, folder
+            )
             for path in chunk:
                 yield path, outputs[graph.outputs[path]].astype(np.float32)
 
@@ -178,16 +186,16 @@ def _open_session(
         raise BadInput(f"There is no ONNX file {request.path}.", _EXPORT_AGAIN)
     if request.path.stat().st_size == 0:
         raise BadInput(f"{request.path} is not a valid ONNX file: it is empty.", _EXPORT_AGAIN)
-    provider = _PROVIDERS[request.device]
+    provider = _PROVIDERS[request.variant.device]
     if provider not in onnxruntime.get_available_providers():
         raise _no_provider(
             provider,
             f"this ONNX Runtime has only {', '.join(onnxruntime.get_available_providers())}",
         )
-    if request.device == "cuda":
+    if request.variant.device == "cuda":
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
             onnxruntime.preload_dlls()
-    if request.device != "cpu" and not request.allow_cpu_nodes:
+    if request.variant.device != "cpu" and not request.allow_cpu_nodes:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(
@@ -202,7 +210,7 @@ def _open_session(
             raise BadInput(
                 f"{request.path} is not a valid ONNX file: {_first_line(error)}", _EXPORT_AGAIN
             ) from error
-        if request.device == "cuda":
+        if request.variant.device == "cuda":
             raise _no_provider(provider, _first_line(error)) from error
         raise _cannot_run(request, error) from error
     # A provider that fails to start is replaced by the CPU's without an error.
@@ -264,7 +272,9 @@ def _check_images(images_NCHW: ImagesNCHW, request: BackendRequest) -> None:
     signature = request.signature
     expected = signature.images_shape(signature.batch or len(images_NCHW))
     if images_NCHW.shape != expected:
-        raise BadInput(f"{request.name} takes images of shape {expected}, got {images_NCHW.shape}.")
+        raise BadInput(
+            f"{request.variant.name} takes images of shape {expected}, got {images_NCHW.shape}."
+        )
 
 
 def _no_provider(provider: str, why: str) -> HvtDeployError:

@@ -26,7 +26,7 @@ class OrtPixelsBackend:
     """
 
     def __init__(self, request: BackendRequest) -> None:
-        self.name = request.name
+        self.name = request.variant.name
         self._request = request
         model = onnx.load_model(request.path, load_external_data=False)
         if [value.name for value in model.graph.input] != [PIXELS_NAME]:

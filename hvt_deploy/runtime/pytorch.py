@@ -1,6 +1,4 @@
-"""A PyTorch module: eager in float32, the reference of every other backend, and the faster forms
-that PyTorch has.
-"""
+"""A PyTorch module: eager in float32, the reference of every other backend, or one of its faster forms."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -8,7 +6,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,36 +14,23 @@ from torch import nn
 
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.core.types import Device
 from hvt_deploy.graph.modules import ROOT_PATH
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall
-
-
-@dataclass(frozen=True)
-class Form:
-    """How PyTorch runs a module: in float16 with channels last, and compiled (into CUDA graphs on a
-    GPU).
-    """
-
-    half: bool = False
-    compiled: bool = False
-
-
-REFERENCE = Form()
+from hvt_deploy.runtime.variant import Variant
 
 
 class PyTorchBackend:
-    """Runs `module` (images (N, 3, H, W) -> logits (N, K)), which it moves to `device` and takes
-    over.
+    """Runs `module` (images (N, 3, H, W) -> logits (N, K)), which it takes over.
+
+    FP16 runs with channels last; the form `compiled` goes through torch.compile (CUDA graphs on a
+    GPU).
 
     Thread count and TF32 are settings of the whole process in PyTorch: the last opened backend
     decides them. Raises MissingEnvironment where CUDA is asked for and there is none.
     """
 
-    def __init__(
-        self, name: str, module: nn.Module, device: Device, threads: int, form: Form = REFERENCE
-    ) -> None:
-        if device == "cuda" and not torch.cuda.is_available():
+    def __init__(self, variant: Variant, module: nn.Module, threads: int) -> None:
+        if variant.device == "cuda" and not torch.cuda.is_available():
             raise MissingEnvironment(
                 "PyTorch cannot use a CUDA GPU here.",
                 "`hvt-deploy doctor` shows the driver and the PyTorch build; the CPU works with --device cpu.",
@@ -55,12 +39,13 @@ class PyTorchBackend:
         # cuDNN's convolutions take TF32 unless told not to: 10 bits of mantissa are no reference.
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
-        self.name = name
-        self._device = torch.device(device)
-        self._dtype = torch.float16 if form.half else torch.float32
-        self._format = torch.channels_last if form.half else torch.contiguous_format
+        self.name = variant.name
+        half = variant.precision == "fp16"
+        self._device = torch.device(variant.device)
+        self._dtype = torch.float16 if half else torch.float32
+        self._format = torch.channels_last if half else torch.contiguous_format
         self._module = module.eval().to(self._device, self._dtype).to(memory_format=self._format)
-        if form.compiled:
+        if variant.form == "compiled":
             self._module.compile(mode="reduce-overhead")
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:

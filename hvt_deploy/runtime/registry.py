@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.types import Runtime
 from hvt_deploy.runtime.base import Backend, BackendRequest, PixelsBackend
-
-if TYPE_CHECKING:
-    from torch import nn
-
-# Opens the reference form that a request names. Models are another shelf: the step that knows both
-# gives this.
-ModuleOpener: TypeAlias = "Callable[[BackendRequest], nn.Module]"
+from hvt_deploy.runtime.fixed_batch import FixedBatchBackend
 
 
-def open_backend(request: BackendRequest, open_module: ModuleOpener | None = None) -> Backend:
-    """Open an artifact on its runtime. `open_module` is called for the runtime "pytorch" only,
-    which needs it.
+def open_backend(request: BackendRequest) -> Backend:
+    """Open an artifact on its runtime; the backend takes any number of images.
 
     Raises MissingEnvironment where the runtime's package or device is missing, BadInput for a
     broken artifact.
     """
-    return _OPENERS[request.runtime](request, open_module)
+    backend = _OPENERS[request.variant.runtime](request)
+    fixed = request.signature.batch
+    return backend if fixed is None else FixedBatchBackend(backend, fixed)
 
 
 def open_pixels_backend(request: BackendRequest) -> PixelsBackend:
@@ -35,32 +29,31 @@ def open_pixels_backend(request: BackendRequest) -> PixelsBackend:
     return OrtPixelsBackend(request)
 
 
-def _open_pytorch(request: BackendRequest, open_module: ModuleOpener | None) -> Backend:
-    if open_module is None:
-        raise ValueError("The runtime 'pytorch' needs `open_module`.")
+def _open_pytorch(request: BackendRequest) -> Backend:
     require("torch", extra="export")
-    from hvt_deploy.runtime.pytorch import Form, PyTorchBackend
+    from hvt_deploy.models.registry import get_spec
+    from hvt_deploy.models.weights.load import load_model
+    from hvt_deploy.runtime.pytorch import PyTorchBackend
 
-    form = Form(
-        half=request.precision.startswith("fp16"), compiled=request.precision.endswith("-compiled")
-    )
-    return PyTorchBackend(request.name, open_module(request), request.device, request.threads, form)
+    spec = get_spec(request.model, request.signature.image_size, request.options)
+    module, _ = load_model(spec, request.path, request.signature.num_classes)
+    return PyTorchBackend(request.variant, module, request.threads)
 
 
-def _open_ort(request: BackendRequest, _: ModuleOpener | None) -> Backend:
-    require("onnxruntime", extra="gpu" if request.device == "cuda" else "cpu")
+def _open_ort(request: BackendRequest) -> Backend:
+    require("onnxruntime", extra="gpu" if request.variant.device == "cuda" else "cpu")
     from hvt_deploy.runtime.ort import OrtBackend
 
     return OrtBackend(request)
 
 
-def _open_trt(request: BackendRequest, _: ModuleOpener | None) -> Backend:
+def _open_trt(request: BackendRequest) -> Backend:
     from hvt_deploy.runtime.tensorrt.backend import TrtBackend
 
     return TrtBackend(request)
 
 
-_OPENERS: dict[Runtime, Callable[[BackendRequest, ModuleOpener | None], Backend]] = {
+_OPENERS: dict[Runtime, Callable[[BackendRequest], Backend]] = {
     "pytorch": _open_pytorch,
     "ort": _open_ort,
     "trt": _open_trt,

@@ -57,8 +57,8 @@ def test_a_device_without_pytorch_builds_and_validates_and_goes_on_where_it_was(
     assert done.returncode == 0, done.stderr
     rows = {row["backend"]: row for row in json.loads(done.stdout)["rows"]}
     assert "pytorch fp32 (recorded)" in rows
-    assert rows["ort fp32"]["agreement"]["estimate"] == 100
-    assert rows["ort int8 cpu"]["top1"]["estimate"] > 90
+    assert rows["ort fp32"]["fidelity"]["agreement"]["estimate"] == 100
+    assert rows["ort int8 cpu"]["accuracy"]["top1"]["estimate"] > 90
     engines = list((place / "elsewhere" / "hvt_demo").glob("engine-*/*.engine"))
     assert len(engines) == 1
     stamp = engines[0].stat().st_mtime_ns

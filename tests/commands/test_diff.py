@@ -12,31 +12,44 @@ from command_line import run
 from hvt_deploy.commands.diff import diff
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.evaluation.answers import ImageAnswers, read_answers
-from hvt_deploy.evaluation.record import DataSummary, Gate, Interval, Results, Row
+from hvt_deploy.evaluation.record import (
+    Accuracy,
+    DataSummary,
+    Fidelity,
+    Gate,
+    Interval,
+    Latency,
+    Results,
+    Row,
+    Timing,
+)
 from hvt_deploy.evaluation.statistics import newcombe_interval, wilson_interval
+from hvt_deploy.runtime.variant import Variant
 
 N = 5000
+
+
+def accuracy(right) -> Accuracy:
+    return Accuracy(N, wilson_interval(right, N), None, None, 0)
 
 
 def results(
     right=4000, speedup=(2.0, 1.98, 2.02), skipped=None, status="passed", **changes
 ) -> Results:
-    rows = (
-        Row("m", "pytorch fp32", "cpu", "fp32", None, N, wilson_interval(4010, N)),
-        Row(
+    reference, int8 = Variant("pytorch", "cpu", "fp32"), Variant("ort", "cpu", "int8")
+    row = Row("m", int8.name, int8, None, skipped=skipped)
+    if skipped is None:
+        row = Row(
             "m",
-            "ort int8",
-            "cpu",
-            "int8",
+            int8.name,
+            int8,
             None,
             N,
-            wilson_interval(right, N),
-            agreement=wilson_interval(right, N),
-            speedup=Interval(*speedup),
+            accuracy(right),
+            Fidelity(wilson_interval(right, N), 30.0, None, None),
+            timings=(Timing(Latency(1, 5.0, 5.0, 5.0, 5.0), Interval(*speedup)),),
         )
-        if skipped is None
-        else Row("m", "ort int8", "cpu", "int8", None, skipped=skipped),
-    )
+    rows = (Row("m", reference.name, reference, None, N, accuracy(4010)), row)
     gates = (Gate("max-top1-drop", "ort int8", 1.0, status, "A sentence."),)
     made = Results(
         "m",

@@ -18,9 +18,9 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.evaluation import export_parity
 from hvt_deploy.graph import storage
 from hvt_deploy.models.registry import create_model
+from hvt_deploy.runtime import inference_job
 
 
 def config(name, **export):
@@ -89,7 +89,7 @@ def test_what_goes_wrong_in_a_child_is_told_as_if_it_had_gone_wrong_here(tmp_pat
 
 
 def test_a_child_that_dies_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_parity, "INFERENCE_MODULE", "hvt_deploy.no_such_module")
+    monkeypatch.setattr(inference_job, "INFERENCE_MODULE", "hvt_deploy.no_such_module")
     with pytest.raises(ToolFailure, match="No module named"):
         step.export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())
 

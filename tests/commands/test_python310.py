@@ -101,9 +101,9 @@ def test_deploy_builds_validates_and_reports_and_goes_on_after_a_kill(device):
     assert len(unpacked) == 5
     rows = {row["backend"]: row for row in json.loads(finish(run(*arguments))[0])["rows"]}
     assert {p: p.stat().st_mtime_ns for p in unpacked} == unpacked
-    assert rows["ort fp32"]["agreement"]["estimate"] == 100
-    assert rows["ort int8 cpu"]["top1"]["estimate"] > 90
-    assert "no NVIDIA GPU" in rows["trt int8-rtx-sm86"]["skipped"]
+    assert rows["ort fp32"]["fidelity"]["agreement"]["estimate"] == 100
+    assert rows["ort int8 cpu"]["accuracy"]["top1"]["estimate"] > 90
+    assert "no NVIDIA GPU" in rows["trt int8 rtx-sm86"]["skipped"]
     assert len(list(folder.glob("artifacts/hvt_demo/engine-*/*.engine"))) == 1
     for name in ("results.json", "report.html", "report.md"):
         assert len(list(folder.glob(f"artifacts/hvt_demo/results-*/{name}"))) == 1

@@ -110,10 +110,13 @@ def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, plac
     ]
     assert done.exit_code == 1
 
-    rows = {row.backend: row for row in read_results(place / "sweep/results.json").rows}
+    recorded = read_results(place / "sweep/results.json")
+    rows = {row.backend: row for row in recorded.rows}
     assert {"hvt_demo pytorch fp32", "hvt_demo ort fp32", "hvt_demo ort fp16"} <= set(rows)
-    assert "--simplifier" in rows["dfvt_demo export"].skipped
-    assert rows["hvt_demo ort fp32"].top1.estimate > 90
+    (skipped,) = recorded.skipped
+    assert skipped.what == "dfvt_demo export"
+    assert "--simplifier" in skipped.why
+    assert rows["hvt_demo ort fp32"].accuracy.top1.estimate > 90
     for report in ("report.md", "report.html"):
         text = (place / "sweep" / report).read_text()
         assert "hvt_demo ort fp32" in text

@@ -246,7 +246,7 @@ def test_batches_come_in_order_whatever_the_threads(
     monkeypatch.setattr(images_module, "decode", slow_decode)
     batches = list(load_batches(samples, SMALL, batch_size=5, threads=threads))
     assert [len(b.images_NCHW) for b in batches] == [5, 5, 5, 5, 3]
-    assert [i for b in batches for i in b.indices_N] == list(range(23))
+    assert [s for b in batches for s in b.samples] == samples
     assert [i for b in batches for i in b.labels_N] == [i % 7 for i in range(23)]
     assert [g for b in batches for g in levels(b.images_NCHW)] == list(range(23))
     assert all(
@@ -260,7 +260,7 @@ def test_a_corrupt_file_is_left_out_and_named_and_batches_stay_full(tmp_path: Pa
     loader = load_batches(samples, SMALL, batch_size=4, threads=2)
     for _ in range(2):  # every iteration starts anew
         batches = list(loader)
-        indices = [int(i) for b in batches for i in b.indices_N]
+        indices = [samples.index(s) for b in batches for s in b.samples]
         assert indices == [i for i in range(120) if i != 3]
         assert [int(i) for b in batches for i in b.labels_N] == [i % 7 for i in indices]
         assert [g for b in batches for g in levels(b.images_NCHW)] == indices

@@ -6,8 +6,12 @@ import numpy as np
 
 from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
-from hvt_deploy.evaluation.record import Latency, Row
-from hvt_deploy.evaluation.verdict import Judged, judge, write_verdict
+from hvt_deploy.evaluation.record import Interval, Latency, Row, Timing
+from hvt_deploy.evaluation.verdict import judge, write_verdict
+from hvt_deploy.runtime.variant import Variant
+
+REFERENCE = Variant("pytorch", "cpu", "fp32")
+INT8 = Variant("ort", "cpu", "int8")
 
 
 def judged(images, lost, gained=0, classes=10, right=0.9):
@@ -24,10 +28,10 @@ def judged(images, lost, gained=0, classes=10, right=0.9):
     meter = AccuracyMeter("pytorch fp32", ["ort int8"], classes)
     one_hot = np.eye(classes, dtype=np.float32)
     meter.update({"pytorch fp32": one_hot[answers], "ort int8": one_hot[changed]}, labels)
-    numbers = meter.summarize()
-    reference = Row("m", "pytorch fp32", "cpu", "fp32", None, images)
-    candidate = Row("m", "ort int8", "cpu", "int8", None, images)
-    return Judged(reference, numbers["pytorch fp32"]), Judged(candidate, numbers["ort int8"])
+    return tuple(
+        Row("m", v.name, v, None, images, meter.accuracy(v.name), meter.fidelity(v.name))
+        for v in (REFERENCE, INT8)
+    )
 
 
 def verdict(images, lost, gained=0, margin=0.5):
@@ -43,12 +47,23 @@ def gates(reference, candidates, **limits):
 
 def skipped(named=False):
     """A candidate that did not run."""
-    return Judged(Row("m", "trt int8", "cuda", "int8", None, skipped="no GPU"), named=named)
+    variant = Variant("trt", "cuda", "int8")
+    return Row("m", variant.name, variant, None, required=named, skipped="no GPU")
 
 
-def timed(backend, precision, median, batch=1, seed=0, spread=0.01):
-    """A row on a GPU with 20 windows about `median` milliseconds."""
+def timed(variant, median, batch=1, seed=0, spread=0.01, speedup=None, over=""):
+    """A row with 20 windows of a batch about `median` milliseconds."""
+    timing = Timing(windows(median, batch, seed, spread), speedup and Interval(*speedup), over)
+    return Row("m", variant.name, variant, None, timings=(timing,))
+
+
+def windows(median, batch=1, seed=0, spread=0.01):
+    """A latency of 20 windows about `median` milliseconds."""
     rng = np.random.default_rng(seed)
-    windows = tuple((median * np.exp(rng.normal(0, spread, 20))).tolist())
-    latency = Latency(batch, median, median, median, median, windows_ms=windows)
-    return Row("m", backend, "cuda", precision, None, latency_ms=latency)
+    medians = tuple((median * np.exp(rng.normal(0, spread, 20))).tolist())
+    return Latency(batch, median, median, median, median, windows_ms=medians)
+
+
+def on_gpu(precision, target="", runtime="trt"):
+    """How a GPU runs a model."""
+    return Variant(runtime, "cuda", precision, target=target)

@@ -7,10 +7,13 @@ import pytest
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import LARGEST_SQNR_DB
-from hvt_deploy.evaluation.accuracy import Accuracy, AccuracyMeter
+from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.parity import compare_logits
+from hvt_deploy.evaluation.record import Row
+from hvt_deploy.runtime.variant import Variant
 
 K = 10
+VARIANT = Variant("ort", "cpu", "fp32")
 
 
 def answers(classes: np.ndarray, seed: int, num_classes: int = K) -> np.ndarray:
@@ -24,12 +27,15 @@ def answers(classes: np.ndarray, seed: int, num_classes: int = K) -> np.ndarray:
 
 def measured(
     reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 64
-) -> dict[str, Accuracy]:
+) -> dict[str, Row]:
     meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
         meter.update({"pytorch": reference[part], "ort": candidate[part]}, labels[part])
-    return meter.summarize()
+    return {
+        name: Row("m", name, VARIANT, None, len(labels), meter.accuracy(name), meter.fidelity(name))
+        for name in ("pytorch", "ort")
+    }
 
 
 def imperfect_reference(images: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,13 +49,13 @@ def test_one_percent_of_flipped_labels_is_caught_at_5000_images() -> None:
     labels, predicted = imperfect_reference(5000)
     flipped = predicted.copy()
     flipped[::100] = (flipped[::100] + 3) % K
-    result = measured(answers(predicted, 2), answers(flipped, 2), labels)["ort"].against_reference
-    assert result is not None
-    assert result.top1_drop.low > 0
-    assert result.mcnemar_p < 1e-6
-    assert result.agreement.estimate == pytest.approx(99.0)
-    assert result.reference_only - result.candidate_only == pytest.approx(
-        5000 * result.top1_drop.estimate / 100
+    result = measured(answers(predicted, 2), answers(flipped, 2), labels)["ort"]
+    assert result.accuracy.drop.points.low > 0
+    assert result.accuracy.drop.mcnemar_p < 1e-6
+    assert result.fidelity.agreement.estimate == pytest.approx(99.0)
+    assert (
+        result.accuracy.drop.reference_only - result.accuracy.drop.candidate_only
+        == pytest.approx(5000 * result.accuracy.drop.points.estimate / 100)
     )
 
 
@@ -57,27 +63,26 @@ def test_an_identical_backend_is_not_called_different() -> None:
     labels, predicted = imperfect_reference(5000)
     logits = answers(predicted, 2)
     result = measured(logits, logits.copy(), labels)
-    paired = result["ort"].against_reference
-    assert paired is not None
-    assert result["ort"].top1 == result["pytorch"].top1
-    assert (paired.top1_drop.low, paired.top1_drop.high) == pytest.approx(
+    paired = result["ort"]
+    assert paired.accuracy.top1 == result["pytorch"].accuracy.top1
+    assert (paired.accuracy.drop.points.low, paired.accuracy.drop.points.high) == pytest.approx(
         (-0.077, 0.077), abs=0.001
     )
-    assert paired.mcnemar_p == 1.0
-    assert paired.agreement.estimate == 100
-    assert paired.sqnr_db == LARGEST_SQNR_DB
-    assert result["pytorch"].against_reference is None
+    assert paired.accuracy.drop.mcnemar_p == 1.0
+    assert paired.fidelity.agreement.estimate == 100
+    assert paired.fidelity.sqnr_db == LARGEST_SQNR_DB
+    assert result["pytorch"].fidelity is None
+    assert result["pytorch"].accuracy.drop is None
 
 
 def test_backend_that_is_wrong_on_as_many_other_images_has_no_drop_but_disagrees() -> None:
     labels = np.zeros(1000, np.int64)
     reference, candidate = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
     reference[:50], candidate[50:100] = 1, 1
-    result = measured(answers(reference, 0), answers(candidate, 0), labels)["ort"].against_reference
-    assert result is not None
-    assert result.top1_drop.estimate == 0
-    assert result.top1_drop.low < 0 < result.top1_drop.high
-    assert result.agreement.estimate == pytest.approx(90.0)
+    result = measured(answers(reference, 0), answers(candidate, 0), labels)["ort"]
+    assert result.accuracy.drop.points.estimate == 0
+    assert result.accuracy.drop.points.low < 0 < result.accuracy.drop.points.high
+    assert result.fidelity.agreement.estimate == pytest.approx(90.0)
 
 
 def test_counts_equal_those_of_all_images_at_once() -> None:
@@ -89,16 +94,14 @@ def test_counts_equal_those_of_all_images_at_once() -> None:
     right = candidate.argmax(axis=1) == labels
     five_best = np.argsort(-candidate, axis=1)[:, :5]
     for result in (batched["ort"], whole["ort"]):
-        assert result.images == 301
-        assert result.top1.estimate == pytest.approx(100 * right.mean())
-        assert result.top5 is not None
-        assert result.top5.estimate == pytest.approx(
+        assert result.accuracy.images == 301
+        assert result.accuracy.top1.estimate == pytest.approx(100 * right.mean())
+        assert result.accuracy.top5.estimate == pytest.approx(
             100 * (five_best == labels[:, None]).any(axis=1).mean()
         )
-        assert result.classes.images == tuple(np.bincount(labels, minlength=K))
-        assert result.classes.correct == tuple(np.bincount(labels[right], minlength=K))
-        assert result.against_reference is not None
-        assert result.against_reference.sqnr_db == pytest.approx(
+        assert result.accuracy.classes.images == tuple(np.bincount(labels, minlength=K))
+        assert result.accuracy.classes.correct == tuple(np.bincount(labels[right], minlength=K))
+        assert result.fidelity.sqnr_db == pytest.approx(
             compare_logits(reference, candidate).sqnr_db
         )
 
@@ -106,16 +109,15 @@ def test_counts_equal_those_of_all_images_at_once() -> None:
 def test_equal_logits_are_ranked_as_argmax_does() -> None:
     same = np.zeros((K, K), np.float32)
     result = measured(same, same, np.arange(K))["ort"]
-    assert result.top1.estimate == pytest.approx(100 / K)
-    assert result.top5 is not None
-    assert result.top5.estimate == pytest.approx(500 / K)
+    assert result.accuracy.top1.estimate == pytest.approx(100 / K)
+    assert result.accuracy.top5.estimate == pytest.approx(500 / K)
 
 
 @pytest.mark.parametrize(("num_classes", "has_top5"), [(2, False), (5, False), (6, True)])
 def test_top5_of_five_classes_says_nothing(num_classes: int, has_top5: bool) -> None:
     labels = np.zeros(4, np.int64)
     logits = answers(labels, 0, num_classes)
-    assert (measured(logits, logits, labels)["ort"].top5 is not None) == has_top5
+    assert (measured(logits, logits, labels)["ort"].accuracy.top5 is not None) == has_top5
 
 
 def test_logits_that_are_not_finite_are_wrong_answers() -> None:
@@ -124,19 +126,17 @@ def test_logits_that_are_not_finite_are_wrong_answers() -> None:
     broken = reference.copy()
     broken[1, 3], broken[2, 0] = np.nan, np.inf
     result = measured(reference, broken, labels)["ort"]
-    assert result.not_finite == 2
-    assert result.classes.correct[0] == 4
-    assert result.top5 is not None
-    assert result.top5.estimate == pytest.approx(400 / 6)
-    assert result.against_reference is not None
-    assert result.against_reference.agreement.estimate == pytest.approx(400 / 6)
-    assert result.against_reference.sqnr_db == -LARGEST_SQNR_DB
+    assert result.accuracy.not_finite == 2
+    assert result.accuracy.classes.correct[0] == 4
+    assert result.accuracy.top5.estimate == pytest.approx(400 / 6)
+    assert result.fidelity.agreement.estimate == pytest.approx(400 / 6)
+    assert result.fidelity.sqnr_db == -LARGEST_SQNR_DB
 
 
 def test_chance_is_what_the_most_frequent_class_gives() -> None:
     labels = np.array([4, 4, 4, 1])
     logits = answers(labels, 0)
-    assert measured(logits, logits, labels)["pytorch"].chance == 75
+    assert measured(logits, logits, labels)["pytorch"].accuracy.chance == 75
 
 
 @pytest.mark.parametrize("label", [-1, K])
@@ -154,17 +154,18 @@ def test_logits_of_another_shape_name_the_backend() -> None:
 
 def test_no_image_is_bad_input() -> None:
     with pytest.raises(BadInput, match="No image"):
-        AccuracyMeter("pytorch", [], K).summarize()
+        AccuracyMeter("pytorch", [], K).accuracy("pytorch")
 
 
 def test_memory_does_not_grow_with_the_number_of_images() -> None:
     meter = AccuracyMeter("pytorch", ["ort"], 1000)
     labels = np.arange(64)
     logits = answers(labels, 0, 1000)
-    meter.update({"pytorch": logits, "ort": logits}, labels)
+    files = [f"{label}.png" for label in labels]
+    meter.update({"pytorch": logits, "ort": logits}, labels, files)
     tracemalloc.start()
     for _ in range(60):
-        meter.update({"pytorch": logits, "ort": logits}, labels)
+        meter.update({"pytorch": logits, "ort": logits}, labels, files)
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 40 * 60 * 64  # the answers to 60 batches; one batch of logits is 256 000 bytes

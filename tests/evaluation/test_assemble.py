@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,23 +17,20 @@ from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.workspace import now
 from hvt_deploy.data.class_names import imagenet_1k
-from hvt_deploy.data.folders import ImageFolder, Sample
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
-from hvt_deploy.evaluation.answers import ImageAnswers
 from hvt_deploy.evaluation.assemble import Measured, conclude
-from hvt_deploy.evaluation.candidates import Planned
-from hvt_deploy.evaluation.record import Latency, Row
-from hvt_deploy.evaluation.reference_logits import RecordedLogits
+from hvt_deploy.evaluation.record import DataSummary, Latency, PublishedAccuracy, Row
 from hvt_deploy.evaluation.report.markdown import render_markdown
 from hvt_deploy.evaluation.timing import Timings
 from hvt_deploy.models.registry import get_spec
+from hvt_deploy.runtime.variant import Variant
 
 CLASSES, IMAGES, RIGHT = 1000, 50_000, 0.8
 NAMES = ("pytorch fp32", "ort fp32")
 
 
 @cache
-def accuracy():
+def rows():
     """Two backends that are both right on the same four fifths of ImageNet's 50 000 images."""
     meter = AccuracyMeter(NAMES[0], NAMES[1:], CLASSES)
     one_hot = np.eye(CLASSES, dtype=np.float32)
@@ -42,7 +38,11 @@ def accuracy():
     answers = np.where(labels < RIGHT * CLASSES, labels, labels - 1)
     for _ in range(IMAGES // CLASSES):
         meter.update(dict.fromkeys(NAMES, one_hot[answers]), labels)
-    return meter.summarize()
+    variants = (Variant("pytorch", "cpu", "fp32"), Variant("ort", "cpu", "fp32"))
+    return tuple(
+        Row("fdvit_b", v.name, v, None, IMAGES, meter.accuracy(v.name), meter.fidelity(v.name))
+        for v in variants
+    )
 
 
 def concluded(images=IMAGES, weights="official", subset=None, stable=True):
@@ -60,38 +60,16 @@ def concluded(images=IMAGES, weights="official", subset=None, stable=True):
         artifacts={},
         weights=WeightsRecord(weights, "0" * 64, untrained=weights == "random"),
     )
-    samples = tuple(Sample(Path("val") / str(i), i % CLASSES) for i in range(images))
-    rows = tuple(
-        Planned(name.split()[0], Row("fdvit_b", name, "cpu", "fp32", None)) for name in NAMES
-    )
     slow = Latency(1, 5.0, 5.0, 5.0, 5.0, windows_ms=(5.0,) * 20)
     timings = Timings({NAMES[0]: (slow,), NAMES[1]: (replace(slow, stable=stable),)})
-    measured = Measured(
-        rows,
-        samples,
-        tuple(range(CLASSES)),
-        accuracy(),
-        timings,
-        {},
-        (),
-        RecordedLogits({}),
-        ImageAnswers((), (), {}),
-        {},
-    )
-    return conclude(
-        manifest,
-        config,
-        ImageFolder(Path("val"), samples, tuple(range(CLASSES)), "by wnid"),
-        measured,
-    )
+    data = DataSummary("val", images, CLASSES, "by wnid", 0, subset=subset)
+    return conclude(manifest, config, Measured(rows(), timings, data, names.names))
 
 
 def test_official_weights_on_the_whole_set_stand_beside_the_published_figures():
     results = concluded()
     paper = get_spec("fdvit_b").published
-    assert all(
-        (row.published_top1, row.published_top5) == (paper.top1, paper.top5) for row in results.rows
-    )
+    assert results.published == PublishedAccuracy(paper.top1, paper.top5)
     difference = f"{80 - paper.top1:+.2f}"
     assert difference in render_markdown(results), (
         "measured minus published top-1 is not in the report"
@@ -103,7 +81,7 @@ def test_official_weights_on_the_whole_set_stand_beside_the_published_figures():
     [{"images": IMAGES - 1}, {"weights": "file"}, {"weights": "random"}, {"subset": "imagenet-v2"}],
 )
 def test_nothing_is_set_beside_the_paper_that_is_not_comparable(otherwise):
-    assert all(row.published_top1 is None for row in concluded(**otherwise).rows)
+    assert concluded(**otherwise).published is None
 
 
 def test_a_latency_that_never_settled_is_an_error_of_the_run():

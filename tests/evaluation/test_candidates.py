@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hvt_deploy.core.environment import Gpu
-from hvt_deploy.evaluation import candidates as rows
 from hvt_deploy.evaluation.candidates import plan_rows
+from hvt_deploy.runtime import selection
 
 
 def test_on_a_gpu_pytorch_runs_in_its_faster_forms_too(tmp_path, exported, monkeypatch) -> None:
@@ -12,12 +12,11 @@ def test_on_a_gpu_pytorch_runs_in_its_faster_forms_too(tmp_path, exported, monke
 
     def planned() -> list[tuple[str, str, str]]:
         found = plan_rows(folder, folder.read(), folder.read().config.validation)
-        return [
-            (p.row.backend, p.row.precision, p.row.device) for p in found if p.runtime == "pytorch"
-        ]
+        variants = [one.row.variant for one in found if one.row.variant.runtime == "pytorch"]
+        return [(variant.name, variant.precision, variant.device) for variant in variants]
 
     assert planned() == [("pytorch fp32", "fp32", "cpu")]
-    monkeypatch.setattr(rows, "find_gpus", lambda: (Gpu("NVIDIA L4", "8.9", 23034, "580.1"),))
+    monkeypatch.setattr(selection, "find_gpus", lambda: (Gpu("NVIDIA L4", "8.9", 23034, "580.1"),))
     assert planned() == [
         ("pytorch fp32", "fp32", "cuda"),
         ("pytorch fp16", "fp16", "cuda"),

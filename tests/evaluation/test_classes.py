@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from hvt_deploy.evaluation.accuracy import Accuracy, AccuracyMeter
+from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.flips import KEPT_FLIPS
-from hvt_deploy.evaluation.record import Answer, Confusion
+from hvt_deploy.evaluation.record import Answer, Confusion, Row
+from hvt_deploy.runtime.variant import Variant
 
 K = 7
+VARIANT = Variant("ort", "cpu", "fp32")
 
 
 def noisy(labels: np.ndarray, seed: int, spread: float = 1.0) -> np.ndarray:
@@ -24,12 +26,15 @@ def noisy(labels: np.ndarray, seed: int, spread: float = 1.0) -> np.ndarray:
 
 def measured(
     reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 13
-) -> dict[str, Accuracy]:
+) -> dict[str, Row]:
     meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
         meter.update({"pytorch": reference[part], "ort": candidate[part]}, labels[part])
-    return meter.summarize()
+    return {
+        name: Row("m", name, VARIANT, None, len(labels), meter.accuracy(name), meter.fidelity(name))
+        for name in ("pytorch", "ort")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def many() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_precision_and_recall_follow_from_the_counts(many) -> None:
     labels, reference, candidate = many
-    classes = measured(reference, candidate, labels)["ort"].classes
+    classes = measured(reference, candidate, labels)["ort"].accuracy.classes
     precision, recall, _, images = precision_recall_fscore_support(labels, candidate.argmax(axis=1))
     assert classes.images == tuple(images)
     assert np.divide(classes.correct, classes.images) == pytest.approx(recall)
@@ -50,7 +55,7 @@ def test_precision_and_recall_follow_from_the_counts(many) -> None:
 def test_the_drop_of_a_class_is_lost_minus_gained(many) -> None:
     labels, reference, candidate = many
     result = measured(reference, candidate, labels)
-    before, after = result["pytorch"].classes, result["ort"].classes
+    before, after = result["pytorch"].accuracy.classes, result["ort"].accuracy.classes
     assert np.subtract(after.lost, after.gained) == pytest.approx(
         np.subtract(before.correct, after.correct)
     )
@@ -60,7 +65,7 @@ def test_the_drop_of_a_class_is_lost_minus_gained(many) -> None:
 
 def test_confusions_are_the_cells_beside_the_diagonal(many) -> None:
     labels, reference, candidate = many
-    confusions = measured(reference, candidate, labels)["ort"].confusions
+    confusions = measured(reference, candidate, labels)["ort"].accuracy.confusions
     matrix = np.zeros((K, K), np.int64)
     np.add.at(matrix, (labels, candidate.argmax(axis=1)), 1)
     found = np.diag(np.diag(matrix))
@@ -72,7 +77,10 @@ def test_confusions_are_the_cells_beside_the_diagonal(many) -> None:
 
 def test_curves_are_those_of_the_scores(many) -> None:
     labels, reference, candidate = many
-    curves = {curve.label: curve for curve in measured(reference, candidate, labels)["ort"].curves}
+    curves = {
+        curve.label: curve
+        for curve in measured(reference, candidate, labels)["ort"].accuracy.curves
+    }
     odds = np.exp(candidate.astype(np.float64))
     odds /= odds.sum(axis=1, keepdims=True) - odds
     for label in range(K):
@@ -90,17 +98,17 @@ def test_curves_are_those_of_the_scores(many) -> None:
 
 def test_scores_that_say_nothing_have_half_the_area() -> None:
     same = np.zeros((30, K), np.float32)
-    for curve in measured(same, same, np.arange(30) % K)["ort"].curves:
+    for curve in measured(same, same, np.arange(30) % K)["ort"].accuracy.curves:
         assert curve.roc_auc == pytest.approx(0.5)
 
 
 def test_a_class_without_images_has_no_curve_and_21_classes_have_none() -> None:
     labels = np.array([0, 1, 1])
     assert [
-        c.label for c in measured(noisy(labels, 0), noisy(labels, 0), labels)["ort"].curves
+        c.label for c in measured(noisy(labels, 0), noisy(labels, 0), labels)["ort"].accuracy.curves
     ] == [None, 0, 1]
     wide = np.zeros((3, 21), np.float32)
-    assert measured(wide, wide, labels)["ort"].curves == ()
+    assert measured(wide, wide, labels)["ort"].accuracy.curves == ()
 
 
 def test_flips_name_the_image_and_both_answers_lost_ones_first() -> None:
@@ -108,16 +116,18 @@ def test_flips_name_the_image_and_both_answers_lost_ones_first() -> None:
     reference = np.eye(K, dtype=np.float32)[[0, 1, 5, 3]]
     candidate = np.eye(K, dtype=np.float32)[[0, 4, 2, 3]]
     candidate[3, 6] = np.nan
-    compared = measured(reference, candidate, labels, batch=3)["ort"].against_reference
-    assert compared is not None
-    assert [(f.index, f.label, f.reference.label, f.candidate.label) for f in compared.flips] == [
+    compared = measured(reference, candidate, labels, batch=3)["ort"]
+    assert [
+        (int(f.path), f.label, f.reference.label, f.candidate.label)
+        for f in compared.fidelity.flips
+    ] == [
         (1, 1, 1, 4),
         (3, 3, 3, None),
         (2, 2, 5, 2),
     ]
     share = np.e / (np.e + K - 1)
-    assert compared.flips[0].reference.probability == pytest.approx(share)
-    assert compared.flips[1].candidate == Answer(None, None)
+    assert compared.fidelity.flips[0].reference.probability == pytest.approx(share)
+    assert compared.fidelity.flips[1].candidate == Answer(None, None)
 
 
 def test_only_the_surest_of_many_flips_are_kept() -> None:
@@ -125,18 +135,18 @@ def test_only_the_surest_of_many_flips_are_kept() -> None:
     labels = np.zeros(images, np.int64)
     reference, candidate = np.zeros((images, K), np.float32), np.zeros((images, K), np.float32)
     reference[:, 0], candidate[:, 1] = 1, np.arange(images) / 100 + 0.01
-    compared = measured(reference, candidate, labels)["ort"].against_reference
-    assert compared is not None
-    assert [f.index for f in compared.flips] == [images - 1 - i for i in range(KEPT_FLIPS)]
+    compared = measured(reference, candidate, labels)["ort"]
+    assert [int(f.path) for f in compared.fidelity.flips] == [
+        images - 1 - i for i in range(KEPT_FLIPS)
+    ]
 
 
 def test_logit_error_is_that_of_all_logits(many) -> None:
     labels, reference, candidate = many
-    compared = measured(reference, candidate, labels)["ort"].against_reference
-    assert compared is not None
+    compared = measured(reference, candidate, labels)["ort"]
     a, b = reference.astype(np.float64).ravel(), candidate.astype(np.float64).ravel()
-    assert compared.cosine == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-    assert compared.max_abs == pytest.approx(np.abs(a - b).max())
+    assert compared.fidelity.cosine == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert compared.fidelity.max_abs == pytest.approx(np.abs(a - b).max())
 
 
 def test_confusion_of_many_classes_needs_no_matrix() -> None:
@@ -144,4 +154,4 @@ def test_confusion_of_many_classes_needs_no_matrix() -> None:
     logits = np.zeros((2, 21_841), np.float32)
     logits[:, 20_000] = 1
     meter.update({"pytorch": logits}, np.array([20_000, 3]))
-    assert meter.summarize()["pytorch"].confusions == (Confusion(3, 20_000, 1),)
+    assert meter.accuracy("pytorch").confusions == (Confusion(3, 20_000, 1),)

@@ -31,6 +31,7 @@ from hvt_deploy.models.weights.load import seed_random_weights
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend, run_part
 from hvt_deploy.runtime.pytorch import PyTorchBackend
+from hvt_deploy.runtime.variant import Variant
 
 DEMOS = ["fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo"]
 
@@ -51,10 +52,12 @@ class Family:
         ranges = collect_ranges(folder / "fp32.onnx", [self.images], 1)
         save_onnx(quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), folder / "int8.onnx")
         save_onnx(to_fp16(fp32, ranges).model, folder / "fp16.onnx")
-        self.pytorch = PyTorchBackend("pytorch", deployed, "cpu", 1)
+        self.pytorch = PyTorchBackend(Variant("pytorch", "cpu", "fp32"), deployed, 1)
 
     def ort(self, path):
-        return OrtBackend(BackendRequest("ort", "ort", "cpu", "", path, "m", self.signature, 1))
+        return OrtBackend(
+            BackendRequest(Variant("ort", "cpu", "fp32"), path, "m", self.signature, 1)
+        )
 
     def compare(self, path):
         graph = ModuleGraph(path)

@@ -19,7 +19,9 @@ from hvt_deploy.evaluation.latency import Latency, measure_latency
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.timing import WatchedGpu, time_backends
 from hvt_deploy.runtime.base import Backend, BackendRequest, BoundCall
-from hvt_deploy.runtime.registry import open_backend
+from hvt_deploy.runtime.ort import OrtBackend
+from hvt_deploy.runtime.pytorch import PyTorchBackend
+from hvt_deploy.runtime.variant import Variant
 
 IMAGES = np.zeros((2, 3, 4, 4), np.float32)
 
@@ -123,11 +125,8 @@ def test_a_backends_median_interleaved_is_that_of_it_alone(tmp_path) -> None:
     signature = Signature((96, 96), 10)
     path = export(module, tmp_path / "model.onnx")
     backends = {
-        "ort": open_backend(BackendRequest("ort", "ort", "cpu", "fp32", path, "m", signature, 2)),
-        "pytorch": open_backend(
-            BackendRequest("pytorch", "pytorch", "cpu", "fp32", path, "m", signature, 2),
-            lambda _: module,
-        ),
+        "ort": OrtBackend(BackendRequest(Variant("ort", "cpu", "fp32"), path, "m", signature, 2)),
+        "pytorch": PyTorchBackend(Variant("pytorch", "cpu", "fp32"), module, 2),
     }
     bound = {
         name: backend.bind(np.zeros((1, 3, 96, 96), np.float32))

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import gates, judged, skipped, timed, verdict
+from builders import INT8, gates, judged, on_gpu, skipped, timed, verdict, windows
 
 from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.evaluation.record import Interval, Latency, Row, Timing
-from hvt_deploy.evaluation.verdict import Judged, compare_precisions, judge, write_verdict
+from hvt_deploy.evaluation.verdict import compare_precisions, judge, write_verdict
 
 
 def gate(images, flipped, limit, **options):
@@ -58,23 +58,19 @@ def test_a_reference_at_chance_never_passes():
 )
 def test_speed_is_judged_by_the_end_of_its_interval(low, high, status):
     reference, candidate = judged(100, 0)
-    row = replace(
-        candidate.row,
-        latency_ms=Latency(1, 1, 1, 1, 1),
-        speedup=Interval((low + high) / 2, low, high),
-    )
-    (found,) = judge(reference, [Judged(row)], ValidationConfig(min_speedup=2.0), untrained=False)
+    timing = Timing(Latency(1, 1, 1, 1, 1), Interval((low + high) / 2, low, high))
+    row = replace(candidate, timings=(timing,))
+    (found,) = judge(reference, [row], ValidationConfig(min_speedup=2.0), untrained=False)
     assert found.status == status
 
 
 def test_latency_is_judged_by_the_interval_of_its_median():
     reference, candidate = judged(100, 0)
-    windows = tuple(np.linspace(4.8, 5.2, 20))
-    row = replace(candidate.row, latency_ms=Latency(1, 4, 5, 6, 7, windows_ms=windows))
+    medians = tuple(np.linspace(4.8, 5.2, 20))
+    timing = Timing(Latency(1, 4, 5, 6, 7, windows_ms=medians))
+    row = replace(candidate, timings=(timing,))
     for limit, status in ((6.0, "passed"), (4.0, "failed"), (5.0, "not proven")):
-        (found,) = judge(
-            reference, [Judged(row)], ValidationConfig(max_latency_ms=limit), untrained=False
-        )
+        (found,) = judge(reference, [row], ValidationConfig(max_latency_ms=limit), untrained=False)
         assert found.status == status
 
 
@@ -137,7 +133,7 @@ def test_equal_has_a_lower_bound_too():
 
 
 @pytest.mark.parametrize(
-    ("int8_ms", "outcome", "earned"),
+    ("int8_ms", "outcome", "is_faster"),
     [
         (3.0, "faster", True),
         (5.0, "no difference", False),
@@ -145,16 +141,16 @@ def test_equal_has_a_lower_bound_too():
         (6.0, "slower", False),
     ],
 )
-def test_int8_has_to_be_faster_than_fp16_to_earn_its_keep(int8_ms, outcome, earned):
+def test_int8_that_is_not_faster_than_fp16_is_said_to_be_that(int8_ms, outcome, is_faster):
     rows = [
-        timed("pytorch fp32", "fp32", 20, seed=1),
-        timed("trt fp16-sm90", "fp16", 5.0, seed=2),
-        timed("trt int8-sm90", "int8", int8_ms, seed=3),
+        timed(on_gpu("fp32", runtime="pytorch"), 20, seed=1),
+        timed(on_gpu("fp16", "sm90"), 5.0, seed=2),
+        timed(on_gpu("int8", "sm90"), int8_ms, seed=3),
     ]
     (found,) = compare_precisions(rows)
-    assert (found.backend, found.than, found.outcome) == ("trt int8-sm90", "trt fp16-sm90", outcome)
+    assert (found.backend, found.than, found.outcome) == ("trt int8 sm90", "trt fp16 sm90", outcome)
     assert found.ratio.low < 5.0 / int8_ms < found.ratio.high or outcome != "no difference"
-    assert ("does not earn" not in found.sentence) == earned
+    assert ("INT8 is not faster than FP16." not in found.sentence) == is_faster
     assert f"{found.ratio.low:.2f} to {found.ratio.high:.2f}" in found.sentence
 
 
@@ -162,8 +158,8 @@ def test_two_identical_engines_are_not_called_different_however_often_it_is_aske
     outcomes = {
         compare_precisions(
             [
-                timed("trt fp16", "fp16", 5, seed=seed),
-                timed("trt int8", "int8", 5, seed=1000 + seed),
+                timed(on_gpu("fp16"), 5, seed=seed),
+                timed(on_gpu("int8"), 5, seed=1000 + seed),
             ]
         )[0].outcome
         for seed in range(40)
@@ -173,49 +169,46 @@ def test_two_identical_engines_are_not_called_different_however_often_it_is_aske
 
 def test_an_interval_that_holds_faster_and_slower_proves_nothing():
     rows = [
-        timed("trt fp16", "fp16", 5, seed=5, spread=0.5),
-        timed("trt int8", "int8", 5, seed=6, spread=0.5),
+        timed(on_gpu("fp16"), 5, seed=5, spread=0.5),
+        timed(on_gpu("int8"), 5, seed=6, spread=0.5),
     ]
     assert compare_precisions(rows)[0].outcome == "not proven"
 
 
 def test_int8_is_compared_within_its_runtime_and_batch_size():
-    other = timed("ort fp16", "fp16", 1.0)
-    eight = Timing(timed("", "", 30, batch=8).latency_ms, 1.0)
-    fp16 = replace(timed("trt fp16-rtx", "fp16", 5.0, seed=1), other_batches=(eight,))
-    int8 = replace(
-        timed("trt int8-rtx", "int8", 3.0, seed=2),
-        other_batches=(Timing(timed("", "", 20, batch=8, seed=3).latency_ms, 1.0),),
-    )
-    found = compare_precisions([other, timed("trt fp16-trt10", "fp16", 9.0), fp16, int8])
-    assert [(c.than, c.batch) for c in found] == [("trt fp16-rtx", 1), ("trt fp16-rtx", 8)]
+    other = timed(on_gpu("fp16", runtime="ort"), 1.0)
+    fp16 = timed(on_gpu("fp16", "rtx"), 5.0, seed=1)
+    fp16 = replace(fp16, timings=(*fp16.timings, Timing(windows(30, batch=8))))
+    int8 = timed(on_gpu("int8", "rtx"), 3.0, seed=2)
+    int8 = replace(int8, timings=(*int8.timings, Timing(windows(20, batch=8, seed=3))))
+    found = compare_precisions([other, timed(on_gpu("fp16", "trt10"), 9.0), fp16, int8])
+    assert [(c.than, c.batch) for c in found] == [("trt fp16 rtx", 1), ("trt fp16 rtx", 8)]
     assert found[1].ratio.estimate == pytest.approx(1.5, rel=0.02)
 
 
 def test_on_a_cpu_int8_is_compared_with_fp32_since_fp16_is_only_emulated():
     rows = [
-        replace(timed("ort fp32", "fp32", 5), device="cpu"),
-        replace(timed("ort int8 cpu", "int8", 3, seed=1), device="cpu"),
+        timed(replace(INT8, precision="fp32"), 5),
+        timed(replace(INT8, form="cpu"), 3, seed=1),
     ]
-    untimed = Row("m", "ort fp16", "cpu", "fp16", None)
+    fp16 = replace(INT8, precision="fp16")
+    untimed = Row("m", fp16.name, fp16, None)
     assert [c.than for c in compare_precisions([untimed, *rows])] == ["ort fp32"]
 
 
 def test_no_speed_gate_passes_in_an_invalid_run_or_on_a_median_that_never_settled():
     reference, _ = judged(100, 0)
-    row = replace(
-        timed("trt int8", "int8", 3.0), speedup=Interval(4.0, 3.9, 4.1), speedup_over="pytorch fp16"
-    )
+    row = timed(on_gpu("int8"), 3.0, speedup=(4.0, 3.9, 4.1), over="pytorch fp16")
     limits = ValidationConfig(min_speedup=2.0, max_latency_ms=10.0)
-    passed = judge(reference, [Judged(row)], limits, untrained=False)
+    passed = judge(reference, [row], limits, untrained=False)
     assert {g.status for g in passed} == {"passed"}
     assert "as fast as pytorch fp16" in passed[0].sentence
-    invalid = judge(
-        reference, [Judged(row)], limits, untrained=False, invalid="The clock moved by 9 %."
-    )
+    invalid = judge(reference, [row], limits, untrained=False, invalid="The clock moved by 9 %.")
     assert {(g.status, g.sentence) for g in invalid} == {("not proven", "The clock moved by 9 %.")}
-    wild = replace(row, latency_ms=replace(row.latency_ms, stable=False))
-    found = judge(reference, [Judged(wild)], limits, untrained=False)
+    (timing,) = row.timings
+    unstable = replace(timing, latency=replace(timing.latency, stable=False))
+    wild = replace(row, timings=(unstable,))
+    found = judge(reference, [wild], limits, untrained=False)
     assert {g.name: g.status for g in found} == {
         "min-speedup": "passed",
         "max-latency-ms": "not proven",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
+from safetensors.torch import save_model
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.types import Device, Precision, Runtime
@@ -28,6 +29,7 @@ from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.models import create_model, get_spec, to_deployed
 from hvt_deploy.runtime.base import Backend, BackendRequest
 from hvt_deploy.runtime.registry import open_backend
+from hvt_deploy.runtime.variant import Form, Variant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,13 +72,22 @@ class Exported:
         """The graph of a precision."""
         return self.folder / f"{MODEL}.{precision}.onnx"
 
-    def open(self, runtime: Runtime, device: Device, precision: str, path: Path) -> Backend:
+    @property
+    def weights(self) -> Path:
+        """The reference's weights."""
+        return self.folder / f"{MODEL}.safetensors"
+
+    def open(
+        self,
+        runtime: Runtime,
+        device: Device,
+        precision: Precision,
+        path: Path,
+        form: Form = "plain",
+    ) -> Backend:
         """The backend that runs the artifact `path`."""
-        name = f"{runtime} {device} {precision}"
-        request = BackendRequest(
-            name, runtime, device, precision, path, MODEL, self.signature, threads=4
-        )
-        return open_backend(request, lambda _: create_reference())
+        variant = Variant(runtime, device, precision, form)
+        return open_backend(BackendRequest(variant, path, MODEL, self.signature, threads=4))
 
 
 def export_model(folder: Path) -> Exported:
@@ -84,7 +95,8 @@ def export_model(folder: Path) -> Exported:
     spec = get_spec(MODEL)
     signature = Signature(spec.image_size, spec.num_classes)
     images_NCHW = seeded_noise(signature, IMAGES, seed=0)
-    graph = simplify(export_onnx(to_deployed(create_reference()), signature, 17), "onnxslim")
+    reference = create_reference()
+    graph = simplify(export_onnx(to_deployed(reference), signature, 17), "onnxslim")
     fp32 = convert_opset(graph, 17)
     exported = Exported(folder, signature, images_NCHW, np.empty((0, 0), np.float32), {})
     save_onnx(fp32, exported.onnx("fp32"))
@@ -93,7 +105,8 @@ def export_model(folder: Path) -> Exported:
     save_onnx(to_fp16(fp32, ranges).model, exported.onnx("fp16"))
     save_onnx(to_fp16(quantized, ranges).model, exported.onnx("int8"))
     save_onnx(quantized, exported.onnx("int8-fp32"))
-    with closing(exported.open("pytorch", "cpu", "fp32", folder)) as backend:
+    save_model(reference, str(exported.weights))
+    with closing(exported.open("pytorch", "cpu", "fp32", exported.weights)) as backend:
         exported = replace(exported, logits_NK=backend.infer(images_NCHW))
     return replace(exported, least_sqnr_db={p: _least_sqnr_db(exported, p) for p in PRECISIONS})
 

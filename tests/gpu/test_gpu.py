@@ -19,6 +19,7 @@ from hvt_deploy.evaluation.latency import measure_latency
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.runtime.base import Backend, BoundCall
 from hvt_deploy.runtime.tensorrt.passport import read_passport
+from hvt_deploy.runtime.variant import Form
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu")]
 
@@ -42,7 +43,9 @@ def build_or_skip(engines: Engines, flavour: FlavourChoice, precision: EnginePre
         raise
 
 
-def open_or_skip(exported: Exported, runtime: Runtime, precision: str, path: Path) -> Backend:
+def open_or_skip(
+    exported: Exported, runtime: Runtime, precision: EnginePrecision, path: Path
+) -> Backend:
     """The backend on the GPU; skips with the reason where its package has no CUDA here."""
     try:
         return exported.open(runtime, "cuda", precision, path)
@@ -64,13 +67,13 @@ def check_logits(
 
 
 def test_pytorch_on_cuda(exported: Exported, record: Record) -> None:
-    with closing(open_or_skip(exported, "pytorch", "fp32", exported.folder)) as backend:
+    with closing(open_or_skip(exported, "pytorch", "fp32", exported.weights)) as backend:
         check_logits(backend, exported, "fp32", record)
 
 
-@pytest.mark.parametrize("form", ["fp16", "fp16-compiled"])
-def test_faster_forms_of_pytorch(exported: Exported, record: Record, form: str) -> None:
-    with closing(open_or_skip(exported, "pytorch", form, exported.folder)) as backend:
+@pytest.mark.parametrize("form", ["plain", "compiled"])
+def test_faster_forms_of_pytorch(exported: Exported, record: Record, form: Form) -> None:
+    with closing(exported.open("pytorch", "cuda", "fp16", exported.weights, form)) as backend:
         check_logits(backend, exported, "fp16", record)
         milliseconds = backend.bind(exported.images_NCHW[:1])()
         assert milliseconds is not None
@@ -156,7 +159,7 @@ def test_latency(exported: Exported, engines: Engines, record: Record, batch: in
             except (MissingEnvironment, BadInput) as error:
                 skipped[name] = error.message
 
-        bind("pytorch fp32", partial(exported.open, "pytorch", "cuda", "fp32", exported.folder))
+        bind("pytorch fp32", partial(exported.open, "pytorch", "cuda", "fp32", exported.weights))
         for precision in PRECISIONS:
             onnx = exported.onnx(precision)
             bind(f"ort {precision}", partial(exported.open, "ort", "cuda", precision, onnx))

@@ -13,6 +13,7 @@ from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.modules import ModuleGraph, path_of
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
+from hvt_deploy.runtime.variant import Variant
 
 WEIGHT = np.arange(9, dtype=np.float32).reshape(3, 3)
 
@@ -87,7 +88,7 @@ def test_a_part_is_as_small_as_what_is_given_allows(path):
 def test_taps_are_the_tensors_of_the_graph_however_many_there_are(path, monkeypatch):
     monkeypatch.setattr("hvt_deploy.runtime.ort.TAPS_AT_ONCE", 2)
     signature = Signature((4, 3), 3)
-    backend = OrtBackend(BackendRequest("ort", "ort", "cpu", "fp32", path, "m", signature, 1))
+    backend = OrtBackend(BackendRequest(Variant("ort", "cpu", "fp32"), path, "m", signature, 1))
     images = np.random.default_rng(0).standard_normal((2, 3, 4, 3)).astype(np.float32)
     taps = dict(backend.taps(images, ["blocks.0.fc", "nowhere", "blocks.0", "blocks.1", "model"]))
     assert list(taps) == ["blocks.0.fc", "blocks.0", "blocks.1", "model"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +10,15 @@ import onnx
 import pytest
 from ort_graphs import images, linear, request
 
-from hvt_deploy.commands.validate import _open
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
-from hvt_deploy.evaluation.candidates import Planned
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.evaluation.candidates import Candidate
+from hvt_deploy.evaluation.measurement import open_candidates
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.runtime import ort
 from hvt_deploy.runtime.placement import Placement, read_placement
+from hvt_deploy.runtime.variant import Variant
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -110,21 +111,23 @@ def test_nodes_elsewhere_are_refused_by_name_unless_allowed(tmp_path, on_gpu):
     backend = ort.OrtBackend(replace(asked, allow_cpu_nodes=True))
     assert backend.placement.providers["blocks.0/Unique"] == CUDA  # the two are exchanged here
     assert np.isfinite(backend.infer(images(2))).all()
-    assert ort.OrtBackend(replace(asked, device="cpu")).placement is None
+    assert ort.OrtBackend(replace(asked, variant=Variant("ort", "cpu", "fp32"))).placement is None
 
 
 def test_a_validation_skips_such_a_backend_loudly_or_records_where_its_nodes_are(tmp_path, on_gpu):
     asked = request(linear(tmp_path / "m.onnx"), device="cuda")
-    planned = Planned(
-        "ort", Row("m", "ort fp32", "cuda", "fp32", None), lambda: ort.OrtBackend(asked)
-    )
-    with ExitStack() as stack:
-        refused = _open(planned, {}, MemoryMeter(None), stack).row
-        assert "blocks.0/Unique" in refused.skipped
-        allowed = replace(
-            planned, open=lambda: ort.OrtBackend(replace(asked, allow_cpu_nodes=True))
-        )
-        row = _open(allowed, {}, MemoryMeter(None), stack).row
+    row = Row("m", asked.variant.name, asked.variant, None)
+    candidate = Candidate(row, lambda: ort.OrtBackend(asked))
+    with (
+        pytest.raises(MissingEnvironment, match=r"blocks\.0/Unique"),
+        open_candidates([candidate], MemoryMeter(None), SilentUi()),
+    ):
+        pass
+    allowed = Candidate(row, lambda: ort.OrtBackend(replace(asked, allow_cpu_nodes=True)))
+    with open_candidates([candidate, allowed], MemoryMeter(None), SilentUi()) as opened:
+        placed, refused = (one.row for one in opened)
+    assert "blocks.0/Unique" in refused.skipped
+    row = placed
     assert row.skipped is None
     assert len(row.placement) == 4
     assert "1 on CUDAExecutionProvider (blocks.0/Unique)" in row.note

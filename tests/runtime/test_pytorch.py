@@ -6,7 +6,10 @@ import torch
 from torch import nn
 
 from hvt_deploy.core.errors import MissingEnvironment
-from hvt_deploy.runtime.pytorch import Form, PyTorchBackend
+from hvt_deploy.runtime.pytorch import PyTorchBackend
+from hvt_deploy.runtime.variant import Variant
+
+FP32 = Variant("pytorch", "cpu", "fp32")
 
 
 def images(batch: int) -> np.ndarray:
@@ -24,24 +27,22 @@ def tiny() -> nn.Sequential:
 def test_logits_are_those_of_the_module_in_eval_mode(batch: int) -> None:
     with torch.no_grad():
         expected = tiny().eval()(torch.from_numpy(images(batch))).numpy()
-    logits = PyTorchBackend("pytorch", tiny().train(), "cpu", threads=1).infer(images(batch))
+    logits = PyTorchBackend(FP32, tiny().train(), threads=1).infer(images(batch))
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_module_of_another_dtype_runs_in_float32() -> None:
-    backend = PyTorchBackend("pytorch", tiny().double(), "cpu", threads=1)
+    backend = PyTorchBackend(FP32, tiny().double(), threads=1)
     logits = backend.infer(images(2))
     assert logits.dtype == np.float32
-    np.testing.assert_array_equal(
-        logits, PyTorchBackend("again", tiny(), "cpu", threads=1).infer(images(2))
-    )
+    np.testing.assert_array_equal(logits, PyTorchBackend(FP32, tiny(), threads=1).infer(images(2)))
 
 
 def test_read_only_and_strided_images_are_taken_without_a_warning(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    backend = PyTorchBackend("pytorch", tiny(), "cpu", threads=1)
+    backend = PyTorchBackend(FP32, tiny(), threads=1)
     batch = images(3)
     batch.setflags(write=False)
     np.testing.assert_allclose(
@@ -59,9 +60,9 @@ def test_the_half_form_runs_in_float16_with_channels_last() -> None:
             return x
 
     module = nn.Sequential(Watching(), tiny())
-    logits = PyTorchBackend("pytorch fp16", module, "cpu", 1, Form(half=True)).infer(images(3))
+    logits = PyTorchBackend(Variant("pytorch", "cpu", "fp16"), module, 1).infer(images(3))
     assert logits.dtype == np.float32
-    exact = PyTorchBackend("pytorch fp32", tiny(), "cpu", threads=1).infer(images(3))
+    exact = PyTorchBackend(FP32, tiny(), threads=1).infer(images(3))
     assert 0 < np.abs(logits - exact).max() < 5e-3
 
 
@@ -81,7 +82,7 @@ class Recorder(nn.Module):
 
 def test_bound_call_runs_once_on_a_copy_of_the_images() -> None:
     module = Recorder()
-    backend = PyTorchBackend("pytorch", module, "cpu", threads=1)
+    backend = PyTorchBackend(FP32, module, threads=1)
     batch = images(2)
     run = backend.bind(batch)
     original = batch.copy()
@@ -99,7 +100,7 @@ def test_bound_call_runs_once_on_a_copy_of_the_images() -> None:
 def test_reference_is_never_computed_in_tf32() -> None:
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
-    PyTorchBackend("pytorch", tiny(), "cpu", threads=1)
+    PyTorchBackend(FP32, tiny(), threads=1)
     assert not torch.backends.cudnn.allow_tf32
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -107,7 +108,7 @@ def test_reference_is_never_computed_in_tf32() -> None:
 def test_cuda_that_is_not_there_is_missing_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingEnvironment, match="CUDA") as caught:
-        PyTorchBackend("pytorch", tiny(), "cuda", threads=1)
+        PyTorchBackend(Variant("pytorch", "cuda", "fp32"), tiny(), threads=1)
     assert "doctor" in caught.value.hint
 
 
@@ -117,7 +118,7 @@ def test_taps_give_each_modules_output_and_leave_out_what_has_none(
     monkeypatch.setattr("hvt_deploy.runtime.pytorch.TAPS_AT_ONCE", 2)
     module = tiny().eval()
     backend = PyTorchBackend(
-        "pytorch", nn.Sequential(module, shared := nn.ReLU(inplace=True), shared), "cpu", 1
+        FP32, nn.Sequential(module, shared := nn.ReLU(inplace=True), shared), 1
     )
     taps = dict(backend.taps(images(2), ["0.0", "0.4", "nowhere", "0", "1", "model"]))
     assert list(taps) == ["0.0", "0.4", "0", "model"], (

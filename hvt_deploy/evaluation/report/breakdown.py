@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hvt_deploy.evaluation.record import (
+    Accuracy,
     Answer,
     ClassCounts,
     Confusion,
     Curve,
+    Fidelity,
     Flip,
     GpuState,
     Results,
@@ -54,9 +56,9 @@ def class_grids(results: Results) -> tuple[Grid, ...]:
     if results.untrained:
         return ()
     return tuple(
-        _class_grid(results, row, row.classes)
+        _class_grid(results, row, row.accuracy.classes)
         for row in results.rows
-        if row.classes and results.class_names
+        if row.accuracy and row.accuracy.classes and results.class_names
     )
 
 
@@ -114,18 +116,22 @@ def confusion_matrices(results: Results) -> tuple[Matrix, ...]:
     if results.untrained or not 0 < len(results.class_names) <= MOST_CLASSES_SHOWN:
         return ()
     return tuple(
-        _matrix(results.class_names, row, row.classes) for row in results.rows if row.classes
+        _matrix(results.class_names, row.backend, row.accuracy, row.accuracy.classes)
+        for row in results.rows
+        if row.accuracy and row.accuracy.classes
     )
 
 
-def _matrix(names: tuple[str, ...], row: Row, counts: ClassCounts) -> Matrix:
+def _matrix(
+    names: tuple[str, ...], backend: str, accuracy: Accuracy, counts: ClassCounts
+) -> Matrix:
     cells = [[0] * len(names) for _ in names]
     for k, right in enumerate(counts.correct):
         cells[k][k] = right
-    for one in row.confusions:
+    for one in accuracy.confusions:
         cells[one.label][one.answer] = one.images
     shares = [[images / (counts.images[k] or 1) for images in line] for k, line in enumerate(cells)]
-    return Matrix(row.backend, names, tuple(map(tuple, cells)), tuple(map(tuple, shares)))
+    return Matrix(backend, names, tuple(map(tuple, cells)), tuple(map(tuple, shares)))
 
 
 def confusion_grids(results: Results) -> tuple[Grid, ...]:
@@ -137,13 +143,13 @@ def confusion_grids(results: Results) -> tuple[Grid, ...]:
             f"{row.backend}: most frequent confusions",
             ("true class", "predicted class", "images", "share of class"),
             tuple(
-                _confusion_line(results.class_names, row.classes, one)
-                for one in row.confusions[:TOP_CONFUSIONS]
+                _confusion_line(results.class_names, row.accuracy.classes, one)
+                for one in row.accuracy.confusions[:TOP_CONFUSIONS]
             ),
             names=2,
         )
         for row in results.rows
-        if row.classes and row.confusions
+        if row.accuracy and row.accuracy.classes and row.accuracy.confusions
     )
 
 
@@ -156,20 +162,27 @@ def _confusion_line(
 
 def curve_grid(results: Results) -> Grid | None:
     """Area under the ROC curve and average precision per class, by backend."""
-    rows = [row for row in results.rows if row.curves]
-    if results.untrained or not rows:
+    curves = {
+        row.backend: row.accuracy.curves
+        for row in results.rows
+        if row.accuracy and row.accuracy.curves
+    }
+    if results.untrained or not curves:
         return None
-    labels = dict.fromkeys(curve.label for row in rows for curve in row.curves)
+    labels = dict.fromkeys(curve.label for some in curves.values() for curve in some)
     lines = tuple(
         (
             "all classes, pooled" if label is None else results.class_names[label],
-            *(_areas(next((c for c in row.curves if c.label == label), None)) for row in rows),
+            *(
+                _areas(next((c for c in some if c.label == label), None))
+                for some in curves.values()
+            ),
         )
         for label in labels
     )
     return Grid(
         "Area under the ROC curve / average precision",
-        ("class", *(row.backend for row in rows)),
+        ("class", *curves),
         lines,
         note="Class scores are log-odds of the softmax probability, rounded to 1/8.",
     )
@@ -181,18 +194,21 @@ def _areas(curve: Curve | None) -> str:
 
 def flip_groups(results: Results) -> tuple[FlipGroup, ...]:
     """The images for which a backend predicts another class than the reference."""
-    return tuple(_flip_group(results, row) for row in results.rows if row.flips)
+    return tuple(
+        _flip_group(row, row.fidelity)
+        for row in results.rows
+        if row.fidelity and row.fidelity.flips
+    )
 
 
-def _flip_group(results: Results, row: Row) -> FlipGroup:
-    total = len(row.flips)
-    if row.agreement is not None:
-        total = max(total, round(row.images * (1 - row.agreement.estimate / 100)))
-    shown = f"{total:,}" if total == len(row.flips) else f"{len(row.flips)} of {total:,}"
+def _flip_group(row: Row, fidelity: Fidelity) -> FlipGroup:
+    kept = len(fidelity.flips)
+    total = max(kept, round(row.images * (1 - fidelity.agreement.estimate / 100)))
+    shown = f"{total:,}" if total == kept else f"{kept} of {total:,}"
     return FlipGroup(
         row.backend,
         f"{row.backend}: {shown} flipped",
-        tuple((flip, _flip_kind(flip)) for flip in row.flips),
+        tuple((flip, _flip_kind(flip)) for flip in fidelity.flips),
     )
 
 
@@ -212,9 +228,9 @@ def answer_text(answer: Answer, names: Sequence[str]) -> str:
 def timing_grid(results: Results) -> Grid | None:
     """Latency of every backend at every batch size."""
     lines = [
-        (row.backend, *_timing_cells(timing), row.speedup_over or EMPTY)
+        (row.backend, *_timing_cells(timing), timing.speedup_over or EMPTY)
         for row in results.rows
-        for timing in timings(row)
+        for timing in row.timings
     ]
     if not lines:
         return None
@@ -222,19 +238,12 @@ def timing_grid(results: Results) -> Grid | None:
     return Grid("Latency by batch size", ("backend", "batch", *figures), tuple(lines))
 
 
-def timings(row: Row) -> tuple[Timing, ...]:
-    """The timings of a row, the first batch size first."""
-    if row.latency_ms is None or row.throughput_img_s is None:
-        return ()
-    return Timing(row.latency_ms, row.throughput_img_s, row.speedup), *row.other_batches
-
-
 def _timing_cells(timing: Timing) -> tuple[str, ...]:
-    latency, speedup = timing.latency_ms, timing.speedup
+    latency, speedup = timing.latency, timing.speedup
     quantiles = (milliseconds(ms) for ms in (latency.min, latency.median, latency.p90, latency.p99))
     shown = f"{ratio(speedup.estimate)} {ratio_range(speedup)}" if speedup else EMPTY
     mark = "" if latency.stable else " (unstable)"
-    return f"{latency.batch}{mark}", *quantiles, three_digits(timing.throughput_img_s), shown
+    return f"{latency.batch}{mark}", *quantiles, three_digits(latency.throughput_img_s), shown
 
 
 def gpu_grid(states: Sequence[GpuState]) -> Grid | None:

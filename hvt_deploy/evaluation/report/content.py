@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from hvt_deploy.evaluation.record import Gate, GateStatus, Interval, Results, Row
+from hvt_deploy.evaluation.record import (
+    Gate,
+    GateStatus,
+    Interval,
+    PublishedAccuracy,
+    Results,
+    Row,
+)
 from hvt_deploy.evaluation.report.figures import (
     EMPTY,
     cosine,
@@ -48,34 +55,57 @@ def summary_columns(results: Results) -> tuple[Column, ...]:
     """The figures a reader compares first: accuracy, latency, speed-up."""
     mark = " (untrained)" if results.untrained else ""
     return (
-        Column(f"top-1{mark}", "accuracy", lambda r: _percent_cell(r.top1)),
-        Column(f"drop{mark}", "accuracy", lambda r: _points_cell(r.top1_drop)),
-        Column(f"agreement{mark}", "accuracy", lambda r: _percent_cell(r.agreement)),
+        Column(f"top-1{mark}", "accuracy", lambda r: _percent_cell(r.accuracy and r.accuracy.top1)),
+        Column(f"drop{mark}", "accuracy", _drop_cell),
+        Column(
+            f"agreement{mark}",
+            "accuracy",
+            lambda r: _percent_cell(r.fidelity and r.fidelity.agreement),
+        ),
         _latency_column(results),
-        Column("img/s", "speed", lambda r: _number_cell(r.throughput_img_s, three_digits)),
-        Column("speed-up", "speed", lambda r: _ratio_cell(r.speedup)),
+        Column("img/s", "speed", _throughput_cell),
+        Column("speed-up", "speed", lambda r: _ratio_cell(r.timing and r.timing.speedup)),
     )
 
 
 def accuracy_details(results: Results) -> tuple[Column, ...]:
     """Further accuracy and logit figures of a row."""
+    published = results.published or PublishedAccuracy(None, None)
     mark = " (untrained)" if results.untrained else ""
     return (
         Column("images", "detail", lambda r: Cell(f"{r.images:,}") if r.images else None),
-        Column(f"top-5{mark}", "detail", lambda r: _percent_cell(r.top5)),
-        Column(f"McNemar p{mark}", "detail", lambda r: _number_cell(r.mcnemar_p, probability)),
-        Column("published top-1", "detail", lambda r: _published_cell(r.published_top1, r.top1)),
-        Column("published top-5", "detail", lambda r: _published_cell(r.published_top5, r.top5)),
-        Column("SQNR", "detail", lambda r: _number_cell(r.sqnr_db, decibels)),
-        Column("logit cosine", "detail", lambda r: _number_cell(r.logit_cosine, cosine)),
-        Column("max logit error", "detail", lambda r: _number_cell(r.logit_max_abs, three_digits)),
+        Column(f"top-5{mark}", "detail", lambda r: _percent_cell(r.accuracy and r.accuracy.top5)),
+        Column(f"McNemar p{mark}", "detail", _mcnemar_cell),
+        Column(
+            "published top-1",
+            "detail",
+            lambda r: _published_cell(published.top1, r.accuracy and r.accuracy.top1),
+        ),
+        Column(
+            "published top-5",
+            "detail",
+            lambda r: _published_cell(published.top5, r.accuracy and r.accuracy.top5),
+        ),
+        Column(
+            "SQNR", "detail", lambda r: _number_cell(r.fidelity and r.fidelity.sqnr_db, decibels)
+        ),
+        Column(
+            "logit cosine",
+            "detail",
+            lambda r: _number_cell(r.fidelity and r.fidelity.cosine, cosine),
+        ),
+        Column(
+            "max logit error",
+            "detail",
+            lambda r: _number_cell(r.fidelity and r.fidelity.max_abs, three_digits),
+        ),
     )
 
 
 def run_details(_: Results) -> tuple[Column, ...]:
     """Device, number of timed runs, memory and artifact of a row."""
     return (
-        Column("device", "detail", lambda r: Cell(r.device), is_text=True),
+        Column("device", "detail", lambda r: Cell(r.variant.device), is_text=True),
         Column("timed runs", "detail", _timed_runs),
         Column("memory", "detail", lambda r: _number_cell(r.memory_mib, mebibytes)),
         Column(
@@ -97,12 +127,13 @@ def fill_table(results: Results, columns: tuple[Column, ...]) -> Table:
 
 
 def skipped_facts(results: Results) -> tuple[Fact, ...]:
-    """Each backend that was skipped, and the reason."""
-    return tuple(
-        Fact(f"{r.backend} ({r.precision}, {r.device})", r.skipped)
+    """Each backend, and each step of a sweep, that was not run, with the reason."""
+    rows = (
+        Fact(f"{r.backend} ({precision_label(r)}, {r.variant.device})", r.skipped)
         for r in results.rows
         if r.skipped
     )
+    return (*rows, *(Fact(one.what, one.why) for one in results.skipped))
 
 
 def note_facts(results: Results) -> tuple[Fact, ...]:
@@ -174,26 +205,23 @@ def verdict_tone(results: Results) -> Tone:
 
 
 def _latency_column(results: Results) -> Column:
-    batches = {r.latency_ms.batch for r in results.rows if r.latency_ms}
+    batches = {r.timing.latency.batch for r in results.rows if r.timing}
     if len(batches) == 1:
         return Column(f"latency, batch {batches.pop()}", "speed", lambda r: _latency_cell(r, ""))
     return Column("latency", "speed", lambda r: _latency_cell(r, " (batch {batch})"))
 
 
 def _latency_cell(row: Row, suffix: str) -> Cell | None:
-    latency = row.latency_ms
-    if latency is None:
+    if row.timing is None:
         return None
+    latency = row.timing.latency
     median = milliseconds(latency.median) + suffix.format(batch=latency.batch)
     return Cell(median, f"(p90 {three_digits(latency.p90)}, p99 {three_digits(latency.p99)})")
 
 
 def _timed_runs(row: Row) -> Cell | None:
-    return (
-        Cell(f"{len(row.latency_ms.samples_ms):,}")
-        if row.latency_ms and row.latency_ms.samples_ms
-        else None
-    )
+    samples = row.timing.latency.samples_ms if row.timing else ()
+    return Cell(f"{len(samples):,}") if samples else None
 
 
 def _note(row: Row) -> str:
@@ -204,6 +232,24 @@ def _note(row: Row) -> str:
         f"{row.note} Its pixels differ from Pillow's by {three_digits(difference.mean)} of 255 "
         f"on average, {three_digits(difference.largest)} at most."
     )
+
+
+def precision_label(row: Row) -> str:
+    """The precision of a row; `any` where it has none yet."""
+    return row.variant.precision or "any"
+
+
+def _drop_cell(row: Row) -> Cell | None:
+    return _points_cell(row.accuracy.drop.points) if row.accuracy and row.accuracy.drop else None
+
+
+def _mcnemar_cell(row: Row) -> Cell | None:
+    drop = row.accuracy.drop if row.accuracy else None
+    return Cell(probability(drop.mcnemar_p)) if drop else None
+
+
+def _throughput_cell(row: Row) -> Cell | None:
+    return Cell(three_digits(row.timing.latency.throughput_img_s)) if row.timing else None
 
 
 def _percent_cell(interval: Interval | None) -> Cell | None:

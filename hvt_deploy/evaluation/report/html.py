@@ -40,6 +40,7 @@ def render_html(results: Results) -> str:
         environment=content.mapping_facts(results.environment),
         terms=content.term_facts(),
         colour_of=colour_of,
+        precision_label=content.precision_label,
         empty=EMPTY,
         pareto=draw_pareto(results),
         no_pareto=explain_no_pareto(results),
@@ -60,7 +61,11 @@ def render_html(results: Results) -> str:
 
 def _shown_row(results: Results) -> int:
     """Index of the row whose class tables start unfolded: the first of the lowest precision."""
-    precisions = [colour_of(row.precision) for row in results.rows if row.classes]
+    precisions = [
+        colour_of(content.precision_label(row))
+        for row in results.rows
+        if row.accuracy and row.accuracy.classes
+    ]
     return next(
         (precisions.index(bits) for bits in ("int8", "fp16") if bits in precisions),
         len(precisions) - 1,

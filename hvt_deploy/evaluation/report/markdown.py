@@ -25,6 +25,7 @@ from hvt_deploy.evaluation.report.content import (
     gate_name,
     mapping_facts,
     note_facts,
+    precision_label,
     record_facts,
     run_details,
     skipped_facts,
@@ -149,7 +150,7 @@ def _table(
 
 def _backend(line: Line) -> tuple[str, str]:
     return _escape(line.row.backend) + (" (reference)" if line.is_reference else ""), _escape(
-        line.row.precision
+        precision_label(line.row)
     )
 
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from hvt_deploy.evaluation.record import Interval, Results
+from hvt_deploy.evaluation.report.content import precision_label
 from hvt_deploy.evaluation.report.figures import milliseconds, percent, percent_range
 from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
 
@@ -103,7 +104,7 @@ class _Point:
 
 
 def _latency_batches(results: Results) -> set[int]:
-    return {row.latency_ms.batch for row in results.rows if row.latency_ms}
+    return {row.timing.latency.batch for row in results.rows if row.timing}
 
 
 def _latency_title(results: Results) -> str:
@@ -123,13 +124,20 @@ def _find_points(results: Results) -> list[_Point]:
     several_batches = len(_latency_batches(results)) > 1
     points: list[_Point] = []
     for row in results.rows:
-        if row.top1 is None or row.latency_ms is None or row.latency_ms.median <= 0:
+        if row.accuracy is None or row.timing is None or row.timing.latency.median <= 0:
             continue
         name = f"{row.model} {row.backend}" if several_models else row.backend
         label = short_label(name, _LONGEST_LABEL)
-        latency = row.latency_ms.median / (row.latency_ms.batch if several_batches else 1)
+        timed = row.timing.latency
+        latency = timed.median / (timed.batch if several_batches else 1)
         points.append(
-            _Point(label, colour_of(row.precision), row is results.rows[0], latency, row.top1)
+            _Point(
+                label,
+                colour_of(precision_label(row)),
+                row is results.rows[0],
+                latency,
+                row.accuracy.top1,
+            )
         )
     return sorted(points, key=lambda p: p.latency)
 

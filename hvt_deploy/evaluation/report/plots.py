@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.evaluation.record import Latency, Results, Row
+from hvt_deploy.evaluation.report.content import precision_label
 from hvt_deploy.evaluation.report.figures import milliseconds, scrub
 from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
 
@@ -27,9 +28,9 @@ _LONGEST_LABEL = 28
 def draw_latencies(results: Results) -> str:
     """Density of the timed runs per backend at the first batch size; empty if none was timed."""
     timed = [
-        (row, row.latency_ms)
+        (row, row.timing.latency)
         for row in results.rows
-        if row.latency_ms and row.latency_ms.samples_ms
+        if row.timing and row.timing.latency.samples_ms
     ]
     timed = [(row, latency) for row, latency in timed if latency.min > 0]
     if not timed:
@@ -40,7 +41,9 @@ def draw_latencies(results: Results) -> str:
         low = min(latency.min for _, latency in timed) / 1.04
         high = max(max(latency.p99, 1.02 * latency.median) for _, latency in timed) * 1.15
         for place, (row, latency) in enumerate(timed):
-            _draw_ridge(axes, -place, COLOURS[colour_of(row.precision)], latency, (low, high))
+            _draw_ridge(
+                axes, -place, COLOURS[colour_of(precision_label(row))], latency, (low, high)
+            )
         _scale_milliseconds(axes, low, high)
         axes.set_yticks(
             [-place for place in range(len(timed))],
@@ -66,7 +69,9 @@ def draw_latencies(results: Results) -> str:
 
 def draw_curves(results: Results) -> str:
     """ROC and precision-recall curves per backend: pooled (thick) and per class (thin)."""
-    drawn = [row for row in results.rows if row.curves]
+    drawn = [
+        (row, row.accuracy.curves) for row in results.rows if row.accuracy and row.accuracy.curves
+    ]
     if not drawn or results.untrained:
         return ""
 
@@ -75,11 +80,16 @@ def draw_curves(results: Results) -> str:
     def draw(figure: Figure) -> None:
         roc, pr = figure.subplots(1, 2)
         lowest_rate = min(
-            rate for row in drawn for c in row.curves for rate in c.false_positive_rate if rate > 0
+            rate
+            for _, curves in drawn
+            for curve in curves
+            for rate in curve.false_positive_rate
+            if rate > 0
         )
-        for row, style in zip(drawn, _styles(drawn), strict=True):
-            colour = COLOURS[colour_of(row.precision)]
-            for curve in row.curves:
+        styles = _styles([row for row, _ in drawn])
+        for (row, curves), style in zip(drawn, styles, strict=True):
+            colour = COLOURS[colour_of(precision_label(row))]
+            for curve in curves:
                 is_pooled = curve.label is None
                 width, alpha = (1.9, 1.0) if is_pooled else (0.6, 0.25)
                 line = {
@@ -112,8 +122,8 @@ def draw_curves(results: Results) -> str:
     described = "; ".join(
         f"{row.backend}: area under the ROC curve {curve.roc_auc:.4f}, "
         f"average precision {curve.average_precision:.4f}"
-        for row in drawn
-        for curve in row.curves
+        for row, curves in drawn
+        for curve in curves
         if curve.label is None
     )
     return draw_svg(
@@ -171,7 +181,7 @@ def _styles(rows: Sequence[Row]) -> list[str]:
     seen: dict[str, int] = {}
     styles: list[str] = []
     for row in rows:
-        colour = colour_of(row.precision)
+        colour = colour_of(precision_label(row))
         styles.append(_LINE_STYLES[seen.get(colour, 0) % len(_LINE_STYLES)])
         seen[colour] = seen.get(colour, 0) + 1
     return styles

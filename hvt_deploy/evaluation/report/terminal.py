@@ -22,6 +22,7 @@ from hvt_deploy.evaluation.report.content import (
     gate_name,
     gate_tone,
     note_facts,
+    precision_label,
     skipped_facts,
     summary_columns,
     verdict_tone,
@@ -175,7 +176,9 @@ def _rich_table(table: Table, title: str) -> RichTable:
 
 
 def _backend(line: Line) -> Text:
-    tags = [line.row.precision, line.row.device] + (["reference"] if line.is_reference else [])
+    tags = [precision_label(line.row), line.row.variant.device] + (
+        ["reference"] if line.is_reference else []
+    )
     return Text.assemble((scrub(line.row.backend), "bold"), "\n", (scrub(", ".join(tags)), "dim"))
 
 

@@ -74,7 +74,7 @@ class TrtBackend:
     """
 
     def __init__(self, request: BackendRequest) -> None:
-        self.name = request.name
+        self.name = request.variant.name
         self._request = request
         self._errors: list[str] = []
         if not request.path.is_file():

@@ -13,10 +13,10 @@ from hvt_deploy.core.environment import Gpu, tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.core.types import FlavourName, Skipped
+from hvt_deploy.core.types import FlavourName, Precision, Skipped
 from hvt_deploy.graph.analysis.audit_types import EngineAudit
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
-from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 PASSPORT_SCHEMA = 2
@@ -55,11 +55,16 @@ class Passport:
     compute_capabilities: tuple[str, ...]
     gpu: str
     profiles: tuple[Profile, ...]
-    precision: str
+    precision: Precision
     audit: EngineAudit
     tool_versions: Mapping[str, str]
     hvt_deploy: str
     schema_version: int = PASSPORT_SCHEMA
+
+    @property
+    def target(self) -> str:
+        """Where the engine runs: `rtx-sm86`, `trt10.13-sm87`."""
+        return format_engine_tag(FlavourInfo(self.flavour, self.version), self.compute_capabilities)
 
     def write(self, engine: Path) -> Path:
         """Write the sidecar of `engine`; returns its path."""
@@ -87,7 +92,7 @@ def make_passport(
     plan: BuildPlan,
     outcome: BuildOutcome,
     gpus: Sequence[Gpu],
-    precision: str,
+    precision: Precision,
     audit: EngineAudit,
     calibration_sha256: str,
 ) -> Passport:

@@ -12,19 +12,23 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from hvt_deploy.evaluation.accuracy import Accuracy, AccuracyMeter
+from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.record import (
+    Accuracy,
     Comparison,
     DataSummary,
-    Flip,
+    Fidelity,
     Gate,
     GpuState,
     Interval,
     Latency,
+    PublishedAccuracy,
     Results,
     Row,
     Timing,
+    Top1Drop,
 )
+from hvt_deploy.runtime.variant import Variant
 
 IMAGES = 500
 
@@ -43,95 +47,78 @@ def latency(median: float, batch: int = 1) -> Latency:
     return Latency(batch, 0.97 * median, median, 1.06 * median, 1.21 * median, tuple([median] * 40))
 
 
+PYTORCH = Variant("pytorch", "cpu", "fp32")
+FP32, FP16 = Variant("ort", "cpu", "fp32"), Variant("ort", "cpu", "fp16")
+CPU_INT8 = Variant("ort", "cpu", "int8", "cpu")
+NUMERICS = Variant("ort", "cpu", "int8-fp32", "engine-numerics")
+
+
+def accuracy(right: int, drop: Top1Drop | None = None, images: int = IMAGES) -> Accuracy:
+    return Accuracy(images, wilson(right, images), wilson(images - 1, images), drop, 0)
+
+
+def dropped(points: tuple[float, float, float], p: float) -> Top1Drop:
+    return Top1Drop(Interval(*points), 0, 0, p)
+
+
+def timing(median: float, speedup: tuple[float, float, float] | None = None) -> Timing:
+    return Timing(latency(median), speedup and Interval(*speedup))
+
+
+def row(variant: Variant, artifact: str | None, model: str = "fdvit_b", **values: object) -> Row:
+    return Row(model, variant.name, variant, artifact, **values)
+
+
 def trained() -> Results:
     """Five backends that ran, two that did not, a gate of each status, two unreadable files."""
     rows = (
-        Row(
-            "fdvit_b",
-            "pytorch fp32",
-            "cpu",
-            "fp32",
+        row(
+            PYTORCH,
             "weights.safetensors",
-            IMAGES,
-            wilson(487),
-            wilson(499),
-            latency_ms=latency(41.2),
-            throughput_img_s=24.3,
+            images=IMAGES,
+            accuracy=accuracy(487),
+            timings=(timing(41.2),),
         ),
-        Row(
-            "fdvit_b",
-            "ort fp32",
-            "cpu",
-            "fp32",
+        row(
+            FP32,
             "fdvit_b.fp32.onnx",
-            IMAGES,
-            wilson(487),
-            wilson(499),
-            wilson(500),
-            Interval(0.0, -0.77, 0.77),
-            1.0,
-            118.4,
-            latency(22.5),
-            44.4,
-            Interval(1.83, 1.79, 1.88),
+            images=IMAGES,
+            accuracy=accuracy(487, dropped((0.0, -0.77, 0.77), 1.0)),
+            fidelity=Fidelity(wilson(500), 118.4, None, None),
+            timings=(timing(22.5, (1.83, 1.79, 1.88)),),
         ),
-        Row(
-            "fdvit_b",
-            "ort fp16",
-            "cpu",
-            "fp16",
+        row(
+            FP16,
             "fdvit_b.fp16.onnx",
-            IMAGES,
-            wilson(487),
-            wilson(499),
-            wilson(499),
-            Interval(0.0, -0.9, 0.9),
-            1.0,
-            58.1,
+            images=IMAGES,
+            accuracy=accuracy(487, dropped((0.0, -0.9, 0.9), 1.0)),
+            fidelity=Fidelity(wilson(499), 58.1, None, None),
             note="FP16 is emulated on the CPU: its latency says nothing about a GPU.",
         ),
-        Row(
-            "fdvit_b",
-            "ort int8 cpu",
-            "cpu",
-            "int8",
+        row(
+            CPU_INT8,
             "fdvit_b.int8-cpu.onnx",
-            IMAGES,
-            wilson(485),
-            wilson(499),
-            wilson(495),
-            Interval(0.4, -0.6, 1.5),
-            0.625,
-            24.7,
-            latency(11.0),
-            90.9,
-            Interval(3.75, 3.66, 3.84),
+            images=IMAGES,
+            accuracy=accuracy(485, dropped((0.4, -0.6, 1.5), 0.625)),
+            fidelity=Fidelity(wilson(495), 24.7, None, None),
+            timings=(timing(11.0, (3.75, 3.66, 3.84)),),
         ),
-        Row(
-            "fdvit_b",
-            "int8 engine numerics",
-            "cpu",
-            "int8",
+        row(
+            NUMERICS,
             "fdvit_b.int8-fp32.onnx",
-            IMAGES,
-            wilson(486),
-            wilson(499),
-            wilson(496),
-            Interval(0.2, -0.4, 0.9),
-            1.0,
-            25.2,
+            images=IMAGES,
+            accuracy=accuracy(486, dropped((0.2, -0.4, 0.9), 1.0)),
+            fidelity=Fidelity(wilson(496), 25.2, None, None),
             note="The engine's own Q/DQ graph with FP32 in the rest: accuracy only.",
         ),
-        Row(
-            "fdvit_b",
-            "trt int8",
-            "cuda",
-            "int8",
+        row(
+            Variant("trt", "cuda", "int8"),
             "fdvit_b.int8.rtx-sm86.engine",
             skipped="No NVIDIA GPU was found.",
         ),
-        Row(
-            "fdvit_b", "ort cuda", "cuda", "fp32", None, skipped="onnxruntime-gpu is not installed."
+        replace(
+            row(Variant("ort", "cuda", "fp32"), None, skipped="onnxruntime-gpu is not installed."),
+            backend="ort cuda",
         ),
     )
     gates = (
@@ -177,36 +164,24 @@ def trained() -> Results:
 
 
 def untrained() -> Results:
-    """Random weights and one backend beside the reference."""
+    """Random weights and one backend besides the reference."""
     rows = (
-        Row(
-            "fdvit_ti",
-            "pytorch fp32",
-            "cpu",
-            "fp32",
+        row(
+            PYTORCH,
             "weights.safetensors",
-            20,
-            wilson(0, 20),
-            wilson(1, 20),
-            latency_ms=latency(9.1),
-            throughput_img_s=110.0,
-        ),
-        Row(
             "fdvit_ti",
-            "ort fp32",
-            "cpu",
-            "fp32",
+            images=20,
+            accuracy=accuracy(0, images=20),
+            timings=(timing(9.1),),
+        ),
+        row(
+            FP32,
             "fdvit_ti.fp32.onnx",
-            20,
-            wilson(0, 20),
-            wilson(1, 20),
-            wilson(20, 20),
-            Interval(0.0, -16.1, 16.1),
-            1.0,
-            121.0,
-            latency(4.0),
-            250.0,
-            Interval(2.27, 2.2, 2.3),
+            "fdvit_ti",
+            images=20,
+            accuracy=accuracy(0, dropped((0.0, -16.1, 16.1), 1.0), 20),
+            fidelity=Fidelity(wilson(20, 20), 121.0, None, None),
+            timings=(timing(4.0, (2.27, 2.2, 2.3)),),
         ),
     )
     return Results(
@@ -224,14 +199,14 @@ def untrained() -> Results:
 
 def bare() -> Results:
     """A row with accuracy alone, and nothing else to tell."""
-    row = Row("m", "ort fp32", "cpu", "fp32", None, 10, wilson(9, 10))
+    only = row(FP32, None, "m", images=10, accuracy=Accuracy(10, wilson(9, 10), None, None, 0))
     return Results(
         "m",
         "m",
         "2026-03-04T05:06:07Z",
         False,
         DataSummary("d", 10, 2, "by name", 0),
-        (row,),
+        (only,),
         (),
         "One row.",
     )
@@ -250,19 +225,20 @@ def detailed(num_classes: int, images: int = 2000) -> Results:
     meter.update(
         {"pytorch fp32": reference, "ort fp32": reference + 1e-6, "ort int8 cpu": int8}, labels
     )
-    numbers = meter.summarize()
     plain = trained()
     rows = [
-        _measured(row, numbers[row.backend], 41.2 / (1 + place))
-        if row.backend in numbers
-        else replace(row, top1=None, top5=None, agreement=None, top1_drop=None, images=0)
+        _measured(row, meter, 41.2 / (1 + place))
+        if row.backend in ("pytorch fp32", "ort fp32", "ort int8 cpu")
+        else replace(row, accuracy=None, fidelity=None, images=0)
         for place, row in enumerate(plain.rows)
     ]
+    best = meter.accuracy("pytorch fp32").top1.estimate
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     return replace(
         plain,
         rows=tuple(rows),
         data=replace(plain.data, images=images, classes=num_classes),
+        published=PublishedAccuracy(best - 0.04, None),
         class_names=names
         if num_classes == 10
         else tuple(f"class <{k}>" for k in range(num_classes)),
@@ -283,42 +259,30 @@ def detailed(num_classes: int, images: int = 2000) -> Results:
     )
 
 
-def _measured(row: Row, accuracy: Accuracy, median: float) -> Row:
+def _measured(row: Row, meter: AccuracyMeter, median: float) -> Row:
     rng = np.random.default_rng(int(median))
     runs = median * np.exp(np.abs(0.06 * rng.standard_normal(400)))
     quantiles = np.quantile(runs, (0, 0.5, 0.9, 0.99)).tolist()
-    timed, against = Latency(1, *quantiles, tuple(runs.tolist())), accuracy.against_reference
+    timed, fidelity = Latency(1, *quantiles, tuple(runs.tolist())), meter.fidelity(row.backend)
+    speedup = row.timing.speedup if row.timing else None
+    over = "" if fidelity is None else "pytorch fp32"
     row = replace(
         row,
-        images=accuracy.images,
-        top1=accuracy.top1,
-        top5=accuracy.top5,
-        latency_ms=timed,
+        images=meter.accuracy(row.backend).images,
+        accuracy=meter.accuracy(row.backend),
+        timings=(
+            Timing(timed, speedup, over),
+            Timing(latency(5 * median, 8), speedup, over),
+        ),
         memory_mib=812.0,
-        throughput_img_s=1000 / median,
-        classes=accuracy.classes,
-        confusions=accuracy.confusions,
-        curves=accuracy.curves,
-        published_top1=accuracy.top1.estimate - 0.04,
-        other_batches=(Timing(latency(5 * median, 8), 1600 / median, row.speedup),),
     )
-    if against is None:
+    if fidelity is None:
         return row
     flips = tuple(
-        Flip(f"val/{f.label}/{f.index}.png", f.label, f.reference, f.candidate, thumbnail(f.index))
-        for f in against.flips
+        replace(f, path=f"val/{f.label}/{f.path}.png", thumbnail=thumbnail(int(f.path)))
+        for f in fidelity.flips
     )
-    return replace(
-        row,
-        agreement=against.agreement,
-        top1_drop=against.top1_drop,
-        mcnemar_p=against.mcnemar_p,
-        flips=flips,
-        sqnr_db=against.sqnr_db,
-        logit_cosine=against.cosine,
-        logit_max_abs=against.max_abs,
-        speedup_over="pytorch fp32",
-    )
+    return replace(row, fidelity=replace(fidelity, flips=flips))
 
 
 def thumbnail(seed: int) -> str:

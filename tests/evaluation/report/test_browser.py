@@ -77,7 +77,7 @@ def test_folded_parts_open_and_thumbnails_and_plots_are_drawn(open_page):
     page = open_page(detailed(10))
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
     widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) == len(detailed(10).rows[3].flips)
+    assert len(widths) == len(detailed(10).rows[3].fidelity.flips)
     assert min(widths) > 0
     for plot in page.locator("figure svg").all():
         box = plot.bounding_box()

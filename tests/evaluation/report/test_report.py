@@ -5,6 +5,7 @@ network.
 from __future__ import annotations
 
 import html
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -151,7 +152,7 @@ def test_everything_in_the_record_is_in_html_and_markdown_alike(render_page, num
     assert (curves is not None) == (num_classes == 10)
     expected += [cell for row in curves.rows for cell in row] if curves else []
     expected += [
-        results.rows[3].flips[0].path,
+        results.rows[3].fidelity.flips[0].path,
         results.comparisons[0].sentence,
         *results.errors,
         "812 MiB",
@@ -165,9 +166,10 @@ def test_per_class_figures_follow_from_the_counts():
         images=(10, 4), correct=(8, 3), answered=(9, 5), lost=(2, 0), gained=(0, 1)
     )
     results = detailed(10)
-    row = replace(results.rows[1], classes=counts)
-    results = replace(results, rows=(results.rows[0], row), class_names=("cat", "dog"))
-    (grid,) = class_grids(replace(results, rows=(replace(results.rows[0], classes=None), row)))
+    reference, row = results.rows[:2]
+    reference = replace(reference, accuracy=None)
+    row = replace(row, accuracy=replace(row.accuracy, classes=counts))
+    (grid,) = class_grids(replace(results, rows=(reference, row), class_names=("cat", "dog")))
     assert grid.rows[0] == ("cat", "10", "88.89 %", "80.00 %", "84.21 %", "+20.00 pts", "2", "0")
     assert grid.rows[1] == ("dog", "4", "60.00 %", "75.00 %", "66.67 %", "-25.00 pts", "0", "1")
 
@@ -175,7 +177,9 @@ def test_per_class_figures_follow_from_the_counts():
 def test_the_confusion_matrix_adds_up_and_is_not_drawn_for_many_classes():
     results = detailed(10)
     for matrix, row in zip(
-        confusion_matrices(results), [r for r in results.rows if r.classes], strict=True
+        confusion_matrices(results),
+        [r.accuracy for r in results.rows if r.accuracy and r.accuracy.classes],
+        strict=True,
     ):
         assert [sum(line) for line in matrix.images] == list(row.classes.images)
         assert [sum(column) for column in zip(*matrix.images, strict=True)] == list(
@@ -205,9 +209,17 @@ def test_the_record_comes_back_as_it_was_written(tmp_path):
     for results in (trained(), detailed(10)):
         results.write(tmp_path / "results.json")
         assert read_results(tmp_path / "results.json") == results
-    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "results.json").write_text('{"schema_version": 2}')
     with pytest.raises(BadInput, match="missing key"):
         read_results(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("version", [1, 3, None])
+def test_a_record_of_another_schema_is_refused_by_its_version(tmp_path, version):
+    (tmp_path / "results.json").write_text(json.dumps({"schema_version": version}))
+    with pytest.raises(BadInput, match=f"schema version {version}") as caught:
+        read_results(tmp_path / "results.json")
+    assert "hvt-deploy validate" in caught.value.hint
 
 
 def test_a_table_is_plain_text():

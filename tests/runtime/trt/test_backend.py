@@ -25,6 +25,7 @@ from hvt_deploy.runtime.tensorrt.build import BuildOutcome
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
 from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
+from hvt_deploy.runtime.variant import Variant
 
 CLASSIC = "10.3.0"
 
@@ -53,7 +54,7 @@ class Bench:
     def open(self, num_classes: int = 5) -> TrtBackend:
         signature = Signature(self.world.image[1:], num_classes)
         return TrtBackend(
-            BackendRequest("trt fp32", "trt", "cuda", "fp32", self.path, "model", signature, 1)
+            BackendRequest(Variant("trt", "cuda", "fp32"), self.path, "model", signature, 1)
         )
 
     def executed(self) -> list[str]:
@@ -290,6 +291,8 @@ def test_stand_in_of_cuda_has_the_real_functions_with_their_parameters() -> None
 def test_without_a_driver_the_environment_is_missing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     engine = write_engine(tmp_path, "tensorrt_rtx")
-    request = BackendRequest("trt", "trt", "cuda", "fp32", engine, "model", Signature((4, 4), 5), 1)
+    request = BackendRequest(
+        Variant("trt", "cuda", "fp32"), engine, "model", Signature((4, 4), 5), 1
+    )
     with pytest.raises(MissingEnvironment, match="CUDA does not start"):
         open_backend(request)

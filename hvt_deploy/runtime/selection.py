@@ -1,0 +1,133 @@
+"""Which artifacts of an exported model can run here, on which device, and why the others cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hvt_deploy.core.environment import Gpu, cpu_count, find_gpus
+from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
+from hvt_deploy.core.types import Device, Precision
+from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.runtime.base import AnyBackend, BackendRequest
+from hvt_deploy.runtime.registry import open_backend, open_pixels_backend
+from hvt_deploy.runtime.tensorrt.flavours import available_flavours
+from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, read_passport
+from hvt_deploy.runtime.variant import Form, Variant
+
+# The graphs that ONNX Runtime runs, by artifact key. With a GPU the engine's own INT8 graph runs
+# there; without one its accuracy is that of the same Q/DQ with FP32 in the rest, and the CPU has an
+# INT8 graph of its own.
+_GRAPHS: dict[GraphKey, tuple[Precision, Form]] = {
+    "fp32": ("fp32", "plain"),
+    "fp16": ("fp16", "plain"),
+    "int8": ("int8", "plain"),
+    "int8-cpu": ("int8", "cpu"),
+    "int8-fp32": ("int8-fp32", "engine-numerics"),
+}
+_ON_GPU: tuple[GraphKey, ...] = ("fp32", "fp16", "int8")
+_ON_CPU: tuple[GraphKey, ...] = ("fp32", "fp16", "int8-cpu", "int8-fp32")
+_NO_GPU = "There is no NVIDIA GPU here to run it."
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One way to run the model on this machine."""
+
+    variant: Variant
+    path: Path
+    """The artifact's main file."""
+    open: Callable[[], AnyBackend] | None
+    """None where it is known beforehand that it cannot run."""
+    why_not: str = ""
+    audit: EngineAudit | None = None
+    """For an engine."""
+
+
+def select_backends(
+    folder: ModelFolder,
+    manifest: Manifest,
+    *,
+    threads: int | None = None,
+    allow_cpu_nodes: bool = False,
+) -> tuple[Selection, ...]:
+    """PyTorch first, then ONNX Runtime, then engines.
+
+    `threads` of one inference on the CPU, None for every processor; `allow_cpu_nodes`: ONNX Runtime
+    may leave nodes to the CPU where there is a GPU. Raises BadInput for an artifact that is stale
+    or was changed.
+    """
+    return _Selector(folder, manifest, find_gpus(), threads or cpu_count(), allow_cpu_nodes).all()
+
+
+@dataclass(frozen=True)
+class _Selector:
+    folder: ModelFolder
+    manifest: Manifest
+    gpus: Sequence[Gpu]
+    threads: int
+    allow_cpu_nodes: bool
+
+    def all(self) -> tuple[Selection, ...]:
+        device: Device = "cuda" if self.gpus else "cpu"
+        artifacts = self.manifest.artifacts
+        found = [*self._pytorch(device)]
+        for key in _ON_GPU if self.gpus else _ON_CPU:
+            if key in artifacts:
+                precision, form = _GRAPHS[key]
+                found.append(self._select(key, Variant("ort", device, precision, form)))
+        if PIXELS in artifacts:  # on the CPU wherever it is: only its accuracy is asked for
+            found.append(self._select(PIXELS, Variant("ort", "cpu", "fp32", "uint8")))
+        return (*found, *(self._engine(key) for key in self.manifest.engines))
+
+    def _pytorch(self, device: Device) -> list[Selection]:
+        """The reference, and on a GPU the faster forms that a speed-up has to be quoted against."""
+        reference = Variant("pytorch", device, "fp32")
+        path = self.folder.file(self.manifest.artifacts[WEIGHTS])
+        if importlib.util.find_spec("torch") is None:
+            why = "PyTorch is not installed here: pip install 'hvt-deploy[export]'"
+            return [Selection(reference, path, None, why)]
+        if not path.is_file():
+            return [Selection(reference, path, None, f"Its weights are not here: {path}")]
+        variants = [reference]
+        if device == "cuda":
+            variants.append(Variant("pytorch", device, "fp16"))
+            variants.append(Variant("pytorch", device, "fp16", "compiled"))
+        return [self._select(WEIGHTS, variant) for variant in variants]
+
+    def _engine(self, key: str) -> Selection:
+        """An engine is opened only after its passport was checked: it is code to be executed."""
+        artifact = self.manifest.artifacts[key]
+        path = self.folder.file(artifact)
+        passport = read_passport(path, artifact.remake)
+        variant = Variant("trt", "cuda", passport.precision, target=passport.target)
+        found = self._select(key, variant, passport.audit)
+        why = _NO_GPU
+        if self.gpus:
+            machine = Machine(available_flavours(), tuple(self.gpus))
+            try:
+                check_passport(path, passport, machine, artifact.remake)
+            except MissingEnvironment as error:
+                why = f"{error.message} {error.hint}"
+            else:
+                return found
+        return Selection(variant, path, None, why, passport.audit)
+
+    def _select(self, key: str, variant: Variant, audit: EngineAudit | None = None) -> Selection:
+        manifest = self.manifest
+        request = BackendRequest(
+            variant=variant,
+            path=self.folder.open_artifact(manifest, key),
+            model=manifest.model,
+            signature=manifest.signature,
+            threads=self.threads,
+            allow_cpu_nodes=self.allow_cpu_nodes,
+            options=manifest.config.options,
+        )
+        if variant.form == "uint8":
+            return Selection(variant, request.path, lambda: open_pixels_backend(request))
+        return Selection(variant, request.path, lambda: open_backend(request), audit=audit)

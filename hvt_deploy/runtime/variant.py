@@ -1,0 +1,41 @@
+"""One way to run a model, as it travels from the choice of backends to every report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hvt_deploy.core.types import Device, Precision, Runtime
+
+# How an artifact is run, where its precision alone does not say it:
+# `compiled` PyTorch through torch.compile, `cpu` an INT8 graph made for CPU kernels, `engine-numerics`
+# the Q/DQ graph of an INT8 engine with FP32 in the rest, `uint8` a graph with its preprocessing,
+# `recorded` logits kept from another machine.
+Form = Literal["plain", "compiled", "cpu", "engine-numerics", "uint8", "recorded"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which runtime runs which form of the model, where and in which precision."""
+
+    runtime: Runtime
+    device: Device
+    precision: Precision | None
+    """Of the weights and activations; None for an engine that was not built yet."""
+    form: Form = "plain"
+    target: str = ""
+    """For engines: the library and compute capabilities, `rtx-sm86`."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it: `ort int8 cpu`, `trt fp16 rtx-sm86`."""
+        match self.form:
+            case "engine-numerics":
+                return "int8 engine numerics"
+            case "recorded":
+                suffix = "(recorded)"
+            case "plain":
+                suffix = self.target
+            case form:
+                suffix = form
+        return " ".join(filter(None, (self.runtime, self.precision, suffix)))
