@@ -18,6 +18,7 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.evaluation import export_parity
 from hvt_deploy.graph import storage
 from hvt_deploy.models.registry import create_model
 from hvt_deploy.runtime import inference_job
