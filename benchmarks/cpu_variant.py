@@ -4,11 +4,9 @@
 The INT8 graph for engines (signed, float biases) is changed pass by pass into the CPU variant
 (`hvt_deploy/graph/quantization/cpu_int8.py`). After each: SQNR of the logits against FP32 and
 against the signed graph, whether they are bit for bit those of the signed graph (ONNX Runtime's
-optimizer off), and how many times as fast as FP32 it is: one thread, batch 1, windows interleaved
-among all graphs.
-Demo models on digits, others with random weights on crops of photographs (`pictures.py`). With
---emulator qemu-x86_64-static the demo models also run on an emulated CPU with AVX2 and without
-VNNI. Minutes.
+optimizer off), and the speed-up over FP32: one thread, batch 1, windows interleaved. Demo models
+on digits, others with random weights on crops of photographs (`pictures.py`). With --emulator
+qemu-x86_64-static the demo models also run on an emulated CPU with AVX2 and no VNNI. Minutes.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
 # pyright: reportUnknownArgumentType=false
@@ -281,7 +279,6 @@ def main() -> int:
         "--budget",
         type=float,
         default=60.0,
-        metavar="S",
         help="most seconds of latency for each model",
     )
     parser.add_argument("--emulator", metavar="PATH", help="qemu-x86_64-static")
