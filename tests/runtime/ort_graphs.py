@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.types import Device
 from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.variant import Variant
 
 K, H, W = 5, 6, 4
 RNG = np.random.default_rng(0)
@@ -62,10 +63,7 @@ def request(
     path: Path, device: Device = "cpu", batch: int | None = None, classes: int = K
 ) -> BackendRequest:
     return BackendRequest(
-        "ort fp32",
-        "ort",
-        device,
-        "fp32",
+        Variant("ort", device, "fp32"),
         path,
         "tiny",
         Signature((H, W), classes, batch),

@@ -14,68 +14,7 @@ from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.runtime import ort
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.placement import Placement
-from hvt_deploy.runtime.variant import Variant
 
-<<<<<<< HEAD
-=======
-K, H, W = 5, 6, 4
-RNG = np.random.default_rng(0)
-WEIGHT = RNG.standard_normal((K, 3 * H * W)).astype(np.float32)
-BIAS = RNG.standard_normal(K).astype(np.float32)
-
-
-def save_graph(
-    path: Path,
-    nodes: list[onnx.NodeProto],
-    weights: dict[str, np.ndarray],
-    batch: int | str = "batch",
-    output_type: int = TensorProto.FLOAT,
-) -> Path:
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, H, W])],
-        [helper.make_tensor_value_info("logits", output_type, [batch, K])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return path
-
-
-def linear(path: Path, batch: int | str = "batch", half: bool = False) -> Path:
-    kind, dtype = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
-    nodes = [
-        helper.make_node("Flatten", ["images"], ["flat"]),
-        helper.make_node("Cast", ["flat"], ["cast"], to=kind),
-        helper.make_node("Gemm", ["cast", "weight", "bias"], ["logits"], transB=1),
-    ]
-    return save_graph(
-        path, nodes, {"weight": WEIGHT.astype(dtype), "bias": BIAS.astype(dtype)}, batch, kind
-    )
-
-
-def expected(images_NCHW: ImagesNCHW) -> LogitsNK:
-    return images_NCHW.reshape(len(images_NCHW), -1) @ WEIGHT.T + BIAS
-
-
-def images(batch: int) -> ImagesNCHW:
-    return np.random.default_rng(batch).standard_normal((batch, 3, H, W)).astype(np.float32)
-
-
-def request(
-    path: Path, device: Device = "cpu", batch: int | None = None, classes: int = K
-) -> BackendRequest:
-    return BackendRequest(
-        Variant("ort", device, "fp32"),
-        path,
-        "tiny",
-        Signature((H, W), classes, batch),
-        threads=1,
-    )
-
->>>>>>> 6c3b5a8 (One record per backend: Row holds accuracy, fidelity and timings; a typed variant travels)
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_logits_are_those_of_the_graph_at_any_batch(tmp_path: Path, batch: int) -> None:
