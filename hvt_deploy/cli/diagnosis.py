@@ -92,7 +92,7 @@ def _show_divergences(title: str, found: Sequence[Divergence], as_json: bool) ->
             d.reference,
             str(len(d.modules)),
             d.worst.path,
-            f"{d.worst.own_error:.1e}",
+            f"{d.worst.local_error:.1e}",
             f"{d.limit:g}",
             f"{d.logits_error:.1e}",
         )
@@ -111,11 +111,11 @@ def _replay_fault(folder: Path, as_json: bool) -> int:
 
     fault, error = replay(folder)
     if as_json:
-        show_json({"fault": fault, "own_error": error})
+        show_json({"fault": fault, "local_error": error})
     else:
         typer.echo(
             f"{fault.candidate}, {fault.module.path} ({len(fault.nodes)} nodes): "
             f"local error against {fault.reference} {error:.1e}, limit {fault.limit:g}; "
-            f"{fault.module.own_error:.1e} when it was found."
+            f"{fault.module.local_error:.1e} when it was found."
         )
     return 0 if error <= fault.limit else 1

@@ -77,12 +77,14 @@ class Divergence:
     @property
     def jump(self) -> ModuleError | None:
         """The first module whose local error is above the limit."""
-        return next((module for module in self.modules if not module.own_error <= self.limit), None)
+        return next(
+            (module for module in self.modules if not module.local_error <= self.limit), None
+        )
 
     @property
     def worst(self) -> ModuleError:
         """The module with the largest local error."""
-        return max(self.modules, key=lambda module: module.own_error)
+        return max(self.modules, key=lambda module: module.local_error)
 
     @property
     def sentence(self) -> str:
@@ -90,7 +92,7 @@ class Divergence:
         if self.jump is not None:
             return (
                 f"{self.candidate} diverges from {self.reference} at {self.jump.path}: "
-                f"local error {self.jump.own_error:.1e}, limit {self.limit:g}."
+                f"local error {self.jump.local_error:.1e}, limit {self.limit:g}."
             )
         if self.logits_error > self.limit:
             return (
@@ -282,7 +284,7 @@ def _compare(
         for module, evidence in compare_modules(reference, candidate, graph, run, images):
             modules.append(module)
             progress(list(graph.outputs).index(module.path) + 1, len(graph.outputs))
-            if not folder and not module.own_error <= limit:
+            if not folder and not module.local_error <= limit:
                 nodes = tuple(node.name for node in evidence.part.graph.node)
                 fault = Fault(
                     manifest.model,

@@ -36,14 +36,20 @@ PartRunner = Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], Mapping[str
 
 @dataclass(frozen=True)
 class ModuleError:
-    """One module and its output tensor. `error` is that of its output in the candidate's own run,
-    `own_error` the one defined above.
+    """The error of one module, relative to the size of its output.
+
+    Attributes:
+        path: Module path.
+        tensor: Name of its output in the graph.
+        error: Error of the output when the candidate runs as a whole.
+        local_error: Error of the output when the inputs are the reference's.
+
     """
 
     path: str
     tensor: str
     error: float
-    own_error: float
+    local_error: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,9 @@ def test_a_planted_fault_is_named_and_its_evidence_replayed(place, planted):
     assert replayed.returncode == 1, replayed.stderr
     record = json.loads(replayed.stdout)
     assert record["fault"]["module"]["path"] == "blocks.3.mlp.fc1"
-    assert record["own_error"] == pytest.approx(record["fault"]["module"]["own_error"], rel=1e-3)
+    assert record["local_error"] == pytest.approx(
+        record["fault"]["module"]["local_error"], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Family:
     def jumps(self, path):
         graph, errors = self.compare(path)
         limit = LIMITS[numbers_of(graph.model)]
-        return [error for error in errors if error.own_error > limit]
+        return [error for error in errors if error.local_error > limit]
 
     def plant(self, graph, initializer, change):
         """A copy of a graph with one initializer changed."""
@@ -109,7 +109,7 @@ def weighted(graph):
 def test_sound_graphs_have_no_jump_and_nearly_every_module_is_compared(family):
     for name in ("fp32", "fp16", "int8"):
         graph, errors = family.compare(family.folder / f"{name}.onnx")
-        assert [e for e in errors if e.own_error > LIMITS[numbers_of(graph.model)]] == []
+        assert [e for e in errors if e.local_error > LIMITS[numbers_of(graph.model)]] == []
         compared = {error.tensor for error in errors}
         assert len(set(graph.outputs.values()) - compared) <= 1
         assert {graph.outputs[path] for path, _ in weighted(graph)} <= compared
