@@ -102,6 +102,7 @@ def _export() -> Ability:
         "torch": "export",
         "onnxscript": "export",
         "onnxslim": "export",
+        "einops": "export",
         "safetensors": "export",
         "onnxruntime": "cpu",
     }

@@ -1,12 +1,12 @@
-"""Building blocks that model families share, and the exact rewrites that a deployed form is made
-of.
-"""
+"""Building blocks that model families share, and the exact rewrites of deployed forms."""
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -25,10 +25,7 @@ class Mlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention over tokens (B, N, C): one Linear for q, k and v, scale head_dim^-0.5.
-
-    `bias` (E, N, N), where it is given, is added to the scaled scores of every image.
-    """
+    """Multi-head attention over tokens (B, N, C): one Linear for q, k and v, scale head_dim^-0.5."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -36,68 +33,109 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BNC: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        qkv = (
-            self.qkv(tokens_BNC).unflatten(2, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        )
-        q_BEND, k_BEND, v_BEND = qkv.unbind(0)
+        return self.proj(self.mix_values(self.qkv(tokens_BNC), bias_ENN))
+
+    def mix_values(self, qkv_BNF: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
+        """Queries, keys and values (B, N, 3C) to mixed values (B, N, C).
+
+        `bias_ENN` (E, N, N), where given, is added to the scaled scores of every image.
+        """
+        q_BEND, k_BEND, v_BEND = rearrange(
+            qkv_BNF, "b n (part e d) -> part b e n d", part=3, e=self.heads
+        ).unbind(0)
         scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
-        if bias is not None:
-            scores_BENN = scores_BENN + bias
-        return self.proj((scores_BENN.softmax(dim=3) @ v_BEND).transpose(1, 2).flatten(2))
+        if bias_ENN is not None:
+            scores_BENN = scores_BENN + bias_ENN
+        return rearrange(scores_BENN.softmax(dim=3) @ v_BEND, "b e n d -> b n (e d)")
 
 
-class DeployedSelfAttention(nn.Module):
+class DeployedAttention(nn.Module):
     """`SelfAttention` for inference, with exact rewrites.
 
-    The scale is folded into the query weights. The key bias is zero: it adds the same number to all
-    scores of a query, which softmax ignores. Zero channels widen each head to a multiple of 8,
-    which tensor cores want. `bias` (E, N, N) is a constant; `gamma` (C), a layer scale of the
-    result, is folded into `proj`.
+    Scale and key bias are folded by `fold_score_scale`. Zero channels widen each head to a multiple
+    of 8, which tensor cores need: without them TensorRT-RTX copies q, k, v and the result into
+    padded buffers, one more kernel in each block. `bias_ENN` (E, N, N) is a constant; `gamma_C`, a
+    layer scale of the result, is folded into `proj`. `local`, a depthwise convolution of the values
+    as a square map, is added before `proj`.
     """
 
     bias: Tensor | None
 
     def __init__(
-        self, reference: SelfAttention, bias: Tensor | None = None, gamma: Tensor | None = None
+        self,
+        reference: SelfAttention,
+        bias_ENN: Tensor | None = None,
+        gamma_C: Tensor | None = None,
+        local: nn.Conv2d | None = None,
     ) -> None:
         super().__init__()
-        heads, head_dim = reference.heads, reference.head_dim
-        self.heads, self.head_dim = heads, -(-head_dim // 8) * 8
-        weights = list(reference.qkv.weight.detach().chunk(3))
-        biases = list(reference.qkv.bias.detach().chunk(3))
-        weights[0], biases[0], biases[1] = (
-            weights[0] * head_dim**-0.5,
-            biases[0] * head_dim**-0.5,
-            biases[1] * 0,
-        )
-        self.qkv = linear_from(
-            *(torch.cat([self._widen(t) for t in parts]) for parts in (weights, biases))
-        )
+        self.heads, self.head_dim = reference.heads, -(-reference.head_dim // 8) * 8
+        self.qkv = fold_score_scale(reference.qkv, self.heads, self.head_dim)
         self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=3), MatrixProduct()
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        scale = torch.ones_like(reference.proj.bias) if gamma is None else gamma.detach()
-        weight_CE = self._widen(reference.proj.weight.detach().T).T * scale[:, None]
-        self.proj = linear_from(weight_CE.contiguous(), reference.proj.bias.detach() * scale)
+        self.register_buffer("bias", None if bias_ENN is None else bias_ENN.detach().clone())
+        self.get_v = None
+        if local is not None:
+            self.get_v = depthwise_from(
+                *(pad_heads(p, self.heads, self.head_dim) for p in local.parameters())
+            )
+        scale_C = torch.ones_like(reference.proj.bias) if gamma_C is None else gamma_C.detach()
+        weight_FC = pad_heads(reference.proj.weight.T, self.heads, self.head_dim) * scale_C
+        self.proj = linear_from(weight_FC.T.contiguous(), reference.proj.bias.detach() * scale_C)
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        # Transposed as one and then cut: TensorRT-RTX needs one copy for q, k and v. Cut first, it
-        # needs three; a 5-D reshape crashes its compiler.
-        tokens = tokens_BNC.shape[1]
-        heads_BEND = (
-            self.qkv(tokens_BNC).reshape(-1, tokens, 3 * self.heads, self.head_dim).transpose(1, 2)
-        )
-        q_BEND, k_BEND, v_BEND = heads_BEND.chunk(3, dim=1)
+        qkv_BNF = self.qkv(tokens_BNC)
+        if self.get_v is None:
+            # Transposed as one and then cut: TensorRT-RTX needs one copy for q, k and v. Cut first,
+            # it needs three; a 5-D reshape crashes its compiler.
+            heads_BEND = rearrange(qkv_BNF, "b n (e d) -> b e n d", e=3 * self.heads)
+            q_BEND, k_BEND, v_BEND = heads_BEND.chunk(3, dim=1)
+        else:
+            # Where the values are read as a map too, cut first is one kernel less.
+            q_BEND, k_BEND, v_BEND = (
+                rearrange(part_BNC, "b n (e d) -> b e n d", e=self.heads)
+                for part_BNC in qkv_BNF.chunk(3, dim=2)
+            )
         scores_BENN = self.score(q_BEND, k_BEND.transpose(2, 3))
         if self.bias is not None:
             scores_BENN = scores_BENN + self.bias
         mixed_BEND = self.value(self.softmax(scores_BENN), v_BEND)
-        return self.proj(mixed_BEND.transpose(1, 2).reshape(-1, tokens, self.heads * self.head_dim))
+        mixed_BNC = rearrange(mixed_BEND, "b e n d -> b n (e d)")
+        if self.get_v is not None:
+            # The values cut out a second time: two kernels less than with `v_BEND`'s.
+            values_BNC = qkv_BNF[:, :, -mixed_BNC.shape[2] :]
+            side = math.isqrt(tokens_BNC.shape[1])
+            mixed_BNC = mixed_BNC + map_to_tokens(self.get_v(tokens_to_map(values_BNC, side)))
+        return self.proj(mixed_BNC)
 
-    def _widen(self, rows: Tensor) -> Tensor:
-        return pad_heads(rows, self.heads, self.head_dim)
+
+def map_to_tokens(map_BCHW: Tensor) -> Tensor:
+    """A map (B, C, H, W) as tokens (B, H*W, C) in raster order."""
+    # Flattened before it is transposed: transposed with four axes, dfvt_demo has a kernel more.
+    return rearrange(map_BCHW, "b c h w -> b c (h w)").transpose(1, 2)
+
+
+def tokens_to_map(tokens_BNC: Tensor, side: int) -> Tensor:
+    """Tokens (B, n*n, C) in raster order as a square map (B, C, n, n)."""
+    return rearrange(tokens_BNC, "b (h w) c -> b c h w", h=side)
+
+
+def fold_score_scale(qkv: nn.Linear, heads: int, head_dim: int) -> nn.Linear:
+    """The Linear of q, k and v (C -> 3C) for scores without a scale, its heads padded to `head_dim`.
+
+    The scale, 1 / sqrt of the own head dimension, is folded into the query weights. The key bias is
+    zero: it adds the same number to all scores of a query, which softmax ignores.
+    """
+    scale = (qkv.in_features // heads) ** -0.5
+    weights, biases = list(qkv.weight.detach().chunk(3)), list(qkv.bias.detach().chunk(3))
+    weights[0], biases[0], biases[1] = weights[0] * scale, biases[0] * scale, biases[1] * 0
+    padded = (
+        torch.cat([pad_heads(rows, heads, head_dim) for rows in parts])
+        for parts in (weights, biases)
+    )
+    return linear_from(*padded)
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -170,9 +208,7 @@ def linear_from(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def depthwise_from(weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A depthwise convolution that keeps the map's size, with this weight (C, 1, k, k), odd k, and
-    bias (C).
-    """
+    """A size-preserving depthwise convolution with this weight (C, 1, k, k), odd k, and bias (C)."""
     channels, _, kernel, _ = weight.shape
     layer = nn.Conv2d(
         channels, channels, kernel, padding=kernel // 2, groups=channels, device="meta"
@@ -182,8 +218,8 @@ def depthwise_from(weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 
 def pad_heads(rows: Tensor, heads: int, width: int) -> Tensor:
-    """Rows (heads * D, ...) with zero rows put behind each head's own: (heads * width, ...)."""
-    own, rest = rows.shape[0] // heads, rows.shape[1:]
-    padded = rows.new_zeros(heads, width, *rest)
-    padded[:, :own] = rows.detach().reshape(heads, own, *rest)
-    return padded.reshape(heads * width, *rest)
+    """Rows (heads * D, ...) with zero rows behind each head's own: (heads * width, ...)."""
+    own = rearrange(rows.detach(), "(e d) ... -> e d ...", e=heads)
+    padded = own.new_zeros(heads, width, *rows.shape[1:])
+    padded[:, : own.shape[1]] = own
+    return rearrange(padded, "e d ... -> (e d) ...")

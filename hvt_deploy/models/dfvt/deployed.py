@@ -19,11 +19,16 @@ from hvt_deploy.models.dfvt.model import (
     Select,
     Stage,
     WindowAttention,
-    as_map,
-    as_tokens,
+    space_to_depth,
     window_order,
 )
-from hvt_deploy.models.layers import MatrixProduct, fold_batch_norm, linear_from
+from hvt_deploy.models.layers import (
+    MatrixProduct,
+    fold_batch_norm,
+    fold_score_scale,
+    map_to_tokens,
+    tokens_to_map,
+)
 
 
 class Reorder(nn.Module):
@@ -58,12 +63,8 @@ class DeployedWindowAttention(nn.Module):
             reference.head_dim,
             reference.window**2,
         )
-        weight, bias = reference.qkv.weight.detach().clone(), reference.qkv.bias.detach().clone()
-        channels = self.heads * self.head_dim
-        weight[:channels] *= self.head_dim**-0.5
-        bias[:channels] *= self.head_dim**-0.5
-        bias[channels : 2 * channels] = 0
-        self.qkv, self.proj = linear_from(weight, bias), copy.deepcopy(reference.proj)
+        self.qkv = fold_score_scale(reference.qkv, self.heads, self.head_dim)
+        self.proj = copy.deepcopy(reference.proj)
         self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=-1), MatrixProduct()
         bias_GEWW = reference.bias().detach()
         self.register_buffer("bias", bias_GEWW if reference.shift else bias_GEWW[0])
@@ -155,15 +156,11 @@ class DeployedLocalConv(nn.Module):
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """A map (B, C, n, n) to local features (B, C, n/2, n/2)."""
-        channels, side = map_BCHW.shape[1], map_BCHW.shape[2] // 2
-        cells = map_BCHW.reshape(-1, channels, side, 2, side, 2).permute(0, 5, 3, 1, 2, 4)
-        return self.pointwise(self.depthwise(cells.reshape(-1, 4 * channels, side, side)))
+        return self.pointwise(self.depthwise(space_to_depth(map_BCHW)))
 
 
 class DeployedDFvT(nn.Module):
-    """The deployed form. No reshape mentions the batch size, so the exported graph is right for
-    every batch.
-    """
+    """The deployed form: images (B, 3, H, W) to logits (B, K), as the reference form in eval mode."""
 
     def __init__(self, reference: DFvT) -> None:
         super().__init__()
@@ -192,9 +189,11 @@ class DeployedDFvT(nn.Module):
         for i, stage in enumerate(list(self.layers)[:-1]):
             detailed_BCHW, share_BCHW = self.convlayers[i](map_BCHW)
             local_BCHW = self.multiresolution_conv[i](detailed_BCHW)
-            local_BNC = stage(as_tokens(self.pool(map_BCHW) + share_BCHW), as_tokens(local_BCHW))
-            map_BCHW = as_map(local_BNC, local_BCHW.shape[2])
+            local_BNC = stage(
+                map_to_tokens(self.pool(map_BCHW) + share_BCHW), map_to_tokens(local_BCHW)
+            )
+            map_BCHW = tokens_to_map(local_BNC, local_BCHW.shape[2])
         _, share_BCHW = self.convlayers[-1](map_BCHW)
-        local_BNC = as_tokens(map_BCHW)
-        tokens_BNC = self.layers[-1](local_BNC + as_tokens(share_BCHW), local_BNC)
+        local_BNC = map_to_tokens(map_BCHW)
+        tokens_BNC = self.layers[-1](local_BNC + map_to_tokens(share_BCHW), local_BNC)
         return self.head(self.norm(tokens_BNC).mean(dim=1))

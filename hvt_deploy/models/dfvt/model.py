@@ -8,24 +8,14 @@ order, C channels, E heads of D channels each, G windows of W tokens each.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from hvt_deploy.models.dfvt.spec import DFvTArchitecture
-from hvt_deploy.models.layers import Mlp
+from hvt_deploy.models.layers import Mlp, map_to_tokens, tokens_to_map
 
 _MASKED = -100.0
 _GATE_REDUCTION = 16
-
-
-def as_map(tokens_BNC: Tensor, side: int) -> Tensor:
-    """Tokens (B, n*n, C) as a map (B, C, n, n)."""
-    return tokens_BNC.transpose(1, 2).reshape(-1, tokens_BNC.shape[2], side, side)
-
-
-def as_tokens(map_BCHW: Tensor) -> Tensor:
-    """A map (B, C, n, n) as tokens (B, n*n, C)."""
-    channels, height, width = map_BCHW.shape[1:]
-    return map_BCHW.reshape(-1, channels, height * width).transpose(1, 2)
 
 
 def window_order(side: int, window: int, shift: int) -> Tensor:
@@ -33,8 +23,7 @@ def window_order(side: int, window: int, shift: int) -> Tensor:
     and left.
     """
     positions = torch.arange(side * side).reshape(side, side).roll((-shift, -shift), (0, 1))
-    grid = side // window
-    return positions.reshape(grid, window, grid, window).transpose(1, 2).reshape(-1)
+    return rearrange(positions, "(r i) (s j) -> (r s i j)", i=window, j=window)
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -103,11 +92,8 @@ class ConvBranch(nn.Module):
 
 
 def space_to_depth(map_BCHW: Tensor) -> Tensor:
-    """(B, C, n, n) to (B, 4C, n/2, n/2): the parities (row, column) = (0, 0), (1, 0), (0, 1), (1,
-    1) one by one.
-    """
-    rows = (map_BCHW[:, :, 0::2], map_BCHW[:, :, 1::2])
-    return torch.cat([half[:, :, :, column::2] for column in (0, 1) for half in rows], dim=1)
+    """(B, C, n, n) to (B, 4C, n/2, n/2): parities (row, column) in the order 00, 10, 01, 11."""
+    return rearrange(map_BCHW, "b c (h i) (w j) -> b (j i c) h w", i=2, j=2)
 
 
 class WindowAttention(nn.Module):
@@ -141,15 +127,12 @@ class WindowAttention(nn.Module):
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         order = window_order(self.side, self.window, self.shift)
-        windows_BGWC = tokens_BNC[:, order].reshape(
-            tokens_BNC.shape[0], -1, self.window**2, tokens_BNC.shape[2]
-        )
-        q, k, v = (
-            t.unflatten(3, (self.heads, self.head_dim)).transpose(2, 3)
-            for t in self.qkv(windows_BGWC).chunk(3, dim=3)
-        )
+        windows_BGWC = rearrange(tokens_BNC[:, order], "b (g w) c -> b g w c", w=self.window**2)
+        q, k, v = rearrange(
+            self.qkv(windows_BGWC), "b g w (part e d) -> part b g e w d", part=3, e=self.heads
+        ).unbind(0)
         scores_BGEWW = (q * self.head_dim**-0.5) @ k.transpose(3, 4) + self.bias()
-        mixed_BNC = (scores_BGEWW.softmax(dim=4) @ v).transpose(2, 3).flatten(3).flatten(1, 2)
+        mixed_BNC = rearrange(scores_BGEWW.softmax(dim=4) @ v, "b g e w d -> b (g w) (e d)")
         return self.proj(mixed_BNC)[:, order.argsort()]
 
 
@@ -268,8 +251,10 @@ class DFvT(nn.Module):
         for i, stage in enumerate(self.layers[:-1]):
             detailed_BCHW, share_BCHW = self.convlayers[i](map_BCHW)
             local_BCHW = self.multiresolution_conv[i](space_to_depth(detailed_BCHW))
-            tokens_BNC = stage(as_tokens(self.pool(map_BCHW) + share_BCHW), as_tokens(local_BCHW))
-            map_BCHW = as_map(tokens_BNC, local_BCHW.shape[2])
+            tokens_BNC = stage(
+                map_to_tokens(self.pool(map_BCHW) + share_BCHW), map_to_tokens(local_BCHW)
+            )
+            map_BCHW = tokens_to_map(tokens_BNC, local_BCHW.shape[2])
         _, share_BCHW = self.convlayers[-1](map_BCHW)
-        tokens_BNC = self.layers[-1](as_tokens(map_BCHW + share_BCHW), as_tokens(map_BCHW))
+        tokens_BNC = self.layers[-1](map_to_tokens(map_BCHW + share_BCHW), map_to_tokens(map_BCHW))
         return self.head(self.norm(tokens_BNC).mean(dim=1))

@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from einops import rearrange
 from torch import Tensor, nn
 
 from hvt_deploy.models.faster_vit.model import (
@@ -25,11 +26,12 @@ from hvt_deploy.models.faster_vit.model import (
     TokenLevel,
 )
 from hvt_deploy.models.layers import (
-    DeployedSelfAttention,
+    DeployedAttention,
     Mlp,
     batch_norm_affine,
     fold_batch_norm,
     linear_from,
+    map_to_tokens,
 )
 
 
@@ -98,11 +100,9 @@ class DeployedTokenInitializer(nn.Module):
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """The padded map (B, C, H, W) to each window's carrier tokens (B*R*S, T, C)."""
-        layout, grid = self.layout, self.pos_embed(map_BCHW)
-        split = grid.reshape(
-            -1, grid.shape[1], layout.rows, layout.side, layout.columns, layout.side
-        )
-        return split.permute(0, 2, 4, 3, 5, 1).reshape(-1, layout.side**2, grid.shape[1])
+        side = self.layout.side
+        grid_BCHW = self.pos_embed(map_BCHW)
+        return rearrange(grid_BCHW, "b c (r i) (s j) -> (b r s) (i j) c", i=side, j=side)
 
 
 class DeployedTokenBlock(nn.Module):
@@ -122,7 +122,7 @@ class DeployedTokenBlock(nn.Module):
         tokens = reference.window**2 + (0 if layout is None else layout.side**2)
         self.register_buffer("pos_embed", reference.pos_embed(reference.window).detach())
         self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
-        self.attn = DeployedSelfAttention(
+        self.attn = DeployedAttention(
             reference.attn, reference.attn.pos_emb_funct(tokens), reference.gamma3
         )
         self.mlp = _scaled_mlp(reference.mlp, reference.gamma4)
@@ -145,7 +145,7 @@ class DeployedTokenBlock(nn.Module):
             copy.deepcopy(reference.hat_norm1),
             copy.deepcopy(reference.hat_norm2),
         )
-        self.hat_attn = DeployedSelfAttention(reference.hat_attn, bias, reference.gamma1)
+        self.hat_attn = DeployedAttention(reference.hat_attn, bias, reference.gamma1)
         self.hat_mlp = _scaled_mlp(reference.hat_mlp, reference.gamma2)
         # Where the official code gives tokens to other windows than they came from.
         swapped = layout.rows != layout.columns
@@ -164,15 +164,16 @@ class DeployedTokenBlock(nn.Module):
         return tokens + self.mlp(self.norm2(tokens))
 
     def _mix_carriers(self, carriers: Tensor) -> Tensor:
-        count, (share, channels) = cast("Carriers", self.layout).count, carriers.shape[1:]
-        mixed = carriers.reshape(-1, count, channels)
+        layout = cast("Carriers", self.layout)
+        windows = layout.rows * layout.columns
+        mixed = rearrange(carriers, "(b g) t c -> b (g t) c", g=windows)
         if self.hat_pos_embed is not None:
             mixed = mixed + self.hat_pos_embed
         mixed = mixed + self.hat_attn(self.hat_norm1(mixed))
         mixed = mixed + self.hat_mlp(self.hat_norm2(mixed))
         if self.order is not None:
             mixed = mixed.index_select(1, self.order)
-        return mixed.reshape(-1, share, channels)
+        return rearrange(mixed, "b (g t) c -> (b g) t c", g=windows)
 
 
 class DeployedPropagation(nn.Module):
@@ -233,23 +234,22 @@ class DeployedTokenLevel(nn.Module):
         return self.downsample.reduction(self._to_map(self.downsample.norm(tokens)))
 
     def _to_windows(self, map_BCHW: Tensor) -> Tensor:
-        (rows, columns), window, channels = self.grid, self.window, map_BCHW.shape[1]
-        if rows * columns == 1:
-            return map_BCHW.reshape(-1, channels, window * window).transpose(1, 2)
-        split = map_BCHW.reshape(-1, channels, rows, window, columns, window)
-        return split.permute(0, 2, 4, 3, 5, 1).reshape(-1, window * window, channels)
+        window = self.window
+        if self.grid == (1, 1):
+            return map_to_tokens(map_BCHW)
+        return rearrange(map_BCHW, "b c (r i) (s j) -> (b r s) (i j) c", i=window, j=window)
 
     def _to_map(self, tokens: Tensor) -> Tensor:
-        (rows, columns), window, channels = self.grid, self.window, tokens.shape[2]
-        (height, width), (padded_height, padded_width) = self.size, self.padded
-        split = tokens.reshape(-1, rows, columns, window, window, channels)
-        whole = split.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, padded_height, padded_width)
-        return whole if self.padded == self.size else whole[:, :, :height, :width]
+        (rows, columns), (height, width) = self.grid, self.size
+        padded_BCHW = rearrange(
+            tokens, "(b r s) (i j) c -> b c (r i) (s j)", r=rows, s=columns, i=self.window
+        )
+        return padded_BCHW if self.padded == self.size else padded_BCHW[:, :, :height, :width]
 
     def _averaged(self, tokens: Tensor) -> Tensor:
         if self.padded == self.size:
             rows, columns = self.grid
-            return tokens.reshape(-1, rows * columns * self.window**2, tokens.shape[2]).mean(dim=1)
+            return rearrange(tokens, "(b g) n c -> b (g n) c", g=rows * columns).mean(dim=1)
         return self._to_map(tokens).mean(dim=(2, 3))
 
 

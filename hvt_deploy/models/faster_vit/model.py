@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from einops import rearrange
 from torch import Tensor, nn
 
 from hvt_deploy.models.faster_vit.positions import AbsolutePosition, RelativeBias
@@ -32,11 +33,11 @@ class Attention(SelfAttention):
         super().__init__(channels, heads)
         self.pos_emb_funct = RelativeBias(heads, window)
 
-    def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BNC: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        return super().forward(
-            tokens_BNC, self.pos_emb_funct(tokens_BNC.shape[1]) if bias is None else bias
-        )
+        if bias_ENN is None:
+            bias_ENN = self.pos_emb_funct(tokens_BNC.shape[1])
+        return super().forward(tokens_BNC, bias_ENN)
 
 
 class Carriers(nn.Module):
@@ -58,17 +59,27 @@ class Carriers(nn.Module):
 
     def to_raster(self, carriers: Tensor) -> Tensor:
         """(B, R*S*T, C) window by window to raster order over the whole grid."""
-        split = carriers.unflatten(1, (self.rows, self.columns, self.side, self.side))
-        return split.permute(0, 1, 3, 2, 4, 5).flatten(1, 4)
+        return rearrange(
+            carriers,
+            "b (r s i j) c -> b (r i s j) c",
+            r=self.rows,
+            s=self.columns,
+            i=self.side,
+        )
 
     def to_windows(self, carriers: Tensor) -> Tensor:
         """Back, as the official code does it: it takes the grid for `columns` x `rows` windows.
 
-        Where they differ, tokens reach other windows than they came from. Trained weights know no
-        other way.
+        Where they differ, tokens reach other windows than they came from. Trained weights depend
+        on it.
         """
-        split = carriers.unflatten(1, (self.columns, self.side, self.rows, self.side))
-        return split.permute(0, 1, 3, 2, 4, 5).flatten(1, 4)
+        return rearrange(
+            carriers,
+            "b (s i r j) c -> b (s r i j) c",
+            s=self.columns,
+            i=self.side,
+            r=self.rows,
+        )
 
 
 class TokenInitializer(nn.Module):
@@ -86,12 +97,9 @@ class TokenInitializer(nn.Module):
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """The padded map (B, C, H, W) to carrier tokens (B, R*S*T, C), window by window."""
-        layout = self.layout
-        grid = self.pool(self.pos_embed(map_BCHW))
-        split = grid.unflatten(3, (layout.columns, layout.side)).unflatten(
-            2, (layout.rows, layout.side)
-        )
-        return split.permute(0, 2, 4, 3, 5, 1).flatten(1, 4)
+        side = self.layout.side
+        grid_BCHW = self.pool(self.pos_embed(map_BCHW))
+        return rearrange(grid_BCHW, "b c (r i) (s j) -> b (r s i j) c", i=side, j=side)
 
 
 class TokenBlock(nn.Module):
@@ -133,13 +141,14 @@ class TokenBlock(nn.Module):
         if layout is not None:
             carriers = layout.to_windows(self._mix_carriers(layout.to_raster(carriers), layout))
             share = layout.side**2
-            tokens = torch.cat([carriers.unflatten(1, (-1, share)).flatten(0, 1), tokens], dim=1)
+            own = rearrange(carriers, "b (g t) c -> (b g) t c", t=share)
+            tokens = torch.cat([own, tokens], dim=1)
         tokens = tokens + _scaled(self.attn(self.norm1(tokens)), self.gamma3)
         tokens = tokens + _scaled(self.mlp(self.norm2(tokens)), self.gamma4)
         if layout is not None:
             share = layout.side**2
             own, tokens = tokens[:, :share], tokens[:, share:]
-            carriers = own.unflatten(0, (-1, layout.rows * layout.columns)).flatten(1, 2)
+            carriers = rearrange(own, "(b g) t c -> b (g t) c", g=layout.rows * layout.columns)
             if self.propagate:
                 tokens = tokens + _scaled(self.enlarge(own, layout.side), self.gamma1)
         return tokens, carriers
@@ -190,7 +199,8 @@ class Downsample(nn.Module):
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 2C, H/2, W/2), rounded up."""
-        return self.reduction(self.norm(map_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        normed_BHWC = self.norm(rearrange(map_BCHW, "b c h w -> b h w c"))
+        return self.reduction(rearrange(normed_BHWC, "b h w c -> b c h w"))
 
 
 class ConvLevel(nn.Module):
@@ -248,12 +258,13 @@ class TokenLevel(nn.Module):
             carriers: Tensor = self.global_tokenizer(padded)
         else:
             carriers = padded.new_zeros(len(padded), 0, padded.shape[1])
-        tokens = padded.unflatten(3, (columns, self.window)).unflatten(2, (rows, self.window))
-        tokens = tokens.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(0, 2)
+        window = self.window
+        tokens = rearrange(padded, "b c (r i) (s j) -> (b r s) (i j) c", i=window, j=window)
         for block in self.blocks:
             tokens, carriers = cast("tuple[Tensor, Tensor]", block(tokens, carriers))
-        split = tokens.unflatten(1, (self.window, self.window)).unflatten(0, (-1, rows, columns))
-        whole = split.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+        whole = rearrange(
+            tokens, "(b r s) (i j) c -> b c (r i) (s j)", r=rows, s=columns, i=window
+        )[:, :, :height, :width]
         return whole if self.downsample is None else self.downsample(whole)
 
 

@@ -7,6 +7,7 @@ channels each.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -14,21 +15,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from hvt_deploy.models.fdvit.spec import FDViTArchitecture
-from hvt_deploy.models.layers import Mlp
+from hvt_deploy.models.layers import Mlp, SelfAttention, map_to_tokens, tokens_to_map
 
 _BLOCK_EPS = 1e-6
 _POOL_EPS = 1e-5
-
-
-def as_map(tokens_BNC: Tensor, side: int) -> Tensor:
-    """Tokens (B, n*n, C) as a map (B, C, n, n)."""
-    return tokens_BNC.transpose(1, 2).reshape(-1, tokens_BNC.shape[2], side, side)
-
-
-def as_tokens(map_BCHW: Tensor) -> Tensor:
-    """A map (B, C, n, n) as tokens (B, n*n, C)."""
-    channels, height, width = map_BCHW.shape[1:]
-    return map_BCHW.reshape(-1, channels, height * width).transpose(1, 2)
 
 
 def _resample(map_BCHW: Tensor, side: int) -> Tensor:
@@ -47,39 +37,29 @@ class PatchEmbed(nn.Module):
         return self.conv(images_NCHW)
 
 
-class Attention(nn.Module):
-    """Global attention with a local term: a depthwise convolution of the values, added before
-    `proj`.
-    """
+class LocalAttention(SelfAttention):
+    """Global attention with a local term: a depthwise convolution of the values before `proj`."""
 
-    def __init__(self, heads: int, head_dim: int, side: int) -> None:
-        super().__init__()
-        channels = heads * head_dim
-        self.heads, self.head_dim, self.side = heads, head_dim, side
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads)
         self.get_v = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        q, k, v = self.qkv(tokens_BNC).chunk(3, dim=2)
-        q_BEND, k_BEND, v_BEND = (
-            t.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2) for t in (q, k, v)
-        )
-        scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
-        mixed_BNC = (scores_BENN.softmax(dim=3) @ v_BEND).transpose(1, 2).flatten(2)
-        local_BNC = as_tokens(self.get_v(as_map(v, self.side)))
-        return self.proj(mixed_BNC + local_BNC)
+    def forward(self, tokens_BNC: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) of a square map to tokens (B, N, C)."""
+        qkv_BNF = self.qkv(tokens_BNC)
+        values_BNC = qkv_BNF.chunk(3, dim=2)[2]
+        side = math.isqrt(tokens_BNC.shape[1])
+        local_BNC = map_to_tokens(self.get_v(tokens_to_map(values_BNC, side)))
+        return self.proj(self.mix_values(qkv_BNF, bias_ENN) + local_BNC)
 
 
 class Block(nn.Module):
     """Pre-norm transformer block on tokens (B, N, C)."""
 
-    def __init__(self, heads: int, head_dim: int, side: int, mlp_ratio: int) -> None:
+    def __init__(self, channels: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
-        channels = heads * head_dim
         self.norm1 = nn.LayerNorm(channels, eps=_BLOCK_EPS)
-        self.attn: nn.Module = Attention(heads, head_dim, side)
+        self.attn: nn.Module = LocalAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels, eps=_BLOCK_EPS)
         self.mlp = Mlp(channels, mlp_ratio)
 
@@ -90,9 +70,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution; a module of its own because official keys say
-    `transformers.i.blocks.j`.
-    """
+    """The blocks of one resolution; a module because official keys are `transformers.i.blocks.j`."""
 
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
@@ -104,9 +82,7 @@ class Stage(nn.Module):
 
 
 class Pool(nn.Module):
-    """Flexible downsampling (paper section 3.2): LayerNorm, bilinear resampling to any size, 3x3
-    convolution.
-    """
+    """Flexible downsampling (paper section 3.2): LayerNorm, bilinear resampling, 3x3 convolution."""
 
     def __init__(self, channels: int, out_channels: int, side: int, out_side: int) -> None:
         super().__init__()
@@ -116,7 +92,7 @@ class Pool(nn.Module):
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
         """Tokens (B, n*n, C) to a map (B, C', n', n')."""
-        return self.conv(_resample(as_map(self.ln(tokens_BNC), self.side), self.out_side))
+        return self.conv(_resample(tokens_to_map(self.ln(tokens_BNC), self.side), self.out_side))
 
 
 class Decoder(nn.Module):
@@ -133,8 +109,7 @@ class Decoder(nn.Module):
 
 
 class FDViT(nn.Module):
-    """The reference form. Parameters carry the official names; it computes in the dtype of its
-    weights.
+    """The reference form. Parameters carry the official names.
 
     In eval mode images (B, 3, H, W) become logits (B, K); in train mode the result is (logits,
     pairs), one pair (target, reconstruction) of maps (B, C, n, n) per pool for the auto-encoder
@@ -149,10 +124,9 @@ class FDViT(nn.Module):
             0.02 * torch.randn(1, a.channels[0], a.map_sizes[0], a.map_sizes[0])
         )
         self.patch_embed = PatchEmbed(a.channels[0], a.patch_size, a.stride)
-        stages = zip(a.heads, a.head_dims, a.map_sizes, a.depths, strict=True)
         self.transformers = nn.ModuleList(
-            Stage([Block(heads, head_dim, side, a.mlp_ratio) for _ in range(depth)])
-            for heads, head_dim, side, depth in stages
+            Stage([Block(channels, heads, a.mlp_ratio) for _ in range(depth)])
+            for channels, heads, depth in zip(a.channels, a.heads, a.depths, strict=True)
         )
         steps = list(zip(pairwise(a.channels), pairwise(a.map_sizes), strict=True))
         self.pools = nn.ModuleList(Pool(c, c_next, n, n_next) for (c, c_next), (n, n_next) in steps)
@@ -163,23 +137,21 @@ class FDViT(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Images (B, 3, H, W) to logits (B, K), with the auto-encoder pairs in train mode."""
         pairs: list[tuple[Tensor, Tensor]] = []
-        tokens_BNC = as_tokens(self.patch_embed(images_NCHW) + self.pos_embed)
+        tokens_BNC = map_to_tokens(self.patch_embed(images_NCHW) + self.pos_embed)
         for i, stage in enumerate(self.transformers):
             tokens_BNC = stage(tokens_BNC)
             if i < len(self.pools):
                 if self.training:
                     pairs.append(self._auto_encode(i, tokens_BNC))
-                tokens_BNC = as_tokens(self.pools[i](tokens_BNC))
+                tokens_BNC = map_to_tokens(self.pools[i](tokens_BNC))
         logits_NK = self.head(self.norm(tokens_BNC).mean(dim=1))
         return (logits_NK, pairs) if self.training else logits_NK
 
     def _auto_encode(self, index: int, tokens_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        """(target, reconstruction): the stage's map, and what the decoder makes of its masked,
-        pooled tokens.
-        """
+        """(target, reconstruction): the stage's map, and the decoder's of its masked, pooled tokens."""
         threshold = self.architecture.mask_threshold
         kept_BN1 = (torch.rand_like(tokens_BNC[:, :, :1]) >= threshold).to(tokens_BNC.dtype) / (
             1 - threshold
         )
-        target = as_map(tokens_BNC, self.architecture.map_sizes[index])
+        target = tokens_to_map(tokens_BNC, self.architecture.map_sizes[index])
         return target, self.decoders[index](self.pools[index](tokens_BNC * kept_BN1))

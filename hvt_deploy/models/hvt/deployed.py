@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hvt_deploy.models.hvt.model import HVT, Block
 from hvt_deploy.models.hvt.spec import POOL_STRIDE
-from hvt_deploy.models.layers import DeployedSelfAttention, SelfAttention
+from hvt_deploy.models.layers import DeployedAttention, SelfAttention
 
 
 class DeployedBlock(nn.Module):
@@ -22,7 +22,7 @@ class DeployedBlock(nn.Module):
     def __init__(self, reference: Block) -> None:
         super().__init__()
         self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
-        self.attn = DeployedSelfAttention(cast("SelfAttention", reference.attn))
+        self.attn = DeployedAttention(cast("SelfAttention", reference.attn))
         self.mlp = copy.deepcopy(reference.mlp)
         self.pos_embed = None if reference.pos_embed is None else copy.deepcopy(reference.pos_embed)
         self.pool_kernel = reference.pool_kernel
@@ -42,9 +42,7 @@ class DeployedBlock(nn.Module):
 
 
 class DeployedHVT(nn.Module):
-    """The deployed form: equal to the reference form in eval mode; no reshape mentions the batch
-    size.
-    """
+    """The deployed form: images (B, 3, H, W) to logits (B, K), as the reference form in eval mode."""
 
     def __init__(self, reference: HVT) -> None:
         super().__init__()

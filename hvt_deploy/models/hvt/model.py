@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from hvt_deploy.models.hvt.spec import POOL_STRIDE, HVTArchitecture
-from hvt_deploy.models.layers import Mlp, SelfAttention
+from hvt_deploy.models.layers import Mlp, SelfAttention, map_to_tokens
 
 _EPS = 1e-6
 
@@ -25,7 +25,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, N, C)."""
-        return self.proj(images_NCHW).flatten(2).transpose(1, 2)
+        return map_to_tokens(self.proj(images_NCHW))
 
 
 class Block(nn.Module):
