@@ -79,7 +79,7 @@ def export(options: ExportOptions) -> None:
     """Export a model to ONNX and verify it against PyTorch."""
     from hvt_deploy.core.environment import require
     from hvt_deploy.core.workspace import open_folder
-    from hvt_deploy.models.registry import get_spec
+    from hvt_deploy.models.exported import spec_of_config
 
     config = _export_config(options)
     require("torch", extra="export")
@@ -88,7 +88,7 @@ def export(options: ExportOptions) -> None:
 
     slug = options.slug
     if slug is None:
-        spec = get_spec(config.model, config.preprocessing.image_size, config.options)
+        spec = spec_of_config(config)
         slug = Path(options.model).stem if options.model.endswith(".json") else spec.slug
     folder = open_folder(options.workspace, slug)
     if options.dry_run:

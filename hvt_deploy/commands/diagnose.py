@@ -233,16 +233,15 @@ def _open_pytorch(
     reference form's logits.
     """
     require("torch", extra="export")
-    from hvt_deploy.models.registry import get_spec, to_deployed
-    from hvt_deploy.models.weights.load import load_model
+    from hvt_deploy.models.exported import load_exported
+    from hvt_deploy.models.registry import to_deployed
     from hvt_deploy.runtime.pytorch import PyTorchBackend
 
-    spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
     path, threads = (
         folder.open_artifact(manifest, "pytorch"),
         config.validation.threads or cpu_count(),
     )
-    module, _ = load_model(spec, path, manifest.signature.num_classes)
+    module = load_exported(manifest, path)
     deployed = to_deployed(module)
     with closing(PyTorchBackend(Variant("pytorch", "cpu", "fp32"), module, threads)) as reference:
         expected = reference.infer(images)

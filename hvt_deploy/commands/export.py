@@ -26,12 +26,13 @@ from hvt_deploy.graph.opset import check_opset, convert_opset, read_opset
 from hvt_deploy.graph.preprocessing import add_preprocessing, check_preprocessing
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import external_weights_path, load_onnx, save_onnx
-from hvt_deploy.models.registry import create_from, get_spec, to_deployed
+from hvt_deploy.models.exported import spec_of_config
+from hvt_deploy.models.registry import create_from, to_deployed
 from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.download import obtain_weights
 from hvt_deploy.models.weights.load import load_model, save_reference, seed_random_weights
 
-# Next to the stored weights: each key of the checkpoint and how it was used.
+# Next to the stored weights: each key of the checkpoint and its status.
 KEY_REPORT = "keys.json"
 
 
@@ -68,7 +69,7 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     if config.export.preprocess_in_graph:
         check_preprocessing(config.preprocessing)
     require_resources(plan_export(folder, config), folder.path)
-    spec = get_spec(config.model, config.preprocessing.image_size, config.options)
+    spec = spec_of_config(config)
     with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
         reference_path = staged_weights / f"{folder.slug}.safetensors"
         num_classes, weights = _store_reference(spec, config, reference_path, ui)
@@ -128,7 +129,7 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
 
     Raises BadInput for an unknown model and for options that do not fit.
     """
-    spec = get_spec(config.model, config.preprocessing.image_size, config.options)
+    spec = spec_of_config(config)
     with torch.device("meta"):
         reference = create_from(spec)
         parameters = sum(parameter.numel() for parameter in reference.parameters())
@@ -166,7 +167,7 @@ def _store_reference(
     save_reference(model, path)
     counts = ", ".join(f"{count} {status}" for status, count in report.summary.items())
     ui.say(f"Keys of {obtained.path}: {counts}")
-    meanings = {fate.key: fate.meaning for fate in report.fates}
+    meanings = {key.key: key.meaning for key in report.keys}
     path.with_name(KEY_REPORT).write_text(json.dumps(meanings, indent=1) + "\n", encoding="utf-8")
     record = WeightsRecord(
         obtained.source,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.models.registry import get_spec, list_specs
-from hvt_deploy.models.spec import ModelSpec, Published
+from hvt_deploy.models.spec import ModelCost, ModelSpec, Published
 
 if TYPE_CHECKING:
     from hvt_deploy.models.verification import GoldenCheck

@@ -21,7 +21,8 @@ from hvt_deploy.core.workspace import ModelFolder, is_fresh, now, open_folder
 from hvt_deploy.evaluation.record import DataSummary, Results, Row, read_results
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
-from hvt_deploy.models.registry import get_spec, list_specs
+from hvt_deploy.models.exported import spec_of_config
+from hvt_deploy.models.registry import list_specs
 
 T = TypeVar("T")
 IN_TURN = "Latencies of one model were measured interleaved, those of different models one after the other."
@@ -132,9 +133,7 @@ def _find_or_export(model: str, flags: Mapping[str, object], root: Path, ui: Ui)
     from hvt_deploy.commands.export import export
 
     config = with_flags(config_of(model), flags)
-    folder = open_folder(
-        root, get_spec(config.model, config.preprocessing.image_size, config.options).slug
-    )
+    folder = open_folder(root, spec_of_config(config).slug)
     if is_exported(folder, config):
         ui.say(f"Exported before: {folder.path}")
     else:

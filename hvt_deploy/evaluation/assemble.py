@@ -21,7 +21,7 @@ from hvt_deploy.evaluation.record import (
 )
 from hvt_deploy.evaluation.timing import Timings
 from hvt_deploy.evaluation.verdict import compare_precisions, judge, write_verdict
-from hvt_deploy.models.registry import get_spec
+from hvt_deploy.models.exported import spec_of_manifest
 
 # ImageNet's validation set, which papers' tables are of: images, classes.
 IMAGENET_VAL = (50_000, 1000)
@@ -158,5 +158,5 @@ def _published(manifest: Manifest, data: DataSummary) -> PublishedAccuracy | Non
     official = manifest.weights.source == "official" and manifest.wnids is not None
     if not official or data.subset or whole != IMAGENET_VAL:
         return None
-    spec = get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
+    spec = spec_of_manifest(manifest)
     return spec.published and PublishedAccuracy(spec.published.top1, spec.published.top5)

@@ -88,9 +88,9 @@ def get_spec(
 
         spec = timm.spec_of(name, image_size)
     elif name.endswith(".json"):
-        spec = hvt.spec_of(hvt.read_configuration(Path(name)))
+        spec = hvt.spec_of_configuration(hvt.read_configuration(Path(name)))
     elif name == "hvt" and options.hvt is not None:
-        spec = hvt.spec_of(options.hvt)
+        spec = hvt.spec_of_configuration(options.hvt)
     elif name in _SPECS:
         spec = _SPECS[name]
     else:

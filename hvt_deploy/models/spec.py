@@ -1,4 +1,4 @@
-"""What is known of a model before it is built: the shape of this shelf."""
+"""The specification of a model: all that is known before it is built. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from hvt_deploy.core.types import Preprocessing
 
 @dataclass(frozen=True)
 class Published:
-    """Figures of the paper's table. `top1`/`top5` in percent, parameters in millions, FLOPs in 1e9
-    (MACs).
+    """A line of a paper's table.
+
+    Attributes:
+        top1: Accuracy in percent; None where the paper states none.
+        top5: Likewise.
+        params_m: Parameters in millions.
+        flops_g: What the papers call FLOPs: multiply-accumulates of one image, in 1e9.
     """
 
     top1: float | None
@@ -22,13 +27,16 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a model has at inference: parameters without train-only branches, and
-    multiply-accumulates of one image.
+class ModelCost:
+    """The size of a model at inference, counted on the reference form.
 
-    `macs` counts convolutions, Linears and attention products of the reference form, as papers do.
     Exact rewrites of the deployed form (padded heads, resampling as a matrix) may add a few
     percent.
+
+    Attributes:
+        params: Parameters without train-only branches.
+        macs: Multiply-accumulates of one image in convolutions, Linears and attention products, as
+            papers count them.
     """
 
     params: int
@@ -37,8 +45,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the official weights are published. `packaged` names a file in hvt_deploy/data/assets
-    instead.
+    """Where the trained weights are.
+
+    Attributes:
+        url: Where the authors published them; None where they did not.
+        packaged: A file in hvt_deploy/data/assets that holds them instead.
+        how: Whether `url` answers with the file or with a page of Google Drive.
     """
 
     url: str | None = None
@@ -48,11 +60,23 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model. `architecture` is the family's own frozen dataclass of hyper-parameters.
+    """One model.
 
-    `measured` is None where nobody has measured it: timm's models, other sizes, a user's own
-    configuration. A `resizable` model takes other image sizes; `options` are those it was made
-    with. `heads` are the paths of its classifiers: distilled models have two.
+    Attributes:
+        name: By which `create_model` finds it.
+        family: The folder in `models/` with its code.
+        architecture: The family's own frozen dataclass of hyper-parameters.
+        num_classes: Of the published classifier.
+        preprocessing: Of the published evaluation; its image size is the model's input.
+        published: The paper's figures; None for models outside the papers.
+        measured: Its size; None for timm's models, other image sizes and own configurations.
+        checkpoint: Where the trained weights are.
+        code_licence: Of the official code.
+        weights_licence: Of the official weights; "not stated" where nothing is.
+        resizable: Whether it takes other image sizes.
+        options: With which it was made.
+        heads: Module paths of its classifiers, the one that labels taught first: distilled models
+            have two.
     """
 
     name: str
@@ -61,7 +85,7 @@ class ModelSpec:
     num_classes: int
     preprocessing: Preprocessing
     published: Published | None
-    measured: Measured | None
+    measured: ModelCost | None
     checkpoint: Checkpoint
     code_licence: str
     weights_licence: str
@@ -84,3 +108,25 @@ class ModelSpec:
         """The name of its folder in a workspace."""
         plain = self.name.replace(":", "-").replace("/", "-")
         return f"{plain}-{self.image_size[0]}x{self.image_size[1]}" if self.resizable else plain
+
+
+def demo_spec(family: str, architecture: object, side: int, cost: ModelCost) -> ModelSpec:
+    """A family's demo model: ten digits, images of `side` x `side` pixels, packaged weights."""
+    return ModelSpec(
+        name=f"{family}_demo",
+        family=family,
+        architecture=architecture,
+        num_classes=10,
+        preprocessing=Preprocessing(
+            image_size=(side, side),
+            crop_pct=1.0,
+            interpolation="bilinear",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        published=None,
+        measured=cost,
+        checkpoint=Checkpoint(packaged=f"{family}_demo.safetensors"),
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0",
+    )

@@ -10,7 +10,7 @@ from hvt_deploy.data.digits import write_digits
 from hvt_deploy.data.folders import Sample, open_image_folder
 from hvt_deploy.data.images import load_batches
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
-from hvt_deploy.models.weights.load import obtain_weights
+from hvt_deploy.models.weights.download import obtain_weights
 
 RECORDS = Path(__file__).parents[2] / "training"
 DEMOS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo")

@@ -59,7 +59,7 @@ def test_official_file_gives_the_official_logits(name: str, tmp_path: Path) -> N
         state = official_state(name, salt)
         save_official(path, spec.family, state)
         model, report = load_model(spec, path)
-        assert [fate.key for fate in report.fates] == list(state)
+        assert [key.key for key in report.keys] == list(state)
         assert report.container == ("state_dict" if spec.family == "faster_vit" else "model")
         assert_golden(model, name, salt)
         assert_golden(to_deployed(model), name, salt)

@@ -64,12 +64,12 @@ def test_official_container_loads_and_drops_decoders(
     report = load_checkpoint(model, path)
     decoders = tuple(key for key in official if key.startswith("decoders."))
     assert report.dropped_train_only == decoders
-    assert (report.container, report.loaded, report.num_classes) == (
+    assert (report.container, len(report.keys_with("loaded")), report.num_classes) == (
         "model",
         len(official) - len(decoders),
         1000,
     )
-    assert report.recomputed == ()
+    assert report.keys_with("recomputed") == ()
     assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     loaded = model.state_dict()
     assert all(
@@ -136,15 +136,15 @@ def test_only_the_encoder_of_a_larger_model_is_taken(
     reference.load_state_dict(small)
     report = load_checkpoint(model, stored(tmp_path, {"state_dict": wrapped}))
     assert torch.equal(logits(model), logits(reference))
-    assert report.keys("not encoder") == ("target.weight",)
-    taken = next(fate for fate in report.fates if fate.key == "encoder.pos_embed")
+    assert report.keys_with("not encoder") == ("target.weight",)
+    taken = next(key for key in report.keys if key.key == "encoder.pos_embed")
     assert taken.meaning == "loaded as pos_embed"
 
 
-def test_every_key_has_its_fate(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_every_key_has_its_status(small: dict[str, torch.Tensor], tmp_path: Path) -> None:
     report = load_checkpoint(create_model("fdvit_demo"), stored(tmp_path, small))
-    assert [fate.key for fate in report.fates] == list(small)
-    meanings = {fate.key: fate.meaning for fate in report.fates}
+    assert [key.key for key in report.keys] == list(small)
+    meanings = {key.key: key.meaning for key in report.keys}
     assert meanings["pos_embed"] == "loaded"
     assert meanings["decoders.0.conv.weight"] == "dropped: of use in training only"
     assert report.summary == {"loaded": len(small) - 6, "train-only": 6}
@@ -156,7 +156,7 @@ def test_features_need_no_head(small: dict[str, torch.Tensor], tmp_path: Path) -
     reference.head = torch.nn.Identity()
     features, report = load_model(get_spec("fdvit_demo"), path, num_classes=0)
     assert report.num_classes == features.num_classes == 0
-    assert report.keys("head not wanted") == ("head.weight", "head.bias")
+    assert report.keys_with("head not wanted") == ("head.weight", "head.bias")
     assert torch.equal(logits(features), logits(reference))
 
 
@@ -172,12 +172,12 @@ def test_timm_models_load_in_one_step_too(name: str, tmp_path: Path) -> None:
         content["layers.0.blocks.1.attn_mask"] = torch.full((64, 49, 49), torch.nan)
     path = stored(tmp_path, {"state_dict": content})
     model, report = load_model(get_spec(name), path)
-    assert len(report.recomputed) == (2 if "swin" in name else 0)
+    assert len(report.keys_with("recomputed")) == (2 if "swin" in name else 0)
     images = torch.randn(1, 3, *get_spec(name).image_size)
     with torch.no_grad():
         assert torch.equal(model(images), reference(images))
     _, report = load_model(get_spec(name), path, num_classes=0)
-    assert report.keys("head not wanted") == ("head.fc.weight", "head.fc.bias")
+    assert report.keys_with("head not wanted") == ("head.fc.weight", "head.fc.bias")
 
 
 def test_another_file_of_timm_is_described(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ del state
 import gc; gc.collect()
 before = resident()
 model, report = load_model(get_spec("fdvit_b"), path)
-print(resident() - before, report.loaded)
+print(resident() - before, len(report.keys_with("loaded")))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -57,14 +57,14 @@ def test_any_resolution_takes_the_224_file(
 ) -> None:
     model, report = load_model(get_spec("faster_vit_0_any_res", image_size), official_224)
     assert_golden(model, golden)
-    unused = report.keys("unused at this size")
+    unused = report.keys_with("unused at this size")
     assert tuple(sorted({key.split(".")[4] for key in unused})) == dropped
     recorded = facts("faster_vit_0_224")
     recomputed = [
         key for key, kind in recorded["kinds"].items() if kind == "persistent-buffer-computed"
     ]
-    assert set(report.recomputed) == set(recomputed)
-    meanings = {fate.key: fate.meaning for fate in report.fates}
+    assert set(report.keys_with("recomputed")) == set(recomputed)
+    meanings = {key.key: key.meaning for key in report.keys}
     assert list(meanings) == list(recorded["state_dict"])
     assert meanings["levels.3.blocks.0.attn.pos_emb_funct.cpb_mlp.0.weight"] == "loaded"
     assert (
@@ -140,7 +140,7 @@ def test_any_resolution_computes_its_own_tables(given: str, tmp_path: Path) -> N
 def test_single_window_has_no_use_for_carrier_tokens(name: str, tmp_path: Path) -> None:
     save_official(tmp_path / "official.pth.tar", "faster_vit", official_shapes(f"{name}_224"))
     _, report = load_model(get_spec(f"{name}_any_res", (112, 112)), tmp_path / "official.pth.tar")
-    parts = {key.split(".")[4] for key in report.keys("unused at this size")}
+    parts = {key.split(".")[4] for key in report.keys_with("unused at this size")}
     assert parts == {
         "hat_attn",
         "hat_mlp",
@@ -160,10 +160,10 @@ def test_second_name_of_a_parameter_wins(tmp_path: Path) -> None:
     model = create_model("faster_vit_0_224")
     report = load_checkpoint(model, tmp_path / "two.pth.tar")
     assert torch.equal(model.state_dict()[f"{TOKENIZER}.pos_embed.weight"], other)
-    assert report.keys("given by its alias") == tuple(
+    assert report.keys_with("given by its alias") == tuple(
         f"{TOKENIZER}.pos_embed.{name}" for name in ("weight", "bias")
     )
-    meanings = {fate.key: fate.meaning for fate in report.fates}
+    meanings = {key.key: key.meaning for key in report.keys}
     assert (
         meanings[f"{TOKENIZER}.to_global_feature.pos.weight"]
         == f"loaded as {TOKENIZER}.pos_embed.weight"

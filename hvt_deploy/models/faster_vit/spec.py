@@ -1,5 +1,4 @@
-"""FasterViT: hyper-parameters of the paper's models, fixed and any-resolution, and of the small one
-of the demo.
+"""FasterViT: hyper-parameters of the paper's models, fixed and any-resolution, and of the demo's.
 
 Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Attention", ICLR 2024.
 """
@@ -7,12 +6,11 @@ Hatamizadeh et al., "FasterViT: Fast Vision Transformers with Hierarchical Atten
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.model_options import ModelOptions
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.models.spec import Checkpoint, Measured, ModelSpec, Published
+from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
 
 # Levels 2 and 3 are transformers. Their maps are this many times smaller than the image.
 TOKEN_LEVELS = {2: 16, 3: 32}
@@ -68,13 +66,16 @@ def configure(
     if len(windows) != 4 or min(windows[2:]) < 2:
         raise BadInput(
             f"Window sizes {','.join(map(str, windows))} do not fit {spec.name}.",
-            "Give four, one for each level; those of levels 2 and 3 must be 2 or more: --window-size 7,7,12,6",
+            "Give four, one for each level; those of levels 2 and 3 must be 2 or more: "
+            "--window-size 7,7,12,6",
         )
     size = image_size or spec.image_size
     changed = replace(
-        architecture, image_size=size, window_sizes=(windows[0], windows[1], windows[2], windows[3]),
+        architecture,
+        image_size=size,
+        window_sizes=(windows[0], windows[1], windows[2], windows[3]),
         carrier_tokens=options.carrier_token_size or architecture.carrier_tokens,
-    )  # fmt: skip
+    )
     for axis, side in zip(("height", "width"), size, strict=True):
         _check_side(axis, side, changed)
     if changed.hierarchy:
@@ -82,9 +83,12 @@ def configure(
     if changed == architecture:
         return spec
     return replace(
-        spec, architecture=changed, preprocessing=replace(spec.preprocessing, image_size=size), measured=None,
+        spec,
+        architecture=changed,
+        preprocessing=replace(spec.preprocessing, image_size=size),
+        measured=None,
         options=options,
-    )  # fmt: skip
+    )
 
 
 def _check_side(axis: str, side: int, architecture: FasterViTArchitecture) -> None:
@@ -94,16 +98,15 @@ def _check_side(axis: str, side: int, architecture: FasterViTArchitecture) -> No
     above = next(s for s in range(side + 1, side + 10_000) if _works(s, architecture))
     nearest = f"{below} and {above}" if below else str(above)
     raise BadInput(
-        f"FasterViT cannot run on images of {axis} {side} with windows of {architecture.window_sizes[2]} and "
-        f"{architecture.window_sizes[3]}: its official code counts fewer windows than the rounded-up map has.",
+        f"FasterViT cannot run on images of {axis} {side} with windows of "
+        f"{architecture.window_sizes[2]} and {architecture.window_sizes[3]}: its official code "
+        "counts fewer windows than the rounded-up map has.",
         f"The nearest that work: {nearest}. Multiples of 32 always do.",
     )
 
 
 def _works(side: int, architecture: FasterViTArchitecture) -> bool:
-    """The official code counts windows on the rounded-down map; that must be as many as the real
-    map has.
-    """
+    """The official code counts windows on the rounded-down map; the real map must have as many."""
     for level, reduction in TOKEN_LEVELS.items():
         window, counted = architecture.window_sizes[level], side // reduction
         if counted == 0 or -(-counted // window) != -(-_map_side(side, level) // window):
@@ -121,54 +124,13 @@ def _check_carrier_tokens(architecture: FasterViTArchitecture) -> None:
     rows, columns = architecture.windows(2)
     if rows * columns > 1 and rows * columns * side * side < 4:
         raise BadInput(
-            f"{rows} x {columns} windows with one carrier token each are fewer than 4 carrier tokens, which the "
-            "official code cannot place.",
+            f"{rows} x {columns} windows with one carrier token each are fewer than 4 carrier "
+            "tokens, which the official code cannot place.",
             "Raise --carrier-token-size to 2, or the image size.",
         )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of the paper's tables, with the checkpoint of the official repository and its
-    evaluation crop.
-    """
-
-    architecture: FasterViTArchitecture
-    published: Published
-    crop_pct: float
-    crop_mode: Literal["center", "squash"]
-    file: str
-
-
-def _row(
-    architecture: FasterViTArchitecture, top1: float, top5: float, params_m: float, flops_g: float,
-    crop_pct: float, crop_mode: Literal["center", "squash"], file: str,
-) -> _Row:  # fmt: skip
-    published = Published(top1=top1, top5=top5, params_m=params_m, flops_g=flops_g)
-    return _Row(architecture, published, crop_pct, crop_mode, file)
-
-
-def _official(name: str, row: _Row, architecture: FasterViTArchitecture) -> ModelSpec:
-    params, macs = _MEASURED[name]
-    return ModelSpec(
-        name=name,
-        family="faster_vit",
-        architecture=architecture,
-        num_classes=1000,
-        preprocessing=Preprocessing(
-            image_size=architecture.image_size, crop_pct=row.crop_pct, crop_mode=row.crop_mode
-        ),
-        published=row.published,
-        measured=Measured(params=params, macs=macs),
-        checkpoint=Checkpoint(
-            url=f"https://huggingface.co/ahatamiz/FasterViT/resolve/main/{row.file}.pth.tar"
-        ),
-        code_licence="NVIDIA Source Code License-NC",
-        weights_licence="not stated",
-        resizable=name.endswith("_any_res"),
-    )
-
-
+_HUB = "https://huggingface.co/ahatamiz/FasterViT/resolve/main"
 _SQUARE = (224, 224)
 _NARROW, _WIDE = (2, 4, 8, 16), (4, 8, 16, 32)
 _V0 = FasterViTArchitecture(_SQUARE, 64, 64, (2, 3, 6, 5), _NARROW)
@@ -195,27 +157,37 @@ def _v4_21k(side: int, window: int) -> FasterViTArchitecture:
 
 
 _DEMO = FasterViTArchitecture(
-    image_size=(64, 64), dim=16, stem_dim=8, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), window_sizes=(2, 2, 2, 2),
-    carrier_tokens=1, layer_scale=True, propagation=True, mlp_ratio=2,
-)  # fmt: skip
+    image_size=(64, 64),
+    dim=16,
+    stem_dim=8,
+    depths=(1, 1, 2, 1),
+    heads=(1, 2, 2, 4),
+    window_sizes=(2, 2, 2, 2),
+    carrier_tokens=1,
+    layer_scale=True,
+    propagation=True,
+    mlp_ratio=2,
+)
 
+# Published top-1, top-5 (%), parameters (millions) and MACs (1e9); the evaluation's crop_pct; the
+# file.
 _ROWS = {
-    "faster_vit_0_224": _row(_V0, 82.1, 95.9, 31.4, 3.3, 0.875, "center", "fastervit_0_224_1k"),
-    "faster_vit_1_224": _row(_V1, 83.2, 96.5, 53.4, 5.3, 1.0, "center", "fastervit_1_224_1k"),
-    "faster_vit_2_224": _row(_V2, 84.2, 96.8, 75.9, 8.7, 1.0, "center", "fastervit_2_224_1k"),
-    "faster_vit_3_224": _row(_V3, 84.9, 97.2, 159.5, 18.2, 1.0, "center", "fastervit_3_224_1k"),
-    "faster_vit_4_224": _row(_V4, 85.4, 97.3, 424.6, 36.6, 1.0, "center", "fastervit_4_224_1k"),
-    "faster_vit_5_224": _row(_V5, 85.6, 97.4, 975.5, 113.0, 1.0, "center", "fastervit_5_224_1k"),
-    "faster_vit_6_224": _row(_V6, 85.8, 97.4, 1360.0, 142.0, 1.0, "center", "fastervit_6_224_1k"),
-    "faster_vit_4_21k_224": _row(_v4_21k(224, 14), 86.6, 97.8, 271.9, 40.8, 0.95, "squash", "fastervit_4_21k_224_w14"),
-    "faster_vit_4_21k_384": _row(_v4_21k(384, 24), 87.6, 98.3, 271.9, 120.1, 1.0, "squash", "fastervit_4_21k_384_w24"),
-    "faster_vit_4_21k_512": _row(_v4_21k(512, 32), 87.8, 98.4, 271.9, 213.5, 1.0, "squash", "fastervit_4_21k_512_w32"),
-    "faster_vit_4_21k_768": _row(_v4_21k(768, 48), 87.9, 98.5, 271.9, 480.4, 0.93, "squash", "fastervit_4_21k_768_w48"),
-}  # fmt: skip
+    "faster_vit_0_224": (_V0, 82.1, 95.9, 31.4, 3.3, 0.875, "0_224_1k"),
+    "faster_vit_1_224": (_V1, 83.2, 96.5, 53.4, 5.3, 1.0, "1_224_1k"),
+    "faster_vit_2_224": (_V2, 84.2, 96.8, 75.9, 8.7, 1.0, "2_224_1k"),
+    "faster_vit_3_224": (_V3, 84.9, 97.2, 159.5, 18.2, 1.0, "3_224_1k"),
+    "faster_vit_4_224": (_V4, 85.4, 97.3, 424.6, 36.6, 1.0, "4_224_1k"),
+    "faster_vit_5_224": (_V5, 85.6, 97.4, 975.5, 113.0, 1.0, "5_224_1k"),
+    "faster_vit_6_224": (_V6, 85.8, 97.4, 1360.0, 142.0, 1.0, "6_224_1k"),
+    "faster_vit_4_21k_224": (_v4_21k(224, 14), 86.6, 97.8, 271.9, 40.8, 0.95, "4_21k_224_w14"),
+    "faster_vit_4_21k_384": (_v4_21k(384, 24), 87.6, 98.3, 271.9, 120.1, 1.0, "4_21k_384_w24"),
+    "faster_vit_4_21k_512": (_v4_21k(512, 32), 87.8, 98.4, 271.9, 213.5, 1.0, "4_21k_512_w32"),
+    "faster_vit_4_21k_768": (_v4_21k(768, 48), 87.9, 98.5, 271.9, 480.4, 0.93, "4_21k_768_w48"),
+}
 # Of the any-resolution models, whose official default size is not that of their checkpoints.
 _ANY_RES_SIZE, _ANY_RES_SIZE_OF_2 = (576, 960), (541, 960)
 # Parameters and multiply-accumulates of the official code at its own size, counted by running it.
-_MEASURED = {
+_COUNTED = {
     "faster_vit_0_224": (31_404_840, 3_492_325_376),
     "faster_vit_1_224": (53_366_696, 5_503_054_336),
     "faster_vit_2_224": (75_923_816, 8_974_767_104),
@@ -241,36 +213,41 @@ _MEASURED = {
 }
 
 
-def _any_res(name: str, row: _Row) -> ModelSpec:
-    size = _ANY_RES_SIZE_OF_2 if row.architecture is _V2 else _ANY_RES_SIZE
-    return _official(name, row, replace(row.architecture, image_size=size))
+def _official(name: str, row: str, image_size: tuple[int, int]) -> ModelSpec:
+    """The model `name`: the architecture and checkpoint of a row at this image size."""
+    architecture, top1, top5, params_m, flops_g, crop_pct, file = _ROWS[row]
+    params, macs = _COUNTED[name]
+    return ModelSpec(
+        name=name,
+        family="faster_vit",
+        architecture=replace(architecture, image_size=image_size),
+        num_classes=1000,
+        preprocessing=Preprocessing(
+            image_size=image_size,
+            crop_pct=crop_pct,
+            # The official evaluation of the models trained on ImageNet-21k takes no centre crop.
+            crop_mode="squash" if "_21k_" in row else "center",
+        ),
+        published=Published(top1, top5, params_m, flops_g),
+        measured=ModelCost(params, macs),
+        checkpoint=Checkpoint(url=f"{_HUB}/fastervit_{file}.pth.tar"),
+        code_licence="NVIDIA Source Code License-NC",
+        weights_licence="not stated",
+        resizable=name.endswith("_any_res"),
+    )
+
+
+def _any_res(row: str) -> ModelSpec:
+    name = row if "_21k_" in row else row.removesuffix("_224")
+    size = _ANY_RES_SIZE_OF_2 if row == "faster_vit_2_224" else _ANY_RES_SIZE
+    return _official(f"{name}_any_res", row, size)
 
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        *(_official(name, row, row.architecture) for name, row in _ROWS.items()),
-        *(
-            _any_res(f"{name if '21k' in name else name.removesuffix('_224')}_any_res", row)
-            for name, row in _ROWS.items()
-        ),
-        ModelSpec(
-            name="faster_vit_demo",
-            family="faster_vit",
-            architecture=_DEMO,
-            num_classes=10,
-            preprocessing=Preprocessing(
-                image_size=(64, 64),
-                crop_pct=1.0,
-                interpolation="bilinear",
-                mean=(0.5, 0.5, 0.5),
-                std=(0.5, 0.5, 0.5),
-            ),
-            published=None,
-            measured=Measured(params=609_170, macs=6_809_856),
-            checkpoint=Checkpoint(packaged="faster_vit_demo.safetensors"),
-            code_licence="Apache-2.0",
-            weights_licence="Apache-2.0",
-        ),
+        *(_official(name, name, row[0].image_size) for name, row in _ROWS.items()),
+        *(_any_res(name) for name in _ROWS),
+        demo_spec("faster_vit", _DEMO, 64, ModelCost(609_170, 6_809_856)),
     )
 }

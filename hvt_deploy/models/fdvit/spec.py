@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.models.spec import Checkpoint, Measured, ModelSpec, Published
+from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,40 @@ class FDViTArchitecture:
         return tuple(h * d for h, d in zip(self.heads, self.head_dims, strict=True))
 
 
-def _official(
-    name: str,
-    architecture: FDViTArchitecture,
-    published: Published,
-    measured: Measured,
-    drive_id: str,
-) -> ModelSpec:
+_DEPTHS, _SIDES = (2, 3, 3, 2, 2), (27, 19, 14, 10, 7)
+_ARCHITECTURES = {
+    "fdvit_ti": FDViTArchitecture(
+        224, 16, 8, (32, 23, 21, 23, 26), (2, 4, 6, 8, 10), _DEPTHS, _SIDES
+    ),
+    "fdvit_s": FDViTArchitecture(
+        224, 16, 8, (48, 34, 32, 34, 38), (3, 6, 9, 12, 15), _DEPTHS, _SIDES
+    ),
+    "fdvit_b": FDViTArchitecture(
+        224, 14, 7, (64, 45, 64, 45, 64), (4, 8, 8, 16, 16), (3, 3, 3, 2, 2), (31, 22, 16, 11, 8)
+    ),
+}
+_DEMO = FDViTArchitecture(
+    32, 4, 2, (16, 16, 20, 24), (2, 3, 3, 4), (1, 1, 2, 2), map_sizes=(15, 11, 8, 6)
+)
+# Published top-1 (%), parameters (millions) and MACs (1e9); counted parameters and MACs; the id of
+# the checkpoint on Google Drive.
+_ROWS = {
+    "fdvit_ti": (73.74, 4.6, 0.6, 4_603_420, 821_917_532, "1JTm1nJnKrQVEMF19uAKbwFqKR5wv6z4a"),
+    "fdvit_s": (81.45, 21.6, 2.8, 21_595_258, 3_319_511_976, "1Dmg-EB4x_ke2XxcHEnCNSuRYwGddKG0Q"),
+    "fdvit_b": (82.39, 68.1, 11.9, 68_099_320, 14_057_749_952, "1qhRSCeNgS_ZWXNLq2peSu7ubYBP-9Yqv"),
+}  # fmt: skip
+
+
+def _official(name: str) -> ModelSpec:
+    top1, params_m, flops_g, params, macs, drive_id = _ROWS[name]
     return ModelSpec(
         name=name,
         family="fdvit",
-        architecture=architecture,
+        architecture=_ARCHITECTURES[name],
         num_classes=1000,
         preprocessing=Preprocessing(image_size=(224, 224), crop_pct=0.875),
-        published=published,
-        measured=measured,
+        published=Published(top1, None, params_m, flops_g),
+        measured=ModelCost(params, macs),
         checkpoint=Checkpoint(
             url=f"https://drive.google.com/file/d/{drive_id}/view", how="google-drive"
         ),
@@ -59,84 +78,7 @@ def _official(
     )
 
 
-_TI = FDViTArchitecture(
-    image_size=224,
-    patch_size=16,
-    stride=8,
-    head_dims=(32, 23, 21, 23, 26),
-    heads=(2, 4, 6, 8, 10),
-    depths=(2, 3, 3, 2, 2),
-    map_sizes=(27, 19, 14, 10, 7),
-)
-_S = FDViTArchitecture(
-    image_size=224,
-    patch_size=16,
-    stride=8,
-    head_dims=(48, 34, 32, 34, 38),
-    heads=(3, 6, 9, 12, 15),
-    depths=(2, 3, 3, 2, 2),
-    map_sizes=(27, 19, 14, 10, 7),
-)
-_B = FDViTArchitecture(
-    image_size=224,
-    patch_size=14,
-    stride=7,
-    head_dims=(64, 45, 64, 45, 64),
-    heads=(4, 8, 8, 16, 16),
-    depths=(3, 3, 3, 2, 2),
-    map_sizes=(31, 22, 16, 11, 8),
-)
-_DEMO = FDViTArchitecture(
-    image_size=32,
-    patch_size=4,
-    stride=2,
-    head_dims=(16, 16, 20, 24),
-    heads=(2, 3, 3, 4),
-    depths=(1, 1, 2, 2),
-    map_sizes=(15, 11, 8, 6),
-)
-
 SPECS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _official(
-            "fdvit_ti",
-            _TI,
-            Published(top1=73.74, top5=None, params_m=4.6, flops_g=0.6),
-            Measured(params=4_603_420, macs=821_917_532),
-            "1JTm1nJnKrQVEMF19uAKbwFqKR5wv6z4a",
-        ),
-        _official(
-            "fdvit_s",
-            _S,
-            Published(top1=81.45, top5=None, params_m=21.6, flops_g=2.8),
-            Measured(params=21_595_258, macs=3_319_511_976),
-            "1Dmg-EB4x_ke2XxcHEnCNSuRYwGddKG0Q",
-        ),
-        _official(
-            "fdvit_b",
-            _B,
-            Published(top1=82.39, top5=None, params_m=68.1, flops_g=11.9),
-            Measured(params=68_099_320, macs=14_057_749_952),
-            "1qhRSCeNgS_ZWXNLq2peSu7ubYBP-9Yqv",
-        ),
-        ModelSpec(
-            name="fdvit_demo",
-            family="fdvit",
-            architecture=_DEMO,
-            num_classes=10,
-            preprocessing=Preprocessing(
-                image_size=(32, 32),
-                crop_pct=1.0,
-                interpolation="bilinear",
-                mean=(0.5, 0.5, 0.5),
-                std=(0.5, 0.5, 0.5),
-            ),
-            published=None,
-            measured=Measured(params=458_534, macs=31_521_456),
-            checkpoint=Checkpoint(packaged="fdvit_demo.safetensors"),
-            code_licence="Apache-2.0",
-            weights_licence="Apache-2.0",
-        ),
-    )
+    **{name: _official(name) for name in _ROWS},
+    "fdvit_demo": demo_spec("fdvit", _DEMO, _DEMO.image_size, ModelCost(458_534, 31_521_456)),
 }

@@ -1,5 +1,4 @@
-"""HVT: hyper-parameters of the paper's models, of the small one of the demo, and of a user's own
-configuration file.
+"""HVT: hyper-parameters of the paper's models, the demo model and users' configuration files.
 
 Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021.
 """
@@ -7,14 +6,14 @@ Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.model_options import HVTConfiguration, ModelOptions
 from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.models.spec import Checkpoint, Measured, ModelSpec, Published
+from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
 
 # The official code pools by two whatever its configuration says.
 POOL_STRIDE = 2
@@ -55,37 +54,10 @@ class HVTArchitecture:
         return tuple(counts)
 
 
-def spec_of(configuration: HVTConfiguration) -> ModelSpec:
-    """The spec of an HVT that has no name. Raises BadInput for values that make no model, with the
-    rule.
-    """
+def spec_of_configuration(configuration: HVTConfiguration) -> ModelSpec:
+    """The spec of an HVT that has no name. Raises BadInput for values that make no model."""
     c = configuration
-    if (
-        min(
-            c.input_size,
-            c.patch_size,
-            c.num_heads,
-            c.num_blocks,
-            c.pool_kernel_size,
-            c.pool_block_width,
-        )
-        < 1
-    ):
-        raise BadInput(
-            "An HVT configuration has a value below 1.",
-            "Every size and number in it must be positive.",
-        )
-    if c.pool_stride != POOL_STRIDE:
-        raise BadInput(
-            f"pool_stride is {c.pool_stride}; the official code pools by 2 whatever the file says.",
-            "Write 2: a checkpoint trained with this file was trained with 2.",
-        )
-    if c.input_size % c.patch_size:
-        below = c.input_size // c.patch_size * c.patch_size
-        raise BadInput(
-            f"input_size {c.input_size} is not a multiple of patch_size {c.patch_size}.",
-            f"The nearest that are: {' and '.join(str(s) for s in (below, below + c.patch_size) if s)}.",
-        )
+    _check_configuration(c)
     architecture = HVTArchitecture(
         c.input_size,
         c.patch_size,
@@ -100,17 +72,42 @@ def spec_of(configuration: HVTConfiguration) -> ModelSpec:
             "Raise pool_block_width, or input_size.",
         )
     return ModelSpec(
-        name="hvt", family="hvt", architecture=architecture, num_classes=1000,
+        name="hvt",
+        family="hvt",
+        architecture=architecture,
+        num_classes=1000,
         preprocessing=Preprocessing(image_size=(c.input_size, c.input_size), crop_pct=0.875),
-        published=None, measured=None, checkpoint=Checkpoint(), code_licence="Apache-2.0", weights_licence="not stated",
+        published=None,
+        measured=None,
+        checkpoint=Checkpoint(),
+        code_licence="Apache-2.0",
+        weights_licence="not stated",
         options=ModelOptions(hvt=c),
-    )  # fmt: skip
+    )
+
+
+def _check_configuration(c: HVTConfiguration) -> None:
+    if min(asdict(c).values()) < 1:
+        raise BadInput(
+            "An HVT configuration has a value below 1.",
+            "Every size and number in it must be positive.",
+        )
+    if c.pool_stride != POOL_STRIDE:
+        raise BadInput(
+            f"pool_stride is {c.pool_stride}; the official code pools by 2 whatever the file says.",
+            "Write 2: a checkpoint trained with this file was trained with 2.",
+        )
+    if c.input_size % c.patch_size:
+        below = c.input_size // c.patch_size * c.patch_size
+        nearest = " and ".join(str(size) for size in (below, below + c.patch_size) if size)
+        raise BadInput(
+            f"input_size {c.input_size} is not a multiple of patch_size {c.patch_size}.",
+            f"The nearest that are: {nearest}.",
+        )
 
 
 def read_configuration(path: Path) -> HVTConfiguration:
-    """An HVT's own configuration file: JSON with the official key names. Raises BadInput for
-    anything else.
-    """
+    """Read an HVT's configuration file: JSON with the official keys. Raises BadInput otherwise."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -122,114 +119,40 @@ def read_configuration(path: Path) -> HVTConfiguration:
     return from_plain(HVTConfiguration, data, str(path))
 
 
-def _official(
-    name: str,
-    heads: int,
-    pool_every: int | None,
-    published: Published,
-    measured: Measured,
-    url: str | None,
-) -> ModelSpec:
+_DEMO = HVTArchitecture(image_size=32, patch_size=4, heads=3, blocks=6, pool_every=3, head_dim=32)
+_RELEASES = "https://github.com/zhuang-group/HVT/releases/download"
+# Heads, blocks from one pooling to the next; published top-1, top-5 (%), parameters (millions) and
+# MACs (1e9); counted parameters and MACs; the file among the releases.
+_ROWS = {
+    "hvt_ti_1": (3, 12, 69.64, 89.4, 5.74, 0.64, 5_735_656, 642_299_520, "v1.0/hvt_ti_1"),
+    "scale_hvt_ti_4": (
+        6, 3, 75.23, 92.3, 22.12, 1.39, 22_118_632, 1_393_640_448, "v1.0/scale_hvt_ti_4",
+    ),
+    "hvt_s_0": (6, None, 80.39, 95.13, 22.05, 4.57, 22_049_896, 4_574_026_752, "v1.0/hvt_s_0"),
+    "hvt_s_1": (6, 12, 78.0, 93.83, 22.09, 2.4, 22_087_144, 2_402_020_608, "v1.1/hvt_s_1"),
+    "hvt_s_2": (6, 6, 77.36, 93.55, 22.11, 1.94, 22_105_576, 1_941_216_768, "v1.0/hvt_s_2"),
+    "hvt_s_3": (6, 4, 76.32, 92.9, 22.11, 1.62, 22_114_408, 1_620_095_232, "v1.0/hvt_s_3"),
+    "hvt_s_4": (6, 3, 75.23, 92.3, 22.12, 1.39, 22_118_632, 1_393_640_448, "v1.0/scale_hvt_ti_4"),
+}  # fmt: skip
+
+
+def _official(name: str) -> ModelSpec:
+    heads, pool_every, top1, top5, params_m, flops_g, params, macs, file = _ROWS[name]
     return ModelSpec(
         name=name,
         family="hvt",
-        architecture=HVTArchitecture(
-            image_size=224, patch_size=16, heads=heads, blocks=12, pool_every=pool_every
-        ),
+        architecture=HVTArchitecture(224, 16, heads, blocks=12, pool_every=pool_every),
         num_classes=1000,
         preprocessing=Preprocessing(image_size=(224, 224), crop_pct=0.875),
-        published=published,
-        measured=measured,
-        checkpoint=Checkpoint(url=url),
+        published=Published(top1, top5, params_m, flops_g),
+        measured=ModelCost(params, macs),
+        checkpoint=Checkpoint(url=f"{_RELEASES}/{file}.pth"),
         code_licence="Apache-2.0",
         weights_licence="not stated",
     )
 
 
 SPECS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _official(
-            "hvt_ti_1",
-            3,
-            12,
-            Published(top1=69.64, top5=89.4, params_m=5.74, flops_g=0.64),
-            Measured(params=5_735_656, macs=642_299_520),
-            "https://github.com/zhuang-group/HVT/releases/download/v1.0/hvt_ti_1.pth",
-        ),
-        _official(
-            "scale_hvt_ti_4",
-            6,
-            3,
-            Published(top1=75.23, top5=92.3, params_m=22.12, flops_g=1.39),
-            Measured(params=22_118_632, macs=1_393_640_448),
-            "https://github.com/zhuang-group/HVT/releases/download/v1.0/scale_hvt_ti_4.pth",
-        ),
-        _official(
-            "hvt_s_0",
-            6,
-            None,
-            Published(top1=80.39, top5=95.13, params_m=22.05, flops_g=4.57),
-            Measured(params=22_049_896, macs=4_574_026_752),
-            "https://github.com/zhuang-group/HVT/releases/download/v1.0/hvt_s_0.pth",
-        ),
-        _official(
-            "hvt_s_1",
-            6,
-            12,
-            Published(top1=78.0, top5=93.83, params_m=22.09, flops_g=2.4),
-            Measured(params=22_087_144, macs=2_402_020_608),
-            "https://github.com/zhuang-group/HVT/releases/download/v1.1/hvt_s_1.pth",
-        ),
-        _official(
-            "hvt_s_2",
-            6,
-            6,
-            Published(top1=77.36, top5=93.55, params_m=22.11, flops_g=1.94),
-            Measured(params=22_105_576, macs=1_941_216_768),
-            "https://github.com/zhuang-group/HVT/releases/download/v1.0/hvt_s_2.pth",
-        ),
-        _official(
-            "hvt_s_3",
-            6,
-            4,
-            Published(top1=76.32, top5=92.9, params_m=22.11, flops_g=1.62),
-            Measured(params=22_114_408, macs=1_620_095_232),
-            "https://github.com/zhuang-group/HVT/releases/download/v1.0/hvt_s_3.pth",
-        ),
-        _official(
-            "hvt_s_4",
-            6,
-            3,
-            Published(top1=75.23, top5=92.3, params_m=22.12, flops_g=1.39),
-            Measured(params=22_118_632, macs=1_393_640_448),
-            "https://github.com/zhuang-group/HVT/releases/download/v1.0/scale_hvt_ti_4.pth",
-        ),
-        ModelSpec(
-            name="hvt_demo",
-            family="hvt",
-            architecture=HVTArchitecture(
-                image_size=32,
-                patch_size=4,
-                heads=3,
-                blocks=6,
-                pool_every=3,
-                head_dim=32,
-                mlp_ratio=4,
-            ),
-            num_classes=10,
-            preprocessing=Preprocessing(
-                image_size=(32, 32),
-                crop_pct=1.0,
-                interpolation="bilinear",
-                mean=(0.5, 0.5, 0.5),
-                std=(0.5, 0.5, 0.5),
-            ),
-            published=None,
-            measured=Measured(params=687_466, macs=22_402_944),
-            checkpoint=Checkpoint(packaged="hvt_demo.safetensors"),
-            code_licence="Apache-2.0",
-            weights_licence="Apache-2.0",
-        ),
-    )
+    **{name: _official(name) for name in _ROWS},
+    "hvt_demo": demo_spec("hvt", _DEMO, _DEMO.image_size, ModelCost(687_466, 22_402_944)),
 }

@@ -1,6 +1,4 @@
-"""What becomes of each key of a checkpoint when it fills a model, decided from names and shapes
-alone.
-"""
+"""The status of each key of a checkpoint that fills a model, from names and shapes alone."""
 
 from __future__ import annotations
 
@@ -12,9 +10,7 @@ from typing import Literal
 from hvt_deploy.models.family import Family
 from hvt_deploy.models.spec import ModelSpec
 
-__all__ = ["Fate", "KeyFate", "decide_fates", "summarize_fates"]
-
-Fate = Literal[
+Status = Literal[
     "loaded",
     "train-only",
     "recomputed",
@@ -23,7 +19,7 @@ Fate = Literal[
     "head not wanted",
     "not encoder",
 ]
-_MEANINGS: Mapping[Fate, str] = {
+_MEANINGS: Mapping[Status, str] = {
     "loaded": "loaded",
     "train-only": "dropped: of use in training only",
     "recomputed": "dropped: the model computes it itself",
@@ -37,29 +33,33 @@ _COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class KeyFate:
-    """One key of a file. `target` is the model's name for it, which an alias or a prefix makes
-    another.
+class KeyStatus:
+    """One key of a file.
+
+    Attributes:
+        key: Its name in the file.
+        status: Whether it is loaded, and if not, why.
+        target: The model's name for it: another one where `key` is an alias or has a prefix.
     """
 
     key: str
-    fate: Fate
+    status: Status
     target: str
 
     @property
     def meaning(self) -> str:
-        """The fate in words."""
+        """The status as a phrase."""
         return (
             f"loaded as {self.target}"
-            if self.fate == "loaded" and self.target != self.key
-            else _MEANINGS[self.fate]
+            if self.status == "loaded" and self.target != self.key
+            else _MEANINGS[self.status]
         )
 
 
-def decide_fates(
+def classify_keys(
     keys: Iterable[str], wanted: Iterable[str], spec: ModelSpec, family: Family
-) -> tuple[KeyFate, ...]:
-    """The fate of every key of a file in a model that needs the keys `wanted` at inference.
+) -> tuple[KeyStatus, ...]:
+    """The status of every key of a file in a model that needs the keys `wanted` at inference.
 
     A key that nothing explains counts as `loaded`: whether the model has it is for the caller to
     check.
@@ -75,7 +75,7 @@ def decide_fates(
     headless = not any(key.startswith(heads) for key in wanted)
     by_alias = {target for key, target in targets.items() if not key.endswith(target)}
 
-    def fate_of(key: str) -> Fate:
+    def status_of(key: str) -> Status:
         target = targets[key]
         if encoder_only and not key.startswith(_ENCODER):
             return "not encoder"
@@ -94,12 +94,12 @@ def decide_fates(
                 return "head not wanted"
         return "loaded"
 
-    return tuple(KeyFate(key, fate_of(key), targets[key]) for key in keys)
+    return tuple(KeyStatus(key, status_of(key), targets[key]) for key in keys)
 
 
-def summarize_fates(fates: Iterable[KeyFate]) -> Mapping[str, int]:
-    """How many keys met each fate, the frequent ones first."""
-    return dict(Counter(fate.fate for fate in fates).most_common())
+def count_statuses(keys: Iterable[KeyStatus]) -> Mapping[str, int]:
+    """How many keys have each status, the frequent ones first."""
+    return dict(Counter(key.status for key in keys).most_common())
 
 
 def _canonical(key: str, family: Family) -> str:

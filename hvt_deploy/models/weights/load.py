@@ -24,35 +24,33 @@ from hvt_deploy.core.files import hash_file
 from hvt_deploy.models.registry import create_from, family_of, open_family, spec_of
 from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.container import Container, read_container
-from hvt_deploy.models.weights.download import ObtainedWeights, obtain_weights
-from hvt_deploy.models.weights.key_report import Fate, KeyFate, decide_fates, summarize_fates
+from hvt_deploy.models.weights.key_report import (
+    KeyStatus,
+    Status,
+    classify_keys,
+    count_statuses,
+)
 from hvt_deploy.models.weights.nearest import (
     describe_nearest,
     needed_at_inference,
     tables_of_another,
 )
 
-__all__ = [
-    "LoadReport",
-    "ObtainedWeights",
-    "load_checkpoint",
-    "load_model",
-    "obtain_weights",
-    "save_reference",
-    "seed_random_weights",
-]
-
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What loading found. `container` is `bare` or the key that held the weights, `fates` has every
-    key of the file in its order, `num_classes` is the head's size, which the model now has. Nothing
-    is ever resized.
+    """The result of loading a checkpoint.
+
+    Attributes:
+        path: The file.
+        container: The key that held the weights, or `bare`.
+        keys: Every key of the file with its status, in the file's order.
+        num_classes: The size of the file's head, which the model now has. Nothing is ever resized.
     """
 
     path: Path
     container: str
-    fates: tuple[KeyFate, ...]
+    keys: tuple[KeyStatus, ...]
     num_classes: int
 
     @cached_property
@@ -61,32 +59,22 @@ class LoadReport:
         return hash_file(self.path)
 
     @property
-    def loaded(self) -> int:
-        """How many tensors the model took."""
-        return len(self.keys("loaded"))
-
-    @property
     def dropped_train_only(self) -> tuple[str, ...]:
         """Keys without use at inference."""
-        return self.keys("train-only")
-
-    @property
-    def recomputed(self) -> tuple[str, ...]:
-        """Stored buffers that the model computes itself."""
-        return self.keys("recomputed")
+        return self.keys_with("train-only")
 
     @property
     def summary(self) -> Mapping[str, int]:
-        """How many keys met each fate: {"loaded": 386, "recomputed": 88, ...}."""
-        return summarize_fates(self.fates)
+        """How many keys have each status: {"loaded": 386, "recomputed": 88, ...}."""
+        return count_statuses(self.keys)
 
-    def keys(self, fate: Fate) -> tuple[str, ...]:
-        """The keys with this fate."""
-        return tuple(key.key for key in self.fates if key.fate == fate)
+    def keys_with(self, status: Status) -> tuple[str, ...]:
+        """The keys with this status."""
+        return tuple(key.key for key in self.keys if key.status == status)
 
 
 class _Classifying(Protocol):
-    """What every reference form has."""
+    """The attribute that every reference form has."""
 
     num_classes: int
 
@@ -143,9 +131,9 @@ def _parameters_without_memory() -> Generator[None]:
 
 def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
     wanted = needed_at_inference(model)
-    fates = decide_fates(container.state, wanted, spec_of(model), family_of(model))
+    keys = classify_keys(container.state, wanted, spec_of(model), family_of(model))
     given = {
-        fate.target: container.state[fate.key].detach() for fate in fates if fate.fate == "loaded"
+        key.target: container.state[key.key].detach() for key in keys if key.status == "loaded"
     }
     heads = _heads_of_another_size(wanted, given, spec_of(model).heads)
     _check_keys(container, model, wanted, given, ignore=frozenset(heads))
@@ -158,9 +146,7 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
             for key, tensor in given.items()
         }
     model.load_state_dict(given, strict=False, assign=assign)
-    return LoadReport(
-        container.path, container.name, fates, cast("_Classifying", model).num_classes
-    )
+    return LoadReport(container.path, container.name, keys, cast("_Classifying", model).num_classes)
 
 
 def save_reference(model: nn.Module, path: Path) -> None:

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from hvt_deploy.models.family import Family
 from hvt_deploy.models.registry import create_from, family_of, list_specs, spec_of
 from hvt_deploy.models.spec import ModelSpec
-from hvt_deploy.models.weights.key_report import decide_fates
-
-__all__ = ["describe_nearest", "needed_at_inference", "tables_of_another"]
+from hvt_deploy.models.weights.key_report import classify_keys
 
 # Below this share of agreeing tensors a file is not called anybody's: norms and biases agree by
 # chance.
@@ -54,8 +52,8 @@ class _Known:
         """(tensors of the file that fit, tensors that would have to), heads of any size, tables
         counted where wrong.
         """
-        fates = decide_fates(state, self.shapes, self.spec, self.family)
-        given = {fate.target: state[fate.key].shape for fate in fates if fate.fate == "loaded"}
+        keys = classify_keys(state, self.shapes, self.spec, self.family)
+        given = {key.target: state[key.key].shape for key in keys if key.status == "loaded"}
         fitting = sum(self._fits(key, given[key]) for key in given.keys() & self.shapes.keys())
         wrong = len(tables_of_another(self.spec, self.family, state))
         return fitting, len(given.keys() | self.shapes.keys()) + wrong
