@@ -119,7 +119,8 @@ def train(model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, epochs: int) 
             optimizer.step()
             total += loss.item()
         print(
-            f"epoch {epoch + 1}/{epochs}: loss {total / batches:.3f}, {time.monotonic() - started:.0f} s",
+            f"epoch {epoch + 1}/{epochs}: loss {total / batches:.3f}, "
+            f"{time.monotonic() - started:.0f} s",
             flush=True,
         )
     model.eval()

@@ -1,7 +1,8 @@
 """Model families: a name becomes an `nn.Module` in reference form, that in turn its deployed form.
 
-`spec` states what is known of a model without building it (no torch), `specs/` holds the numbers,
-`registry` finds both by name, `weights` fills a model, and each family is one file.
+Each family is a folder: `spec` (hyper-parameters and published figures, no torch), `model` (the
+reference form), `deployed` (the deployed form) and `family`, which names both forms. `registry`
+finds a model by name, `weights/` fills it, `exported` finds the model of a manifest again.
 """
 
 from __future__ import annotations

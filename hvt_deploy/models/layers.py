@@ -25,7 +25,7 @@ class Mlp(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention over tokens (B, N, C): one Linear for q, k and v, scale head_dim^-0.5."""
+    """Multi-head attention over tokens: one Linear for q, k and v, scale head_dim^-0.5."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def tokens_to_map(tokens_BNC: Tensor, side: int) -> Tensor:
 
 
 def fold_score_scale(qkv: nn.Linear, heads: int, head_dim: int) -> nn.Linear:
-    """The Linear of q, k and v (C -> 3C) for scores without a scale, its heads padded to `head_dim`.
+    """The Linear of q, k and v (C -> 3C) for unscaled scores, heads padded to `head_dim`.
 
     The scale, 1 / sqrt of the own head dimension, is folded into the query weights. The key bias is
     zero: it adds the same number to all scores of a query, which softmax ignores.
@@ -139,7 +139,7 @@ def fold_score_scale(qkv: nn.Linear, heads: int, head_dim: int) -> nn.Linear:
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution that does what `conv` followed by `norm` does at inference."""
+    """One convolution equal to `conv` followed by `norm` at inference."""
     scale, shift = batch_norm_affine(norm)
     bias = torch.zeros_like(shift) if conv.bias is None else conv.bias.detach()
     folded = nn.Conv2d(
@@ -208,7 +208,7 @@ def linear_from(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def depthwise_from(weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A size-preserving depthwise convolution with this weight (C, 1, k, k), odd k, and bias (C)."""
+    """A size-preserving depthwise convolution: weight (C, 1, k, k) with odd k, bias (C)."""
     channels, _, kernel, _ = weight.shape
     layer = nn.Conv2d(
         channels, channels, kernel, padding=kernel // 2, groups=channels, device="meta"

@@ -1,6 +1,4 @@
-"""Every model by name. Importing this imports no torch: a family's code is opened when a model is
-made.
-"""
+"""Every model by name. Imports no torch: a family's code is imported when a model is made."""
 
 from __future__ import annotations
 
@@ -64,21 +62,23 @@ _FAMILIES: dict[str, Callable[[], Family]] = {
 
 
 class _Specified(Protocol):
-    """What every model that is made here has."""
+    """The attribute that every model made here has."""
 
     spec: ModelSpec
 
 
 def list_specs() -> list[ModelSpec]:
-    """Every model with a name of its own, families together, in the order of their papers' tables."""
+    """Every named model, families together, in the order of their papers' tables."""
     return list(_SPECS.values())
 
 
 def get_spec(
     name: str, image_size: tuple[int, int] | None = None, options: ModelOptions = DEFAULT_OPTIONS
 ) -> ModelSpec:
-    """What is known of the model `name`: one of `list_specs`, `timm:NAME`, or the path of an HVT's
-    own configuration file (JSON; `hvt` when `options.hvt` holds what the file says).
+    """The specification of a model.
+
+    `name` is one of `list_specs`, `timm:NAME`, or the path of an HVT's configuration file (JSON;
+    `hvt` where `options.hvt` holds the file's values).
 
     Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model
     does not take.
@@ -86,7 +86,7 @@ def get_spec(
     if name.startswith("timm:"):
         from hvt_deploy.models.timm import spec as timm
 
-        spec = timm.spec_of(name, image_size)
+        spec = timm.spec_of_timm(name, image_size)
     elif name.endswith(".json"):
         spec = hvt.spec_of_configuration(hvt.read_configuration(Path(name)))
     elif name == "hvt" and options.hvt is not None:

@@ -1,12 +1,9 @@
-"""Does this machine compute what the official code computes? Recorded logits and the rule behind
-their weights.
+"""Checks both forms of a model on this machine against recorded logits of the official code.
 
-The rule: a standard normal tensor seeded by crc32("<salt>:<name>"), scaled by what kind of
-parameter it is, for every parameter and every BatchNorm statistic. `data/golden/<model>.json` holds
-what the official code makes of it.
+The rule behind the weights: a standard normal tensor seeded by crc32("<salt>:<name>"), scaled by
+the kind of parameter, for every parameter and every BatchNorm statistic. `data/assets/golden/`
+holds the official code's results in one file per model.
 """
-
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +36,7 @@ LARGE_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class GoldenOptions:
-    """What a recorded model was made with, where it was not the default."""
+    """The options of a recorded model; None for the default."""
 
     resolution: tuple[int, int] | None = None
     window_size: tuple[int, ...] | None = None
@@ -50,9 +46,7 @@ class GoldenOptions:
 
 @dataclass(frozen=True)
 class Golden:
-    """What the official code gives under one salt. Rows are images; `logits_first32` have 7
-    significant digits.
-    """
+    """The official code's result under one salt. Rows are images; logits have 7 digits."""
 
     name: str
     salt: str
@@ -193,36 +187,28 @@ def normal(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def draw(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The value of the parameter or BatchNorm statistic with this official name, float32
-    throughout.
-    """
-    return np.asarray(_scaled(normal(salt, name, shape), name, shape), np.float32)
-
-
-def _scaled(v: NDArray[np.float32], name: str, shape: tuple[int, ...]) -> NDArray[np.floating[Any]]:
-    f32 = np.float32
+    """The value of the parameter or BatchNorm statistic with this official name, float32."""
+    values = normal(salt, name, shape)
     if name.endswith("running_var"):
-        return f32(0.75) + f32(0.25) * np.abs(v)
+        return np.asarray(0.75 + 0.25 * np.abs(values), np.float32)
     if name.endswith("running_mean"):
-        return f32(0.1) * v
+        return 0.1 * values
     if name.rsplit(".", maxsplit=1)[-1] == "pos_embed":
-        return f32(0.2) * v
+        return 0.2 * values
     if name.endswith("pos_emb_funct.cpb_mlp.0.bias"):
-        return v
+        return values
     if name.endswith("pos_emb_funct.cpb_mlp.2.weight"):
-        return (v - f32(0.25)) / f32(math.sqrt(shape[1]))
+        return np.asarray((values - 0.25) / math.sqrt(shape[1]), np.float32)
     if len(shape) <= 1:
-        return f32(0.05) * v if name.endswith("bias") else f32(1) + f32(0.1) * v
+        return 0.05 * values if name.endswith("bias") else 1 + 0.1 * values
     if len(shape) in (2, 4):
-        return v / f32(math.sqrt(math.prod(shape[1:])))
-    return f32(0.2) * v
+        return np.asarray(values / math.sqrt(math.prod(shape[1:])), np.float32)
+    return 0.2 * values
 
 
 def state(salt: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """The rule's tensors for these names and shapes."""
-    return {
-        name: torch.from_numpy(draw(salt, name, tuple(shape))) for name, shape in shapes.items()
-    }
+    return {name: torch.as_tensor(draw(salt, name, tuple(shape))) for name, shape in shapes.items()}
 
 
 def fill(model: nn.Module, salt: str) -> None:
@@ -230,12 +216,12 @@ def fill(model: nn.Module, salt: str) -> None:
     place.
     """
     for name, parameter in model.named_parameters():
-        parameter.data.copy_(torch.from_numpy(draw(salt, name, tuple(parameter.shape))))
+        parameter.data.copy_(torch.as_tensor(draw(salt, name, tuple(parameter.shape))))
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
-            buffer.copy_(torch.from_numpy(draw(salt, name, tuple(buffer.shape))))
+            buffer.copy_(torch.as_tensor(draw(salt, name, tuple(buffer.shape))))
 
 
 def images(salt: str, shape: tuple[int, ...]) -> torch.Tensor:
     """The rule's input (B, 3, H, W), float32."""
-    return torch.from_numpy(normal(salt, "input", shape))
+    return torch.as_tensor(normal(salt, "input", shape))

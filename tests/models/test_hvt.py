@@ -101,7 +101,7 @@ def test_the_graph_is_right_for_batches_it_was_not_made_with(opset: int) -> None
         assert np.abs(logits - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
-def test_an_engine_fuses_every_attention_block_and_needs_a_fifth_fewer_kernels_than_the_plain_export(
+def test_an_engine_fuses_all_attention_and_needs_a_fifth_fewer_kernels_than_the_plain_export(
     small, tmp_path: Path
 ) -> None:
     _, graph = small

@@ -241,7 +241,9 @@ path = Path({str(tmp_path)!r}) / "large"
 if {kind == "safetensors"}:
     save_file(state, path)
 else:
-    torch.save({{"model": state, "optimizer": {{k: torch.zeros(t.shape) for k, t in state.items()}}}}, path)
+    zeros = {{k: torch.zeros(t.shape) for k, t in state.items()}}
+    torch.save({{"model": state, "optimizer": zeros}}, path)
+    del zeros
 del state
 import gc; gc.collect()
 before = resident()

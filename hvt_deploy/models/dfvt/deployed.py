@@ -1,8 +1,7 @@
-"""DFvT's deployed form: equal to the reference form in eval mode, made of what an inference engine
-runs well.
+"""DFvT's deployed form: norms, scales and masks folded, tokens kept window by window.
 
-Shapes as in `model`. Within a stage the tokens are in the order of the windows, one window after the
-other: every step but attention works on each token alone or on all of them.
+Shapes as in `model`. Within a stage the tokens are in the order of the windows: every step but
+attention works on each token alone or on all of them. No reshape fixes the batch size.
 """
 
 from __future__ import annotations
@@ -160,7 +159,7 @@ class DeployedLocalConv(nn.Module):
 
 
 class DeployedDFvT(nn.Module):
-    """The deployed form: images (B, 3, H, W) to logits (B, K), as the reference form in eval mode."""
+    """The deployed form: images (B, 3, H, W) to logits (B, K); the reference form's function."""
 
     def __init__(self, reference: DFvT) -> None:
         super().__init__()

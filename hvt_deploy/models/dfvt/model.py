@@ -36,9 +36,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(side: int, window: int, shift: int) -> Tensor:
-    """What is added to the scores (G, W, W): -100 between tokens that only the rolling made
-    neighbours.
-    """
+    """The mask of the scores (G, W, W): -100 between tokens that only the shift made neighbours."""
     line = torch.arange(side)
     region = (line >= side - window).long() + (line >= side - shift)
     regions_N = (3 * region[:, None] + region).reshape(-1)
@@ -86,7 +84,7 @@ class ConvBranch(nn.Module):
         self.conv1x1_2 = nn.Sequential(*_conv_bn(c, c, 1), act)
 
     def forward(self, map_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """A map (B, C, n, n) to local features (B, C, n, n) and a share (B, C, n/stride, n/stride)."""
+        """A map (B, C, n, n) to local features (B, C, n, n) and its share, smaller by `stride`."""
         local_BCHW = self.conv1x1_1(map_BCHW)
         return local_BCHW, self.conv1x1_2(self.conv1(local_BCHW))
 
@@ -97,7 +95,7 @@ def space_to_depth(map_BCHW: Tensor) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Attention within square windows with a learned bias for each relative position, as in Swin."""
+    """Attention within square windows with a learned bias by relative position, as in Swin."""
 
     def __init__(self, channels: int, heads: int, side: int, window: int, shift: int) -> None:
         super().__init__()
@@ -115,9 +113,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def bias(self) -> Tensor:
-        """What is added to the scores (G or 1, E, W, W): the position bias, and the mask where
-        windows are shifted.
-        """
+        """The bias of the scores (G or 1, E, W, W): by position, with the mask where shifted."""
         table = self.relative_position_bias_table
         bias_1EWW = table[relative_position_index(self.window)].permute(2, 0, 1)[None]
         if not self.shift:

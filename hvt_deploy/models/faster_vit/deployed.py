@@ -1,5 +1,4 @@
-"""FasterViT's deployed form: position MLPs evaluated, norms and scales folded, tokens in windows
-for a whole level.
+"""FasterViT's deployed form: positions evaluated, scales folded, tokens in windows for a level.
 
 Shapes as in `model`: R x S windows per image, T carrier tokens in front of the N tokens of
 each window.
@@ -15,11 +14,10 @@ import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import Tensor, nn
 
+from hvt_deploy.models.faster_vit.convs import ConvLevel
+from hvt_deploy.models.faster_vit.deployed_convs import DeployedConvLevel, DeployedStem
 from hvt_deploy.models.faster_vit.model import (
     Carriers,
-    ConvBlock,
-    ConvLevel,
-    Downsample,
     FasterViT,
     TokenBlock,
     TokenInitializer,
@@ -29,53 +27,9 @@ from hvt_deploy.models.layers import (
     DeployedAttention,
     Mlp,
     batch_norm_affine,
-    fold_batch_norm,
     linear_from,
     map_to_tokens,
 )
-
-
-class DeployedStem(nn.Module):
-    """`PatchEmbed` with BatchNorm folded."""
-
-    def __init__(self, reference: nn.Sequential) -> None:
-        super().__init__()
-        conv1, norm1, _, conv2, norm2, _ = reference
-        self.conv_down = nn.Sequential(
-            _folded(conv1, norm1), nn.ReLU(), _folded(conv2, norm2), nn.ReLU()
-        )
-
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the first map (B, C, H/4, W/4), rounded up."""
-        return self.conv_down(images_NCHW)
-
-
-class DeployedConvBlock(nn.Module):
-    """`ConvBlock` with BatchNorm folded."""
-
-    def __init__(self, reference: ConvBlock) -> None:
-        super().__init__()
-        self.conv1, self.act1 = fold_batch_norm(reference.conv1, reference.norm1), nn.GELU()
-        self.conv2 = fold_batch_norm(reference.conv2, reference.norm2)
-
-    def forward(self, map_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H, W)."""
-        return map_BCHW + self.conv2(self.act1(self.conv1(map_BCHW)))
-
-
-class DeployedConvLevel(nn.Module):
-    """`ConvLevel` with BatchNorm folded."""
-
-    def __init__(self, reference: ConvLevel) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(
-            *(DeployedConvBlock(cast("ConvBlock", block)) for block in reference.blocks)
-        )
-        self.downsample: Downsample = copy.deepcopy(reference.downsample)
-
-    def forward(self, map_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 2C, H/2, W/2), rounded up."""
-        return self.downsample(self.blocks(map_BCHW))
 
 
 class DeployedTokenInitializer(nn.Module):
@@ -317,7 +271,3 @@ def _scaled_mlp(reference: Mlp, gamma: Tensor | None) -> Mlp:
             reference.fc2.weight.detach() * scale[:, None], reference.fc2.bias.detach() * scale
         )
     return deployed
-
-
-def _folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
-    return fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))

@@ -5,8 +5,6 @@ Shapes: B images, R x S windows per image, N tokens of a window in raster order,
 a window, C channels, E heads.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
 import math
@@ -17,12 +15,11 @@ import torch.nn.functional as F  # noqa: N812
 from einops import rearrange
 from torch import Tensor, nn
 
+from hvt_deploy.models.faster_vit.convs import ConvLevel, Downsample, Stem
 from hvt_deploy.models.faster_vit.positions import AbsolutePosition, RelativeBias
 from hvt_deploy.models.faster_vit.spec import TOKEN_LEVELS, FasterViTArchitecture
 from hvt_deploy.models.layers import Mlp, SelfAttention
 
-_STEM_EPS = 1e-4
-_DOWNSAMPLE_EPS = 1e-6
 _LAYER_SCALE = 1e-5
 
 
@@ -83,7 +80,7 @@ class Carriers(nn.Module):
 
 
 class TokenInitializer(nn.Module):
-    """Carrier tokens from the map: depthwise convolution, then average pooling (paper section 3.3)."""
+    """Carrier tokens from the map: depthwise convolution, then average pooling (section 3.3)."""
 
     def __init__(self, channels: int, layout: Carriers, window: int) -> None:
         super().__init__()
@@ -173,49 +170,6 @@ def _scaled(tokens: Tensor, gamma: Tensor | None) -> Tensor:
     return tokens if gamma is None else tokens * gamma
 
 
-class ConvBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm and a residual (section 3.2)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.GELU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(channels)
-
-    def forward(self, map_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H, W)."""
-        return map_BCHW + self.norm2(self.conv2(self.act1(self.norm1(self.conv1(map_BCHW)))))
-
-
-class Downsample(nn.Module):
-    """LayerNorm over channels, then a 3x3 convolution of stride 2 that doubles them."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, eps=_DOWNSAMPLE_EPS)
-        self.reduction = nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, 2, 1, bias=False))
-
-    def forward(self, map_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 2C, H/2, W/2), rounded up."""
-        normed_BHWC = self.norm(rearrange(map_BCHW, "b c h w -> b h w c"))
-        return self.reduction(rearrange(normed_BHWC, "b h w c -> b c h w"))
-
-
-class ConvLevel(nn.Module):
-    """Levels 0 and 1."""
-
-    def __init__(self, channels: int, depth: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*(ConvBlock(channels) for _ in range(depth)))
-        self.downsample = Downsample(channels)
-
-    def forward(self, map_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 2C, H/2, W/2), rounded up."""
-        return self.downsample(self.blocks(map_BCHW))
-
-
 class TokenLevel(nn.Module):
     """Levels 2 and 3: windows of tokens; only level 2 has carrier tokens, and a downsampling at its
     end.
@@ -268,25 +222,6 @@ class TokenLevel(nn.Module):
         return whole if self.downsample is None else self.downsample(whole)
 
 
-class PatchEmbed(nn.Module):
-    """The stem: two 3x3 convolutions of stride 2 with BatchNorm and ReLU."""
-
-    def __init__(self, stem_dim: int, dim: int) -> None:
-        super().__init__()
-        self.conv_down = nn.Sequential(
-            nn.Conv2d(3, stem_dim, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(stem_dim, eps=_STEM_EPS),
-            nn.ReLU(),
-            nn.Conv2d(stem_dim, dim, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(dim, eps=_STEM_EPS),
-            nn.ReLU(),
-        )
-
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to the first map (B, C, H/4, W/4), rounded up."""
-        return self.conv_down(images_NCHW)
-
-
 class FasterViT(nn.Module):
     """The reference form: images (B, 3, H, W) of the architecture's size to logits (B, K)."""
 
@@ -294,7 +229,7 @@ class FasterViT(nn.Module):
         super().__init__()
         a = architecture
         self.architecture, self.num_classes = a, num_classes
-        self.patch_embed = PatchEmbed(a.stem_dim, a.dim)
+        self.patch_embed = Stem(a.stem_dim, a.dim)
         self.levels = nn.ModuleList(
             TokenLevel(a, i) if i in TOKEN_LEVELS else ConvLevel(a.dim * 2**i, a.depths[i])
             for i in range(4)

@@ -1,8 +1,4 @@
-"""What FasterViT learns of places: small MLPs of coordinates, as in Swin V2 (Liu et al., CVPR 2022,
-section 3.3).
-"""
-
-# pyright: reportUnknownMemberType=false
+"""FasterViT's learned positions: MLPs of coordinates (Swin V2: Liu et al., CVPR 2022, sec. 3.3)."""
 
 from __future__ import annotations
 
@@ -28,16 +24,14 @@ def _position_mlp(channels: int) -> nn.Sequential:
 
 
 class AbsolutePosition(nn.Module):
-    """A learned function of a token's place in a square grid, added to the tokens in every block."""
+    """A learned function of a token's place in a square grid, added to the tokens of each block."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.cpb_mlp = _position_mlp(channels)
 
     def forward(self, side: int) -> Tensor:
-        """The term (1, side * side, C). Coordinates run from -1, and reach 1 only where `side` is
-        odd.
-        """
+        """The term (1, side * side, C). Coordinates start at -1; an odd `side` reaches 1."""
         weight = cast("Tensor", self.cpb_mlp[0].weight)
         places = ((torch.arange(side, device=weight.device) - side // 2) / (side // 2)).to(
             weight.dtype

@@ -1,4 +1,7 @@
-"""FDViT's deployed form: scales folded, heads padded, resampling as a matrix. Shapes as in `model`."""
+"""FDViT's deployed form: scales folded, heads padded, resampling as a matrix.
+
+Shapes as in `model`. No reshape fixes the batch size, so the exported graph takes every batch.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from hvt_deploy.models.layers import (
 
 
 class DeployedPool(nn.Module):
-    """`Pool` with the bilinear resampling as what it is: one constant matrix over the tokens."""
+    """`Pool` with its bilinear resampling as one constant matrix over the tokens."""
 
     def __init__(self, reference: Pool) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class DeployedPool(nn.Module):
 
 
 class DeployedFDViT(nn.Module):
-    """The deployed form: images (B, 3, H, W) to logits (B, K), as the reference form in eval mode."""
+    """The deployed form: images (B, 3, H, W) to logits (B, K); the reference form's function."""
 
     def __init__(self, reference: FDViT) -> None:
         super().__init__()

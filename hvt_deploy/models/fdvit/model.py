@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution; a module because official keys are `transformers.i.blocks.j`."""
+    """The blocks of one resolution, under the official keys `transformers.i.blocks.j`."""
 
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Stage(nn.Module):
 
 
 class Pool(nn.Module):
-    """Flexible downsampling (paper section 3.2): LayerNorm, bilinear resampling, 3x3 convolution."""
+    """Flexible downsampling (section 3.2): LayerNorm, bilinear resampling, 3x3 convolution."""
 
     def __init__(self, channels: int, out_channels: int, side: int, out_side: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class FDViT(nn.Module):
         return (logits_NK, pairs) if self.training else logits_NK
 
     def _auto_encode(self, index: int, tokens_BNC: Tensor) -> tuple[Tensor, Tensor]:
-        """(target, reconstruction): the stage's map, and the decoder's of its masked, pooled tokens."""
+        """(target, reconstruction): the stage's map, and it decoded from masked, pooled tokens."""
         threshold = self.architecture.mask_threshold
         kept_BN1 = (torch.rand_like(tokens_BNC[:, :, :1]) >= threshold).to(tokens_BNC.dtype) / (
             1 - threshold

@@ -42,7 +42,7 @@ class DeployedBlock(nn.Module):
 
 
 class DeployedHVT(nn.Module):
-    """The deployed form: images (B, 3, H, W) to logits (B, K), as the reference form in eval mode."""
+    """The deployed form: images (B, 3, H, W) to logits (B, K); the reference form's function."""
 
     def __init__(self, reference: HVT) -> None:
         super().__init__()

@@ -1,6 +1,4 @@
-"""timm's models: the reference form is timm's own, the deployed form is a copy made ready for
-export.
-"""
+"""timm's models: the reference form is timm's own, the deployed form a copy ready for export."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
@@ -26,9 +24,7 @@ from hvt_deploy.models.timm.spec import TimmArchitecture
 
 
 def _build(spec: ModelSpec, num_classes: int) -> nn.Module:
-    """The model as timm makes it. Attention is written out: engines know how to fuse its two
-    products.
-    """
+    """The model as timm makes it, attention written out: engines fuse its two products."""
     architecture = cast("TimmArchitecture", spec.architecture)
     make = partial(timm.create_model, architecture.name, num_classes=num_classes, exportable=True)
     with _written_out_attention():

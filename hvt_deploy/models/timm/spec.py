@@ -1,4 +1,4 @@
-"""Any classification model of timm as `timm:NAME`: what its own configuration says of it."""
+"""The specification of a timm classification model, `timm:NAME`, from its own configuration."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
@@ -25,10 +25,11 @@ class TimmArchitecture:
     image_size: tuple[int, int] | None = None
 
 
-def spec_of(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
-    """The spec of `timm:NAME` with timm's evaluation transform. Raises BadInput for an unknown
-    name, a model without a classifier or a transform that is not ours, MissingEnvironment without
-    timm.
+def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
+    """The spec of `timm:NAME` with timm's evaluation transform.
+
+    Raises BadInput for an unknown name, a model without a classifier or an unsupported transform,
+    MissingEnvironment without timm.
     """
     require("timm", extra="export")
     import timm
@@ -54,12 +55,19 @@ def spec_of(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
     size = (int(data["input_size"][1]), int(data["input_size"][2]))
     other = image_size if image_size not in (None, size) else None
     return ModelSpec(
-        name=name, family="timm", architecture=TimmArchitecture(own, other), num_classes=configuration.num_classes,
-        preprocessing=_preprocessing(name, data, other or size), published=None, measured=None,
+        name=name,
+        family="timm",
+        architecture=TimmArchitecture(own, other),
+        num_classes=configuration.num_classes,
+        preprocessing=_preprocessing(name, data, other or size),
+        published=None,
+        measured=None,
         checkpoint=Checkpoint(url=_address(configuration.url, configuration.hf_hub_id)),
-        code_licence="Apache-2.0", weights_licence=configuration.license or "not stated",
-        resizable=other is not None, heads=_heads(configuration.classifier),
-    )  # fmt: skip
+        code_licence="Apache-2.0",
+        weights_licence=configuration.license or "not stated",
+        resizable=other is not None,
+        heads=_heads(configuration.classifier),
+    )
 
 
 def _preprocessing(name: str, data: dict[str, object], size: tuple[int, int]) -> Preprocessing:
@@ -67,13 +75,17 @@ def _preprocessing(name: str, data: dict[str, object], size: tuple[int, int]) ->
     if mode not in ("center", "squash") or interpolation not in ("bicubic", "bilinear", "nearest"):
         raise BadInput(
             f"{name} is evaluated with crop mode {mode} and {interpolation} interpolation.",
-            "Known here: crop modes center and squash; bicubic, bilinear and nearest interpolation.",
+            "Supported are crop modes center and squash; bicubic, bilinear and nearest "
+            "interpolation.",
         )
     return Preprocessing(
-        size, float(cast("float", data["crop_pct"])), mode, interpolation,
+        size,
+        float(cast("float", data["crop_pct"])),
+        mode,
+        interpolation,
         cast("tuple[float, float, float]", tuple(cast("tuple[float, ...]", data["mean"]))),
         cast("tuple[float, float, float]", tuple(cast("tuple[float, ...]", data["std"]))),
-    )  # fmt: skip
+    )
 
 
 def _address(url: object, hub_name: str | None) -> str | None:

@@ -1,9 +1,10 @@
-"""Reading checkpoint files: every form in which training programs and hubs publish weights.
+"""Reading checkpoint files, in every format in which training programs and hubs publish weights.
 
 A checkpoint is untrusted: nothing in it is executed (DESIGN, "Weights"). Tensors stay in the file,
 mapped into memory: what is not used (an optimizer's state, stored buffers) is never read.
 """
 
+# torch.serialization and safetensors are typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ _ZIP_START = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class Container:
-    """What a file holds: `state` (key -> tensor on the CPU) under `name`, which is `bare` where the
-    file is one.
+    """The weights of a file.
 
-    Keys are without the prefix `module.` that training on several GPUs puts in front.
+    Attributes:
+        path: The file.
+        name: The key under which it holds them; `bare` where the file is a state dict.
+        state: Key -> tensor on the CPU. Keys are without the prefix `module.` of training on
+            several GPUs.
     """
 
     path: Path
@@ -47,8 +51,7 @@ class Container:
 
 
 def read_container(path: Path) -> Container:
-    """The weights of a safetensors or torch file, mapped and not yet read where the format allows
-    it.
+    """Read the weights of a safetensors or torch file, mapped where the format allows it.
 
     Raises BadInput for a file that is missing, a web page, damaged, without weights, or that asks
     for code.
@@ -63,7 +66,8 @@ def read_container(path: Path) -> Container:
     if looks_like_html(start):
         raise BadInput(
             f"{path} is a web page, not a checkpoint.",
-            "The host answered with a page instead of the file: open the link in a browser and save the file itself.",
+            "The host answered with a page instead of the file: open the link in a browser and "
+            "save the file itself.",
         )
     if start[8:9] == b"{":
         content: object = _read_safetensors(path)
@@ -96,8 +100,10 @@ def _read_torch(path: Path, mapped: bool) -> object:
         if unsafe is None:
             raise _damaged(path, str(error).partition("\n")[0]) from None
         raise BadInput(
-            f"{path} was not loaded: it asks for the Python name {unsafe[1]}, which could execute code.",
-            "Nothing was executed. Save only the state dict, torch.save(model.state_dict(), PATH), or safetensors.",
+            f"{path} was not loaded: it asks for the Python name {unsafe[1]}, which could execute "
+            "code.",
+            "Nothing was executed. Save only the state dict, torch.save(model.state_dict(), PATH), "
+            "or safetensors.",
         ) from None
     except Exception as error:
         raise _damaged(path, str(error).partition("\n")[0] or type(error).__name__) from None
@@ -112,9 +118,7 @@ def _damaged(path: Path, reason: str) -> BadInput:
 
 
 class _Inert:
-    """Stands for training options inside a checkpoint: any object of the class becomes an ordered
-    dict.
-    """
+    """Stands for training options in a checkpoint: an object of the class becomes a dict."""
 
     def __new__(cls, *_: object) -> OrderedDict[str, object]:  # type: ignore[misc]
         return OrderedDict()
@@ -122,7 +126,7 @@ class _Inert:
 
 @contextmanager
 def _only_inert_globals() -> Generator[None]:
-    """Two names beyond torch's own safe ones load, as stubs, whatever other packages have allowed."""
+    """Only torch's own safe names load, and two more as stubs, whatever others have allowed."""
     serialization = torch.serialization
     before = serialization.get_safe_globals()
     serialization.clear_safe_globals()
@@ -150,7 +154,8 @@ def _find_state(path: Path, content: object) -> tuple[str, Mapping[str, Tensor]]
     else:
         found = f"a {type(content).__name__}"
     raise BadInput(
-        f"{path} holds no weights: expected tensors by name, bare or under {', '.join(_NAMES)}; found {found}."
+        f"{path} holds no weights: expected tensors by name, bare or under {', '.join(_NAMES)}; "
+        f"found {found}."
     )
 
 

@@ -1,6 +1,4 @@
-"""Finding a model's weights file: packaged, given, cached or downloaded from where the authors
-published it.
-"""
+"""Finding a model's weights file: packaged, given, cached or downloaded from its authors."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from hvt_deploy.core.files import hash_file, replace_file
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
-# sha256 of every file as it was first seen, beside the files themselves.
+# sha256 of every file as it was first seen, in the folder of the files.
 RECORD_NAME = "sha256.json"
 _CONNECT_TIMEOUT_S = 10
 _CHUNK_BYTES = 1 << 20
@@ -30,8 +28,13 @@ _HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class ObtainedWeights:
-    """Which weights to use. `path` is None for seeded random weights; `warning` is empty when all
-    is well.
+    """The weights to use.
+
+    Attributes:
+        path: Their file; None for seeded random weights.
+        source: Who gave them.
+        untrained: Whether they are random.
+        warning: A sentence for the user; empty if there is no problem.
     """
 
     path: Path | None
@@ -90,7 +93,7 @@ def obtain_weights(
 
 
 def direct_url(checkpoint: Checkpoint) -> str:
-    """The address that answers with the file itself. Google Drive's share links answer with a page."""
+    """The address of the file itself: Google Drive's share links answer with a page."""
     url = checkpoint.url or ""
     shared = re.search(r"/file/d/([\w-]+)", url)
     if checkpoint.how != "google-drive" or shared is None:
@@ -108,7 +111,10 @@ def looks_like_html(start: bytes) -> bool:
 
 
 def _untrained(reason: str) -> ObtainedWeights:
-    warning = f"{reason} The model has seeded RANDOM weights: it is UNTRAINED and its accuracy means nothing."
+    warning = (
+        f"{reason} The model has seeded RANDOM weights: it is UNTRAINED and its accuracy means "
+        "nothing."
+    )
     return ObtainedWeights(None, "random", untrained=True, warning=warning)
 
 
@@ -193,6 +199,8 @@ def _check_record(path: Path) -> None:
             temporary.write_text(json.dumps({**record, path.name: sha256}, indent=1) + "\n")
     elif record[path.name] != sha256:
         raise BadInput(
-            f"{path} is not the file first seen: its sha256 is {sha256}, recorded is {record[path.name]}.",
-            f"Delete it to download it again; if the published file has changed, delete its line in {record_path} too.",
+            f"{path} is not the file first seen: its sha256 is {sha256}, recorded is "
+            f"{record[path.name]}.",
+            "Delete it to download it again; if the published file has changed, delete its line in "
+            f"{record_path} too.",
         )

@@ -1,7 +1,5 @@
 """Filling a model: official and fine-tuned checkpoints, safetensors, and seeded random weights."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
 import math
@@ -150,11 +148,12 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
 
 
 def save_reference(model: nn.Module, path: Path) -> None:
-    """Write what the reference form needs at inference as safetensors; `load_checkpoint` reads it
-    back.
+    """Write the reference form's weights, without train-only ones, as safetensors.
+
+    `load_checkpoint` reads the file.
     """
     require("safetensors", extra="export")
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
     tensors: dict[str, Tensor] = {}
     stored = set[int]()
@@ -181,7 +180,7 @@ def seed_random_weights(model: nn.Module, seed: int) -> None:
     """
     for name, parameter in model.named_parameters():
         generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
-        values = torch.from_numpy(
+        values = torch.as_tensor(
             generator.standard_normal(tuple(parameter.shape), dtype=np.float32)
         )
         if parameter.ndim <= 1:
@@ -242,13 +241,15 @@ def _check_keys(
         return
     if not (unexpected or shapes) and all(any(part in key for part in parts) for key in missing):
         raise BadInput(
-            f"{container.path} was saved at an image size at which the model has no {_listed(missing)}; "
-            f"{spec.name} at {'x'.join(map(str, spec.image_size))} needs {'it' if len(missing) == 1 else 'them'}.",
-            "Nothing can stand in for trained weights: take the --image-size of the file, or a file of square images.",
+            f"{container.path} was saved at an image size at which the model has no "
+            f"{_listed(missing)}; {spec.name} at {'x'.join(map(str, spec.image_size))} needs "
+            f"{'it' if len(missing) == 1 else 'them'}.",
+            "Nothing can replace trained weights: take the --image-size of the file, or a file of "
+            "square images.",
         )
     reshaped = [f"{k} {tuple(given[k].shape)} for {tuple(wanted[k].shape)}" for k in shapes]
     lists = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    differences = [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in lists.items() if keys]
+    differences = [f"{len(keys)} {kind} ({_listed(keys)})" for kind, keys in lists.items() if keys]
     raise BadInput(
         f"{container.path} is not a checkpoint of {spec.name}: {'; '.join(differences)}.",
         describe_nearest(model, container.state),
@@ -262,8 +263,8 @@ def _check_tables(container: Container, model: nn.Module) -> None:
     spec, state = spec_of(model), container.state
     for key in () if spec.resizable else tables_of_another(spec, family_of(model), state):
         raise BadInput(
-            f"{container.path} is not a checkpoint of {spec.name}: its weights have the right shapes, but were trained "
-            f"with other windows ({key} is {tuple(state[key].shape)}).",
+            f"{container.path} is not a checkpoint of {spec.name}: its weights have the right "
+            f"shapes, but were trained with other windows ({key} is {tuple(state[key].shape)}).",
             describe_nearest(model, state),
         )
 

@@ -1,6 +1,4 @@
-"""Which model of this package a checkpoint was made for, for the error about a file that does not
-fit.
-"""
+"""The models that a checkpoint fits, for the error about a file made for another model."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ def tables_of_another(spec: ModelSpec, family: Family, state: Mapping[str, Tenso
 
 @dataclass(frozen=True)
 class _Known:
-    """A model with a name: what it needs, without its weights."""
+    """A named model and the shapes of its tensors, without its weights."""
 
     spec: ModelSpec
     family: Family
