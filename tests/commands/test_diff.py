@@ -136,7 +136,7 @@ def test_what_was_not_alike_is_told_and_another_model_refused(files):
 
 
 def keep_answers(path, wrong, order=1):
-    """Answers of 5000 images: the reference is always right, `wrong` images of the backend are not."""
+    """Answers of 5000 images: the reference is always right, the backend not on `wrong` images."""
     labels = np.arange(N) % 10
     found = labels.copy()
     found[list(wrong)] = (labels[list(wrong)] + 1) % 10

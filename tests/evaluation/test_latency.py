@@ -14,7 +14,7 @@ from hvt_deploy.evaluation.latency import measure_latency, median_interval, spee
 
 
 class FakeMachine:
-    """A clock, and backends that take the milliseconds they are told; `calls` is who ran, in order."""
+    """A clock, and backends that take the milliseconds they are told; `calls` is their order."""
 
     def __init__(self) -> None:
         self.now_ns = 0

@@ -172,7 +172,8 @@ def test_attributes_that_say_what_older_opsets_do_are_left_out():
 def test_reductions_survive_both_directions():
     model = parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 18]>
-        g (float[N, 4] x) => (float[N] y) <int64[1] axes = {1}> { y = ReduceMean <keepdims = 0> (x, axes) }"""
+        g (float[N, 4] x) => (float[N] y) <int64[1] axes = {1}>
+        { y = ReduceMean <keepdims = 0> (x, axes) }"""
     )
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
     for opset in (17, 19):

@@ -1,4 +1,4 @@
-"""Where nodes ran: read from a real profile of the CPU, and from one in the form that a GPU's has."""
+"""Where nodes ran: read from a real profile of the CPU, and from one as a GPU's is."""
 
 from __future__ import annotations
 

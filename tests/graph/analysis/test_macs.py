@@ -97,19 +97,25 @@ def test_weights_beside_the_graph_need_not_be_read(tmp_path):
 
 
 def test_shape_that_depends_on_values_is_an_error_naming_the_node():
-    text = "g (float[4,4] x) => (float[A,B] y) { i = NonZero(x)  f = Cast<to = 1>(i)  [fc] y = MatMul(x, f) }"
+    text = (
+        "g (float[4,4] x) => (float[A,B] y) "
+        "{ i = NonZero(x)  f = Cast<to = 1>(i)  [fc] y = MatMul(x, f) }"
+    )
     with pytest.raises(ToolFailure, match=r"node fc \(MatMul\) cannot be inferred"):
         count_macs(graph(text))
 
 
 def test_the_recorded_shape_of_the_result_helps_where_shapes_depend_on_values():
     # timm's ConvNeXt pools over axes that it computes from the rank.
-    text = "g (float[N,4] x) => (float[N,10] y) { i = NonZero(x)  f = Cast<to = 1>(i)  [fc] y = MatMul(f, w) }"
+    text = (
+        "g (float[N,4] x) => (float[N,10] y) "
+        "{ i = NonZero(x)  f = Cast<to = 1>(i)  [fc] y = MatMul(f, w) }"
+    )
     assert count_macs(graph(text, w=zeros(4, 10))) == {"fc": 40}
 
 
 def test_what_is_repeated_for_each_image_has_a_shape():
-    """ONNX's own inference gives up at Tile, whose repetitions come from the shape of the images."""
+    """ONNX's own inference gives up at Tile: its repetitions come from the shape of the images."""
     model = graph(
         """g (float[N,3,4,4] images) => (float[N,5,8] y) {
             half = Cast<to = 10>(images)

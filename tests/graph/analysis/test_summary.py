@@ -1,4 +1,4 @@
-"""`summarize_graph`: the sums are those of the model, and precision is read from the graph, not from
+"""`summarize_graph`: the sums are those of the model; precision is read from the graph, not from
 its name.
 """
 

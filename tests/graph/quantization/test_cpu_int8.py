@@ -135,7 +135,8 @@ def planted_conv(tmp_path, after="logits = Mul (sum, two)"):
     rng = np.random.default_rng(3)
     weight, second = (", ".join(str(w) for w in rng.uniform(-1, 1, 4 * n).round(3)) for n in (3, 4))
     model = parser.parse_model(
-        f"""<ir_version: 9, opset_import: ["" : 17]> g (float[N, 3, 8, 8] images) => (float[N, 4, 8, 8] logits)
+        f"""<ir_version: 9, opset_import: ["" : 17]> g
+        (float[N, 3, 8, 8] images) => (float[N, 4, 8, 8] logits)
         <float[4, 3, 1, 1] w = {{{weight}}}, float[4, 4, 1, 1] v = {{{second}}},
          float[4] b = {{1, 0.5, -0.5, 0}}, float two = {{2}}> {{
         sum = Conv (images, w, b) {after} }}"""

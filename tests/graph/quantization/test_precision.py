@@ -1,4 +1,4 @@
-"""Ranges, FP16 and INT8 on the demo's FDViT and on small planted graphs, through real ONNX Runtime."""
+"""Ranges, FP16 and INT8 on the demo's FDViT and on small graphs, through real ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def test_several_nodes_that_stay_fp32_share_their_inputs(tmp_path):
         """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4] images) => (float[N, 4] logits)
         <float[1] big = {50000.0}, float[1] small = {0.00001}> {
         [half] x = Neg (images) [a] one = Add (x, big) [b] two = Sub (x, big)
-        [c] three = Mul (one, small) [d] four = Mul (one, two) [e] five = Mul (four, small) [f] six = Mul (five, small)
+        [c] three = Mul (one, small) [d] four = Mul (one, two) [e] five = Mul (four, small)
+        [f] six = Mul (five, small)
         [g] sum = Add (three, six) [h] logits = Add (sum, x) }"""
     )
     save_onnx(model, tmp_path / "m.onnx")
@@ -119,7 +120,8 @@ def planted_linear(value, tmp_path):
     weight = ", ".join(str(w) for w in np.linspace(-1, 1, 16).round(3))
     model = parser.parse_model(
         f"""<ir_version: 9, opset_import: ["" : 19]> g (float[N, 4] images) => (float[N, 4] logits)
-        <float[1] big = {{{value}}}, float[1] small = {{{1 / value}}}, float[4, 4] weight = {{{weight}}}> {{
+        <float[1] big = {{{value}}}, float[1] small = {{{1 / value}}},
+         float[4, 4] weight = {{{weight}}}> {{
         [scale] large = Mul (images, big) [linear] sum = MatMul (large, weight)
         [down] logits = Mul (sum, small) }}"""
     )
@@ -192,7 +194,8 @@ def test_a_residual_sum_does_not_read_what_its_neighbour_quantizes():
     model = parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4] images) => (float[N, 4] logits)
         <float[4, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7}> {
-        stream = Relu (images) [linear] branch = MatMul (stream, w) [sum] logits = Add (stream, branch) }"""
+        stream = Relu (images) [linear] branch = MatMul (stream, w)
+        [sum] logits = Add (stream, branch) }"""
     )
     model.graph.node[1].name = "blocks.0.mlp.fc1/MatMul"
     quantized = quantize_int8(model, Ranges({"stream": (0.0, 1.0)}), ("fc1",))
@@ -240,9 +243,8 @@ def test_ranges_need_little_more_memory_than_an_inference(tmp_path):
         f"x{i + 1} = Exp(x{i})" if i % 2 else f"x{i + 1} = Neg(x{i})" for i in range(60)
     )
     text = (
-        '<ir_version: 8, opset_import: ["" : 17]> chain (float[N, 3, 32, 32] x0) => (float[N, 3, 32, 32] x60) {\n'
-        + layers
-        + "\n}"
+        '<ir_version: 8, opset_import: ["" : 17]> '
+        "chain (float[N, 3, 32, 32] x0) => (float[N, 3, 32, 32] x60) {\n" + layers + "\n}"
     )
     save_onnx(parser.parse_model(text), tmp_path / "chain.onnx")
     code = (
