@@ -32,7 +32,8 @@ from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.types import SUBSETS, SubsetName
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import open_folder
-from hvt_deploy.evaluation.record import Interval, Results
+from hvt_deploy.evaluation.record import Results
+from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import ModelSpec
 

@@ -176,7 +176,8 @@ def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) ->
     source, signature = data or Path(config.calibration.folder), manifest.signature
     if data is None and not source.is_dir():
         ui.warn(
-            f"There is no {source}: noise is taken for images, which says little of INT8. Give some: --data DIR"
+            f"There is no {source}: noise is taken for images, which says little about INT8. "
+            "Give some: --data DIR"
         )
         return seeded_noise(signature, signature.batch or _IMAGES, seed=0)
     chosen = choose_calibration(source, _IMAGES, config.calibration.seed)
@@ -249,8 +250,8 @@ def _open_pytorch(
         error = relative_error(expected, backend.infer(images))
         if not error <= LIMITS["fp32"]:
             raise CheckFailed(
-                f"In PyTorch, the deployed form of {manifest.model} is off its reference form by {error:.1e}: "
-                "the fault is older than the graph.",
+                f"In PyTorch, the deployed form of {manifest.model} differs from its reference form by "
+                f"{error:.1e}: the fault is older than the graph.",
                 f"Run: hvt-deploy models --verify {manifest.model}",
             )
         yield backend

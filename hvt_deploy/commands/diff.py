@@ -12,7 +12,8 @@ import numpy as np
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.evaluation.answers import ANSWERS_FILE, ImageAnswers, read_answers
 from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN
-from hvt_deploy.evaluation.record import Interval, Results, Row, read_results
+from hvt_deploy.evaluation.record import Results, Row, read_results
+from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.evaluation.statistics import newcombe_interval, tango_interval
 
 Outcome = Literal["same", "better", "worse", "new", "not comparable"]
@@ -49,7 +50,7 @@ class Difference:
 def diff(before: Path, after: Path) -> Difference:
     """Compare two `results.json`. Raises BadInput for a file that is none, or of another model.
 
-    Where both have the answers to every image beside them, of the same images, top-1 and agreement
+    Where both have the answers to every image next to them, of the same images, top-1 and agreement
     are compared image by image (Tango's interval); otherwise as of unrelated images (Newcombe's),
     which sees less.
     """
@@ -59,7 +60,7 @@ def diff(before: Path, after: Path) -> Difference:
             f"{before} is of {a.model}, {after} of {b.model}.",
             "Compare two validations of one model.",
         )
-    kept = _Kept.beside(before, after, (a.rows[0].backend, b.rows[0].backend))
+    kept = _Kept.next_to(before, after, (a.rows[0].backend, b.rows[0].backend))
     same_images = _images(a) == _images(b) if kept is None else kept.same_images
     rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
     changes: list[Change] = []
@@ -83,8 +84,8 @@ class _Kept:
     references: tuple[str, str]
 
     @staticmethod
-    def beside(before: Path, after: Path, references: tuple[str, str]) -> _Kept | None:
-        """What lies beside both records; None where one has nothing."""
+    def next_to(before: Path, after: Path, references: tuple[str, str]) -> _Kept | None:
+        """The answers next to both records; None where one has none."""
         paths = [path.parent / ANSWERS_FILE for path in (before, after)]
         if not all(path.is_file() for path in paths):
             return None
@@ -169,7 +170,7 @@ def _accuracy_change(
 
 
 def _speed_change(name: str, before: Interval, after: Interval) -> Change:
-    """Speed-ups over the reference of the same run: the machine's own speed of the day falls out."""
+    """Speed-ups over the reference of the same run: the machine's speed that day cancels."""
     change = Interval(
         after.estimate / before.estimate, after.low / before.high, after.high / before.low
     )
@@ -210,9 +211,13 @@ def _unlike(
     if not same_images:
         yield f"Other images: {a.images} of {a.path}, then {b.images} of {b.path}."
     elif kept is None:
-        yield f"Without {ANSWERS_FILE} beside both records, accuracies are compared as if of unrelated images."
+        yield (
+            f"Without {ANSWERS_FILE} next to both records, accuracies are compared as if of "
+            "unrelated images."
+        )
     for key in ("cpu", "gpu", "threads"):
-        if before.environment.get(key) != after.environment.get(key):
-            yield f"Another {key}: {before.environment.get(key)}, then {after.environment.get(key)}."
+        was, now = before.environment.get(key), after.environment.get(key)
+        if was != now:
+            yield f"Another {key}: {was}, then {now}."
     if before.untrained or after.untrained:
         yield "Random weights: accuracies mean nothing."

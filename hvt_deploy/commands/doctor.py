@@ -84,7 +84,7 @@ def _flavour(flavour: object) -> str:
 def _providers() -> tuple[str, ...]:
     if importlib.util.find_spec("onnxruntime") is None:
         return ()
-    from hvt_deploy.runtime.ort import working_providers
+    from hvt_deploy.runtime.providers import working_providers
 
     return working_providers()
 

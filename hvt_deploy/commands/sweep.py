@@ -25,7 +25,10 @@ from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import list_specs
 
 T = TypeVar("T")
-IN_TURN = "Latencies of one model were measured interleaved, those of different models one after the other."
+IN_TURN = (
+    "Latencies of one model were measured interleaved, those of different models one after the "
+    "other."
+)
 
 
 @dataclass(frozen=True)

@@ -175,8 +175,8 @@ def _refuse_overlap(
             shared = overlap(calibration, samples, cpu_count(), progress)
         if shared:
             raise BadInput(
-                f"{len(shared)} of the images to validate on were calibrated on, {shared[0]} among them: "
-                "accuracy on them says nothing.",
+                f"{len(shared)} of the images to validate on were calibrated on, {shared[0]} among "
+                "them: accuracy on them says nothing.",
                 "Calibrate on other images (--calib DIR), or validate on others (--data DIR).",
             )
 

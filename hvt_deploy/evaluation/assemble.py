@@ -11,14 +11,8 @@ from hvt_deploy.core.manifest import INT8_CALIBRATION, RESULTS, Int8CalibrationF
 from hvt_deploy.core.workspace import now
 from hvt_deploy.evaluation.gpu import invalid_clocks
 from hvt_deploy.evaluation.latency import speedup_interval
-from hvt_deploy.evaluation.record import (
-    DataSummary,
-    Latency,
-    PublishedAccuracy,
-    Results,
-    Row,
-    Timing,
-)
+from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Results, Row
+from hvt_deploy.evaluation.scores import Latency, Timing
 from hvt_deploy.evaluation.timing import Timings
 from hvt_deploy.evaluation.verdict import compare_precisions, judge, write_verdict
 from hvt_deploy.models.exported import spec_of_manifest

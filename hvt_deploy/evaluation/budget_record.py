@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvt_deploy.evaluation.record import Interval
+from hvt_deploy.evaluation.scores import Interval
 
 
 @dataclass(frozen=True)

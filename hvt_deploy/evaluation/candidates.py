@@ -18,7 +18,7 @@ from hvt_deploy.runtime.variant import Variant
 EMULATED = "ONNX Runtime emulates FP16 on a CPU: its latency is meaningless and is not measured."
 _NOTES = {
     "recorded": "PyTorch's logits, recorded on another machine.",
-    "uint8": "Preprocessing in the graph, from uint8 pixels of any size; its speed is not measured.",
+    "uint8": "Preprocessing in the graph, from uint8 pixels of any size; speed not measured.",
     "engine-numerics": "The engine's Q/DQ graph with FP32 in the rest: accuracy only.",
     "cpu": "The CPU variant: the same recipe and ranges, in the form that CPU kernels are fast on.",
 }

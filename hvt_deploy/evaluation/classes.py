@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import LabelsN
-from hvt_deploy.evaluation.record import ClassCounts, Confusion, Curve
+from hvt_deploy.evaluation.scores import ClassCounts, Confusion, Curve
 
 NO_CLASS = -1
-# Every cell beside the diagonal for 50 classes; of more classes the most frequent confusions.
+# Every cell off the diagonal for 50 classes; of more classes the most frequent confusions.
 KEPT_CONFUSIONS = 50 * 49
 # With more classes nobody reads a curve of each.
 MOST_CURVES = 20
@@ -50,7 +50,7 @@ class ClassTally:
             self._confused[cell] = self._confused.get(cell, 0) + more
 
     def counts(self, class_images: NDArray[np.int64]) -> ClassCounts:
-        """The counts beside the images of each class."""
+        """The counts, and the images of each class."""
         return ClassCounts(
             tuple(class_images.tolist()),
             **{name: tuple(n.tolist()) for name, n in self._counts.items()},

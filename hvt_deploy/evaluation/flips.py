@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import LabelsN
 from hvt_deploy.evaluation.classes import NO_CLASS
-from hvt_deploy.evaluation.record import Answer, Flip
+from hvt_deploy.evaluation.scores import Answer, Flip
 
 KEPT_FLIPS = 12
 

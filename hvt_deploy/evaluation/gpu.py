@@ -1,4 +1,4 @@
-"""What the GPU does while latencies are measured: clocks that move make their comparison worthless."""
+"""GPU state while latencies are measured: clocks that move make their comparison worthless."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class GpuMonitor:
             self._readings.append(reading)
 
     def state(self, batch: int) -> GpuState | None:
-        """What was seen while `batch` images at a time were measured; None where every reading
+        """The readings while `batch` images at a time were measured; None where every reading
         failed.
         """
         seen = list(self._readings)
@@ -84,8 +84,9 @@ def invalid_clocks(state: GpuState) -> str:
         f" Lower clocks because of: {', '.join(state.throttling)}." if state.throttling else ""
     )
     return (
-        f"The clock of {state.name} moved by {state.clock_movement:.1f} % ({low} to {high} MHz) at batch "
-        f"{state.batch}; {MOST_CLOCK_MOVEMENT:g} % are allowed.{reasons} Lock it: nvidia-smi --lock-gpu-clocks"
+        f"The clock of {state.name} moved by {state.clock_movement:.1f} % ({low} to {high} MHz) at "
+        f"batch {state.batch}; {MOST_CLOCK_MOVEMENT:g} % are allowed.{reasons} "
+        "Lock it: nvidia-smi --lock-gpu-clocks"
     )
 
 

@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from hvt_deploy.evaluation.record import Interval, Latency
+from hvt_deploy.evaluation.scores import Interval, Latency
 from hvt_deploy.evaluation.statistics import bootstrap_median_interval, bootstrap_ratio_interval
 from hvt_deploy.runtime.base import BoundCall
 
@@ -44,7 +44,7 @@ class _Series:
         self.windows_ms: deque[list[float]] = deque(maxlen=KEPT_ROUNDS)
 
     def warm_up(self) -> None:
-        """Run until `_WARMUP_MS` are over, and choose how many calls make a window of `_WINDOW_MS`."""
+        """Run for `_WARMUP_MS`, and choose how many calls make a window of `_WINDOW_MS`."""
         spent_ms: list[float] = []
         while len(spent_ms) < _FEWEST_CALLS or (
             sum(spent_ms) < _WARMUP_MS and len(spent_ms) < _MOST_CALLS
@@ -54,7 +54,7 @@ class _Series:
         self._calls = max(_FEWEST_CALLS, min(_MOST_CALLS, calls))
 
     def run_window(self) -> None:
-        """Measure one window, after a call that finds the caches as the other backends left them."""
+        """Measure one window, after a call that meets the caches as other backends left them."""
         self._call()
         self.windows_ms.append([self._timed_ms() for _ in range(self._calls)])
 

@@ -24,8 +24,9 @@ from hvt_deploy.evaluation.answers import ImageAnswers
 from hvt_deploy.evaluation.candidates import Candidate
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.pixels import PixelsMeter
-from hvt_deploy.evaluation.record import Fidelity, Row
+from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits
+from hvt_deploy.evaluation.scores import Fidelity
 from hvt_deploy.runtime.base import AnyBackend, Backend, PixelsBackend, PlacedBackend
 
 

@@ -25,7 +25,7 @@ from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches, repeat_to
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest, GroupSensitivity, Trial
-from hvt_deploy.evaluation.record import Interval
+from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.evaluation.statistics import tango_interval
 from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.analysis.roles import group_of

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hvt_deploy.evaluation.record import Interval
+from hvt_deploy.evaluation.scores import Interval
 
 CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
@@ -78,7 +78,7 @@ def _tango_upper(b: float, c: float, n: float) -> float:
 
 
 def _tango_score(b: float, c: float, n: float, delta: float) -> float:
-    """The score statistic of the hypothesis that the difference is `delta`; falls as `delta` rises."""
+    """Score statistic of a difference of `delta`; it falls as `delta` rises."""
     # q is the maximum-likelihood estimate of the second discordant probability under the
     # hypothesis: the larger root of 2n·q² + linear·q - c·delta·(1 - delta) = 0 (Tango, section 2).
     linear = (2 * n - b + c) * delta - b - c

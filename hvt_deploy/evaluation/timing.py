@@ -11,13 +11,14 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.images import repeat_to
 from hvt_deploy.evaluation.gpu import GpuMonitor, GpuReading
 from hvt_deploy.evaluation.latency import KEPT_ROUNDS, measure_latency
-from hvt_deploy.evaluation.record import GpuState, Latency
+from hvt_deploy.evaluation.record import GpuState
+from hvt_deploy.evaluation.scores import Latency
 from hvt_deploy.runtime.base import Backend, BoundCall
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Latencies by backend, in the order of the batch sizes, and what the GPU did during each size."""
+    """Latencies by backend, in the order of the batch sizes, and the GPU state during each."""
 
     latency: Mapping[str, tuple[Latency, ...]]
     gpu: tuple[GpuState, ...] = ()

@@ -10,17 +10,8 @@ from collections.abc import Sequence
 
 from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN, median_interval, speedup_interval
-from hvt_deploy.evaluation.record import (
-    Comparison,
-    Gate,
-    GateName,
-    GateStatus,
-    Interval,
-    Row,
-    SpeedOutcome,
-    Timing,
-    Top1Drop,
-)
+from hvt_deploy.evaluation.record import Comparison, Gate, GateName, GateStatus, Row, SpeedOutcome
+from hvt_deploy.evaluation.scores import Interval, Timing, Top1Drop
 from hvt_deploy.evaluation.statistics import images_needed
 
 UNTRAINED = "The weights are untrained, so accuracy means nothing."
@@ -35,9 +26,9 @@ def judge(
 ) -> tuple[Gate, ...]:
     """Every gate that is set, for every candidate that it applies to.
 
-    `invalid` says why no latency counts. Accuracy gates apply to each candidate, speed gates to those of the lowest precision that was
-    timed; a candidate that did not run is only judged (as skipped) where the user named it, or
-    where nothing else can be judged.
+    `invalid` says why no latency counts. Accuracy gates apply to each candidate, speed gates to
+    those of the lowest precision that was timed; a candidate that did not run is only judged (as
+    skipped) where the user named it, or where nothing else can be judged.
     """
     gates: list[Gate] = []
     why = untrained_or_chance(reference, untrained)

@@ -19,7 +19,7 @@ class FixedBatchBackend:
         self._batch = batch
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
-        """Logits (N, K) in float32 for preprocessed images (N, 3, H, W), one batch after another."""
+        """Logits (N, K) in float32 for preprocessed images (N, 3, H, W), batch by batch."""
         starts = range(0, len(images_NCHW), self._batch)
         chunks = (images_NCHW[start : start + self._batch] for start in starts)
         logits = [self._backend.infer(repeat_to(chunk, self._batch)) for chunk in chunks]

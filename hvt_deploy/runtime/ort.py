@@ -280,8 +280,9 @@ def _check_images(images_NCHW: ImagesNCHW, request: BackendRequest) -> None:
 def _no_provider(provider: str, why: str) -> HvtDeployError:
     return MissingEnvironment(
         f"ONNX Runtime cannot use its {provider}: {why.rstrip('.')}.",
-        "It needs an NVIDIA GPU, the CUDA and cuDNN of its version and its GPU build: pip uninstall onnxruntime, then "
-        "pip install 'hvt-deploy[gpu]' 'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: the build of its JetPack).",
+        "It needs an NVIDIA GPU, the CUDA and cuDNN of its version and its GPU build: "
+        "pip uninstall onnxruntime, then pip install 'hvt-deploy[gpu]' "
+        "'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: the build of its JetPack).",
     )
 
 
@@ -293,28 +294,3 @@ def _cannot_run(request: BackendRequest, error: Exception) -> HvtDeployError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def working_providers() -> tuple[str, ...]:
-    """The providers that really start here: onnxruntime-gpu lists CUDA and TensorRT on machines
-    without them.
-    """
-    value = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")
-    ]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", ["x"], ["y"])], "probe", value[:1], value[1:]
-    )
-    opset = onnx.helper.make_opsetid("", 17)
-    probe = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
-    working: list[str] = []
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    for provider in onnxruntime.get_available_providers():
-        with contextlib.suppress(Exception):
-            session = onnxruntime.InferenceSession(
-                probe, options, providers=[provider], enable_fallback=0
-            )
-            if provider in session.get_providers():
-                working.append(provider)
-    return tuple(working)

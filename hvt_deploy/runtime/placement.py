@@ -72,10 +72,12 @@ def refuse_elsewhere(placement: Placement, provider: str, name: str) -> None:
     """
     nodes = placement.outside(provider)
     if nodes:
+        elsewhere = ", ".join(sorted({placement.providers[node] for node in nodes}))
         raise MissingEnvironment(
-            f"{len(nodes)} of {len(placement.providers)} nodes of {name} do not run on the {provider} but on the "
-            f"{', '.join(sorted({placement.providers[node] for node in nodes}))}: {_listed(nodes)}.",
-            "Its latency would be that of both. To take that: hvt-deploy validate --allow-cpu-nodes",
+            f"{len(nodes)} of {len(placement.providers)} nodes of {name} do not run on the {provider} "
+            f"but on the {elsewhere}: {_listed(nodes)}.",
+            "Its latency would be that of both. To accept that: "
+            "hvt-deploy validate --allow-cpu-nodes",
         )
 
 

@@ -1,4 +1,4 @@
-"""A PyTorch module: eager in float32, the reference of every other backend, or one of its faster forms."""
+"""A PyTorch module: eager in float32, the reference of every backend, or in a faster form."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -33,7 +33,7 @@ class PyTorchBackend:
         if variant.device == "cuda" and not torch.cuda.is_available():
             raise MissingEnvironment(
                 "PyTorch cannot use a CUDA GPU here.",
-                "`hvt-deploy doctor` shows the driver and the PyTorch build; the CPU works with --device cpu.",
+                "`hvt-deploy doctor` shows the driver and the PyTorch build.",
             )
         torch.set_num_threads(threads)
         # cuDNN's convolutions take TF32 unless told not to: 10 bits of mantissa are no reference.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvt_deploy.data.digits import write_digits
-from hvt_deploy.evaluation.record import Interval
+from hvt_deploy.evaluation.scores import Interval
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
-from hvt_deploy.evaluation.record import Interval, Latency, Row, Timing
+from hvt_deploy.evaluation.record import Row
+from hvt_deploy.evaluation.scores import Interval, Latency, Timing
 from hvt_deploy.evaluation.verdict import judge, write_verdict
 from hvt_deploy.runtime.variant import Variant
 

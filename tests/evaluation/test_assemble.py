@@ -19,8 +19,9 @@ from hvt_deploy.core.workspace import now
 from hvt_deploy.data.class_names import imagenet_1k
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.assemble import Measured, conclude
-from hvt_deploy.evaluation.record import DataSummary, Latency, PublishedAccuracy, Row
+from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Row
 from hvt_deploy.evaluation.report.markdown import render_markdown
+from hvt_deploy.evaluation.scores import Latency
 from hvt_deploy.evaluation.timing import Timings
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.variant import Variant

@@ -1,4 +1,4 @@
-"""Which rows a machine with a GPU is asked for: PyTorch's faster forms beside the reference."""
+"""Which rows a machine with a GPU is asked for: PyTorch's faster forms besides the reference."""
 
 from __future__ import annotations
 

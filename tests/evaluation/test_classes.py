@@ -10,7 +10,8 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.flips import KEPT_FLIPS
-from hvt_deploy.evaluation.record import Answer, Confusion, Row
+from hvt_deploy.evaluation.record import Row
+from hvt_deploy.evaluation.scores import Answer, Confusion
 from hvt_deploy.runtime.variant import Variant
 
 K = 7

@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hvt_deploy.evaluation.record import (
-    Accuracy,
-    Answer,
-    ClassCounts,
-    Confusion,
-    Curve,
-    Fidelity,
-    Flip,
-    GpuState,
-    Results,
-    Row,
-    Timing,
-)
+from hvt_deploy.evaluation.record import GpuState, Results, Row
 from hvt_deploy.evaluation.report.figures import (
     EMPTY,
     milliseconds,
@@ -28,6 +16,16 @@ from hvt_deploy.evaluation.report.figures import (
     three_digits,
 )
 from hvt_deploy.evaluation.report.tables import Grid, Matrix
+from hvt_deploy.evaluation.scores import (
+    Accuracy,
+    Answer,
+    ClassCounts,
+    Confusion,
+    Curve,
+    Fidelity,
+    Flip,
+    Timing,
+)
 
 # Up to this number of classes, all classes and the whole confusion matrix are shown.
 MOST_CLASSES_SHOWN = 50

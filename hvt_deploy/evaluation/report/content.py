@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from hvt_deploy.evaluation.record import (
-    Gate,
-    GateStatus,
-    Interval,
-    PublishedAccuracy,
-    Results,
-    Row,
-)
+from hvt_deploy.evaluation.record import Gate, GateStatus, PublishedAccuracy, Results, Row
 from hvt_deploy.evaluation.report.figures import (
     EMPTY,
     cosine,
@@ -31,6 +24,7 @@ from hvt_deploy.evaluation.report.figures import (
 )
 from hvt_deploy.evaluation.report.tables import Cell, Column, Fact, Line, Table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, define_terms
+from hvt_deploy.evaluation.scores import Interval
 
 UNTRAINED_TITLE = "UNTRAINED WEIGHTS"
 UNTRAINED_SENTENCE = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hvt_deploy.evaluation.record import Interval
+from hvt_deploy.evaluation.scores import Interval
 
 EMPTY = "–"
 

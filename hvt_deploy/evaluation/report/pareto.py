@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from hvt_deploy.evaluation.record import Interval, Results
+from hvt_deploy.evaluation.record import Results
 from hvt_deploy.evaluation.report.content import precision_label
 from hvt_deploy.evaluation.report.figures import milliseconds, percent, percent_range
 from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
+from hvt_deploy.evaluation.scores import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

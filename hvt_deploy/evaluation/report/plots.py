@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hvt_deploy.evaluation.record import Latency, Results, Row
+from hvt_deploy.evaluation.record import Results, Row
 from hvt_deploy.evaluation.report.content import precision_label
 from hvt_deploy.evaluation.report.figures import milliseconds, scrub
 from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
+from hvt_deploy.evaluation.scores import Latency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

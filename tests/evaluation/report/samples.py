@@ -14,20 +14,15 @@ from PIL import Image
 
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.record import (
-    Accuracy,
     Comparison,
     DataSummary,
-    Fidelity,
     Gate,
     GpuState,
-    Interval,
-    Latency,
     PublishedAccuracy,
     Results,
     Row,
-    Timing,
-    Top1Drop,
 )
+from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Latency, Timing, Top1Drop
 from hvt_deploy.runtime.variant import Variant
 
 IMAGES = 500

@@ -15,7 +15,7 @@ from rich.console import Console
 from samples import bare, detailed, trained, untrained
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.evaluation.record import ClassCounts, read_results
+from hvt_deploy.evaluation.record import read_results
 from hvt_deploy.evaluation.report.breakdown import (
     class_grids,
     confusion_grids,
@@ -28,6 +28,7 @@ from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
 from hvt_deploy.evaluation.report.terminal import print_results, print_table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, TERMS
+from hvt_deploy.evaluation.scores import ClassCounts
 from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
 
 
