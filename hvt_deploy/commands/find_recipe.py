@@ -24,7 +24,7 @@ from hvt_deploy.core.manifest import BUDGET, CALIBRATION, INT8_CALIBRATION, Mani
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.data.calibration_set import CalibrationSet, hash_samples, overlap
+from hvt_deploy.data.calibration_set import CalibrationSet, find_overlap, hash_samples
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
 from hvt_deploy.data.sampling import stratified_sample
@@ -116,7 +116,7 @@ def _split(
     needed = 2 * (images_needed(0, 0, 1, request.budget) or 1)
     wanted = request.images or max(needed, _FEWEST_IMAGES)
     drawn = stratified_sample(samples, wanted, seed)
-    same = set(overlap(calibration, drawn, cpu_count()))
+    same = set(find_overlap(calibration, drawn, cpu_count()))
     drawn = tuple(sample for sample in drawn if sample.path not in same)
     if len(drawn) < needed:
         raise BadInput(

@@ -25,7 +25,7 @@ from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.data.calibration_set import CalibrationSet, overlap
+from hvt_deploy.data.calibration_set import CalibrationSet, find_overlap
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import ImageFolder, Sample, open_image_folder
 from hvt_deploy.data.imagenet_subsets import subset_classes
@@ -172,7 +172,7 @@ def _refuse_overlap(
             continue
         calibration = CalibrationSet.read(folder.path / artifact.folder / "calibration.json")
         with ui.progress(f"Comparing {len(samples)} images with the calibration set") as progress:
-            shared = overlap(calibration, samples, cpu_count(), progress)
+            shared = find_overlap(calibration, samples, cpu_count(), progress)
         if shared:
             raise BadInput(
                 f"{len(shared)} of the images to validate on were calibrated on, {shared[0]} among "

@@ -1,3 +1,1 @@
-"""Files to tensors: image folders, samples, class names, subsets, decoding, loading and calibration
-sets.
-"""
+"""From files to tensors: image folders, labels, class names, subsets, loading, calibration sets."""

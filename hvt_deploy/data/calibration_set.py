@@ -1,6 +1,4 @@
-"""The images that INT8 ranges are measured on: chosen by seed, hashed file by file, never validated
-on.
-"""
+"""Calibration sets: the images that INT8 ranges are measured on, chosen by seed and hashed."""
 
 from __future__ import annotations
 
@@ -22,18 +20,18 @@ Use = Literal["calibration", "search", "confirm"]
 
 @dataclass(frozen=True)
 class CalibrationFile:
-    """One file, by its path in the set's folder. `class_name` is its class folder, "" in a flat
-    folder.
-
-    `use`: ranges come from `calibration`; a recipe was searched on `search` and its promise
-    measured on `confirm`.
-    """
+    """One image file of the set."""
 
     file: str
+    """Its path, relative to the set's folder."""
     sha256: str
+    """The hash of its content."""
     size_bytes: int
+    """The size of the file."""
     class_name: str
+    """The name of its class folder; "" in a flat folder."""
     use: Use = "calibration"
+    """`calibration`: for ranges. `search`: to search a recipe. `confirm`: to measure the recipe."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,11 @@ class CalibrationSet:
     """The calibration manifest. The classes need not be the model's: calibration uses no labels."""
 
     folder: str
+    """The absolute path of the folder."""
     seed: int
+    """The seed that the files were drawn with."""
     files: tuple[CalibrationFile, ...]
+    """The files that were drawn."""
 
     def samples(self) -> tuple[Sample, ...]:
         """The files to load, without labels."""
@@ -54,9 +55,7 @@ class CalibrationSet:
 
     @property
     def content_key(self) -> str:
-        """A sha256 over the files' contents, whatever their names and order: the set's part of a
-        cache key.
-        """
+        """A sha256 over the content of all files, independent of their names and order."""
         return hash_bytes("\n".join(sorted(f.sha256 for f in self.files)).encode())
 
     def write(self, path: Path) -> None:
@@ -65,7 +64,7 @@ class CalibrationSet:
 
     @staticmethod
     def read(path: Path) -> CalibrationSet:
-        """Read a manifest. Raises BadInput if it is missing or of another shape."""
+        """Read a manifest; raises BadInput if it is missing or invalid."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -84,21 +83,23 @@ def choose_calibration(
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationSet:
-    """Draw `images` files by `seed`, the same number from each class folder as far as it goes, and
-    hash them.
+    """Draw `images` files by `seed`, as evenly as possible from all class folders, and hash them.
 
-    A folder with fewer images gives all it has; a flat folder is one class. A folder in the
-    `cifar-100-python` form gives its training images. Raises BadInput for a missing or empty
+    A flat folder is one class. If the folder has fewer images, all are taken. Of a folder in the
+    `cifar-100-python` format the training images are taken. Raises BadInput for a missing or empty
     folder, a file that cannot be read or fewer than 1 image.
     """
     if images < 1:
         raise BadInput(
             f"{images} calibration images are too few.", "Give 1 or more; 512 is the default."
         )
-    advice = "Give a folder of images like those the model will see, but not the validation images: --calib DIR"
+    advice = (
+        "Give a folder of images like those the model will see, but not the validation images: "
+        "--calib DIR"
+    )
     if not folder.is_dir():
         raise BadInput(
-            f"There is no calibration folder {folder}, and INT8 ranges are measured on real images.",
+            f"There is no calibration folder {folder}; INT8 ranges are measured on real images.",
             advice,
         )
     if is_cifar100(folder):
@@ -124,8 +125,9 @@ def choose_calibration(
 def hash_samples(
     samples: Sequence[Sample], use: Use, threads: int = 4
 ) -> tuple[CalibrationFile, ...]:
-    """The entries of a calibration manifest for labelled images. Raises BadInput for a file that
-    cannot be read.
+    """The entries of a calibration manifest for labelled images.
+
+    Raises BadInput for a file that cannot be read.
     """
     hashes = content_hashes([sample.path for sample in samples], threads)
     return tuple(
@@ -136,16 +138,15 @@ def hash_samples(
     )
 
 
-def overlap(
+def find_overlap(
     calibration: CalibrationSet,
     samples: Sequence[Sample],
     threads: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """The samples' files whose content is that of a calibration image, whatever their names.
+    """The files among `samples` with the content of a calibration image, whatever their names.
 
-    Only files of the same size as a calibration image are read. Files that are gone are passed
-    over.
+    Only files of the same size as a calibration image are read; missing files are ignored.
     """
     sizes = {f.size_bytes for f in calibration.files}
     suspects = [sample.path for sample in samples if _size(sample.path) in sizes]

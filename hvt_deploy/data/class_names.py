@@ -1,4 +1,4 @@
-"""What the classes of a model are called: ImageNet's, a user's file, or just numbers."""
+"""The names of a model's classes: ImageNet's, those of a user's file, or numbers."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from hvt_deploy.data.assets import asset_path
 How = Literal["wnid", "class name", "class number"]
 HOWS: tuple[How, ...] = ("wnid", "class name", "class number")
 
-_FILES_BESIDE_CHECKPOINT = ("class_indices.json", "classes_indices.json")
+_CHECKPOINT_FILES = ("class_indices.json", "classes_indices.json")
 _WNID_LINE = re.compile(r"(n\d{8})(?:\s+(\S.*))?")
 
 
 @dataclass(frozen=True)
 class Match:
-    """The classes that a text can mean: one, or several where the names themselves are ambiguous."""
+    """The classes that a text can mean."""
 
     how: How
+    """The way in which they were found."""
     classes: tuple[int, ...]
+    """One class number, or several if the names themselves are ambiguous."""
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The name of each class, in the order of the model's outputs.
-
-    A name may list synonyms, "tench, Tinca tinca"; the first is the one to show. `wnids` are the
-    WordNet ids of ImageNet's classes.
-    """
+    """The name of each class, in the order of the model's outputs."""
 
     names: tuple[str, ...]
+    """Names, each with synonyms or not: "tench, Tinca tinca"; the first one is displayed."""
     wnids: tuple[str, ...] | None = None
+    """The WordNet ids of ImageNet's classes."""
 
     def __len__(self) -> int:
         """The number of classes."""
@@ -48,11 +48,11 @@ class ClassNames:
         return _synonyms(self.names[index])[0]
 
     def find(self, text: str) -> Match | None:
-        """The class that a folder name or a label means; None if it means none.
+        """The class that a folder name or a label means; None if there is none.
 
-        By wnid, then by name, then by number. A name is looked for as written, then without regard
-        to case, spaces, hyphens and underscores, then among the synonyms: ImageNet has a "crane"
-        twice, and a "partridge" that is also a synonym of another class.
+        It is searched by wnid, then by name, then by number. A name is matched as written, then
+        ignoring case, spaces, hyphens and underscores, then among the synonyms: ImageNet has a
+        "crane" twice, and a "partridge" that is also a synonym of another class.
         """
         text = text.strip()
         if self.wnids is not None and text.lower() in self._by_wnid:
@@ -123,7 +123,7 @@ def imagenet_1k() -> ClassNames:
 
 
 def numbered(num_classes: int) -> ClassNames:
-    """Names for a model of which nothing is known: "0", "1", ..."""
+    """Numbers as names, for a model without known names: "0", "1", ..."""
     return ClassNames(tuple(str(i) for i in range(num_classes)))
 
 
@@ -135,7 +135,7 @@ def class_names_for(
 
     Raises BadInput if a file cannot be read or has another number of classes.
     """
-    beside = [checkpoint.parent / name for name in _FILES_BESIDE_CHECKPOINT] if checkpoint else []
+    beside = [checkpoint.parent / name for name in _CHECKPOINT_FILES] if checkpoint else []
     path = given or next((p for p in beside if p.is_file()), None)
     if path is None:
         return imagenet_1k() if num_classes == len(imagenet_1k()) else numbered(num_classes)

@@ -1,4 +1,4 @@
-"""Real images that need no network: scikit-learn's 1797 handwritten digits as image folders."""
+"""Real images without a download: scikit-learn's 1797 handwritten digits as image folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import new_folder
 
-SIDE = 32
+DIGITS_SIDE = 32
 SPLIT_SIZES = {"train": 1000, "calibration": 297, "validation": 500}
 _SEED = 20240229
 
@@ -24,8 +24,11 @@ class DigitsFolders:
     """Three image folders without a common image, each with the class folders 0 to 9."""
 
     train: Path
+    """1000 images."""
     calibration: Path
+    """297 images."""
     validation: Path
+    """500 images."""
 
 
 class _Digits(Protocol):
@@ -37,9 +40,9 @@ def write_digits(folder: Path) -> DigitsFolders:
     """Write the digits under `folder` as 32x32 grey PNG files, enlarged from 8x8 by a bicubic
     filter.
 
-    The split is fixed and stratified by class. `folder` appears all at once; where it is complete
-    it is left alone. Raises MissingEnvironment without scikit-learn and BadInput where `folder`
-    holds anything else.
+    The split is fixed and stratified by class. `folder` is created atomically; if it is already
+    complete, nothing is written. Raises MissingEnvironment without scikit-learn and BadInput if
+    `folder` holds anything else.
     """
     folders = DigitsFolders(*(folder / split for split in SPLIT_SIZES))
     if _is_complete(folder):
@@ -72,15 +75,15 @@ def _write_images(digits: _Digits, folder: Path) -> None:
             (folder / split / str(label)).mkdir(parents=True)
         for index in order[start : start + size]:
             pixels = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
-            image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            image = Image.fromarray(pixels).resize(
+                (DIGITS_SIDE, DIGITS_SIDE), Image.Resampling.BICUBIC
+            )
             image.save(folder / split / str(digits.target[index]) / f"{index:04d}.png")
         start += size
 
 
 def _stratified_order(labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A seeded order of all indices in which every stretch holds the classes in their overall
-    shares.
-    """
+    """A seeded order of all indices (N,) in which each part has the classes in equal shares."""
     shuffled = np.random.default_rng(_SEED).permutation(len(labels_N))
     place = np.empty(len(labels_N))
     for label in np.unique(labels_N):

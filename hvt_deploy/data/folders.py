@@ -1,12 +1,11 @@
-"""Folders of labelled images: which file belongs to which class of the model.
+"""Folders of labelled images: the class of the model that each file belongs to.
 
-A label is never guessed: what does not fit is an error that names it, and how folders were mapped
-to classes is a sentence that goes into every report.
+A label is never guessed: a folder that fits no class is an error that names it, and every report
+says how folders were mapped to classes.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,35 +16,38 @@ from hvt_deploy.core.types import SubsetName
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.data.class_names import ClassNames, numbered
 from hvt_deploy.data.imagenet_subsets import label_folders
+from hvt_deploy.data.labels_file import format_count, format_names, read_labels_file
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 )
 
-# The label of an image whose class is not one of the model's, or not known.
+# The label of an image whose class is unknown or not one of the model's.
 NO_LABEL = -1
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image file and the number of its class."""
+    """One image file."""
 
     path: Path
+    """The file."""
     label: int
+    """The number of its class, or `NO_LABEL`."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The labelled images of a folder, sorted by path.
-
-    `classes` are the class numbers that occur. `mapping` says in a sentence how the labels were
-    found.
-    """
+    """The labelled images of a folder."""
 
     path: Path
+    """The folder."""
     samples: tuple[Sample, ...]
+    """The images, sorted by path."""
     classes: tuple[int, ...]
+    """The class numbers that occur, in ascending order."""
     mapping: str
+    """A sentence on how the labels were found."""
 
 
 def open_image_folder(
@@ -57,13 +59,13 @@ def open_image_folder(
 ) -> ImageFolder:
     """Find the labelled images in a folder of class folders, or by a file of labels.
 
-    A class folder is matched by wnid, class name or class number. Sorted order is used only when
+    A class folder is matched by wnid, class name or class number. Sorted order is used only if
     there are exactly `num_classes` folders and none of their names is known. With `labels_file`
-    (CSV, tabs or spaces; `file label`; files relative to `path`) the folders mean nothing. Hidden
-    files and files that are not images are ignored, links are followed. A folder in the
-    `cifar-100-python` form gives its test images. The class folders of a `subset` are named as it
-    is published. Raises BadInput for a missing or empty folder, for folders or labels that fit no
-    class or several, for a flat folder without labels and for labelled files that are not there.
+    (CSV, tabs or spaces; `file label`; files relative to `path`) folder names are ignored. Hidden
+    files and files that are not images are ignored, links are followed. Of a folder in the
+    `cifar-100-python` format the test images are taken. The class folders of a `subset` are named
+    as published. Raises BadInput for a missing or empty folder, for folders or labels that fit no
+    class or several, for a flat folder without labels and for labelled files that are missing.
     """
     names = class_names or numbered(num_classes)
     if len(names) != num_classes:
@@ -75,9 +77,9 @@ def open_image_folder(
         return _open_cifar100(path, names)
     files = find_images(path)
     if not files:
-        raise BadInput(f"No images in {path}.{expected_tree(path)}", WHAT_WORKS_NOW)
+        raise BadInput(f"No images in {path}.{describe_tree(path)}", DEMO_HINT)
     if labels_file is not None:
-        labels, mapping = _labels_from_file(labels_file, path, files, names)
+        labels, mapping = read_labels_file(labels_file, path, files, names)
     elif subset is not None:
         labels, mapping = _labels_of_subset(files, names, subset)
     else:
@@ -86,11 +88,11 @@ def open_image_folder(
     return ImageFolder(path, samples, tuple(sorted(set(labels.values()))), mapping)
 
 
-WHAT_WORKS_NOW = "`hvt-deploy demo` works now: it needs no data."
+DEMO_HINT = "`hvt-deploy demo` works now: it needs no data."
 
 
-def expected_tree(path: Path) -> str:
-    """What a folder of labelled images looks like, for error messages."""
+def describe_tree(path: Path) -> str:
+    """The expected layout of a folder of labelled images, for error messages."""
     return (
         " Expected one folder of images per class, named by wnid, class name or class number:"
         f"\n  {path}/\n    n01440764/photo1.jpg\n    n01440764/photo2.jpg\n    n01443537/photo3.jpg"
@@ -103,8 +105,8 @@ def find_images(path: Path) -> list[str]:
     Raises BadInput if the folder is missing, not a folder or not readable.
     """
     if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise BadInput(f"{path} {what}.{expected_tree(path)}", WHAT_WORKS_NOW)
+        reason = "is not a folder" if path.exists() else "does not exist"
+        raise BadInput(f"{path} {reason}.{describe_tree(path)}", DEMO_HINT)
     try:
         return sorted(_walk(path, "", frozenset()))
     except PermissionError as error:
@@ -116,7 +118,7 @@ def find_images(path: Path) -> list[str]:
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
-    if identity in above:  # a link to a folder that holds it
+    if identity in above:  # a link to a folder that contains it
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -129,7 +131,7 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
 
 
 def top_folder(file: str) -> str:
-    """The first folder of a relative path, "" for a file outside any folder."""
+    """The first folder of a relative path; "" if there is none."""
     return file.partition("/")[0] if "/" in file else ""
 
 
@@ -139,15 +141,17 @@ def _labels_from_folders(
     used = sorted({top_folder(file) for file in files} - {""})
     if not used:
         raise BadInput(
-            f"{path} holds {_count(len(files), 'image')} but no class folders, so the classes are unknown."
-            f"{expected_tree(path)}",
+            f"{path} holds {format_count(len(files), 'image')} but no class folders, "
+            f"so the classes are unknown.{describe_tree(path)}",
             "Or name a file with a line `photo1.jpg LABEL` for each image: --labels FILE",
         )
     matched, hows = names.find_all(used)
     if hows:
         _refuse_misfits(path, used, matched, names)
         classes = {folder: found[0] for folder, found in matched.items()}
-        mapping = f"{_count(len(used), 'class folder')} matched to classes by {' and '.join(hows)}"
+        mapping = (
+            f"{format_count(len(used), 'class folder')} matched to classes by {' and '.join(hows)}"
+        )
     else:
         folders = sorted(
             e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")
@@ -156,12 +160,13 @@ def _labels_from_folders(
             _refuse_misfits(path, used, matched, names)
         classes = {folder: i for i, folder in enumerate(folders)}
         mapping = (
-            f"No folder name is a known class: the {len(folders)} folders were taken as the model's {len(names)} "
-            f"classes in sorted order, from '{folders[0]}' = class 0 to '{folders[-1]}' = class {len(names) - 1}"
+            f"No folder name is a known class: the {len(folders)} folders were taken as the "
+            f"model's {len(names)} classes in sorted order, from '{folders[0]}' = class 0 to "
+            f"'{folders[-1]}' = class {len(names) - 1}"
         )
     labels = {file: classes[top_folder(file)] for file in files if "/" in file}
     outside = len(files) - len(labels)
-    ignored = f"; {_count(outside, 'image')} outside class folders ignored" if outside else ""
+    ignored = f"; {format_count(outside, 'image')} outside class folders ignored" if outside else ""
     return labels, f"{mapping}{ignored}."
 
 
@@ -170,13 +175,14 @@ def _labels_of_subset(
 ) -> tuple[dict[str, int], str]:
     classes = label_folders(subset, sorted({top_folder(file) for file in files}), names)
     labels = {file: classes[top_folder(file)] for file in files}
-    return labels, f"{_count(len(classes), 'class folder')} of {subset}, named as it is published."
+    return (
+        labels,
+        f"{format_count(len(classes), 'class folder')} of {subset}, named as it is published.",
+    )
 
 
 def _open_cifar100(path: Path, names: ClassNames) -> ImageFolder:
-    """The test images of CIFAR-100: by fine label names, by coarse ones where the model has these,
-    by number.
-    """
+    """The test images of CIFAR-100, labelled by fine or coarse names, else by class number."""
     cifar = unpack_cifar100(path, "test")
     for labels, numbers in ((cifar.fine, range(len(cifar.fine))), (cifar.coarse, cifar.coarse_of)):
         found, _ = names.find_all(labels)
@@ -186,13 +192,14 @@ def _open_cifar100(path: Path, names: ClassNames) -> ImageFolder:
                 for fine, n in zip(cifar.fine, numbers, strict=True)
                 if n >= 0
             }
-            mapping = f"{len(labels)} {'fine' if labels is cifar.fine else 'coarse'} labels of CIFAR-100 by class name."
+            kind = "fine" if labels is cifar.fine else "coarse"
+            mapping = f"{len(labels)} {kind} labels of CIFAR-100 by class name."
             break
     else:
         if names != numbered(len(cifar.fine)):
             raise BadInput(
-                f"{path} is CIFAR-100, and the {len(names)} classes of the model are neither its {len(cifar.fine)} "
-                f"fine nor its {len(cifar.coarse)} coarse labels.",
+                f"{path} is CIFAR-100, and the {len(names)} classes of the model are neither its "
+                f"{len(cifar.fine)} fine nor its {len(cifar.coarse)} coarse labels.",
                 "Give the names of this model's classes with --class-names FILE when exporting.",
             )
         class_of = {fine: n for n, fine in enumerate(cifar.fine)}
@@ -210,10 +217,11 @@ def _refuse_misfits(
         below = next((f for f in unknown if _holds_classes(path / f, names)), None)
         hint = f"Did you mean {path / below}? " if below else ""
         raise BadInput(
-            f"{len(unknown)} of {_count(len(folders), 'folder')} in {path} fit no class: {_some(unknown)}.",
-            f"{hint}Name folders by wnid, class name or class number (0 to {len(names) - 1}), or give the names of "
-            "the model's classes with --class-names FILE. Sorted order is used only when no name is known and "
-            f"there are exactly {len(names)} folders.",
+            f"{len(unknown)} of {format_count(len(folders), 'folder')} in {path} fit no class: "
+            f"{format_names(unknown)}.",
+            f"{hint}Name folders by wnid, class name or class number (0 to {len(names) - 1}), or "
+            "give the names of the model's classes with --class-names FILE. Sorted order is used "
+            f"only when no name is known and there are exactly {len(names)} folders.",
         )
     names.refuse_ambiguous(f"folder in {path}", matched)
     taken: dict[int, str] = {}
@@ -229,87 +237,3 @@ def _refuse_misfits(
 
 def _holds_classes(folder: Path, names: ClassNames) -> bool:
     return any(entry.is_dir() and names.find(entry.name) for entry in os.scandir(folder))
-
-
-def _labels_from_file(
-    labels_file: Path, path: Path, files: Sequence[str], names: ClassNames
-) -> tuple[dict[str, int], str]:
-    rows = _read_rows(labels_file)
-    there = set(files)
-    if rows and rows[0][0] not in there and names.find(rows[0][1]) is None:  # a header
-        rows = rows[1:]
-    if not rows:
-        raise BadInput(
-            f"{labels_file} holds no labels.", "Expected a line `photo1.jpg LABEL` for each image."
-        )
-    matched, hows = names.find_all([label for _, label in rows])
-    unknown = sorted({label for _, label in rows if not matched[label]})
-    if unknown:
-        raise BadInput(
-            f"{_count(len(unknown), 'label')} in {labels_file} fit no class: {_some(unknown)}.",
-            f"A label is a wnid, a class name or a class number (0 to {len(names) - 1}).",
-        )
-    names.refuse_ambiguous(f"label in {labels_file}", matched)
-    missing = [file for file, _ in rows if file not in there]
-    if missing:
-        raise BadInput(
-            f"{len(missing)} of {_count(len(rows), 'file')} named in {labels_file} are not images in {path}: "
-            f"{_some(missing)}.",
-            f"Files are named relative to {path}.",
-        )
-    labels: dict[str, int] = {}
-    for file, label in rows:
-        if file in labels:
-            raise BadInput(
-                f"{labels_file} names '{file}' twice.", "Expected one line for each image."
-            )
-        labels[file] = matched[label][0]
-    left_out = len(files) - len(labels)
-    ignored = f"; {_count(left_out, 'image')} without a label left out" if left_out else ""
-    return (
-        labels,
-        f"{_count(len(rows), 'label')} from {labels_file.name}, by {' and '.join(hows)}{ignored}.",
-    )
-
-
-def _read_rows(labels_file: Path) -> list[tuple[str, str]]:
-    """(file, label) of every line that is not empty. Commas or tabs separate only if every line has
-    one.
-    """
-    try:
-        lines = [
-            line
-            for line in labels_file.read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()
-        ]
-    except FileNotFoundError:
-        raise BadInput(
-            f"No file of labels at {labels_file}.", "Give one with --labels FILE."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{labels_file} cannot be read as labels: {error}.") from None
-    separator = next((s for s in ("\t", ",") if all(s in line for line in lines)), None)
-    fields = (
-        [line.split(None, 1) for line in lines]
-        if separator is None
-        else csv.reader(lines, delimiter=separator)
-    )
-    rows: list[tuple[str, str]] = []
-    for line, (file, *label) in zip(lines, fields, strict=True):
-        if not label:
-            raise BadInput(
-                f"{labels_file}: '{line}' has no label.",
-                "Expected `photo1.jpg LABEL` on every line.",
-            )
-        # A name may list synonyms, with or without quotes: `photo1.jpg,tench, Tinca tinca`.
-        rows.append((file.strip().removeprefix("./"), ", ".join(part.strip() for part in label)))
-    return rows
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _some(items: Sequence[str]) -> str:
-    shown = ", ".join(f"'{item}'" for item in items[:8])
-    return f"{shown} and {len(items) - 8} more" if len(items) > 8 else shown

@@ -1,4 +1,4 @@
-"""ImageNet-A, -R and -V2: which classes they have, and how their folders are named.
+"""ImageNet-A, -R and -V2: their classes and the names of their folders.
 
 ImageNet-A and -R hold 200 classes each (arXiv:1907.07174, arXiv:2006.16241): top-1 is over the
 logits of these classes alone. ImageNet-V2 (arXiv:1902.10811) has all 1000, in folders named by
@@ -32,7 +32,7 @@ def subset_classes(subset: SubsetName, names: ClassNames) -> tuple[int, ...]:
     wnids = subset_wnids(subset)
     if any(wnid not in position for wnid in wnids):
         raise BadInput(
-            f"--subset {subset} is for models of the 1000 ImageNet classes; the classes of this model are others.",
+            f"--subset {subset} is for models of the 1000 ImageNet classes; this model has others.",
             "Leave --subset out, or give ImageNet's names with --class-names when exporting.",
         )
     return tuple(sorted(position[wnid] for wnid in wnids))
@@ -41,8 +41,8 @@ def subset_classes(subset: SubsetName, names: ClassNames) -> tuple[int, ...]:
 def label_folders(subset: SubsetName, folders: list[str], names: ClassNames) -> Mapping[str, int]:
     """The class number of each folder of a subset.
 
-    Folders of ImageNet-A and -R are wnids, those of ImageNet-V2 are places in ImageNet's order, 0
-    to 999. Raises BadInput that names the folders which are not of the subset.
+    Folders of ImageNet-A and -R are wnids, those of ImageNet-V2 positions in ImageNet's order, 0 to
+    999. Raises BadInput naming the folders that are not of the subset.
     """
     wnids = subset_wnids(subset)
     known = (

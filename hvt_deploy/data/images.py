@@ -30,8 +30,7 @@ from hvt_deploy.core.types import Preprocessing
 if TYPE_CHECKING:
     from hvt_deploy.data.folders import Sample
 
-# More unreadable files than this share of a set means that the set is not what the user takes it
-# for.
+# If more of a set is unreadable than this share, it is probably not the set the user meant.
 UNREADABLE_SHARE = 0.01
 
 # A one-pixel-wide image is legal but grows with the square of its length when its short edge is
@@ -46,33 +45,35 @@ _RESAMPLING = {
 
 
 class UnreadableImage(BadInput):
-    """A file that is not a whole image, or one too large to handle. The message is the reason,
-    without the path.
-    """
+    """A file that is not a complete image, or too large; the message is the reason alone."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that was left out, and why."""
+    """A file that was left out."""
 
     path: Path
+    """The file."""
     reason: str
+    """The reason, as a phrase for reports."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Preprocessed images, their labels and the samples they were loaded from."""
+    """Preprocessed images with their labels."""
 
     images_NCHW: ImagesNCHW  # noqa: N815
+    """The images, float32 (N, 3, height, width)."""
     labels_N: LabelsN  # noqa: N815
+    """The class number of each image, int64 (N,)."""
     samples: tuple[Sample, ...]
+    """The sample of each image."""
 
 
 def decode(source: Path | IO[bytes]) -> Image.Image:
-    """An image file, or what was read of one, as RGB, as timm and torchvision do: Pillow, EXIF
-    orientation ignored.
+    """An image file, or its open content, as RGB; EXIF orientation is ignored as in torchvision.
 
-    Raises UnreadableImage if the file cannot be opened, is no image, is damaged, truncated or a
+    Raises UnreadableImage if the file cannot be opened, is not an image, is damaged, truncated or a
     decompression bomb.
     """
     try:
@@ -84,8 +85,8 @@ def decode(source: Path | IO[bytes]) -> Image.Image:
         raise UnreadableImage("not an image") from None
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error)) from error
-    # Pillow's decoders answer damaged files with ValueError, SyntaxError, struct.error, EOFError
-    # and more.
+    # On damaged files Pillow's decoders raise ValueError, SyntaxError, struct.error, EOFError and
+    # more.
     except Exception as error:
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
 
@@ -140,9 +141,7 @@ def _normalize(images: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing
 
 
 def repeat_to(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
-    """`size` images: the given ones, cut or repeated from the start, for a graph that takes one
-    batch size only.
-    """
+    """`size` images: the given ones, truncated or repeated, for a fixed batch size."""
     return np.ascontiguousarray(np.resize(images_NCHW, (size, *images_NCHW.shape[1:])))
 
 
@@ -196,8 +195,8 @@ class BatchLoader:
         return Batch(_normalize(images, self.preprocessing), labels_N, tuple(samples))
 
     def _load_ahead(self) -> Generator[NDArray[np.uint8] | Unreadable]:
-        # Pillow loads most of its formats on first need and tells a second thread that arrives
-        # meanwhile that the file is no image; so they are loaded before there are threads.
+        # Pillow loads most of its formats on first use and rejects files of other threads until
+        # then, so they are loaded before there are threads.
         Image.init()
         window: deque[Future[NDArray[np.uint8] | Unreadable]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
@@ -231,9 +230,7 @@ class BatchLoader:
 
 
 def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """(height, width) before the crop, in the arithmetic of torchvision (square) and timm (not
-    square).
-    """
+    """(height, width) before the crop, by the rule of torchvision (square) or timm (not square)."""
     target_height, target_width = (
         math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size
     )
@@ -248,7 +245,5 @@ def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tupl
 
 
 def _crop_start(size: int, crop: int) -> int:
-    """Where a centred crop begins; negative where `size` is smaller and is padded (torchvision's
-    CenterCrop).
-    """
+    """The start of a centred crop; negative for padding if `size` is smaller, as in torchvision."""
     return -((crop - size) // 2) if crop > size else round((size - crop) / 2)

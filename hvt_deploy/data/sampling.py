@@ -1,4 +1,4 @@
-"""Which images of a set: drawn by hash, the same everywhere; told apart by their content."""
+"""Sampling of images by hash, the same on every machine, and hashes of their content."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from hvt_deploy.data.folders import Sample
 def stratified_sample(
     samples: Sequence[Sample], limit: int | None, seed: int
 ) -> tuple[Sample, ...]:
-    """`limit` samples drawn by `seed`, the same number from each class as far as it goes; all for
-    None.
+    """`limit` samples drawn by `seed`, as evenly as possible from all classes; all for None.
 
-    The choice depends on labels and file names only, not on the order or the place of the files,
-    and a smaller limit's choice is part of a larger one's. The order is that of the given samples.
-    Raises BadInput for a limit below 1.
+    The choice depends on labels and file names only, not on the order or the location of the files,
+    and the choice of a smaller limit is a subset of that of a larger one. The order is that of the
+    given samples. Raises BadInput for a limit below 1.
     """
     if limit is None:
         return tuple(samples)
@@ -31,12 +30,11 @@ def stratified_sample(
 
 
 def draw_stratified(keys: Sequence[tuple[str, str, str]], limit: int, seed: int) -> list[int]:
-    """The places, in order, of `limit` of the `keys` (class, name, tie-breaker), drawn by hash
-    round by round.
+    """The sorted indices of `limit` of the `keys` (class, name, tie-breaker), drawn by hash.
 
-    Each round takes one of every class that has any left; a hash decides which, and the classes of
-    a last, partial round. Hashes rather than a random generator: the same everywhere, and one more
-    file in the folder does not change the whole choice.
+    Each round takes one of every class that has any left; a hash decides which one, and which
+    classes a last, partial round takes. Unlike a random generator, hashes are the same on every
+    machine, and one more file in the folder does not change the whole choice.
     """
 
     def rank(i: int) -> tuple[str, str]:

@@ -36,10 +36,10 @@ class RecordedLogits:
         missing = [path for key, path in zip(hashes, paths, strict=True) if key not in self.logits]
         if missing:
             raise BadInput(
-                f"{len(missing)} of {len(paths)} images are not among the {len(self.logits)} that were "
-                f"recorded, {missing[0]} for one.",
-                "Validate on the images that were recorded, or record these: validate --record where "
-                "PyTorch runs.",
+                f"{len(missing)} of {len(paths)} images are not among the {len(self.logits)} that "
+                f"were recorded, {missing[0]} for one.",
+                "Validate on the images that were recorded, or record these: validate --record "
+                "where PyTorch runs.",
             )
         return np.stack([self.logits[key] for key in hashes])
 

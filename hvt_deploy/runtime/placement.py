@@ -74,8 +74,8 @@ def refuse_elsewhere(placement: Placement, provider: str, name: str) -> None:
     if nodes:
         elsewhere = ", ".join(sorted({placement.providers[node] for node in nodes}))
         raise MissingEnvironment(
-            f"{len(nodes)} of {len(placement.providers)} nodes of {name} do not run on the {provider} "
-            f"but on the {elsewhere}: {_listed(nodes)}.",
+            f"{len(nodes)} of {len(placement.providers)} nodes of {name} do not run on the "
+            f"{provider} but on the {elsewhere}: {_listed(nodes)}.",
             "Its latency would be that of both. To accept that: "
             "hvt-deploy validate --allow-cpu-nodes",
         )

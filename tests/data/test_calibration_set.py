@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration, overlap
+from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration, find_overlap
 from hvt_deploy.data.folders import Sample
 
 
@@ -85,13 +85,13 @@ def test_overlap_is_found_by_content_whatever_the_names(tmp_path: Path) -> None:
     train, val = write_tree(tmp_path / "train"), write_tree(tmp_path / "val", classes="xyz")
     chosen = choose_calibration(train, 6, seed=0)
     assert (
-        overlap(chosen, samples_in(val)) == []
+        find_overlap(chosen, samples_in(val)) == []
     )  # all files have the same size: size alone decides nothing
     copy = val / "x" / "copy of another name.jpg"
     shutil.copy(chosen.samples()[2].path, copy)
-    assert overlap(chosen, samples_in(val)) == [copy]
+    assert find_overlap(chosen, samples_in(val)) == [copy]
     used = {s.path for s in chosen.samples()}
-    assert set(overlap(chosen, samples_in(train))) == used
+    assert set(find_overlap(chosen, samples_in(train))) == used
 
 
 def test_overlap_reads_only_files_that_can_match_and_passes_over_missing_ones(
@@ -101,7 +101,7 @@ def test_overlap_reads_only_files_that_can_match_and_passes_over_missing_ones(
     large = tmp_path / "large.jpg"
     large.write_bytes(b"x" * 100)
     calls: list[tuple[int, int]] = []
-    found = overlap(
+    found = find_overlap(
         chosen,
         [Sample(large, 0), Sample(tmp_path / "gone.jpg", 0)],
         progress=lambda *done: calls.append(done),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.data.calibration_set import choose_calibration, overlap
+from hvt_deploy.data.calibration_set import choose_calibration, find_overlap
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import open_image_folder
 
@@ -80,8 +80,8 @@ def test_calibration_takes_training_images_and_shares_none_with_the_test_images(
     write_cifar(tmp_path / "c")
     chosen = choose_calibration(tmp_path / "c", 100, seed=0)
     assert {f.class_name for f in chosen.files} == set(FINE)
-    assert overlap(chosen, open_image_folder(tmp_path / "c", None, 100).samples) == []
-    assert len(overlap(chosen, chosen.samples())) == 100
+    assert find_overlap(chosen, open_image_folder(tmp_path / "c", None, 100).samples) == []
+    assert len(find_overlap(chosen, chosen.samples())) == 100
 
 
 class _Hostile:

@@ -1,0 +1,102 @@
+"""A file of labels: which class each image of a folder belongs to, one line for each image."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.data.class_names import ClassNames
+
+
+def read_labels_file(
+    labels_file: Path, path: Path, files: Sequence[str], names: ClassNames
+) -> tuple[dict[str, int], str]:
+    """The class of each file that `labels_file` names, and a sentence on how labels were matched.
+
+    `files` are the images in `path`, relative to it. Raises BadInput for a file that is missing or
+    not readable, lines without a label, labels that fit no class or several, and images that are
+    missing or named twice.
+    """
+    rows = _read_rows(labels_file)
+    there = set(files)
+    if rows and rows[0][0] not in there and names.find(rows[0][1]) is None:  # a header
+        rows = rows[1:]
+    if not rows:
+        raise BadInput(
+            f"{labels_file} holds no labels.", "Expected a line `photo1.jpg LABEL` for each image."
+        )
+    matched, hows = names.find_all([label for _, label in rows])
+    unknown = sorted({label for _, label in rows if not matched[label]})
+    if unknown:
+        raise BadInput(
+            f"{format_count(len(unknown), 'label')} in {labels_file} fit no class: "
+            f"{format_names(unknown)}.",
+            f"A label is a wnid, a class name or a class number (0 to {len(names) - 1}).",
+        )
+    names.refuse_ambiguous(f"label in {labels_file}", matched)
+    missing = [file for file, _ in rows if file not in there]
+    if missing:
+        raise BadInput(
+            f"{len(missing)} of {format_count(len(rows), 'file')} named in {labels_file} "
+            f"are not images in {path}: {format_names(missing)}.",
+            f"Files are named relative to {path}.",
+        )
+    labels: dict[str, int] = {}
+    for file, label in rows:
+        if file in labels:
+            raise BadInput(
+                f"{labels_file} names '{file}' twice.", "Expected one line for each image."
+            )
+        labels[file] = matched[label][0]
+    left_out = len(files) - len(labels)
+    ignored = f"; {format_count(left_out, 'image')} without a label left out" if left_out else ""
+    found = f"{format_count(len(rows), 'label')} from {labels_file.name}, by {' and '.join(hows)}"
+    return labels, f"{found}{ignored}."
+
+
+def _read_rows(labels_file: Path) -> list[tuple[str, str]]:
+    """(file, label) of every line that is not empty.
+
+    Tabs or commas are separators only if every line has one; otherwise spaces are.
+    """
+    try:
+        lines = [
+            line
+            for line in labels_file.read_text(encoding="utf-8-sig").splitlines()
+            if line.strip()
+        ]
+    except FileNotFoundError:
+        raise BadInput(
+            f"No file of labels at {labels_file}.", "Give one with --labels FILE."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{labels_file} cannot be read as labels: {error}.") from None
+    separator = next((s for s in ("\t", ",") if all(s in line for line in lines)), None)
+    fields = (
+        [line.split(None, 1) for line in lines]
+        if separator is None
+        else csv.reader(lines, delimiter=separator)
+    )
+    rows: list[tuple[str, str]] = []
+    for line, (file, *label) in zip(lines, fields, strict=True):
+        if not label:
+            raise BadInput(
+                f"{labels_file}: '{line}' has no label.",
+                "Expected `photo1.jpg LABEL` on every line.",
+            )
+        # A name may list synonyms, with or without quotes: `photo1.jpg,tench, Tinca tinca`.
+        rows.append((file.strip().removeprefix("./"), ", ".join(part.strip() for part in label)))
+    return rows
+
+
+def format_count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_names(items: Sequence[str]) -> str:
+    """The first 8 names in quotes, and the number of the others."""
+    shown = ", ".join(f"'{item}'" for item in items[:8])
+    return f"{shown} and {len(items) - 8} more" if len(items) > 8 else shown
