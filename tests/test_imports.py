@@ -20,6 +20,7 @@ HOMES = {
     "onnxruntime": (
         "runtime/ort.py",
         "runtime/ort_pixels.py",
+        "runtime/providers.py",
         "graph/",
         "runtime/triton/templates/network.py",
     ),

@@ -250,8 +250,8 @@ def _open_pytorch(
         error = relative_error(expected, backend.infer(images))
         if not error <= LIMITS["fp32"]:
             raise CheckFailed(
-                f"In PyTorch, the deployed form of {manifest.model} differs from its reference form "
-                f"by {error:.1e}: the fault is older than the graph.",
+                f"In PyTorch, the deployed form of {manifest.model} differs from its reference "
+                f"form by {error:.1e}: the fault is older than the graph.",
                 f"Run: hvt-deploy models --verify {manifest.model}",
             )
         yield backend

@@ -56,7 +56,7 @@ def test_a_sound_export_follows_pytorch(place):
 def test_a_planted_fault_is_named_and_its_evidence_replayed(place, planted):
     done = run("diagnose", "--graph", "mine.onnx", cwd=place)
     assert done.returncode == 1, done.stderr
-    assert "mine diverges from pytorch at blocks.3.mlp.fc1" in done.stdout
+    assert "mine diverges from pytorch fp32 at blocks.3.mlp.fc1" in done.stdout
     assert "hvt-deploy diagnose --replay diagnosis/hvt_demo.mine" in done.stdout
     evidence = place / "diagnosis/hvt_demo.mine"
     part = onnx.load(evidence / "part.onnx")

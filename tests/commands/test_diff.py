@@ -12,17 +12,8 @@ from command_line import run
 from hvt_deploy.commands.diff import diff
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.evaluation.answers import ImageAnswers, read_answers
-from hvt_deploy.evaluation.record import (
-    Accuracy,
-    DataSummary,
-    Fidelity,
-    Gate,
-    Interval,
-    Latency,
-    Results,
-    Row,
-    Timing,
-)
+from hvt_deploy.evaluation.record import DataSummary, Gate, Results, Row
+from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Latency, Timing
 from hvt_deploy.evaluation.statistics import newcombe_interval, wilson_interval
 from hvt_deploy.runtime.variant import Variant
 
