@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import app
-from hvt_deploy.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from hvt_deploy.cli.options import JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.types import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.models import ListedModel

@@ -12,14 +12,13 @@ import typer
 from hvt_deploy.cli.app import command_with_options
 from hvt_deploy.cli.inputs import find_exported
 from hvt_deploy.cli.options import (
-    DEFAULT_WORKSPACE,
     ConfigOption,
     JsonOption,
     ModelArgument,
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_table
-from hvt_deploy.core.types import Device
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, Device
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.diagnose import Divergence
@@ -107,7 +106,7 @@ def _show_divergences(title: str, found: Sequence[Divergence], as_json: bool) ->
 
 def _replay_fault(folder: Path, as_json: bool) -> int:
     """Run reproduction files again; returns the exit code."""
-    from hvt_deploy.commands.diagnose import replay
+    from hvt_deploy.evaluation.reproduction import replay
 
     fault, error = replay(folder)
     if as_json:

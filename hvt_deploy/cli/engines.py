@@ -11,7 +11,6 @@ import typer
 from hvt_deploy.cli.app import app, command_with_options
 from hvt_deploy.cli.inputs import check_precisions, find_exported
 from hvt_deploy.cli.options import (
-    DEFAULT_WORKSPACE,
     CalibrationImagesOption,
     CalibrationOption,
     ConfigOption,
@@ -21,7 +20,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_error, show_json, show_table
-from hvt_deploy.core.types import FlavourChoice
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, FlavourChoice
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.build_many import Attempt

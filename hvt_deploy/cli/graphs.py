@@ -10,9 +10,9 @@ import typer
 
 from hvt_deploy.cli.app import command_with_options
 from hvt_deploy.cli.inputs import parse_image_size, parse_window_sizes
-from hvt_deploy.cli.options import DEFAULT_WORKSPACE, ConfigOption, JsonOption, WorkspaceOption
+from hvt_deploy.cli.options import ConfigOption, JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json
-from hvt_deploy.core.types import Simplifier
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, Simplifier
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.export import Exported

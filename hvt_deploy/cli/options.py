@@ -9,7 +9,6 @@ import typer
 
 from hvt_deploy.core.types import Precision
 
-DEFAULT_WORKSPACE = Path("artifacts")
 DEFAULT_IMAGES = Path("imagenet/val")
 
 ModelArgument = Annotated[

@@ -12,7 +12,6 @@ import typer
 from hvt_deploy.cli.app import command_with_options
 from hvt_deploy.cli.inputs import choose_precision, find_exported
 from hvt_deploy.cli.options import (
-    DEFAULT_WORKSPACE,
     CalibrationImagesOption,
     CalibrationOption,
     ConfigOption,
@@ -24,7 +23,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_table
-from hvt_deploy.core.types import CALIBRATORS, CalibratorChoice, Precision
+from hvt_deploy.core.types import CALIBRATORS, DEFAULT_WORKSPACE, CalibratorChoice, Precision
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.find_recipe import Budgeted

@@ -11,7 +11,6 @@ from hvt_deploy.cli.app import app
 from hvt_deploy.cli.inputs import choose_precision, find_exported
 from hvt_deploy.cli.options import (
     DEFAULT_IMAGES,
-    DEFAULT_WORKSPACE,
     Fp16Option,
     Int8Option,
     JsonOption,
@@ -21,6 +20,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
+from hvt_deploy.core.types import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.package import Packaged

@@ -12,7 +12,6 @@ from hvt_deploy.cli.app import app, command_with_options
 from hvt_deploy.cli.inputs import check_precisions, find_exported, parse_list
 from hvt_deploy.cli.options import (
     DEFAULT_IMAGES,
-    DEFAULT_WORKSPACE,
     CalibrationImagesOption,
     CalibrationOption,
     ConfigOption,
@@ -25,7 +24,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_results, show_table
-from hvt_deploy.core.types import SubsetName
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, SubsetName
 
 
 @dataclass(frozen=True)

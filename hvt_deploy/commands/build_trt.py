@@ -117,9 +117,8 @@ def build_from_graph(
                 workspace_mib=config.engine.workspace_mib,
                 timing_cache=folder.path / f"timing-{target.tag}.cache",
             )
-            with ui.progress(
-                f"Building the {precision} engine with {target.flavour.title}"
-            ) as progress:
+            title = f"Building the {precision} engine with {target.flavour.title}"
+            with ui.progress(title) as progress:
                 outcome = build_engine(plan, progress)
             for note in outcome.notes:
                 ui.say(note)

@@ -5,25 +5,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
-
-import numpy as np
-import onnx
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
-from hvt_deploy.core.errors import BadInput, CheckFailed
-from hvt_deploy.core.files import writing_to
+from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.manifest import INT8_CALIBRATION, Manifest
-from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
@@ -32,13 +24,13 @@ from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.images import load_batches, repeat_to
 from hvt_deploy.evaluation.divergence import (
     LIMITS,
-    Evidence,
     ModuleError,
     compare_modules,
     numbers_of,
     relative_error,
 )
 from hvt_deploy.evaluation.parity import seeded_noise
+from hvt_deploy.evaluation.reproduction import Fault, part_runner, write_fault
 from hvt_deploy.graph.modules import ModuleGraph
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.smooth_quant import smooth
@@ -104,20 +96,6 @@ class Divergence:
             f"{self.candidate} matches {self.reference}: "
             f"no module has a local error above {self.limit:g}."
         )
-
-
-@dataclass(frozen=True)
-class Fault:
-    """`fault.json` for `--replay`, next to `part.onnx`, `input.npz` and `expected.npz`."""
-
-    model: str
-    reference: str
-    candidate: str
-    module: ModuleError
-    limit: float
-    nodes: tuple[str, ...]
-    device: Device
-    tool_versions: Mapping[str, str]
 
 
 def diagnose(
@@ -276,7 +254,7 @@ def _compare(
     ui: Ui,
 ) -> Divergence:
     """Every module; evidence of the first jump is written when it is found."""
-    limit, run = LIMITS[numbers_of(graph.model)], _runner(graph.folder, device)
+    limit, run = LIMITS[numbers_of(graph.model)], part_runner(graph.folder, device)
     reference, candidate = pair.reference, pair.candidate
     modules: list[ModuleError] = []
     folder = ""
@@ -296,52 +274,7 @@ def _compare(
                     device,
                     tool_versions(),
                 )
-                _write(fault, evidence, graph.folder, written)
+                write_fault(fault, evidence, graph.folder, written)
                 folder = str(written)
     error = relative_error(reference.infer(images), candidate.infer(images))
     return Divergence(reference.name, pair.name, limit, error, tuple(modules), folder)
-
-
-def _runner(
-    folder: Path, device: Device
-) -> Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]]], dict[str, Any]]:
-    from hvt_deploy.runtime.ort import run_part
-
-    return lambda part, inputs: run_part(part, inputs, device, cpu_count(), folder)
-
-
-def _write(fault: Fault, evidence: Evidence, weights: Path, folder: Path) -> None:
-    """The part with its weights, its input and what was expected."""
-    inputs, expected = (
-        dict[str, Any](evidence.inputs),
-        dict[str, Any]({fault.module.tensor: evidence.expected}),
-    )
-    onnx.load_external_data_for_model(evidence.part, str(weights))
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        onnx.save_model(evidence.part, folder / "part.onnx")
-        np.savez_compressed(folder / "input.npz", **inputs)
-        np.savez_compressed(folder / "expected.npz", **expected)
-        (folder / "fault.json").write_text(json.dumps(to_plain(fault), indent=2), encoding="utf-8")
-
-
-def replay(folder: Path) -> tuple[Fault, float]:
-    """Run what `diagnose` wrote; what was recorded, and the error of the module's output now.
-
-    Raises BadInput for a folder that `diagnose` did not write.
-    """
-    require("onnxruntime", extra="cpu")
-    try:
-        fault = from_plain(
-            Fault, json.loads((folder / "fault.json").read_text(encoding="utf-8")), "fault.json"
-        )
-        with np.load(folder / "input.npz", allow_pickle=False) as inputs:
-            values = {name: inputs[name] for name in inputs.files}
-        with np.load(folder / "expected.npz", allow_pickle=False) as outputs:
-            expected = outputs[fault.module.tensor]
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise BadInput(
-            f"{folder} is not what `diagnose` wrote: {error}.", "Run: hvt-deploy diagnose"
-        ) from None
-    found = _runner(folder, fault.device)(load_onnx(folder / "part.onnx"), values)
-    return fault, relative_error(expected, found[fault.module.tensor])

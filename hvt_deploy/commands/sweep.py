@@ -25,10 +25,8 @@ from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import list_specs
 
 T = TypeVar("T")
-IN_TURN = (
-    "Latencies of one model were measured interleaved, those of different models one after the "
-    "other."
-)
+_NO_FRONT = "No backend has accuracy and latency."
+IN_TURN = "Latencies were measured interleaved within a model, one model after the other."
 
 
 @dataclass(frozen=True)
@@ -295,9 +293,7 @@ def _verdict(models: Sequence[SweptModel], rows: Sequence[Row]) -> str:
     return " ".join(
         [
             f"{len(models)} models, {sum(row.skipped is None for row in rows)} backends ran.",
-            f"None is faster and as accurate as: {front}."
-            if front
-            else "No backend has accuracy and latency.",
+            f"None is faster and as accurate as: {front}." if front else _NO_FRONT,
             f"Failed: {', '.join(failed)}." if failed else "Nothing failed.",
         ]
     )

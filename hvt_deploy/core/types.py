@@ -6,6 +6,7 @@ Standard library only: it is copied into Triton packages too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 # `int8` has FP16 in the rest, `int8-fp32` FP32.
@@ -24,6 +25,8 @@ FlavourChoice = Literal["auto", "tensorrt", "rtx"]
 Runtime = Literal["pytorch", "ort", "trt"]
 Device = Literal["cpu", "cuda"]
 SubsetName = Literal["imagenet-a", "imagenet-r", "imagenet-v2"]
+# Where exported models are, relative to the current folder.
+DEFAULT_WORKSPACE = Path("artifacts")
 SUBSETS: tuple[SubsetName, ...] = get_args(SubsetName)
 
 

@@ -31,7 +31,7 @@ from hvt_deploy.models.registry import create_model, to_deployed
 # in float32.
 TOLERANCE = 1e-6
 TOLERANCE_FLOAT32 = 1e-4
-LARGE_BYTES = 4 * 2**30
+_SLOW_TO_CHECK_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _mapped(model: nn.Module, folder: Path) -> nn.Module:
     GB.
     """
     size = sum(parameter.nbytes for parameter in model.parameters())
-    if size > LARGE_BYTES:
+    if size > _SLOW_TO_CHECK_BYTES:
         check_free_disk(folder, size)
         torch.save(model.state_dict(), folder / "state.pth")
         model.load_state_dict(

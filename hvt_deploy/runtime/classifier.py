@@ -19,6 +19,7 @@ from PIL import Image
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.tensors import LogitsNK
+from hvt_deploy.core.types import DEFAULT_WORKSPACE
 from hvt_deploy.core.workspace import ModelFolder, find_model
 from hvt_deploy.data.images import decode, preprocess
 from hvt_deploy.runtime.base import AnyBackend, PixelsBackend
@@ -26,7 +27,6 @@ from hvt_deploy.runtime.selection import Selection, select_backends
 
 # A file, a Pillow image, or pixels (H, W, 3) as uint8 RGB.
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.uint8]
-DEFAULT_WORKSPACE = Path("artifacts")
 
 
 @dataclass(frozen=True)

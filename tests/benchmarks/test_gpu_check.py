@@ -61,6 +61,7 @@ def test_section_that_fails_leaves_the_others(gpu_check, monkeypatch, tmp_path: 
     assert json.loads((tmp_path / "out" / "gpu_check.pytorch.json").read_text()) == failed
 
 
+@pytest.mark.slow  # five runs of pytest
 def test_every_gpu_test_is_in_one_section_and_its_outcome_kept(
     gpu_check, monkeypatch, tmp_path: Path
 ) -> None:

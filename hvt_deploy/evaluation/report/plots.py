@@ -14,7 +14,7 @@ from hvt_deploy.evaluation.record import Results, Row
 from hvt_deploy.evaluation.report.content import precision_label
 from hvt_deploy.evaluation.report.figures import milliseconds, scrub
 from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
-from hvt_deploy.evaluation.scores import Latency
+from hvt_deploy.evaluation.scores import Curve, Latency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,6 +120,13 @@ def draw_curves(results: Results) -> str:
             axes.set_ylim(top=1.01)
         roc.legend(loc="lower right", frameon=False, fontsize=9)
 
+    return draw_svg(
+        "curves", "ROC and precision-recall curves", _describe_curves(drawn), (_WIDTH, 3.9), draw
+    )
+
+
+def _describe_curves(drawn: Sequence[tuple[Row, Sequence[Curve]]]) -> str:
+    """Areas of the pooled curves, for readers that do not see the plot."""
     described = "; ".join(
         f"{row.backend}: area under the ROC curve {curve.roc_auc:.4f}, "
         f"average precision {curve.average_precision:.4f}"
@@ -127,9 +134,7 @@ def draw_curves(results: Results) -> str:
         for curve in curves
         if curve.label is None
     )
-    return draw_svg(
-        "curves", "ROC and precision-recall curves", scrub(described), (_WIDTH, 3.9), draw
-    )
+    return scrub(described)
 
 
 def _draw_ridge(
