@@ -134,9 +134,9 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
         reference = create_from(spec)
         parameters = sum(parameter.numel() for parameter in reference.parameters())
         graph_bytes = _weight_bytes(to_deployed(reference))
-    beside = external_weights_path(folder.path, graph_bytes) is not None
+    external = external_weights_path(folder.path, graph_bytes) is not None
     graphs = 1 + config.export.preprocess_in_graph
-    return estimate_export(parameters, graph_bytes, folder.path, external=beside, graphs=graphs)
+    return estimate_export(parameters, graph_bytes, folder.path, external=external, graphs=graphs)
 
 
 def _weight_bytes(deployed: nn.Module) -> int:

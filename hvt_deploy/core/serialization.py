@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 from hvt_deploy.core.errors import BadInput
 
 T = TypeVar("T")
-Plain = dict[str, Any]
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401 - a JSON value has no closer type

@@ -131,12 +131,12 @@ def class_names_for(
     num_classes: int, given: Path | None = None, checkpoint: Path | None = None
 ) -> ClassNames:
     """The names of a model's classes: from the `given` file, else from a `class_indices.json` (or
-    `classes_indices.json`) beside the checkpoint, else ImageNet's for 1000 classes, else numbers.
+    `classes_indices.json`) next to the checkpoint, else ImageNet's for 1000 classes, else numbers.
 
     Raises BadInput if a file cannot be read or has another number of classes.
     """
-    beside = [checkpoint.parent / name for name in _CHECKPOINT_FILES] if checkpoint else []
-    path = given or next((p for p in beside if p.is_file()), None)
+    siblings = [checkpoint.parent / name for name in _CHECKPOINT_FILES] if checkpoint else []
+    path = given or next((p for p in siblings if p.is_file()), None)
     if path is None:
         return imagenet_1k() if num_classes == len(imagenet_1k()) else numbered(num_classes)
     names = read_class_names(path)

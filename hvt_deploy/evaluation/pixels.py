@@ -1,8 +1,8 @@
-"""What preprocessing in the graph costs: its pixels against those of the exact pipeline."""
+"""Pixels of preprocessing in the graph against those of the exact pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,7 @@ from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data.images import decode
 from hvt_deploy.evaluation.record import PixelDifference
-from hvt_deploy.runtime.base import AnyBackend, Backend, PixelsBackend
-
-
-def pixels_meters(
-    backends: Mapping[str, AnyBackend], preprocessing: Preprocessing
-) -> tuple[dict[str, PixelsMeter], dict[str, Backend]]:
-    """A meter for each backend that preprocesses, and the other backends, by name."""
-    pixels = {
-        name: PixelsMeter(b, preprocessing)
-        for name, b in backends.items()
-        if isinstance(b, PixelsBackend)
-    }
-    return pixels, {name: b for name, b in backends.items() if not isinstance(b, PixelsBackend)}
+from hvt_deploy.runtime.base import PixelsBackend
 
 
 class PixelsMeter:
