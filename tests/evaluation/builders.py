@@ -68,3 +68,17 @@ def windows(median, batch=1, seed=0, spread=0.01):
 def on_gpu(precision, target="", runtime="trt"):
     """How a GPU runs a model."""
     return Variant(runtime, "cuda", precision, target=target)
+
+
+def measured(
+    reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 13
+) -> dict[str, Row]:
+    """The rows of a reference and a candidate whose logits (N, K) were counted in batches."""
+    meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
+    for start in range(0, len(labels), batch):
+        part = slice(start, start + batch)
+        meter.update({"pytorch": reference[part], "ort": candidate[part]}, labels[part])
+    return {
+        name: Row("m", name, INT8, None, len(labels), meter.accuracy(name), meter.fidelity(name))
+        for name in ("pytorch", "ort")
+    }

@@ -4,16 +4,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from builders import measured
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import LARGEST_SQNR_DB
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.parity import compare_logits
-from hvt_deploy.evaluation.record import Row
-from hvt_deploy.runtime.variant import Variant
 
 K = 10
-VARIANT = Variant("ort", "cpu", "fp32")
 
 
 def answers(classes: np.ndarray, seed: int, num_classes: int = K) -> np.ndarray:
@@ -23,19 +21,6 @@ def answers(classes: np.ndarray, seed: int, num_classes: int = K) -> np.ndarray:
     )
     logits[np.arange(len(classes)), classes] = 3
     return logits
-
-
-def measured(
-    reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 64
-) -> dict[str, Row]:
-    meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
-    for start in range(0, len(labels), batch):
-        part = slice(start, start + batch)
-        meter.update({"pytorch": reference[part], "ort": candidate[part]}, labels[part])
-    return {
-        name: Row("m", name, VARIANT, None, len(labels), meter.accuracy(name), meter.fidelity(name))
-        for name in ("pytorch", "ort")
-    }
 
 
 def imperfect_reference(images: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import measured
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.flips import KEPT_FLIPS
-from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.scores import Answer, Confusion
-from hvt_deploy.runtime.variant import Variant
 
 K = 7
-VARIANT = Variant("ort", "cpu", "fp32")
 
 
 def noisy(labels: np.ndarray, seed: int, spread: float = 1.0) -> np.ndarray:
@@ -23,19 +21,6 @@ def noisy(labels: np.ndarray, seed: int, spread: float = 1.0) -> np.ndarray:
     return (2.0 * np.eye(K)[labels] + spread * rng.standard_normal((len(labels), K))).astype(
         np.float32
     )
-
-
-def measured(
-    reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 13
-) -> dict[str, Row]:
-    meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
-    for start in range(0, len(labels), batch):
-        part = slice(start, start + batch)
-        meter.update({"pytorch": reference[part], "ort": candidate[part]}, labels[part])
-    return {
-        name: Row("m", name, VARIANT, None, len(labels), meter.accuracy(name), meter.fidelity(name))
-        for name in ("pytorch", "ort")
-    }
 
 
 @pytest.fixture(scope="module")
