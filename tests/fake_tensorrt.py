@@ -170,10 +170,24 @@ class IProgressMonitor:
     """Subclassed by the code."""
 
 
+class Dims:
+    """A shape; like the real one it is indexed, and iterated only by its index."""
+
+    def __init__(self, shape: list[int]) -> None:
+        self._sizes = tuple(shape)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> int:
+        return self._sizes[index]
+
+
 class ITensor(Recorded):
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self.name, self.shape = "images", (world.ranges[0][0] if world.fixed else -1, *world.image)
+        self.name = "images"
+        self.shape = Dims([world.ranges[0][0] if world.fixed else -1, *world.image])
 
 
 class INetworkDefinition(Recorded):
@@ -197,9 +211,7 @@ class OnnxParser(Recorded):
 
 
 class IOptimizationProfile(Recorded):
-    def set_shape(
-        self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]
-    ) -> None:
+    def set_shape(self, input: str, min: Dims, opt: Dims, max: Dims) -> None:
         self._world.calls.append(f"profile {input} {min[0]},{opt[0]},{max[0]}")
 
 
@@ -208,8 +220,8 @@ class ITimingCache(Recorded):
         super().__init__(world)
         self._content = content
 
-    def serialize(self) -> bytes:
-        return self._content or self._world.timing_cache
+    def serialize(self) -> memoryview:
+        return memoryview(self._content or self._world.timing_cache)
 
 
 class IBuilderConfig(Recorded):
@@ -252,11 +264,11 @@ class Builder(Recorded):
 
     def build_serialized_network(
         self, network: INetworkDefinition, config: IBuilderConfig
-    ) -> bytes:
+    ) -> memoryview:
         config.progress_monitor.phase_start("Building", None, 2)
         assert config.progress_monitor.step_complete("Building", 0)
         config.progress_monitor.phase_finish("Building")
-        return self._world.serialize(network._onnx)
+        return memoryview(self._world.serialize(network._onnx))
 
 
 class EngineInspector(Recorded):
@@ -300,9 +312,9 @@ class IExecutionContext(Recorded):
         self._profile, self._batch = profile_index, 0
         return profile_index < len(self._world.ranges)
 
-    def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self._world.ranges[self._profile]
-        if not low <= shape[0] <= high or tuple(shape[1:]) != self._world.image:
+        if not low <= shape[0] <= high or shape[1:] != self._world.image:
             self._world.error(f"shape {shape} is outside profile {self._profile}")
             return False
         self._batch = shape[0]
@@ -312,8 +324,8 @@ class IExecutionContext(Recorded):
         self._addresses[name] = memory
         return True
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self._batch, self._world.classes)
+    def get_tensor_shape(self, name: str) -> Dims:
+        return Dims([self._batch, self._world.classes])
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         world, batch, addresses = self._world, self._batch, dict(self._addresses)
@@ -369,13 +381,13 @@ class ICudaEngine(Recorded):
     def get_tensor_dtype(self, name: str) -> Member:
         return getattr(FakeEnum(self._world.version, "DataType"), self._world.dtype)
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+    def get_tensor_shape(self, name: str) -> Dims:
         batch = self._world.ranges[0][0] if self._world.fixed else -1
-        return (batch, *(self._world.image if name == "images" else (self._world.classes,)))
+        return Dims([batch, *(self._world.image if name == "images" else (self._world.classes,))])
 
-    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
         assert not self._world.fixed, "an engine of fixed batch need not have shapes in its profile"
-        return [(batch, *self._world.image) for batch in self._world.ranges[profile_index]]
+        return [Dims([batch, *self._world.image]) for batch in self._world.ranges[profile_index]]
 
 
 class Runtime(Recorded):
@@ -393,6 +405,7 @@ class FakeTensorRT:
         self._world = world
         self.__version__ = "1.7.1.116" if world.version == RTX else world.version
         self.ILogger, self.IProgressMonitor, self.OnnxParser = ILogger, IProgressMonitor, OnnxParser
+        self.Dims = Dims
 
     def Builder(self, logger: object) -> Builder:
         self._world.logger = logger

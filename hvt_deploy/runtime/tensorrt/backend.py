@@ -211,7 +211,7 @@ class TrtBackend:
         signature = self._request.signature
         if not context.set_input_shape(signature.input_name, images.shape):
             raise self._cannot_run()
-        shape = tuple(context.get_tensor_shape(signature.output_name))
+        shape = (*context.get_tensor_shape(signature.output_name),)
         if shape != (len(images), signature.num_classes):
             raise ToolFailure(
                 f"{self.name} would give logits of shape {shape} for {len(images)} images."

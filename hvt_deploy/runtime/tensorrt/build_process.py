@@ -16,6 +16,7 @@ from hvt_deploy.runtime.tensorrt.api import (
     Builder,
     IBuilderConfig,
     INetworkDefinition,
+    Native,
     OnnxParser,
     RtxIBuilderConfig,
     RtxTensorRT,
@@ -58,7 +59,7 @@ def compile_engine(plan: BuildPlan) -> BuildOutcome:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
     config.clear_flag(trt.BuilderFlag.TF32)  # the graph says FP32, and TF32 has 10 bits of mantissa
-    _add_profiles(builder, network, config, plan, log)
+    _add_profiles(trt, builder, network, config, plan, log)
     if plan.flavour == "tensorrt_rtx":
         name_targets(cast("RtxTensorRT", trt), cast("RtxIBuilderConfig", config), plan, flavour)
     cache_note = "" if plan.flavour == "tensorrt_rtx" else _load_timing_cache(config, plan)
@@ -123,6 +124,7 @@ def _parse_graph(
 
 
 def _add_profiles(
+    trt: TensorRT,
     builder: Builder,
     network: INetworkDefinition,
     config: IBuilderConfig,
@@ -130,7 +132,7 @@ def _add_profiles(
     log: BuildLog,
 ) -> None:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    shapes = {tensor.name: (*tensor.shape,) for tensor in inputs}
     for name, shape in shapes.items():
         if -1 in shape[1:]:
             raise BadInput(
@@ -157,7 +159,8 @@ def _add_profiles(
     for profile in plan.profiles:
         limits = builder.create_optimization_profile()
         for name, (_, *rest) in shapes.items():
-            limits.set_shape(name, (profile.min, *rest), (profile.opt, *rest), (profile.max, *rest))
+            batches = (profile.min, profile.opt, profile.max)
+            limits.set_shape(name, *(trt.Dims([batch, *rest]) for batch in batches))
         if config.add_optimization_profile(limits) < 0:
             raise ToolFailure(
                 f"Profile {profile} was refused: {_get_last(log.errors)}",
@@ -202,7 +205,7 @@ def _save_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
 
 
 def _read_layers(
-    trt: TensorRT, logger: object, log: BuildLog, plan: BuildPlan
+    trt: TensorRT, logger: Native, log: BuildLog, plan: BuildPlan
 ) -> tuple[tuple[EngineLayer, ...], str]:
     """The engine's layers; a list that cannot be read is a note, for the engine itself is good."""
     try:

@@ -51,9 +51,7 @@ def read_batch_ranges(engine: ICudaEngine, request: BackendRequest) -> tuple[Bat
     shapes = [
         engine.get_tensor_profile_shape(name, i) for i in range(engine.num_optimization_profiles)
     ]
-    return tuple(
-        BatchRange(i, *(int(shape[0]) for shape in limits)) for i, limits in enumerate(shapes)
-    )
+    return tuple(BatchRange(i, *(shape[0] for shape in limits)) for i, limits in enumerate(shapes))
 
 
 def check_io_tensors(flavour: Flavour, engine: ICudaEngine, request: BackendRequest) -> None:
@@ -66,7 +64,7 @@ def check_io_tensors(flavour: Flavour, engine: ICudaEngine, request: BackendRequ
     if set(_list_tensors(engine)) != set(expected):
         raise _describe_mismatch(engine, request)
     for name, (mode, rest) in expected.items():
-        shape = tuple(engine.get_tensor_shape(name))
+        shape = (*engine.get_tensor_shape(name),)
         fits = (
             engine.get_tensor_mode(name) == mode
             and engine.get_tensor_dtype(name) == trt.DataType.FLOAT
@@ -83,8 +81,7 @@ def _describe_mismatch(engine: ICudaEngine, request: BackendRequest) -> BadInput
     signature = request.signature
     height, width = signature.image_size
     found = ", ".join(
-        f"'{name}' of shape {tuple(engine.get_tensor_shape(name))} "
-        f"in {engine.get_tensor_dtype(name)}"
+        f"'{name}' of shape {(*engine.get_tensor_shape(name),)} in {engine.get_tensor_dtype(name)}"
         for name in _list_tensors(engine)
     )
     return BadInput(

@@ -43,8 +43,8 @@ def _open_profile(trt: TensorRT, engine: ICudaEngine, profile: int) -> IExecutio
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
-        if is_input and -1 in tuple(engine.get_tensor_shape(name)):
+        if is_input and -1 in (*engine.get_tensor_shape(name),):
             _, opt, _ = engine.get_tensor_profile_shape(name, profile)
-            if not context.set_input_shape(name, opt):
+            if not context.set_input_shape(name, (*opt,)):
                 raise ToolFailure(f"The inspector cannot open profile {profile}.")
     return context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hvt_deploy.runtime.tensorrt.api import TensorRT
+from hvt_deploy.runtime.tensorrt.api import Native, TensorRT
 
 _OTHER_OPSETS = "Export with --opset 17 to 22."
 _HINTS = (
@@ -81,7 +81,7 @@ def find_hint(message: str) -> str:
     return _UNKNOWN
 
 
-def make_logger(trt: TensorRT, sink: Callable[[bool, bool, str], None]) -> object:
+def make_logger(trt: TensorRT, sink: Callable[[bool, bool, str], None]) -> Native:
     """A logger that gives `sink` every message with (is_error, is_warning, text)."""
 
     def log(_: object, severity: object, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hvt_deploy.runtime.tensorrt.api import TensorRT
+from hvt_deploy.runtime.tensorrt.api import Native, TensorRT
 from hvt_deploy.runtime.tensorrt.messages import is_noise
 
 # The mark of a progress line, `@progress 3 1000`; every other line is log.
@@ -59,7 +59,7 @@ class _Phases:
         self._open = [phase for phase in self._open if phase[0] != name]
 
 
-def make_monitor(trt: TensorRT) -> object:
+def make_monitor(trt: TensorRT) -> Native:
     """A progress monitor that prints how far the build is."""
     progress = _Phases()
 
