@@ -26,8 +26,8 @@ from hvt_deploy.cli.console import TerminalUi, open_console
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.validate import validate
-from hvt_deploy.core.config import RunConfig, with_flags
 from hvt_deploy.core.errors import BadInput, HvtDeployError
+from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.types import SUBSETS, SubsetName
 from hvt_deploy.core.ui import Ui

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
-from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 

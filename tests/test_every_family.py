@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from hvt_deploy.commands.build_trt import build_trt
-from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.digits import write_digits
 from hvt_deploy.graph.contract import check_contract
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import SUPPORTED_OPSETS, convert_opset, read_opset
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
 from hvt_deploy.models.weights.load import seed_random_weights
 

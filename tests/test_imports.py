@@ -12,9 +12,9 @@ ORDER = ("core", "data", "graph", "models", "runtime", "evaluation", "commands",
 HOMES = {
     "torch": (
         "models/",
-        "graph/export.py",
+        "graph/torch_export.py",
         "runtime/pytorch.py",
-        "runtime/registry.py",
+        "runtime/backend_registry.py",
         "commands/export.py",
     ),
     "onnxruntime": (

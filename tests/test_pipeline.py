@@ -15,7 +15,7 @@ import pytest
 from command_line import run
 from PIL import Image
 
-from hvt_deploy.evaluation.answers import read_answers
+from hvt_deploy.evaluation.image_answers import read_answers
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from hvt_deploy.commands.export import export
 from hvt_deploy.commands.package import package_triton
 from hvt_deploy.commands.report import last_results, render
 from hvt_deploy.commands.validate import validate
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import PIXELS
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.digits import write_digits
@@ -100,8 +100,8 @@ def test_with_a_fixed_batch_and_weights_in_a_file_and_an_export_without_the_flag
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(storage, "EXTERNAL_ABOVE_BYTES", 1000)
-    monkeypatch.setattr("hvt_deploy.graph.large.LARGE_BYTES", 10_000)
-    monkeypatch.setattr("hvt_deploy.graph.export.LARGE_BYTES", 10_000)
+    monkeypatch.setattr("hvt_deploy.graph.large_weights.LARGE_BYTES", 10_000)
+    monkeypatch.setattr("hvt_deploy.graph.torch_export.LARGE_BYTES", 10_000)
     folder = ModelFolder(tmp_path / "m")
     done = export(folder, config_with({"export.batch": 2}), None, SilentUi())
     data = done.path.with_name(f"{done.path.name}.data")

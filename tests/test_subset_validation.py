@@ -13,11 +13,11 @@ from PIL import Image
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.validate import validate
-from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import open_folder
-from hvt_deploy.data.class_names import imagenet_1k
-from hvt_deploy.data.imagenet_subsets import subset_classes
+from hvt_deploy.data.class_names import load_imagenet_1k
+from hvt_deploy.data.imagenet_subsets import find_subset_classes
 from hvt_deploy.data.images import decode, preprocess
 from hvt_deploy.evaluation.report.markdown import render_markdown
 
@@ -38,9 +38,9 @@ def test_only_the_subsets_classes_compete(tmp_path) -> None:
     config = with_flags(config_of(str(tmp_path / "tiny.json")), {"export.weights": "random"})
     exported = export(folder, config, None, SilentUi())
     session = ort.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
-    names = imagenet_1k()
+    names = load_imagenet_1k()
     assert names.wnids is not None
-    classes = np.array(subset_classes("imagenet-a", names))
+    classes = np.array(find_subset_classes("imagenet-a", names))
     rng = np.random.default_rng(0)
     best_of_all = 0
     for i in range(12):

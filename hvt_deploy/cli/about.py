@@ -16,7 +16,7 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.models import ListedModel
-    from hvt_deploy.models.verification import GoldenCheck
+    from hvt_deploy.models.golden_check import GoldenCheck
 
 CHECK_COLUMNS = ("golden logits", "form", "dtype", "error", "limit", "result")
 
@@ -114,7 +114,7 @@ def config(
 ) -> None:
     """Print the default configuration of a model, with every setting."""
     from hvt_deploy.commands.config import config_of, write_configs
-    from hvt_deploy.core.config import dump_config
+    from hvt_deploy.core.run_config import dump_config
 
     if all_models is not None:
         typer.echo("\n".join(map(str, write_configs(all_models))))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hvt_deploy.core.errors import HvtDeployError
 from hvt_deploy.core.ui import Progress as ProgressCallback
-from hvt_deploy.evaluation.report.figures import duration, scrub
+from hvt_deploy.evaluation.report.number_format import escape_controls, format_duration
 from hvt_deploy.evaluation.report.terminal import plain_text
 
 PIPE_WIDTH = 120
@@ -37,7 +37,10 @@ def open_console(*, stderr: bool = False) -> Console:
 
 def print_error(error: HvtDeployError, console: Console) -> None:
     """Print an error and its hint. Long lines are not folded, so that they can be copied."""
-    console.print(Text.assemble(("Error: ", "bold red"), scrub(error.message)), soft_wrap=True)
+    console.print(
+        Text.assemble(("Error: ", "bold red"), escape_controls(error.message)),
+        soft_wrap=True,
+    )
     if error.hint:
         console.print(plain_text(error.hint), soft_wrap=True)
 
@@ -57,7 +60,8 @@ class TerminalUi:
     def warn(self, message: str) -> None:
         """Print a warning."""
         self.console.print(
-            Text.assemble(("Warning: ", "bold yellow"), scrub(message)), soft_wrap=True
+            Text.assemble(("Warning: ", "bold yellow"), escape_controls(message)),
+            soft_wrap=True,
         )
 
     def progress(self, description: str) -> AbstractContextManager[ProgressCallback]:
@@ -78,7 +82,7 @@ def progress_bar(
         yield _ignore
     elif console.is_terminal and not os.environ.get("CI"):
         with _open_bar(console) as bar:
-            task = bar.add_task(scrub(description), total=None)
+            task = bar.add_task(escape_controls(description), total=None)
 
             def draw(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total or None)
@@ -93,7 +97,7 @@ class _PlainProgress:
 
     def __init__(self, console: Console, description: str) -> None:
         self.console = console
-        self.description = scrub(description)
+        self.description = escape_controls(description)
         self.started = self.printed = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
@@ -101,7 +105,7 @@ class _PlainProgress:
         if now - self.printed < SECONDS_BETWEEN_PLAIN_LINES or not 0 < done < total:
             return
         self.printed = now
-        left = duration((now - self.started) * (total - done) / done)
+        left = format_duration((now - self.started) * (total - done) / done)
         self.console.print(
             plain_text(f"{self.description}: {100 * done // total} %, about {left} left"),
             soft_wrap=True,

@@ -25,7 +25,7 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE, FlavourChoice
 if TYPE_CHECKING:
     from hvt_deploy.commands.build_many import Attempt
     from hvt_deploy.commands.build_trt import Built
-    from hvt_deploy.core.config import RunConfig
+    from hvt_deploy.core.run_config import RunConfig
     from hvt_deploy.core.workspace import ModelFolder
 
 BUILD_COLUMNS = (

@@ -16,7 +16,7 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE, Simplifier
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.export import Exported
-    from hvt_deploy.core.config import RunConfig
+    from hvt_deploy.core.run_config import RunConfig
     from hvt_deploy.graph.export_needs import ExportNeeds
 
 
@@ -101,8 +101,8 @@ def export(options: ExportOptions) -> None:
 def _export_config(options: ExportOptions) -> RunConfig:
     """The configuration of --config, or the default one of the model, with the flags in it."""
     from hvt_deploy.commands.config import config_of
-    from hvt_deploy.core.config import load_config, with_flags
     from hvt_deploy.core.model_options import ModelOptions
+    from hvt_deploy.core.run_config import load_config, with_flags
 
     windows = parse_window_sizes(options.window_size) if options.window_size else None
     size = parse_image_size(options.image_size) if options.image_size else None

@@ -10,7 +10,7 @@ from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.types import PRECISIONS, Precision
 
 if TYPE_CHECKING:
-    from hvt_deploy.core.config import RunConfig
+    from hvt_deploy.core.run_config import RunConfig
     from hvt_deploy.core.ui import Ui
     from hvt_deploy.core.workspace import ModelFolder
 
@@ -26,7 +26,7 @@ def find_exported(
 
     `settings` holds the flags by configuration key (`validation.limit`); None means not given.
     """
-    from hvt_deploy.core.config import load_config, with_flags
+    from hvt_deploy.core.run_config import load_config, with_flags
     from hvt_deploy.core.workspace import find_model
 
     folder = find_model(workspace, model)

@@ -112,7 +112,7 @@ def quantize(options: QuantizeOptions) -> None:
 
 
 def _quantize_settings(options: QuantizeOptions) -> dict[str, object]:
-    from hvt_deploy.core.config import load_recipe
+    from hvt_deploy.core.run_config import load_recipe
 
     wanted = {"smooth-quant": options.smooth_quant, "bias-correction": options.bias_correction}
     recovery = None if all(wanted.values()) else [name for name, on in wanted.items() if on]
@@ -143,10 +143,12 @@ def _show_graphs(
 
 
 def _show_calibrators(by_role: Mapping[str, Mapping[str, float]]) -> None:
-    from hvt_deploy.evaluation.report.figures import decibels
+    from hvt_deploy.evaluation.report.number_format import format_decibels
 
     columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]
-    rows = [(role, *(decibels(found[c]) for c in columns)) for role, found in by_role.items()]
+    rows = [
+        (role, *(format_decibels(found[c]) for c in columns)) for role, found in by_role.items()
+    ]
     if rows:
         show_table("SQNR of INT8 layers by role and calibrator", ("role", *columns), rows)
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from hvt_deploy.commands.build_target import Explained, explain_build
 from hvt_deploy.commands.build_trt import Built, build_trt
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.errors import BadInput, HvtDeployError, as_failure
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder

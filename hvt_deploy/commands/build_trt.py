@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.commands.build_target import Target, find_target
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.errors import CheckFailed, MissingEnvironment, ToolFailure
 from hvt_deploy.core.manifest import EngineFacts, Manifest, engine_key
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
-from hvt_deploy.graph.analysis.audit_types import EngineAudit
-from hvt_deploy.graph.analysis.facts import NodeFacts, read_facts
+from hvt_deploy.graph.analysis.engine_audit import EngineAudit
+from hvt_deploy.graph.analysis.node_facts import NodeFacts, read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine

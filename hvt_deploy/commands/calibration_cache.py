@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
@@ -20,6 +19,7 @@ from hvt_deploy.core.manifest import (
     Int8CalibrationFacts,
     Manifest,
 )
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.ui import Progress, Ui
@@ -27,7 +27,7 @@ from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
 from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches, repeat_to
-from hvt_deploy.evaluation.parity import seeded_noise
+from hvt_deploy.evaluation.parity import draw_seeded_noise
 from hvt_deploy.graph.quantization.calibration import (
     Batches,
     CalibrationImages,
@@ -98,7 +98,9 @@ def calibrate(
             f"No calibration images ({source}): FP16 without measured ranges. "
             "Give some with --calib DIR."
         )
-        noise = seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0)
+        noise = draw_seeded_noise(
+            manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0
+        )
         return manifest, Calibrated(None, noise)
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
     reader = _Reader(manifest, config.calibration.batch_size)

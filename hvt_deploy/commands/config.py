@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hvt_deploy.core.config import QuantizationConfig, RunConfig, dump_config
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.core.run_config import QuantizationConfig, RunConfig, dump_config
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.models.registry import get_spec, list_specs
 

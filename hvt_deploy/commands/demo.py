@@ -8,8 +8,8 @@ from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.validate import Validated, validate
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import unknown_name
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.data.digits import write_digits

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.manifest import INT8_CALIBRATION, Manifest
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
@@ -29,9 +29,9 @@ from hvt_deploy.evaluation.divergence import (
     numbers_of,
     relative_error,
 )
-from hvt_deploy.evaluation.parity import seeded_noise
+from hvt_deploy.evaluation.parity import draw_seeded_noise
 from hvt_deploy.evaluation.reproduction import Fault, part_runner, write_fault
-from hvt_deploy.graph.modules import ModuleGraph
+from hvt_deploy.graph.module_graph import ModuleGraph
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.smooth_quant import smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
@@ -157,7 +157,7 @@ def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) ->
             f"There is no {source}: noise is taken for images, which says little about INT8. "
             "Give some: --data DIR"
         )
-        return seeded_noise(signature, signature.batch or _IMAGES, seed=0)
+        return draw_seeded_noise(signature, signature.batch or _IMAGES, seed=0)
     chosen = choose_calibration(source, _IMAGES, config.calibration.seed)
     images = next(
         iter(load_batches(chosen.samples(), manifest.preprocessing, _IMAGES, cpu_count()))

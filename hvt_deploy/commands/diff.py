@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.evaluation.answers import ANSWERS_FILE, ImageAnswers, read_answers
+from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
 from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN
 from hvt_deploy.evaluation.record import Results, Row, read_results
 from hvt_deploy.evaluation.scores import Interval

@@ -10,22 +10,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.files import cache_folder
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, Parity, WeightsRecord
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, now
-from hvt_deploy.data.class_names import class_names_for
+from hvt_deploy.data.class_names import choose_class_names
 from hvt_deploy.evaluation.export_parity import prove_parity
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
 from hvt_deploy.graph.opset import check_opset, convert_opset, read_opset
 from hvt_deploy.graph.preprocessing import add_preprocessing, check_preprocessing
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import external_weights_path, load_onnx, save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import create_from, to_deployed
 from hvt_deploy.models.spec import ModelSpec
@@ -73,7 +73,7 @@ def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui:
     with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
         reference_path = staged_weights / f"{folder.slug}.safetensors"
         num_classes, weights = _store_reference(spec, config, reference_path, ui)
-        names = class_names_for(
+        names = choose_class_names(
             num_classes, class_names, Path(weights.path) if weights.path else None
         )
         signature = Signature(spec.image_size, num_classes, config.export.batch)

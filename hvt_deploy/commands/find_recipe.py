@@ -16,18 +16,18 @@ import yaml
 
 from hvt_deploy.commands.calibration_cache import calibrate
 from hvt_deploy.commands.quantize import quantize
-from hvt_deploy.core.config import QuantizationConfig, RunConfig
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
 from hvt_deploy.core.manifest import BUDGET, CALIBRATION, INT8_CALIBRATION, Manifest
+from hvt_deploy.core.run_config import QuantizationConfig, RunConfig
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, find_overlap, hash_samples
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
-from hvt_deploy.data.sampling import stratified_sample
+from hvt_deploy.data.sampling import draw_stratified_sample
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest
 from hvt_deploy.evaluation.recipe_search import RecipeBench, TrialCache, search_recipe
 from hvt_deploy.evaluation.report.accuracy_budget import draw_budget, render_budget
@@ -115,7 +115,7 @@ def _split(
     samples = tuple(sample for sample in samples if sample.path.absolute() not in calibrated)
     needed = 2 * (images_needed(0, 0, 1, request.budget) or 1)
     wanted = request.images or max(needed, _FEWEST_IMAGES)
-    drawn = stratified_sample(samples, wanted, seed)
+    drawn = draw_stratified_sample(samples, wanted, seed)
     same = set(find_overlap(calibration, drawn, cpu_count()))
     drawn = tuple(sample for sample in drawn if sample.path not in same)
     if len(drawn) < needed:
@@ -125,7 +125,7 @@ def _split(
             "the search, half for the promise.",
             "Give more labelled images (--budget-data DIR, --budget-images N) or a larger budget.",
         )
-    search = stratified_sample(drawn, len(drawn) // 2, seed + 1)
+    search = draw_stratified_sample(drawn, len(drawn) // 2, seed + 1)
     chosen = {sample.path for sample in search}
     return search, tuple(sample for sample in drawn if sample.path not in chosen)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.workspace import find_model
-from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.graph.analysis.summary import GraphSummary, summarize_graph
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.passport import read_passport

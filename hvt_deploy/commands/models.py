@@ -11,7 +11,7 @@ from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import ModelCost, ModelSpec, Published
 
 if TYPE_CHECKING:
-    from hvt_deploy.models.verification import GoldenCheck
+    from hvt_deploy.models.golden_check import GoldenCheck
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def verify_model(name: str, ui: Ui) -> list[GoldenCheck]:
     """
     get_spec(name)
     require("torch", extra="export")
-    from hvt_deploy.models.verification import verify
+    from hvt_deploy.models.golden_check import check_model
 
     with ui.progress(f"Verifying {name}") as progress:
-        return verify(name, progress)
+        return check_model(name, progress)

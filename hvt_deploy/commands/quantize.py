@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.manifest import (
@@ -23,6 +22,7 @@ from hvt_deploy.core.manifest import (
     GraphRecipe,
     Manifest,
 )
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
@@ -31,8 +31,8 @@ from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
-from hvt_deploy.runtime.registry import open_backend
 from hvt_deploy.runtime.variant import Variant
 
 # FP16 must keep this much of the FP32 logits; INT8 is recorded, and judged by `validate`.

@@ -11,10 +11,10 @@ from typing import TypeVar
 from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.validate import Validated, validate
-from hvt_deploy.core.config import RunConfig, with_flags
 from hvt_deploy.core.errors import BadInput, as_failure, unknown_name
 from hvt_deploy.core.files import writing_to
 from hvt_deploy.core.manifest import RESULTS
+from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.types import Precision, Skipped
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh, now, open_folder

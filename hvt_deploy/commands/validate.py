@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hvt_deploy.core.config import RunConfig, ValidationConfig
 from hvt_deploy.core.environment import cpu_count, find_gpus
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.manifest import (
@@ -21,6 +20,7 @@ from hvt_deploy.core.manifest import (
     Manifest,
     RecordedFacts,
 )
+from hvt_deploy.core.run_config import RunConfig, ValidationConfig
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.core.ui import Ui
@@ -28,25 +28,25 @@ from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, find_overlap
 from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import ImageFolder, Sample, open_image_folder
-from hvt_deploy.data.imagenet_subsets import subset_classes
+from hvt_deploy.data.imagenet_subsets import find_subset_classes
 from hvt_deploy.data.images import BatchLoader, load_batches
-from hvt_deploy.data.sampling import stratified_sample
-from hvt_deploy.evaluation.answers import ANSWERS_FILE, ImageAnswers
+from hvt_deploy.data.sampling import draw_stratified_sample
 from hvt_deploy.evaluation.assemble import Measured, conclude
 from hvt_deploy.evaluation.candidates import plan_rows
-from hvt_deploy.evaluation.gpu import open_nvml
+from hvt_deploy.evaluation.gpu_state import open_nvml
+from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers
 from hvt_deploy.evaluation.measurement import (
     Opened,
     measure_images,
     open_candidates,
-    timed_backends,
+    select_timed_backends,
 )
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.record import DataSummary, Results
 from hvt_deploy.evaluation.reference_logits import RecordedLogits
-from hvt_deploy.evaluation.report.figures import duration
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
+from hvt_deploy.evaluation.report.number_format import format_duration
 from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.evaluation.timing import Timings, WatchedGpu, time_backends
 
@@ -92,7 +92,7 @@ def validate(
         images = open_image_folder(
             data, names, manifest.signature.num_classes, labels_file, settings.subset
         )
-        samples = stratified_sample(images.samples, settings.limit, settings.seed)
+        samples = draw_stratified_sample(images.samples, settings.limit, settings.seed)
         _refuse_overlap(folder, manifest, samples, ui)
         classes_K = _compared_classes(manifest, settings.subset)
         batch_size = manifest.signature.batch or settings.batch_size
@@ -137,7 +137,7 @@ def _time(
     gpu: WatchedGpu | None,
     ui: Ui,
 ) -> Timings:
-    backends, fixed = timed_backends(opened), manifest.signature.batch
+    backends, fixed = select_timed_backends(opened), manifest.signature.batch
     on_gpu = any(one.row.variant.device == "cuda" for one in opened if one.row.backend in backends)
     batches = (fixed,) if fixed else settings.latency_batches
     return time_backends(backends, images_NCHW, batches, gpu if on_gpu else None, ui)
@@ -189,7 +189,7 @@ def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[
     if subset is None:
         return np.arange(manifest.signature.num_classes)
     return np.array(
-        subset_classes(subset, ClassNames(manifest.class_names, manifest.wnids)), np.int64
+        find_subset_classes(subset, ClassNames(manifest.class_names, manifest.wnids)), np.int64
     )
 
 
@@ -199,15 +199,15 @@ def _announce(
     """Say how much there is to do and how long it takes; over ten minutes, what a limit gives."""
     total_s, backends = per_image_s * images, sum(one.gives_logits for one in opened)
     ui.say(
-        f"{images} images x {backends} backends: about {duration(total_s)}, and up to a minute for "
-        "latency."
+        f"{images} images x {backends} backends: about {format_duration(total_s)}, "
+        "and up to a minute for latency."
     )
     if total_s > LONG_S and settings.limit is None:
         fewer = max(1, int(LONG_S / 2 / per_image_s))
         half = wilson_interval(round(0.8 * fewer), fewer)
         ui.say(
-            f"--limit {fewer} would take about {duration(fewer * per_image_s)}; at a top-1 of 80 % "
-            f"its interval is {half.low:.1f} to {half.high:.1f} %."
+            f"--limit {fewer} would take about {format_duration(fewer * per_image_s)}; "
+            f"at a top-1 of 80 % its interval is {half.low:.1f} to {half.high:.1f} %."
         )
 
 

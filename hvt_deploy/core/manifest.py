@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar, cast
 
-from hvt_deploy.core.config import QuantizationConfig, RunConfig
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.run_config import QuantizationConfig, RunConfig
 from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Calibrator, FlavourName, Precision, Preprocessing, SubsetName

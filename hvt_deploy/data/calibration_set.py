@@ -12,8 +12,8 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
-from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, top_folder
-from hvt_deploy.data.sampling import content_hashes, draw_stratified
+from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, find_top_folder
+from hvt_deploy.data.sampling import draw_stratified, hash_contents
 
 Use = Literal["calibration", "search", "confirm"]
 
@@ -108,15 +108,15 @@ def choose_calibration(
     if not files:
         raise BadInput(f"The calibration folder {folder} holds no images.", advice)
     chosen = [
-        files[i] for i in draw_stratified([(top_folder(f), f, f) for f in files], images, seed)
+        files[i] for i in draw_stratified([(find_top_folder(f), f, f) for f in files], images, seed)
     ]
     paths = [folder / file for file in chosen]
-    hashes = content_hashes(paths, threads, progress)
+    hashes = hash_contents(paths, threads, progress)
     return CalibrationSet(
         str(folder.absolute()),
         seed,
         tuple(
-            CalibrationFile(file, sha256, path.stat().st_size, top_folder(file))
+            CalibrationFile(file, sha256, path.stat().st_size, find_top_folder(file))
             for file, path, sha256 in zip(chosen, paths, hashes, strict=True)
         ),
     )
@@ -129,7 +129,7 @@ def hash_samples(
 
     Raises BadInput for a file that cannot be read.
     """
-    hashes = content_hashes([sample.path for sample in samples], threads)
+    hashes = hash_contents([sample.path for sample in samples], threads)
     return tuple(
         CalibrationFile(
             str(s.path.absolute()), sha256, s.path.stat().st_size, s.path.parent.name, use
@@ -151,7 +151,7 @@ def find_overlap(
     sizes = {f.size_bytes for f in calibration.files}
     suspects = [sample.path for sample in samples if _size(sample.path) in sizes]
     calibrated = {f.sha256 for f in calibration.files}
-    hashes = content_hashes(suspects, threads, progress)
+    hashes = hash_contents(suspects, threads, progress)
     return [path for path, sha256 in zip(suspects, hashes, strict=True) if sha256 in calibrated]
 
 

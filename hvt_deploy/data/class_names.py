@@ -112,7 +112,7 @@ class ClassNames:
 
 
 @lru_cache(maxsize=1)
-def imagenet_1k() -> ClassNames:
+def load_imagenet_1k() -> ClassNames:
     """The 1000 classes of ILSVRC-2012 in the order every ImageNet-1k classifier uses (sorted by
     wnid).
 
@@ -122,12 +122,12 @@ def imagenet_1k() -> ClassNames:
     return _from_lines(text, "imagenet_1k.txt")
 
 
-def numbered(num_classes: int) -> ClassNames:
+def number_classes(num_classes: int) -> ClassNames:
     """Numbers as names, for a model without known names: "0", "1", ..."""
     return ClassNames(tuple(str(i) for i in range(num_classes)))
 
 
-def class_names_for(
+def choose_class_names(
     num_classes: int, given: Path | None = None, checkpoint: Path | None = None
 ) -> ClassNames:
     """The names of a model's classes: from the `given` file, else from a `class_indices.json` (or
@@ -138,7 +138,11 @@ def class_names_for(
     siblings = [checkpoint.parent / name for name in _CHECKPOINT_FILES] if checkpoint else []
     path = given or next((p for p in siblings if p.is_file()), None)
     if path is None:
-        return imagenet_1k() if num_classes == len(imagenet_1k()) else numbered(num_classes)
+        return (
+            load_imagenet_1k()
+            if num_classes == len(load_imagenet_1k())
+            else number_classes(num_classes)
+        )
     names = read_class_names(path)
     if len(names) != num_classes:
         raise BadInput(

@@ -14,7 +14,7 @@ from pathlib import Path
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
-from hvt_deploy.data.class_names import ClassNames, numbered
+from hvt_deploy.data.class_names import ClassNames, number_classes
 from hvt_deploy.data.imagenet_subsets import label_folders
 from hvt_deploy.data.labels_file import format_count, format_names, read_labels_file
 
@@ -67,7 +67,7 @@ def open_image_folder(
     as published. Raises BadInput for a missing or empty folder, for folders or labels that fit no
     class or several, for a flat folder without labels and for labelled files that are missing.
     """
-    names = class_names or numbered(num_classes)
+    names = class_names or number_classes(num_classes)
     if len(names) != num_classes:
         raise BadInput(
             f"The model has {num_classes} classes, but {len(names)} class names were given.",
@@ -130,7 +130,7 @@ def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Itera
                 yield prefix + entry.name
 
 
-def top_folder(file: str) -> str:
+def find_top_folder(file: str) -> str:
     """The first folder of a relative path; "" if there is none."""
     return file.partition("/")[0] if "/" in file else ""
 
@@ -138,7 +138,7 @@ def top_folder(file: str) -> str:
 def _labels_from_folders(
     path: Path, files: Sequence[str], names: ClassNames
 ) -> tuple[dict[str, int], str]:
-    used = sorted({top_folder(file) for file in files} - {""})
+    used = sorted({find_top_folder(file) for file in files} - {""})
     if not used:
         raise BadInput(
             f"{path} holds {format_count(len(files), 'image')} but no class folders, "
@@ -164,7 +164,7 @@ def _labels_from_folders(
             f"model's {len(names)} classes in sorted order, from '{folders[0]}' = class 0 to "
             f"'{folders[-1]}' = class {len(names) - 1}"
         )
-    labels = {file: classes[top_folder(file)] for file in files if "/" in file}
+    labels = {file: classes[find_top_folder(file)] for file in files if "/" in file}
     outside = len(files) - len(labels)
     ignored = f"; {format_count(outside, 'image')} outside class folders ignored" if outside else ""
     return labels, f"{mapping}{ignored}."
@@ -173,8 +173,8 @@ def _labels_from_folders(
 def _labels_of_subset(
     files: Sequence[str], names: ClassNames, subset: SubsetName
 ) -> tuple[dict[str, int], str]:
-    classes = label_folders(subset, sorted({top_folder(file) for file in files}), names)
-    labels = {file: classes[top_folder(file)] for file in files}
+    classes = label_folders(subset, sorted({find_top_folder(file) for file in files}), names)
+    labels = {file: classes[find_top_folder(file)] for file in files}
     return (
         labels,
         f"{format_count(len(classes), 'class folder')} of {subset}, named as it is published.",
@@ -196,7 +196,7 @@ def _open_cifar100(path: Path, names: ClassNames) -> ImageFolder:
             mapping = f"{len(labels)} {kind} labels of CIFAR-100 by class name."
             break
     else:
-        if names != numbered(len(cifar.fine)):
+        if names != number_classes(len(cifar.fine)):
             raise BadInput(
                 f"{path} is CIFAR-100, and the {len(names)} classes of the model are neither its "
                 f"{len(cifar.fine)} fine nor its {len(cifar.coarse)} coarse labels.",
@@ -205,7 +205,7 @@ def _open_cifar100(path: Path, names: ClassNames) -> ImageFolder:
         class_of = {fine: n for n, fine in enumerate(cifar.fine)}
         mapping = f"{len(cifar.fine)} fine labels of CIFAR-100 by class number."
     files = find_images(cifar.folder)
-    samples = tuple(Sample(cifar.folder / file, class_of[top_folder(file)]) for file in files)
+    samples = tuple(Sample(cifar.folder / file, class_of[find_top_folder(file)]) for file in files)
     return ImageFolder(path, samples, tuple(sorted({s.label for s in samples})), mapping)
 
 

@@ -12,24 +12,24 @@ from collections.abc import Mapping
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.data.assets import asset_path
-from hvt_deploy.data.class_names import ClassNames, imagenet_1k
+from hvt_deploy.data.class_names import ClassNames, load_imagenet_1k
 
 
-def subset_wnids(subset: SubsetName) -> tuple[str, ...]:
+def read_subset_wnids(subset: SubsetName) -> tuple[str, ...]:
     """The WordNet ids of a subset's classes, sorted."""
     if subset == "imagenet-v2":
-        return imagenet_1k().wnids or ()
+        return load_imagenet_1k().wnids or ()
     text = asset_path(f"{subset.replace('-', '_')}.txt").read_text(encoding="utf-8")
     return tuple(text.split())
 
 
-def subset_classes(subset: SubsetName, names: ClassNames) -> tuple[int, ...]:
+def find_subset_classes(subset: SubsetName, names: ClassNames) -> tuple[int, ...]:
     """The numbers of a subset's classes in a model with these class names, in ascending order.
 
     Raises BadInput for a model whose classes are not those of ImageNet.
     """
     position = {wnid: i for i, wnid in enumerate(names.wnids or ())}
-    wnids = subset_wnids(subset)
+    wnids = read_subset_wnids(subset)
     if any(wnid not in position for wnid in wnids):
         raise BadInput(
             f"--subset {subset} is for models of the 1000 ImageNet classes; this model has others.",
@@ -44,7 +44,7 @@ def label_folders(subset: SubsetName, folders: list[str], names: ClassNames) -> 
     Folders of ImageNet-A and -R are wnids, those of ImageNet-V2 positions in ImageNet's order, 0 to
     999. Raises BadInput naming the folders that are not of the subset.
     """
-    wnids = subset_wnids(subset)
+    wnids = read_subset_wnids(subset)
     known = (
         {str(i): wnid for i, wnid in enumerate(wnids)}
         if subset == "imagenet-v2"
@@ -59,6 +59,6 @@ def label_folders(subset: SubsetName, folders: list[str], names: ClassNames) -> 
             f"{' and more' if len(wrong) > 8 else ''}.",
             f"The folders of {subset} are {form}. Is --data the folder that holds them?",
         )
-    subset_classes(subset, names)
+    find_subset_classes(subset, names)
     position = {wnid: i for i, wnid in enumerate(names.wnids or ())}
     return {folder: position[known[folder]] for folder in folders}

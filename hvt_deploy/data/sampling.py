@@ -12,7 +12,7 @@ from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.data.folders import Sample
 
 
-def stratified_sample(
+def draw_stratified_sample(
     samples: Sequence[Sample], limit: int | None, seed: int
 ) -> tuple[Sample, ...]:
     """`limit` samples drawn by `seed`, as evenly as possible from all classes; all for None.
@@ -51,7 +51,7 @@ def draw_stratified(keys: Sequence[tuple[str, str, str]], limit: int, seed: int)
     return sorted(i for _, _, i in sorted(rounds)[:limit])
 
 
-def content_hashes(
+def hash_contents(
     paths: Sequence[Path], threads: int, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
     """The sha256 of each file, in order. Raises BadInput for a file that cannot be read."""

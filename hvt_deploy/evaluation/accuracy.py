@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
-from hvt_deploy.evaluation.answers import ImageAnswers
-from hvt_deploy.evaluation.classes import MOST_CURVES, NO_CLASS, ClassTally, CurveTally
-from hvt_deploy.evaluation.flips import FlipTally
+from hvt_deploy.evaluation.class_scores import MOST_CURVES, NO_CLASS, ClassTally, CurveTally
+from hvt_deploy.evaluation.flipped_predictions import FlipTally
+from hvt_deploy.evaluation.image_answers import ImageAnswers
 from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Top1Drop
 from hvt_deploy.evaluation.statistics import mcnemar_exact, tango_interval, wilson_interval
 

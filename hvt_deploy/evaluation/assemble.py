@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count, cpu_name, find_gpus, power_mode, tool_versions
 from hvt_deploy.core.manifest import INT8_CALIBRATION, RESULTS, Int8CalibrationFacts, Manifest
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import now
-from hvt_deploy.evaluation.gpu import invalid_clocks
+from hvt_deploy.evaluation.gpu_state import invalid_clocks
 from hvt_deploy.evaluation.latency import speedup_interval
 from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Results, Row
 from hvt_deploy.evaluation.scores import Latency, Timing

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from hvt_deploy.core.config import ValidationConfig
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.manifest import RECORDED, Manifest, RecordedFacts
+from hvt_deploy.core.run_config import ValidationConfig
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits, read_recorded

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from hvt_deploy.core.tensors import ImagesNCHW
-from hvt_deploy.graph.modules import ModuleGraph
+from hvt_deploy.graph.module_graph import ModuleGraph
 from hvt_deploy.runtime.base import TappedBackend
 
 Numbers = Literal["fp32", "fp16", "int8"]

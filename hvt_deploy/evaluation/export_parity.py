@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hvt_deploy.core.config import RunConfig
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.manifest import Manifest, Parity
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.ui import Progress
 from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.images import load_batches
-from hvt_deploy.evaluation.parity import compare_logits, seeded_noise
+from hvt_deploy.evaluation.parity import compare_logits, draw_seeded_noise
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.inference_job import InferenceJob, infer_in_child
 from hvt_deploy.runtime.variant import Variant
@@ -69,7 +69,7 @@ def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Ima
     signature = manifest.signature
     batches = (signature.batch,) if signature.batch else PROVED_BATCHES
     for batch in batches:
-        yield seeded_noise(signature, batch, seed=batch), f"noise, batch {batch}"
+        yield draw_seeded_noise(signature, batch, seed=batch), f"noise, batch {batch}"
     source = Path(config.calibration.folder)
     if source.is_dir():
         chosen = choose_calibration(source, max(batches), config.calibration.seed)

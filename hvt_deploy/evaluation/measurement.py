@@ -18,12 +18,12 @@ from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.images import Batch, BatchLoader, make_thumbnail
-from hvt_deploy.data.sampling import content_hashes
+from hvt_deploy.data.sampling import hash_contents
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
-from hvt_deploy.evaluation.answers import ImageAnswers
 from hvt_deploy.evaluation.candidates import Candidate
+from hvt_deploy.evaluation.image_answers import ImageAnswers
 from hvt_deploy.evaluation.memory import MemoryMeter
-from hvt_deploy.evaluation.pixels import PixelsMeter
+from hvt_deploy.evaluation.pixel_difference import PixelsMeter
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits
 from hvt_deploy.evaluation.scores import Fidelity
@@ -194,7 +194,7 @@ def _run_once(opened: Sequence[Opened], images_NCHW: ImagesNCHW, memory: MemoryM
     return time.perf_counter() - start
 
 
-def timed_backends(opened: Sequence[Opened]) -> dict[str, Backend]:
+def select_timed_backends(opened: Sequence[Opened]) -> dict[str, Backend]:
     """The backends whose latency is measured, by name."""
     return {
         one.row.backend: one.backend
@@ -204,7 +204,7 @@ def timed_backends(opened: Sequence[Opened]) -> dict[str, Backend]:
 
 
 def _hashes(batch: Batch) -> list[str]:
-    return content_hashes([sample.path for sample in batch.samples], cpu_count())
+    return hash_contents([sample.path for sample in batch.samples], cpu_count())
 
 
 def _with_thumbnails(fidelity: Fidelity) -> Fidelity:

@@ -34,7 +34,7 @@ def compare_logits(reference_NK: LogitsNK, candidate_NK: LogitsNK) -> Parity:
     )
 
 
-def seeded_noise(signature: Signature, batch: int, seed: int) -> ImagesNCHW:
+def draw_seeded_noise(signature: Signature, batch: int, seed: int) -> ImagesNCHW:
     """`batch` images (batch, 3, H, W) of standard normal noise, the scale that preprocessed images
     have.
     """

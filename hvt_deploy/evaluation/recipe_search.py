@@ -15,9 +15,9 @@ from typing import TypeAlias
 import numpy as np
 from onnx import ModelProto
 
-from hvt_deploy.core.config import QuantizationConfig
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.files import cache_folder, replace_file
+from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import Preprocessing
@@ -28,7 +28,7 @@ from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest, Gro
 from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.evaluation.statistics import tango_interval
 from hvt_deploy.graph.analysis.macs import count_macs
-from hvt_deploy.graph.analysis.roles import group_of
+from hvt_deploy.graph.analysis.roles import find_group
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
@@ -70,7 +70,7 @@ class RecipeBench:
         shares: dict[str, float] = {}
         for node in self.model.graph.node:
             if node.name in quantized:
-                group = group_of(node, constants)
+                group = find_group(node, constants)
                 shares[group] = shares.get(group, 0.0) + macs[node.name] / sum(macs.values())
         return shares
 

@@ -15,7 +15,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Timing
-from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.runtime.variant import Variant
 
 SCHEMA_VERSION = 2

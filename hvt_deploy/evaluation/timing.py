@@ -9,7 +9,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.images import repeat_to
-from hvt_deploy.evaluation.gpu import GpuMonitor, GpuReading
+from hvt_deploy.evaluation.gpu_state import GpuMonitor, GpuReading
 from hvt_deploy.evaluation.latency import KEPT_ROUNDS, measure_latency
 from hvt_deploy.evaluation.record import GpuState
 from hvt_deploy.evaluation.scores import Latency

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvt_deploy.core.config import ValidationConfig
+from hvt_deploy.core.run_config import ValidationConfig
 from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN, median_interval, speedup_interval
 from hvt_deploy.evaluation.record import Comparison, Gate, GateName, GateStatus, Row, SpeedOutcome
 from hvt_deploy.evaluation.scores import Interval, Timing, Top1Drop

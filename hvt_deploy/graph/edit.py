@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from hvt_deploy.graph.order import sort_nodes
 from hvt_deploy.graph.queries import find_used, map_producers
+from hvt_deploy.graph.topological_order import sort_nodes
 
 
 class GraphEdit:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx import helper
 
-from hvt_deploy.graph import large
+from hvt_deploy.graph import large_weights
 from hvt_deploy.graph.evaluate import evaluate_node
 
 
@@ -24,11 +24,15 @@ def fold_large(model: ir.Model) -> None:
         }
         tensors = {name: tensor for name, tensor in constants.items() if tensor is not None}
         largest = max((tensor.nbytes for tensor in tensors.values()), default=0)
-        if len(tensors) < len(constants) or len(node.outputs) != 1 or largest < large.LARGE_BYTES:
+        if (
+            len(tensors) < len(constants)
+            or len(node.outputs) != 1
+            or largest < large_weights.LARGE_BYTES
+        ):
             continue
         (output,) = node.outputs
         folded = _folded(node, tensors, model.opset_imports)
-        if output.is_graph_output() or folded.nbytes < large.LARGE_BYTES:
+        if output.is_graph_output() or folded.nbytes < large_weights.LARGE_BYTES:
             continue  # the exporter folds small results
         value = ir.Value(
             name=output.name,

@@ -31,6 +31,6 @@ def weight_is_transposed(product: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in product.attribute)
 
 
-def output_channel_axis(product: onnx.NodeProto) -> int:
+def find_output_channel_axis(product: onnx.NodeProto) -> int:
     """The axis of the output channels in the weight of a Conv, MatMul or Gemm."""
     return 0 if product.op_type == "Conv" or weight_is_transposed(product) else 1

@@ -14,8 +14,8 @@ import onnx
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
 from hvt_deploy.core.types import Simplifier
-from hvt_deploy.graph.large import remove_large_weights, restore_large_weights
-from hvt_deploy.graph.names import restore_names
+from hvt_deploy.graph.large_weights import remove_large_weights, restore_large_weights
+from hvt_deploy.graph.node_names import restore_names
 
 
 def simplify(model: onnx.ModelProto, tool: Simplifier) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hvt_deploy.core.config import RunConfig
+from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import Manifest
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.models.spec import ModelSpec

@@ -51,7 +51,12 @@ def _open_timm() -> Family:
     return TIMM_FAMILY
 
 
-_SPECS: dict[str, ModelSpec] = {**fdvit.SPECS, **faster_vit.SPECS, **dfvt.SPECS, **hvt.SPECS}
+_SPECS: dict[str, ModelSpec] = {
+    **fdvit.FDVIT_SPECS,
+    **faster_vit.FASTER_VIT_SPECS,
+    **dfvt.DFVT_SPECS,
+    **hvt.HVT_SPECS,
+}
 _FAMILIES: dict[str, Callable[[], Family]] = {
     "fdvit": _open_fdvit,
     "faster_vit": _open_faster_vit,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
-from hvt_deploy.runtime.placement import Placement
+from hvt_deploy.runtime.provider_placement import Placement
 from hvt_deploy.runtime.variant import Variant
 
 # One synchronised inference: the milliseconds it took by the device's own clock, None where it has

@@ -15,8 +15,8 @@ import numpy as np
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.worker import answer, run_in_child
+from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
-from hvt_deploy.runtime.registry import open_backend
 
 INFERENCE_MODULE = "hvt_deploy.runtime.inference_job"
 

@@ -22,9 +22,9 @@ from hvt_deploy.core.environment import cpu_flags, int8_saturates
 from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Device
-from hvt_deploy.graph.modules import ModuleGraph
+from hvt_deploy.graph.module_graph import ModuleGraph
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BackendRequest
-from hvt_deploy.runtime.placement import Placement, read_placement, refuse_elsewhere
+from hvt_deploy.runtime.provider_placement import Placement, read_placement, refuse_elsewhere
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.graph.modules import ROOT_PATH
+from hvt_deploy.graph.module_graph import ROOT_PATH
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall
 from hvt_deploy.runtime.variant import Variant
 

@@ -12,9 +12,9 @@ from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
 from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.graph.analysis.engine_audit import EngineAudit
+from hvt_deploy.runtime.backend_registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
-from hvt_deploy.runtime.registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.tensorrt.flavours import available_flavours
 from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, read_passport
 from hvt_deploy.runtime.variant import Form, Variant

@@ -9,7 +9,7 @@ import pytest
 from hvt_deploy.commands.build_trt import build_trt
 from hvt_deploy.commands.bundle import bundle
 from hvt_deploy.commands.validate import validate
-from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.digits import write_digits

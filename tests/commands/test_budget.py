@@ -15,9 +15,9 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.find_recipe import find_recipe, quantize_within_budget
 from hvt_deploy.commands.validate import validate
-from hvt_deploy.core.config import load_recipe
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import GraphFacts
+from hvt_deploy.core.run_config import load_recipe
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet

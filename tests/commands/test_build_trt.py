@@ -15,14 +15,14 @@ from hvt_deploy.commands import build_trt as build_step
 from hvt_deploy.commands.build_target import explain_build
 from hvt_deploy.commands.build_trt import build_from_graph, check_int8
 from hvt_deploy.commands.config import config_of
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.manifest import EngineFacts, Manifest, WeightsRecord
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder, now
-from hvt_deploy.graph.analysis.audit_types import ByPrecision
+from hvt_deploy.graph.analysis.engine_audit import ByPrecision
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.passport import read_passport

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hvt_deploy.commands.diagnose import diagnose
 from hvt_deploy.commands.quantize import quantize
-from hvt_deploy.core.config import with_flags
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.graph.quantization import calibration as int8_calibration

@@ -11,7 +11,7 @@ from command_line import run
 
 from hvt_deploy.commands.diff import diff
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.evaluation.answers import ImageAnswers, read_answers
+from hvt_deploy.evaluation.image_answers import ImageAnswers, read_answers
 from hvt_deploy.evaluation.record import DataSummary, Gate, Results, Row
 from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Latency, Timing
 from hvt_deploy.evaluation.statistics import newcombe_interval, wilson_interval

@@ -36,8 +36,8 @@ def one_thread(monkeypatch):
 
 def test_weights_beside_the_graph_are_proven_stored_and_named_by_the_graph(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "EXTERNAL_ABOVE_BYTES", 1000)
-    monkeypatch.setattr("hvt_deploy.graph.large.LARGE_BYTES", 10_000)
-    monkeypatch.setattr("hvt_deploy.graph.export.LARGE_BYTES", 10_000)
+    monkeypatch.setattr("hvt_deploy.graph.large_weights.LARGE_BYTES", 10_000)
+    monkeypatch.setattr("hvt_deploy.graph.torch_export.LARGE_BYTES", 10_000)
     folder = ModelFolder(tmp_path / "m")
     hashes = []
     for seed in (1, 2):

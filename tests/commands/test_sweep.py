@@ -12,8 +12,8 @@ from hvt_deploy.commands import export as export_step
 from hvt_deploy.commands import quantize as quantize_step
 from hvt_deploy.commands import sweep as sweep_step
 from hvt_deploy.commands.sweep import is_exported, last_validation, match_models
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.digits import write_digits

@@ -10,15 +10,15 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.data.class_names import (
     ClassNames,
     Match,
-    class_names_for,
-    imagenet_1k,
-    numbered,
+    choose_class_names,
+    load_imagenet_1k,
+    number_classes,
     read_class_names,
 )
 
 
 def test_imagenet_names_are_in_the_order_timm_uses() -> None:
-    names, info = imagenet_1k(), ImageNetInfo("imagenet-1k")
+    names, info = load_imagenet_1k(), ImageNetInfo("imagenet-1k")
     assert names.wnids is not None
     assert list(names.wnids) == info.label_names()
     assert list(names.wnids) == sorted(set(names.wnids))
@@ -49,11 +49,11 @@ def test_imagenet_names_are_in_the_order_timm_uses() -> None:
     ],
 )
 def test_a_class_is_found_by_wnid_name_synonym_or_number(text: str, expected: Match | None) -> None:
-    assert imagenet_1k().find(text) == expected
+    assert load_imagenet_1k().find(text) == expected
 
 
 def test_names_that_imagenet_uses_twice_are_ambiguous_and_never_guessed() -> None:
-    names = imagenet_1k()
+    names = load_imagenet_1k()
     crane = names.find("crane")
     assert crane is not None
     assert [names.wnids[i] for i in crane.classes if names.wnids] == ["n02012849", "n03126707"]
@@ -66,7 +66,7 @@ def test_names_that_imagenet_uses_twice_are_ambiguous_and_never_guessed() -> Non
 
 
 def test_every_imagenet_class_is_found_by_wnid_number_and_full_name() -> None:
-    names = imagenet_1k()
+    names = load_imagenet_1k()
     assert names.wnids is not None
     for i, (wnid, name) in enumerate(zip(names.wnids, names.names, strict=True)):
         assert names.find(wnid) == Match("wnid", (i,))
@@ -93,8 +93,8 @@ def test_symbols_as_names_do_not_collapse() -> None:
 
 
 def test_numbered_names() -> None:
-    assert numbered(3).names == ("0", "1", "2")
-    assert len(numbered(3)) == 3
+    assert number_classes(3).names == ("0", "1", "2")
+    assert len(number_classes(3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,12 @@ def test_a_models_names_are_the_given_ones_else_beside_the_checkpoint_else_known
     tmp_path: Path, file: str
 ) -> None:
     checkpoint = tmp_path / "best.pth"
-    assert class_names_for(1000) == imagenet_1k()
-    assert class_names_for(2, checkpoint=checkpoint) == numbered(2)
+    assert choose_class_names(1000) == load_imagenet_1k()
+    assert choose_class_names(2, checkpoint=checkpoint) == number_classes(2)
     (tmp_path / file).write_text(json.dumps({"0": "cat", "1": "dog"}), encoding="utf-8")
-    assert class_names_for(2, checkpoint=checkpoint).names == ("cat", "dog")
+    assert choose_class_names(2, checkpoint=checkpoint).names == ("cat", "dog")
     given = tmp_path / "names.txt"
     given.write_text("ox\nhen\n", encoding="utf-8")
-    assert class_names_for(2, given, checkpoint).names == ("ox", "hen")
+    assert choose_class_names(2, given, checkpoint).names == ("ox", "hen")
     with pytest.raises(BadInput, match="names 2 classes, but the model has 3"):
-        class_names_for(3, checkpoint=checkpoint)
+        choose_class_names(3, checkpoint=checkpoint)

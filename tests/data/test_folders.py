@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.data.class_names import ClassNames, imagenet_1k
+from hvt_deploy.data.class_names import ClassNames, load_imagenet_1k
 from hvt_deploy.data.folders import Sample, find_images, open_image_folder
-from hvt_deploy.data.sampling import content_hashes, stratified_sample
+from hvt_deploy.data.sampling import draw_stratified_sample, hash_contents
 
 PETS = ClassNames(("cat", "dog, hound", "guinea pig"))
 
@@ -36,7 +36,7 @@ def labels_of(
 
 def test_folders_named_by_wnid(tmp_path: Path) -> None:
     write_files(tmp_path, "n01443537/b.JPEG", "n01440764/a.JPEG", "n15075141/c.JPEG")
-    opened = open_image_folder(tmp_path, imagenet_1k(), 1000)
+    opened = open_image_folder(tmp_path, load_imagenet_1k(), 1000)
     assert [(s.path.name, s.label) for s in opened.samples] == [
         ("a.JPEG", 0),
         ("b.JPEG", 1),
@@ -62,7 +62,7 @@ def test_folders_named_by_number_need_no_names(tmp_path: Path) -> None:
 
 def test_folders_may_be_named_in_several_ways_and_the_mapping_says_so(tmp_path: Path) -> None:
     write_files(tmp_path, "n01440764/a.jpg", "goldfish/b.jpg", "2/c.jpg")
-    opened = open_image_folder(tmp_path, imagenet_1k(), 1000)
+    opened = open_image_folder(tmp_path, load_imagenet_1k(), 1000)
     assert opened.classes == (0, 1, 2)
     assert "wnid and class name and class number" in opened.mapping
 
@@ -126,13 +126,13 @@ def test_the_folder_above_the_class_folders_is_recognised(tmp_path: Path) -> Non
 def test_a_name_of_two_classes_is_an_error_with_both(tmp_path: Path) -> None:
     write_files(tmp_path, "crane/a.jpg", "tench/b.jpg")
     with pytest.raises(BadInput, match=r"'crane'.*n02012849.*n03126707"):
-        open_image_folder(tmp_path, imagenet_1k(), 1000)
+        open_image_folder(tmp_path, load_imagenet_1k(), 1000)
 
 
 def test_two_folders_of_one_class_are_an_error_with_both(tmp_path: Path) -> None:
     write_files(tmp_path, "n01440764/a.jpg", "tench/b.jpg")
     with pytest.raises(BadInput, match=r"'n01440764' and 'tench'.*same class 0"):
-        open_image_folder(tmp_path, imagenet_1k(), 1000)
+        open_image_folder(tmp_path, load_imagenet_1k(), 1000)
 
 
 def test_names_for_another_number_of_classes_are_an_error(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_labels_by_wnid_and_by_a_name_with_commas_for_files_with_spaces_and_fold
     root = write_files(tmp_path / "val", "my fish.jpg", "more/b.jpg", "unlabelled.jpg")
     labels = tmp_path / "labels.csv"
     labels.write_text("my fish.jpg,tench, Tinca tinca\nmore/b.jpg,n01443537\n", encoding="utf-8")
-    opened = open_image_folder(root, imagenet_1k(), 1000, labels)
+    opened = open_image_folder(root, load_imagenet_1k(), 1000, labels)
     assert [(s.path.name, s.label) for s in opened.samples] == [("b.jpg", 1), ("my fish.jpg", 0)]
     assert (
         opened.mapping
@@ -278,7 +278,7 @@ def test_a_missing_or_ambiguous_file_of_labels_is_an_error(tmp_path: Path) -> No
         open_image_folder(root, PETS, 3, tmp_path / "none.csv")
     (tmp_path / "l.csv").write_text("a.jpg,crane\n", encoding="utf-8")
     with pytest.raises(BadInput, match=r"'crane' fits several classes"):
-        open_image_folder(root, imagenet_1k(), 1000, tmp_path / "l.csv")
+        open_image_folder(root, load_imagenet_1k(), 1000, tmp_path / "l.csv")
 
 
 def make_samples(sizes: dict[int, int], root: str = "/data/val") -> list[Sample]:
@@ -295,24 +295,24 @@ def names_of(samples: Sequence[Sample], root: str = "/data/val") -> set[str]:
 
 def test_a_sample_is_balanced_as_far_as_the_classes_go() -> None:
     samples = make_samples({0: 100, 1: 2, 2: 50, 3: 50})
-    counts = Counter(s.label for s in stratified_sample(samples, 40, seed=0))
+    counts = Counter(s.label for s in draw_stratified_sample(samples, 40, seed=0))
     assert counts[1] == 2
     assert sorted(counts[label] for label in (0, 2, 3)) == [12, 13, 13]
 
 
 def test_fewer_images_than_classes_takes_different_classes() -> None:
-    drawn = stratified_sample(make_samples(dict.fromkeys(range(50), 10)), 20, seed=3)
+    drawn = draw_stratified_sample(make_samples(dict.fromkeys(range(50), 10)), 20, seed=3)
     assert len({s.label for s in drawn}) == 20
 
 
 def test_a_sample_depends_on_the_seed_but_not_on_order_or_place() -> None:
     sizes = dict.fromkeys(range(5), 40)
     samples = make_samples(sizes)
-    drawn = stratified_sample(samples, 30, seed=0)
-    assert names_of(stratified_sample(samples[::-1], 30, seed=0)) == names_of(drawn)
-    moved = stratified_sample(make_samples(sizes, "elsewhere"), 30, seed=0)
+    drawn = draw_stratified_sample(samples, 30, seed=0)
+    assert names_of(draw_stratified_sample(samples[::-1], 30, seed=0)) == names_of(drawn)
+    moved = draw_stratified_sample(make_samples(sizes, "elsewhere"), 30, seed=0)
     assert names_of(moved, "elsewhere") == names_of(drawn)
-    assert names_of(stratified_sample(samples, 30, seed=1)) != names_of(drawn)
+    assert names_of(draw_stratified_sample(samples, 30, seed=1)) != names_of(drawn)
     assert list(drawn) == [s for s in samples if s in set(drawn)]  # in the order given
 
 
@@ -320,7 +320,7 @@ def test_a_larger_sample_holds_the_smaller_one() -> None:
     samples = make_samples({0: 30, 1: 7, 2: 19})
     smaller: set[str] = set()
     for limit in (1, 5, 17, 40, 56):
-        drawn = names_of(stratified_sample(samples, limit, seed=5))
+        drawn = names_of(draw_stratified_sample(samples, limit, seed=5))
         assert len(drawn) == limit
         assert smaller <= drawn
         smaller = drawn
@@ -328,20 +328,20 @@ def test_a_larger_sample_holds_the_smaller_one() -> None:
 
 def test_files_of_one_name_in_nested_folders_are_told_apart() -> None:
     samples = [Sample(Path(f"/v/0/{part}/a.jpg"), 0) for part in "pqrst"]
-    drawn = stratified_sample(samples, 2, seed=0)
+    drawn = draw_stratified_sample(samples, 2, seed=0)
     assert len(set(drawn)) == 2
-    assert set(stratified_sample(samples[::-1], 2, seed=0)) == set(drawn)
+    assert set(draw_stratified_sample(samples[::-1], 2, seed=0)) == set(drawn)
 
 
 @pytest.mark.parametrize("limit", [None, 12, 1000])
 def test_no_limit_or_one_above_the_size_gives_everything(limit: int | None) -> None:
     samples = make_samples({0: 10, 1: 2})
-    assert stratified_sample(samples, limit, seed=0) == tuple(samples)
+    assert draw_stratified_sample(samples, limit, seed=0) == tuple(samples)
 
 
 def test_a_limit_below_one_is_an_error() -> None:
     with pytest.raises(BadInput, match="limit of 0"):
-        stratified_sample(make_samples({0: 3}), 0, seed=0)
+        draw_stratified_sample(make_samples({0: 3}), 0, seed=0)
 
 
 def test_content_hashes_follow_the_content_and_report_progress(tmp_path: Path) -> None:
@@ -349,8 +349,8 @@ def test_content_hashes_follow_the_content_and_report_progress(tmp_path: Path) -
     (tmp_path / "c.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
     done: list[tuple[int, int]] = []
     paths = [tmp_path / n for n in ("a.jpg", "b.jpg", "c.jpg")]
-    a, b, c = content_hashes(paths, threads=2, progress=lambda *p: done.append(p))
+    a, b, c = hash_contents(paths, threads=2, progress=lambda *p: done.append(p))
     assert a == c != b
     assert done == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(BadInput, match=r"gone\.jpg cannot be read"):
-        content_hashes([tmp_path / "gone.jpg"], threads=1)
+        hash_contents([tmp_path / "gone.jpg"], threads=1)

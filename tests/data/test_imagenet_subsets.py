@@ -10,9 +10,9 @@ from PIL import Image
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import SubsetName
-from hvt_deploy.data.class_names import imagenet_1k
+from hvt_deploy.data.class_names import load_imagenet_1k
 from hvt_deploy.data.folders import open_image_folder
-from hvt_deploy.data.imagenet_subsets import subset_classes, subset_wnids
+from hvt_deploy.data.imagenet_subsets import find_subset_classes, read_subset_wnids
 
 SHA256 = {
     "imagenet-a": "9826a24166e74ce62fb87b27889874ca26917542c745712309d6e25855d63bc2",
@@ -29,29 +29,29 @@ def write_images(root: Path, *folders: str) -> Path:
 
 @pytest.mark.parametrize("subset", ["imagenet-a", "imagenet-r"])
 def test_the_lists_are_the_published_ones(subset: SubsetName) -> None:
-    wnids = subset_wnids(subset)
+    wnids = read_subset_wnids(subset)
     assert len(wnids) == len(set(wnids)) == 200
     assert list(wnids) == sorted(wnids)
-    assert set(wnids) <= set(imagenet_1k().wnids or ())
+    assert set(wnids) <= set(load_imagenet_1k().wnids or ())
     assert hashlib.sha256("".join(f"{w}\n" for w in wnids).encode()).hexdigest() == SHA256[subset]
 
 
 def test_v2_has_every_class() -> None:
-    assert subset_classes("imagenet-v2", imagenet_1k()) == tuple(range(1000))
+    assert find_subset_classes("imagenet-v2", load_imagenet_1k()) == tuple(range(1000))
 
 
 def test_wnid_folders_get_the_model_s_numbers(tmp_path: Path) -> None:
-    first, *_, last = subset_wnids("imagenet-r")
+    first, *_, last = read_subset_wnids("imagenet-r")
     write_images(tmp_path, first, last)
-    opened = open_image_folder(tmp_path, imagenet_1k(), 1000, subset="imagenet-r")
-    wnids = imagenet_1k().wnids or ()
+    opened = open_image_folder(tmp_path, load_imagenet_1k(), 1000, subset="imagenet-r")
+    wnids = load_imagenet_1k().wnids or ()
     assert [wnids[s.label] for s in opened.samples] == [first, last]
     assert "imagenet-r" in opened.mapping
 
 
 def test_v2_folders_are_numbers_and_not_sorted_as_text(tmp_path: Path) -> None:
     write_images(tmp_path, "0", "10", "2", "999")
-    opened = open_image_folder(tmp_path, imagenet_1k(), 1000, subset="imagenet-v2")
+    opened = open_image_folder(tmp_path, load_imagenet_1k(), 1000, subset="imagenet-v2")
     assert {s.path.parent.name: s.label for s in opened.samples} == {
         "0": 0,
         "10": 10,
@@ -61,14 +61,16 @@ def test_v2_folders_are_numbers_and_not_sorted_as_text(tmp_path: Path) -> None:
 
 
 def test_a_class_outside_the_subset_is_named(tmp_path: Path) -> None:
-    write_images(tmp_path, subset_wnids("imagenet-a")[0], "n01440764")  # tench: not in ImageNet-A
+    write_images(
+        tmp_path, read_subset_wnids("imagenet-a")[0], "n01440764"
+    )  # tench: not in ImageNet-A
     with pytest.raises(
         BadInput, match=r"1 of 2 folders are not classes of imagenet-a: 'n01440764'"
     ):
-        open_image_folder(tmp_path, imagenet_1k(), 1000, subset="imagenet-a")
+        open_image_folder(tmp_path, load_imagenet_1k(), 1000, subset="imagenet-a")
 
 
 def test_a_model_of_other_classes_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path, subset_wnids("imagenet-a")[0])
+    write_images(tmp_path, read_subset_wnids("imagenet-a")[0])
     with pytest.raises(BadInput, match="1000 ImageNet classes"):
         open_image_folder(tmp_path, None, 10, subset="imagenet-a")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hvt_deploy.core.config import ValidationConfig
+from hvt_deploy.core.run_config import ValidationConfig
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.scores import Interval, Latency, Timing

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from hvt_deploy.commands.config import config_of
-from hvt_deploy.core.config import with_flags
 from hvt_deploy.core.manifest import Manifest, WeightsRecord
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.workspace import now
-from hvt_deploy.data.class_names import imagenet_1k
+from hvt_deploy.data.class_names import load_imagenet_1k
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.assemble import Measured, conclude
 from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Row
@@ -48,7 +48,7 @@ def rows():
 
 def concluded(images=IMAGES, weights="official", subset=None, stable=True):
     config = with_flags(config_of("fdvit_b"), {"validation.subset": subset})
-    names = imagenet_1k()
+    names = load_imagenet_1k()
     manifest = Manifest(
         slug="fdvit_b",
         model="fdvit_b",

@@ -18,14 +18,14 @@ from hvt_deploy.evaluation.divergence import (
     relative_error,
 )
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
-from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.modules import ModuleGraph, path_of
+from hvt_deploy.graph.module_graph import ModuleGraph, read_module_path
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
 from hvt_deploy.models.weights.load import seed_random_weights
 from hvt_deploy.runtime.base import BackendRequest
@@ -98,11 +98,11 @@ def weighted(graph):
     """Linears and convolutions whose module has one output, with the name of their weight."""
     weights = {t.name for t in graph.model.graph.initializer}
     return [
-        (path_of(n.name), n.input[1])
+        (read_module_path(n.name), n.input[1])
         for n in graph.model.graph.node
         if n.op_type in ("Conv", "MatMul", "Gemm")
         and n.input[1] in weights
-        and path_of(n.name) in graph.outputs
+        and read_module_path(n.name) in graph.outputs
     ]
 
 
@@ -133,7 +133,7 @@ def test_a_scale_of_an_input_is_found_in_int8(family):
     dequantized = next(
         n.output[0] for n in model.graph.node if n.input and n.input[0] == chosen.output[0]
     )
-    takers = {path_of(n.name) for n in model.graph.node if dequantized in n.input}
+    takers = {read_module_path(n.name) for n in model.graph.node if dequantized in n.input}
 
     def change(values):
         values /= 8
@@ -151,7 +151,7 @@ def test_a_scale_of_one_channel_of_a_weight_is_found_in_int8(family):
         n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[1] in scales
     ]
     chosen = dequantizers[len(dequantizers) // 3]
-    (path,) = {path_of(n.name) for n in model.graph.node if chosen.output[0] in n.input}
+    (path,) = {read_module_path(n.name) for n in model.graph.node if chosen.output[0] in n.input}
 
     def change(values):
         values[3] *= 2

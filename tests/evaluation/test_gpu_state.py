@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from hvt_deploy.evaluation.gpu import GpuMonitor, GpuReading, invalid_clocks, open_nvml
+from hvt_deploy.evaluation.gpu_state import GpuMonitor, GpuReading, invalid_clocks, open_nvml
 
 
 def watched(readings: Sequence[GpuReading | None], kept: int = 100) -> GpuMonitor:

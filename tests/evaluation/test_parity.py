@@ -7,7 +7,7 @@ import pytest
 
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.tensors import LARGEST_SQNR_DB, Signature
-from hvt_deploy.evaluation.parity import compare_logits, seeded_noise
+from hvt_deploy.evaluation.parity import compare_logits, draw_seeded_noise
 
 REFERENCE = np.array([[1.0, -8.0, 3.0], [0.5, 2.0, 1.0]], np.float32)
 
@@ -65,9 +65,9 @@ def test_other_shapes_cannot_be_compared() -> None:
 
 def test_noise_is_seeded_and_every_image_differs() -> None:
     signature = Signature((8, 6), 3)
-    images = seeded_noise(signature, 5, seed=1)
+    images = draw_seeded_noise(signature, 5, seed=1)
     assert images.shape == (5, 3, 8, 6)
     assert images.dtype == np.float32
     assert len(np.unique(images.reshape(5, -1), axis=0)) == 5
-    np.testing.assert_array_equal(images, seeded_noise(signature, 5, seed=1))
-    assert not np.array_equal(images, seeded_noise(signature, 5, seed=2))
+    np.testing.assert_array_equal(images, draw_seeded_noise(signature, 5, seed=1))
+    assert not np.array_equal(images, draw_seeded_noise(signature, 5, seed=2))

@@ -15,7 +15,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.evaluation import timing
-from hvt_deploy.evaluation.gpu import GpuReading
+from hvt_deploy.evaluation.gpu_state import GpuReading
 from hvt_deploy.evaluation.latency import Latency, measure_latency
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.timing import WatchedGpu, time_backends

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders import INT8, gates, judged, on_gpu, skipped, timed, verdict, windows
 
-from hvt_deploy.core.config import ValidationConfig
+from hvt_deploy.core.run_config import ValidationConfig
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.scores import Interval, Latency, Timing
 from hvt_deploy.evaluation.verdict import compare_precisions, judge, write_verdict

@@ -10,14 +10,16 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from golden.weight_rule import draw, facts
+from golden.official_facts import read_facts
+
+from hvt_deploy.models.golden_check import draw_parameter
 
 
 def official_state(model: str, salt: str) -> dict[str, torch.Tensor]:
     """The official state dict: aliases twice, counters 0, computed buffers of garbage that shows
     where it is used.
     """
-    recorded = facts(model)
+    recorded = read_facts(model)
     state: dict[str, torch.Tensor] = {}
     for key, shape in recorded["state_dict"].items():
         kind = recorded["kinds"].get(key, "param")
@@ -27,14 +29,16 @@ def official_state(model: str, salt: str) -> dict[str, torch.Tensor]:
             state[key] = torch.tensor(0)
         else:
             state[key] = torch.from_numpy(
-                draw(salt, recorded["aliases"].get(key, key), tuple(shape))
+                draw_parameter(salt, recorded["aliases"].get(key, key), tuple(shape))
             )
     return state
 
 
 def official_shapes(model: str) -> dict[str, torch.Tensor]:
     """An official state dict of zeros that takes no room, in memory or in a file."""
-    return {key: torch.zeros(()).expand(shape) for key, shape in facts(model)["state_dict"].items()}
+    return {
+        key: torch.zeros(()).expand(shape) for key, shape in read_facts(model)["state_dict"].items()
+    }
 
 
 def save_official(path: Path, family: str, state: dict[str, torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from exported import MODEL, EnginePrecision, Exported
 
 from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.types import FlavourChoice
-from hvt_deploy.graph.analysis.facts import read_facts
+from hvt_deploy.graph.analysis.node_facts import read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import build_engine

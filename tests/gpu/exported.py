@@ -17,18 +17,18 @@ from safetensors.torch import save_model
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.types import Device, Precision, Runtime
-from hvt_deploy.evaluation.parity import compare_logits, seeded_noise
+from hvt_deploy.evaluation.parity import compare_logits, draw_seeded_noise
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, get_spec, to_deployed
+from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import Backend, BackendRequest
-from hvt_deploy.runtime.registry import open_backend
 from hvt_deploy.runtime.variant import Form, Variant
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def export_model(folder: Path) -> Exported:
     """Export `MODEL` with seeded random weights in every precision; needs no GPU."""
     spec = get_spec(MODEL)
     signature = Signature(spec.image_size, spec.num_classes)
-    images_NCHW = seeded_noise(signature, IMAGES, seed=0)
+    images_NCHW = draw_seeded_noise(signature, IMAGES, seed=0)
     reference = create_reference()
     graph = simplify(export_onnx(to_deployed(reference), signature, 17), "onnxslim")
     fp32 = convert_opset(graph, 17)

@@ -14,7 +14,7 @@ from exported import IMAGES, PRECISIONS, EnginePrecision, Exported, Record
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.types import FlavourChoice, Runtime
-from hvt_deploy.evaluation.gpu import open_nvml
+from hvt_deploy.evaluation.gpu_state import open_nvml
 from hvt_deploy.evaluation.latency import measure_latency
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.runtime.base import Backend, BoundCall

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
 from hvt_deploy.models.weights.load import seed_random_weights
 

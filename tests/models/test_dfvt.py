@@ -11,23 +11,23 @@ from torch import nn
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.graph.analysis.roles import role_of
+from hvt_deploy.graph.analysis.roles import find_role
 from hvt_deploy.graph.contract import check_contract
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.simplify import simplify
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, get_spec, to_deployed
 from hvt_deploy.models.dfvt.deployed import DeployedDFvT, DeployedSelect
 from hvt_deploy.models.dfvt.model import (
-    Select,
+    DFvTSelect,
     WindowAttention,
     relative_position_index,
     shift_mask,
     space_to_depth,
     window_order,
 )
-from hvt_deploy.models.verification import fill, images
+from hvt_deploy.models.golden_check import draw_images, fill_parameters
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import build_engine
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
@@ -42,7 +42,7 @@ def one_thread() -> None:
 def tiny() -> tuple[DeployedDFvT, onnx.ModelProto]:
     """dfvt_tiny with the rule's weights, and its simplified graph at opset 17."""
     model = create_model("dfvt_tiny")
-    fill(model, "public-1")
+    fill_parameters(model, "public-1")
     deployed = to_deployed(model)
     graph = simplify(export_onnx(deployed, Signature((224, 224), 1000), 18), "onnxslim")
     return deployed, convert_opset(graph, 17)
@@ -85,7 +85,7 @@ def test_space_to_depth_takes_the_parities_column_by_column() -> None:
 
 
 def test_an_open_gate_lets_only_the_local_features_through() -> None:
-    select = Select(32).double()
+    select = DFvTSelect(32).double()
     tokens, local = torch.randn(2, 2, 9, 32, dtype=torch.float64).unbind(0)
     nn.init.zeros_(select.fc_channel[3].weight)
     nn.init.ones_(select.fc_spatial[1].weight)
@@ -117,7 +117,7 @@ def test_the_exported_graph_keeps_the_contract(tiny) -> None:
         graph, opset=17, signature=Signature((224, 224), 1000), layer_norms=norms
     )
     assert not {"BatchNormalization", "Expand", "Pad", "Slice", "Concat"} & set(report.ops)
-    roles = [role_of(node, ()) for node in graph.graph.node if node.op_type != "Add"]
+    roles = [find_role(node, ()) for node in graph.graph.node if node.op_type != "Add"]
     in_blocks = ("qkv", "attention score", "attention value", "proj", "fc1", "fc2", "softmax")
     assert {role: roles.count(role) for role in in_blocks} == dict.fromkeys(in_blocks, 5)
     assert (roles.count("stem"), roles.count("downsample"), roles.count("head")) == (2, 3, 1)
@@ -132,7 +132,7 @@ def test_the_graph_is_right_for_batches_it_was_not_made_with(tiny) -> None:
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     for batch in (1, 3):
-        inputs = images("batch", (batch, 3, 224, 224))
+        inputs = draw_images("batch", (batch, 3, 224, 224))
         with torch.no_grad():
             expected = deployed(inputs).numpy()
         (logits,) = session.run(None, {"images": inputs.numpy()})

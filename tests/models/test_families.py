@@ -10,14 +10,14 @@ import gc
 import pytest
 import torch
 from forms import deviation, scatter
-from golden.weight_rule import facts
+from golden.official_facts import read_facts
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hvt_deploy.models import create_model, get_spec, list_specs, to_deployed
+from hvt_deploy.models.golden_check import Golden, check_golden, list_goldens
 from hvt_deploy.models.registry import family_of
 from hvt_deploy.models.spec import ModelSpec
-from hvt_deploy.models.verification import Golden, check, goldens
 
 NAMED = list_specs()
 OFFICIAL = [spec.name for spec in NAMED if spec.published]
@@ -52,7 +52,7 @@ def records() -> list[object]:
     found = []
     for spec in NAMED:
         if spec.published:
-            for golden in goldens(spec.name):
+            for golden in list_goldens(spec.name):
                 slow = cost(spec, golden) > FAST_MACS and (spec.name, golden.name) not in ALWAYS
                 marks = [pytest.mark.slow] if slow else []
                 found.append(
@@ -64,14 +64,14 @@ def records() -> list[object]:
 @pytest.mark.parametrize(("name", "golden"), records())
 def test_both_forms_give_the_official_logits(name: str, golden: Golden) -> None:
     for form in ("reference", "deployed"):
-        result = check(name, golden, form)
+        result = check_golden(name, golden, form)
         gc.collect()
         assert result.passed, result
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_key_names_and_shapes_are_the_official_ones(name: str) -> None:
-    recorded = facts(name)
+    recorded = read_facts(name)
     with torch.device("meta"):
         model = create_model(name)
     family = family_of(model)

@@ -7,7 +7,7 @@ from forms import deviation, scatter
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.contract import check_contract
-from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, get_spec, to_deployed
 
 

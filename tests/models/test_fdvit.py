@@ -5,9 +5,9 @@ import torch
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.graph.analysis.roles import role_of
+from hvt_deploy.graph.analysis.roles import find_role
 from hvt_deploy.graph.contract import check_contract
-from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
 from hvt_deploy.models.fdvit.deployed import DeployedFDViT
 from hvt_deploy.models.layers import align_corners_matrix
@@ -44,7 +44,9 @@ def test_exported_graph_keeps_the_contract_and_every_product_has_a_role() -> Non
     assert not {"Shape", "Expand", "Resize", "Attention", "Pad"} & set(report.ops)
     # Conv, MatMul and Gemm: 12 blocks of 7, 4 pools of 2, the stem and the head.
     roles = [
-        role_of(node, ()) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
+        find_role(node, ())
+        for node in graph.graph.node
+        if node.op_type in ("Conv", "MatMul", "Gemm")
     ]
     counts = {role: roles.count(role) for role in set(roles)}
     in_blocks = (

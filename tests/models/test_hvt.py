@@ -13,17 +13,17 @@ import torch
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.graph.analysis.roles import role_of
+from hvt_deploy.graph.analysis.roles import find_role
 from hvt_deploy.graph.contract import check_contract
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.simplify import simplify
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, get_spec, to_deployed
+from hvt_deploy.models.golden_check import fill_parameters
 from hvt_deploy.models.hvt.deployed import DeployedBlock, DeployedHVT
-from hvt_deploy.models.hvt.model import Block
+from hvt_deploy.models.hvt.model import HVTBlock
 from hvt_deploy.models.hvt.spec import HVTArchitecture
-from hvt_deploy.models.verification import fill
 from hvt_deploy.runtime.tensorrt.audit import EngineAudit, audit_layers
 from hvt_deploy.runtime.tensorrt.build import build_engine
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
@@ -58,7 +58,7 @@ def test_token_counts_are_the_papers(name: str, counts: set[int]) -> None:
 def small() -> tuple[DeployedHVT, onnx.ModelProto]:
     """hvt_s_4 with the rule's weights, and its simplified graph at opset 17."""
     model = create_model("hvt_s_4")
-    fill(model, "public-1")
+    fill_parameters(model, "public-1")
     deployed = to_deployed(model)
     graph = simplify(export_onnx(deployed, Signature((224, 224), 1000), 18), "onnxslim")
     return deployed, convert_opset(graph, 17)
@@ -74,7 +74,9 @@ def test_the_exported_graph_keeps_the_contract_and_every_product_has_a_role(smal
     assert not {"MaxPool", "Expand", "Pad", "Concat"} & set(report.ops)
     assert report.ops["Max"] == 4 * 2, "four poolings of three neighbours"
     roles = [
-        role_of(node, ()) for node in graph.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
+        find_role(node, ())
+        for node in graph.graph.node
+        if node.op_type in ("Conv", "MatMul", "Gemm")
     ]
     in_blocks = ("qkv", "attention score", "attention value", "proj", "fc1", "fc2")
     assert {role: roles.count(role) for role in set(roles)} == dict.fromkeys(in_blocks, 12) | {
@@ -128,7 +130,7 @@ def build_fp16(graph: onnx.ModelProto, folder: Path) -> EngineAudit:
 
 @pytest.mark.parametrize(("kernel", "tokens"), [(1, 6), (2, 7), (3, 196), (3, 97), (4, 4), (5, 12)])
 def test_pooling_by_slices_is_max_pooling(kernel: int, tokens: int) -> None:
-    block = Block(64, 1, 1, kernel, (tokens - kernel) // 2 + 1).double()
+    block = HVTBlock(64, 1, 1, kernel, (tokens - kernel) // 2 + 1).double()
     inputs = torch.randn(2, tokens, 64, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(DeployedBlock(block)(inputs), block(inputs), rtol=0, atol=1e-12)

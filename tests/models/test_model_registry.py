@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from golden.weight_rule import facts
+from golden.official_facts import read_facts
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models import create_model, get_spec, list_specs
@@ -18,7 +18,7 @@ def test_specs_are_listed_and_found() -> None:
 
 @pytest.mark.parametrize("name", [s.name for s in list_specs() if not s.name.endswith("_demo")])
 def test_spec_agrees_with_the_recorded_facts(name: str) -> None:
-    spec, recorded = get_spec(name), facts(name)
+    spec, recorded = get_spec(name), read_facts(name)
     assert spec.published is not None
     assert spec.measured is not None
     for key in ("params_m", "flops_g", "top1", "top5"):

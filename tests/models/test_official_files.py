@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden.official_facts import read_facts
 from golden.official_file import official_state, save_official
-from golden.weight_rule import facts, fill, goldens, images
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.data.class_names import class_names_for
+from hvt_deploy.data.class_names import choose_class_names
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
+from hvt_deploy.models.golden_check import draw_images, fill_parameters, list_goldens
 from hvt_deploy.models.weights.load import load_model
 
 SMALL = ("fdvit_ti", "dfvt_tiny", "hvt_ti_1", "faster_vit_0_224")
@@ -40,10 +41,10 @@ def one_thread() -> None:
 
 
 def assert_golden(model: torch.nn.Module, name: str, salt: str) -> None:
-    golden = next(golden for golden in goldens(name) if golden.salt == salt)
+    golden = next(golden for golden in list_goldens(name) if golden.salt == salt)
     dtype, allowed = (torch.float64, 1e-6) if golden.in_float64 else (torch.float32, 1e-4)
     with torch.no_grad():
-        logits = model.to(dtype)(images(salt, golden.input).to(dtype)).double().numpy()
+        logits = model.to(dtype)(draw_images(salt, golden.input).to(dtype)).double().numpy()
     expected = np.asarray(golden.logits_first32)
     scale = np.maximum(1, np.abs(expected)) if golden.in_float64 else np.abs(logits).max()
     assert np.all(np.abs(logits[:, :32] - expected) <= allowed * scale)
@@ -55,7 +56,7 @@ def assert_golden(model: torch.nn.Module, name: str, salt: str) -> None:
 )
 def test_official_file_gives_the_official_logits(name: str, tmp_path: Path) -> None:
     spec, path = get_spec(name), tmp_path / "official.pth"
-    for salt in {golden.salt for golden in goldens(name)}:
+    for salt in {golden.salt for golden in list_goldens(name)}:
         state = official_state(name, salt)
         save_official(path, spec.family, state)
         model, report = load_model(spec, path)
@@ -75,8 +76,8 @@ def test_filling_a_model_in_place_gives_the_same_one(name: str, tmp_path: Path) 
     values, others = made.state_dict(), filled.state_dict()
     dropped = report.dropped_train_only
     assert all(torch.equal(values[key], others[key]) for key in others if key not in dropped)
-    parameters = facts(name)["measured"].get(
-        "params_used_at_inference", facts(name)["measured"]["params"]
+    parameters = read_facts(name)["measured"].get(
+        "params_used_at_inference", read_facts(name)["measured"]["params"]
     )
     assert sum(p.numel() for key, p in made.named_parameters() if key not in dropped) == parameters
     assert not any(
@@ -111,15 +112,17 @@ def test_fine_tuned_head_sets_the_classes_and_their_names(name: str, tmp_path: P
 
     model, report = load_model(get_spec(name), path)
     assert report.num_classes == model.num_classes == model.head.out_features == 5
-    assert class_names_for(report.num_classes, None, path).names == names
+    assert choose_class_names(report.num_classes, None, path).names == names
     whole = create_model(name)
-    fill(whole, "public-1")
+    fill_parameters(whole, "public-1")
     with torch.no_grad():
         logits = (
-            whole(images("x", (1, 3, 224, 224)))[:, :5] - whole.head.bias[:5] + torch.arange(5.0)
+            whole(draw_images("x", (1, 3, 224, 224)))[:, :5]
+            - whole.head.bias[:5]
+            + torch.arange(5.0)
         )
-        assert torch.allclose(model(images("x", (1, 3, 224, 224))), logits, atol=1e-5)
-        assert to_deployed(model)(images("x", (2, 3, 224, 224))).shape == (2, 5)
+        assert torch.allclose(model(draw_images("x", (1, 3, 224, 224))), logits, atol=1e-5)
+        assert to_deployed(model)(draw_images("x", (2, 3, 224, 224))).shape == (2, 5)
     filled = create_model(name)
     assert load_checkpoint(filled, path).num_classes == filled.num_classes == 5
     assert torch.equal(filled.head.bias, torch.arange(5.0))

@@ -18,13 +18,13 @@ from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.data.images import preprocess
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
 from hvt_deploy.models.registry import spec_of
 from hvt_deploy.models.weights.load import seed_random_weights

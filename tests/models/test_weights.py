@@ -10,19 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden.official_facts import read_facts
 from golden.official_file import yacs_node
-from golden.weight_rule import facts, state
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models import create_model, get_spec, load_checkpoint
+from hvt_deploy.models.golden_check import draw_state
 from hvt_deploy.models.weights.load import load_model, save_reference, seed_random_weights
 
 
 @pytest.fixture(scope="module")
 def official() -> dict[str, torch.Tensor]:
     """A state dict with the official keys of fdvit_ti, decoders included."""
-    return state(
-        "weights", {key: tuple(shape) for key, shape in facts("fdvit_ti")["state_dict"].items()}
+    return draw_state(
+        "weights",
+        {key: tuple(shape) for key, shape in read_facts("fdvit_ti")["state_dict"].items()},
     )
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden.official_facts import read_facts
 from golden.official_file import official_shapes, official_state, save_official
-from golden.weight_rule import facts, fill, goldens, images
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models import create_model, get_spec, load_checkpoint
+from hvt_deploy.models.golden_check import draw_images, fill_parameters, list_goldens
 from hvt_deploy.models.weights.load import load_model
 
 TOKENIZER = "levels.2.global_tokenizer"
@@ -33,9 +34,9 @@ def official_224(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_golden(model: torch.nn.Module, name: str) -> None:
-    golden = next(golden for golden in goldens("faster_vit_0_any_res") if golden.name == name)
+    golden = next(golden for golden in list_goldens("faster_vit_0_any_res") if golden.name == name)
     with torch.no_grad():
-        logits = model.double()(images(golden.salt, golden.input).double()).numpy()
+        logits = model.double()(draw_images(golden.salt, golden.input).double()).numpy()
     expected = np.asarray(golden.logits_first32)
     assert np.all(np.abs(logits[:, :32] - expected) <= 1e-6 * np.maximum(1, np.abs(expected)))
 
@@ -59,7 +60,7 @@ def test_any_resolution_takes_the_224_file(
     assert_golden(model, golden)
     unused = report.keys_with("unused at this size")
     assert tuple(sorted({key.split(".")[4] for key in unused})) == dropped
-    recorded = facts("faster_vit_0_224")
+    recorded = read_facts("faster_vit_0_224")
     recomputed = [
         key for key, kind in recorded["kinds"].items() if kind == "persistent-buffer-computed"
     ]
@@ -180,7 +181,7 @@ def test_either_name_alone_is_enough(kept: str, tmp_path: Path) -> None:
     save_official(tmp_path / "one.pth.tar", "faster_vit", state)
     model, _ = load_model(get_spec("faster_vit_0_224"), tmp_path / "one.pth.tar")
     whole = create_model("faster_vit_0_224")
-    fill(whole, "public-1")
+    fill_parameters(whole, "public-1")
     assert torch.equal(
         model.state_dict()[f"{TOKENIZER}.pos_embed.weight"],
         whole.state_dict()[f"{TOKENIZER}.pos_embed.weight"],

@@ -13,7 +13,7 @@ from ort_graphs import WEIGHT, H, K, W, expected, images, linear, request, save_
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.runtime import ort
 from hvt_deploy.runtime.ort import OrtBackend
-from hvt_deploy.runtime.placement import Placement
+from hvt_deploy.runtime.provider_placement import Placement
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

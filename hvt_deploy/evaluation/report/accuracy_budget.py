@@ -7,7 +7,12 @@ from __future__ import annotations
 import io
 
 from hvt_deploy.evaluation.budget_record import BudgetRecord
-from hvt_deploy.evaluation.report.figures import decibels, percent, points, points_range
+from hvt_deploy.evaluation.report.number_format import (
+    format_decibels,
+    format_percent,
+    format_points,
+    format_points_range,
+)
 
 SENSITIVITY_COLUMNS = ("group", "MACs", "SQNR", "drop", "INT8 in recipe")
 SENSITIVITY_NOTE = "SQNR and drop: with only this group in INT8, against FP32."
@@ -19,10 +24,10 @@ def budget_sentence(record: BudgetRecord) -> str:
     excluded = f" except {', '.join(chosen.excluded)}" if chosen.excluded else ""
     state = "within" if record.holds else "NOT proven to be within"
     return (
-        f"INT8 in all groups{excluded}: {percent(100 * chosen.int8_share)} of the MACs. "
+        f"INT8 in all groups{excluded}: {format_percent(100 * chosen.int8_share)} of the MACs. "
         f"On {record.confirm_images} held-out images {record.metric} drops by "
-        f"{points(promised.estimate)} {points_range(promised)}, {state} the budget of "
-        f"{record.budget:g} points."
+        f"{format_points(promised.estimate)} {format_points_range(promised)}, "
+        f"{state} the budget of {record.budget:g} points."
     )
 
 
@@ -31,9 +36,9 @@ def sensitivity_rows(record: BudgetRecord) -> list[tuple[str, ...]]:
     return [
         (
             g.group,
-            percent(100 * g.mac_share),
-            decibels(g.sqnr_db),
-            points(g.drop),
+            format_percent(100 * g.mac_share),
+            format_decibels(g.sqnr_db),
+            format_points(g.drop),
             "no" if g.group in record.chosen.excluded else "yes",
         )
         for g in record.sensitivity
@@ -59,8 +64,9 @@ def render_budget(record: BudgetRecord, plot: str) -> str:
     lines += [f"Searched on {record.search_images} images, {len(record.trials)} recipes:", ""]
     lines += ["| INT8 MACs | drop | SQNR | groups not quantized |", "|---|---|---|---|"]
     lines += [
-        f"| {percent(100 * t.int8_share)} | {points(t.drop.estimate)} {points_range(t.drop)} "
-        f"| {decibels(t.sqnr_db)} | {', '.join(t.excluded) or 'none'} |"
+        f"| {format_percent(100 * t.int8_share)} "
+        f"| {format_points(t.drop.estimate)} {format_points_range(t.drop)} "
+        f"| {format_decibels(t.sqnr_db)} | {', '.join(t.excluded) or 'none'} |"
         for t in record.trials
     ]
     return "\n".join(lines) + "\n"

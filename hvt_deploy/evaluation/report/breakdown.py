@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hvt_deploy.evaluation.record import GpuState, Results, Row
-from hvt_deploy.evaluation.report.figures import (
+from hvt_deploy.evaluation.report.number_format import (
     EMPTY,
-    milliseconds,
-    percent,
-    points,
-    ratio,
-    ratio_range,
-    three_digits,
+    format_milliseconds,
+    format_percent,
+    format_points,
+    format_ratio,
+    format_ratio_range,
+    format_three_digits,
 )
 from hvt_deploy.evaluation.report.tables import Grid, Matrix
 from hvt_deploy.evaluation.scores import (
@@ -91,13 +91,13 @@ def _class_line(name: str, counts: ClassCounts, k: int, is_reference: bool) -> t
     cells = (
         name,
         f"{images:,}",
-        EMPTY if precision is None else percent(100 * precision),
-        percent(100 * recall),
-        percent(100 * 2 * right / (images + answered)),
+        EMPTY if precision is None else format_percent(100 * precision),
+        format_percent(100 * recall),
+        format_percent(100 * 2 * right / (images + answered)),
     )
     if is_reference:
         return cells
-    drop = points(100 * (counts.lost[k] - counts.gained[k]) / images)
+    drop = format_points(100 * (counts.lost[k] - counts.gained[k]) / images)
     return (*cells, drop, f"{counts.lost[k]:,}", f"{counts.gained[k]:,}")
 
 
@@ -154,7 +154,7 @@ def confusion_grids(results: Results) -> tuple[Grid, ...]:
 def _confusion_line(
     names: Sequence[str], counts: ClassCounts | None, one: Confusion
 ) -> tuple[str, ...]:
-    share = percent(100 * one.images / counts.images[one.label]) if counts else EMPTY
+    share = format_percent(100 * one.images / counts.images[one.label]) if counts else EMPTY
     return names[one.label], names[one.answer], f"{one.images:,}", share
 
 
@@ -220,7 +220,7 @@ def answer_text(answer: Answer, names: Sequence[str]) -> str:
     """`tench 81.20 %`."""
     if answer.label is None or answer.probability is None:
         return "no prediction (logits not finite)"
-    return f"{names[answer.label]} {percent(100 * answer.probability)}"
+    return f"{names[answer.label]} {format_percent(100 * answer.probability)}"
 
 
 def timing_grid(results: Results) -> Grid | None:
@@ -238,10 +238,17 @@ def timing_grid(results: Results) -> Grid | None:
 
 def _timing_cells(timing: Timing) -> tuple[str, ...]:
     latency, speedup = timing.latency, timing.speedup
-    quantiles = (milliseconds(ms) for ms in (latency.min, latency.median, latency.p90, latency.p99))
-    shown = f"{ratio(speedup.estimate)} {ratio_range(speedup)}" if speedup else EMPTY
+    quantiles = (
+        format_milliseconds(ms) for ms in (latency.min, latency.median, latency.p90, latency.p99)
+    )
+    shown = f"{format_ratio(speedup.estimate)} {format_ratio_range(speedup)}" if speedup else EMPTY
     mark = "" if latency.stable else " (unstable)"
-    return f"{latency.batch}{mark}", *quantiles, three_digits(latency.throughput_img_s), shown
+    return (
+        f"{latency.batch}{mark}",
+        *quantiles,
+        format_three_digits(latency.throughput_img_s),
+        shown,
+    )
 
 
 def gpu_grid(states: Sequence[GpuState]) -> Grid | None:
@@ -256,7 +263,7 @@ def gpu_grid(states: Sequence[GpuState]) -> Grid | None:
                 s.name,
                 str(s.batch),
                 f"{s.sm_mhz[0]} to {s.sm_mhz[1]} MHz",
-                percent(s.clock_movement),
+                format_percent(s.clock_movement),
                 f"{s.power_w[0]:.0f} to {s.power_w[1]:.0f} W",
                 f"{s.temperature_c[0]} to {s.temperature_c[1]} °C",
                 ", ".join(s.throttling) or "none",

@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from hvt_deploy.evaluation.record import Gate, GateStatus, PublishedAccuracy, Results, Row
-from hvt_deploy.evaluation.report.figures import (
+from hvt_deploy.evaluation.report.number_format import (
     EMPTY,
-    cosine,
-    count,
-    decibels,
-    mebibytes,
-    milliseconds,
-    percent,
-    percent_range,
-    points,
-    points_range,
-    probability,
-    ratio,
-    ratio_range,
-    three_digits,
+    format_cosine,
+    format_count,
+    format_decibels,
+    format_mebibytes,
+    format_milliseconds,
+    format_percent,
+    format_percent_range,
+    format_points,
+    format_points_range,
+    format_probability,
+    format_ratio,
+    format_ratio_range,
+    format_three_digits,
 )
 from hvt_deploy.evaluation.report.tables import Cell, Column, Fact, Line, Table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, define_terms
@@ -45,7 +45,7 @@ _GATE_TONES: dict[GateStatus, Tone] = {
 }
 
 
-def summary_columns(results: Results) -> tuple[Column, ...]:
+def make_summary_columns(results: Results) -> tuple[Column, ...]:
     """The figures a reader compares first: accuracy, latency, speed-up."""
     mark = " (untrained)" if results.untrained else ""
     return (
@@ -62,7 +62,7 @@ def summary_columns(results: Results) -> tuple[Column, ...]:
     )
 
 
-def accuracy_details(results: Results) -> tuple[Column, ...]:
+def make_accuracy_columns(results: Results) -> tuple[Column, ...]:
     """Further accuracy and logit figures of a row."""
     published = results.published or PublishedAccuracy(None, None)
     mark = " (untrained)" if results.untrained else ""
@@ -81,27 +81,29 @@ def accuracy_details(results: Results) -> tuple[Column, ...]:
             lambda r: _published_cell(published.top5, r.accuracy and r.accuracy.top5),
         ),
         Column(
-            "SQNR", "detail", lambda r: _number_cell(r.fidelity and r.fidelity.sqnr_db, decibels)
+            "SQNR",
+            "detail",
+            lambda r: _number_cell(r.fidelity and r.fidelity.sqnr_db, format_decibels),
         ),
         Column(
             "logit cosine",
             "detail",
-            lambda r: _number_cell(r.fidelity and r.fidelity.cosine, cosine),
+            lambda r: _number_cell(r.fidelity and r.fidelity.cosine, format_cosine),
         ),
         Column(
             "max logit error",
             "detail",
-            lambda r: _number_cell(r.fidelity and r.fidelity.max_abs, three_digits),
+            lambda r: _number_cell(r.fidelity and r.fidelity.max_abs, format_three_digits),
         ),
     )
 
 
-def run_details(_: Results) -> tuple[Column, ...]:
+def make_run_columns(_: Results) -> tuple[Column, ...]:
     """Device, number of timed runs, memory and artifact of a row."""
     return (
         Column("device", "detail", lambda r: Cell(r.variant.device), is_text=True),
         Column("timed runs", "detail", _timed_runs),
-        Column("memory", "detail", lambda r: _number_cell(r.memory_mib, mebibytes)),
+        Column("memory", "detail", lambda r: _number_cell(r.memory_mib, format_mebibytes)),
         Column(
             "artifact", "detail", lambda r: Cell(r.artifact) if r.artifact else None, is_text=True
         ),
@@ -120,22 +122,22 @@ def fill_table(results: Results, columns: tuple[Column, ...]) -> Table:
     return Table(kept, lines)
 
 
-def skipped_facts(results: Results) -> tuple[Fact, ...]:
+def list_skipped(results: Results) -> tuple[Fact, ...]:
     """Each backend, and each step of a sweep, that was not run, with the reason."""
     rows = (
-        Fact(f"{r.backend} ({precision_label(r)}, {r.variant.device})", r.skipped)
+        Fact(f"{r.backend} ({format_precision(r)}, {r.variant.device})", r.skipped)
         for r in results.rows
         if r.skipped
     )
     return (*rows, *(Fact(one.what, one.why) for one in results.skipped))
 
 
-def note_facts(results: Results) -> tuple[Fact, ...]:
+def list_notes(results: Results) -> tuple[Fact, ...]:
     """Notes on backends that ran."""
     return tuple(Fact(r.backend, _note(r)) for r in results.rows if r.note and r.skipped is None)
 
 
-def data_facts(results: Results) -> tuple[Fact, ...]:
+def describe_data(results: Results) -> tuple[Fact, ...]:
     """The images of the validation, without the names of unreadable files."""
     data = results.data
     sample = (
@@ -143,7 +145,7 @@ def data_facts(results: Results) -> tuple[Fact, ...]:
     )
     return (
         Fact("folder", data.path),
-        Fact("images", f"{count(data.images, 'image')} ({sample}, seed {data.seed})"),
+        Fact("images", f"{format_count(data.images, 'image')} ({sample}, seed {data.seed})"),
         Fact("classes", f"{data.classes:,}"),
         Fact("class mapping", data.class_mapping),
         *((Fact("subset", f"{data.subset}, logits of its classes only"),) if data.subset else ()),
@@ -153,7 +155,7 @@ def data_facts(results: Results) -> tuple[Fact, ...]:
     )
 
 
-def record_facts(results: Results) -> tuple[Fact, ...]:
+def describe_run(results: Results) -> tuple[Fact, ...]:
     """Model, weights and time of the validation."""
     return (
         Fact("model", results.model),
@@ -164,29 +166,29 @@ def record_facts(results: Results) -> tuple[Fact, ...]:
     )
 
 
-def term_facts() -> tuple[Fact, ...]:
+def list_terms() -> tuple[Fact, ...]:
     """Definitions of the terms in the report."""
-    return mapping_facts(define_terms(REPORT_TERMS))
+    return list_entries(define_terms(REPORT_TERMS))
 
 
-def mapping_facts(mapping: Mapping[str, str]) -> tuple[Fact, ...]:
+def list_entries(mapping: Mapping[str, str]) -> tuple[Fact, ...]:
     """The entries of `environment` or `provenance`, in their order."""
     return tuple(Fact(label, value or EMPTY) for label, value in mapping.items())
 
 
-def gate_name(gate: Gate) -> str:
+def format_gate(gate: Gate) -> str:
     """The gate as the user typed it: `--max-top1-drop 0.5`."""
     return f"--{gate.name} {gate.limit:g}"
 
 
-def gate_tone(gate: Gate) -> Tone:
+def choose_gate_tone(gate: Gate) -> Tone:
     """The colour of a gate's status."""
     return _GATE_TONES[gate.status]
 
 
-def verdict_tone(results: Results) -> Tone:
+def choose_verdict_tone(results: Results) -> Tone:
     """The colour of the worst gate; never good for untrained weights, bad for an invalid run."""
-    tones: set[Tone] = {gate_tone(g) for g in results.gates}
+    tones: set[Tone] = {choose_gate_tone(g) for g in results.gates}
     if results.untrained:
         tones.add("warning")
     if results.invalid:
@@ -209,8 +211,10 @@ def _latency_cell(row: Row, suffix: str) -> Cell | None:
     if row.timing is None:
         return None
     latency = row.timing.latency
-    median = milliseconds(latency.median) + suffix.format(batch=latency.batch)
-    return Cell(median, f"(p90 {three_digits(latency.p90)}, p99 {three_digits(latency.p99)})")
+    median = format_milliseconds(latency.median) + suffix.format(batch=latency.batch)
+    return Cell(
+        median, f"(p90 {format_three_digits(latency.p90)}, p99 {format_three_digits(latency.p99)})"
+    )
 
 
 def _timed_runs(row: Row) -> Cell | None:
@@ -223,12 +227,13 @@ def _note(row: Row) -> str:
     if difference is None:
         return row.note
     return (
-        f"{row.note} Its pixels differ from Pillow's by {three_digits(difference.mean)} of 255 "
-        f"on average, {three_digits(difference.largest)} at most."
+        f"{row.note} Its pixels differ from Pillow's by "
+        f"{format_three_digits(difference.mean)} of 255 on average, "
+        f"{format_three_digits(difference.largest)} at most."
     )
 
 
-def precision_label(row: Row) -> str:
+def format_precision(row: Row) -> str:
     """The precision of a row; `any` where it has none yet."""
     return row.variant.precision or "any"
 
@@ -239,29 +244,37 @@ def _drop_cell(row: Row) -> Cell | None:
 
 def _mcnemar_cell(row: Row) -> Cell | None:
     drop = row.accuracy.drop if row.accuracy else None
-    return Cell(probability(drop.mcnemar_p)) if drop else None
+    return Cell(format_probability(drop.mcnemar_p)) if drop else None
 
 
 def _throughput_cell(row: Row) -> Cell | None:
-    return Cell(three_digits(row.timing.latency.throughput_img_s)) if row.timing else None
+    return Cell(format_three_digits(row.timing.latency.throughput_img_s)) if row.timing else None
 
 
 def _percent_cell(interval: Interval | None) -> Cell | None:
-    return Cell(percent(interval.estimate), percent_range(interval)) if interval else None
+    return (
+        Cell(format_percent(interval.estimate), format_percent_range(interval))
+        if interval
+        else None
+    )
 
 
 def _points_cell(interval: Interval | None) -> Cell | None:
-    return Cell(points(interval.estimate), points_range(interval)) if interval else None
+    return (
+        Cell(format_points(interval.estimate), format_points_range(interval)) if interval else None
+    )
 
 
 def _published_cell(published: float | None, measured: Interval | None) -> Cell | None:
     if published is None or measured is None:
         return None
-    return Cell(percent(published), f"(measured {points(measured.estimate - published)})")
+    return Cell(
+        format_percent(published), f"(measured {format_points(measured.estimate - published)})"
+    )
 
 
 def _ratio_cell(interval: Interval | None) -> Cell | None:
-    return Cell(ratio(interval.estimate), ratio_range(interval)) if interval else None
+    return Cell(format_ratio(interval.estimate), format_ratio_range(interval)) if interval else None
 
 
 def _number_cell(value: float | None, write: Callable[[float], str]) -> Cell | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hvt_deploy.evaluation.record import Results, Row
-from hvt_deploy.evaluation.report.figures import EMPTY
+from hvt_deploy.evaluation.report.number_format import EMPTY
 from hvt_deploy.evaluation.report.tables import Cell, Column, Fact, Line, Table
-from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
+from hvt_deploy.graph.analysis.engine_audit import ByPrecision, EngineAudit
 
 GROUP_COLUMNS = (
     "stage",

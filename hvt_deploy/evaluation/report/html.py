@@ -5,7 +5,7 @@ from __future__ import annotations
 from hvt_deploy.evaluation.record import Results
 from hvt_deploy.evaluation.report import breakdown, content
 from hvt_deploy.evaluation.report.engine_layers import engines_table
-from hvt_deploy.evaluation.report.figures import EMPTY, scrub
+from hvt_deploy.evaluation.report.number_format import EMPTY, escape_controls
 from hvt_deploy.evaluation.report.pareto import draw_pareto, explain_no_pareto
 from hvt_deploy.evaluation.report.plots import draw_curves, draw_latencies
 from hvt_deploy.evaluation.report.svg import colour_of
@@ -27,20 +27,23 @@ def render_html(results: Results) -> str:
         untrained_title=content.UNTRAINED_TITLE,
         untrained_sentence=content.UNTRAINED_SENTENCE,
         intervals_sentence=content.INTERVALS_SENTENCE,
-        verdict_tone=content.verdict_tone(results),
-        summary=content.fill_table(results, content.summary_columns(results)),
-        accuracy=content.fill_table(results, content.accuracy_details(results)),
-        runs=content.fill_table(results, content.run_details(results)),
+        verdict_tone=content.choose_verdict_tone(results),
+        summary=content.fill_table(results, content.make_summary_columns(results)),
+        accuracy=content.fill_table(results, content.make_accuracy_columns(results)),
+        runs=content.fill_table(results, content.make_run_columns(results)),
         engines=engines_table(results),
-        gates=[(gate, content.gate_name(gate), content.gate_tone(gate)) for gate in results.gates],
-        notes=content.note_facts(results),
-        skipped=content.skipped_facts(results),
-        data=content.data_facts(results),
-        provenance=(*content.record_facts(results), *content.mapping_facts(results.provenance)),
-        environment=content.mapping_facts(results.environment),
-        terms=content.term_facts(),
+        gates=[
+            (gate, content.format_gate(gate), content.choose_gate_tone(gate))
+            for gate in results.gates
+        ],
+        notes=content.list_notes(results),
+        skipped=content.list_skipped(results),
+        data=content.describe_data(results),
+        provenance=(*content.describe_run(results), *content.list_entries(results.provenance)),
+        environment=content.list_entries(results.environment),
+        terms=content.list_terms(),
         colour_of=colour_of,
-        precision_label=content.precision_label,
+        precision_label=content.format_precision,
         empty=EMPTY,
         pareto=draw_pareto(results),
         no_pareto=explain_no_pareto(results),
@@ -56,13 +59,13 @@ def render_html(results: Results) -> str:
         answer_text=breakdown.answer_text,
         gpu=breakdown.gpu_grid(results.gpu),
     )
-    return scrub(page)
+    return escape_controls(page)
 
 
 def _shown_row(results: Results) -> int:
     """Index of the row whose class tables start unfolded: the first of the lowest precision."""
     precisions = [
-        colour_of(content.precision_label(row))
+        colour_of(content.format_precision(row))
         for row in results.rows
         if row.accuracy and row.accuracy.classes
     ]

@@ -19,21 +19,21 @@ from hvt_deploy.evaluation.report.content import (
     INTERVALS_SENTENCE,
     UNTRAINED_SENTENCE,
     UNTRAINED_TITLE,
-    accuracy_details,
-    data_facts,
+    describe_data,
+    describe_run,
     fill_table,
-    gate_name,
-    mapping_facts,
-    note_facts,
-    precision_label,
-    record_facts,
-    run_details,
-    skipped_facts,
-    summary_columns,
-    term_facts,
+    format_gate,
+    format_precision,
+    list_entries,
+    list_notes,
+    list_skipped,
+    list_terms,
+    make_accuracy_columns,
+    make_run_columns,
+    make_summary_columns,
 )
 from hvt_deploy.evaluation.report.engine_layers import engines_table
-from hvt_deploy.evaluation.report.figures import scrub
+from hvt_deploy.evaluation.report.number_format import escape_controls
 from hvt_deploy.evaluation.report.tables import Cell, Fact, Grid, Line, Table
 
 # An underscore inside a word is no emphasis on GitHub, so names such as fdvit_b stay readable.
@@ -50,8 +50,8 @@ def render_markdown(results: Results) -> str:
     blocks.append(f"**{_escape(results.verdict)}**")
     blocks += [f"> **Error:** {_escape(e)}" for e in results.errors]
     blocks += [f"> **Warning:** {_escape(w)}" for w in results.warnings]
-    blocks += ["## Results", *_results_table(fill_table(results, summary_columns(results)))]
-    blocks += _section("Notes", _bullets(note_facts(results)))
+    blocks += ["## Results", *_results_table(fill_table(results, make_summary_columns(results)))]
+    blocks += _section("Notes", _bullets(list_notes(results)))
     blocks += _section("Gates", _gates(results))
     blocks += _section(
         "Precision comparison",
@@ -62,23 +62,23 @@ def render_markdown(results: Results) -> str:
     blocks += _grids("Confusions", confusion_grids(results))
     blocks += _grids("ROC and precision-recall curves", (curve_grid(results),))
     blocks += _section("Flipped predictions", _flips(results))
-    blocks += _section("Skipped backends", _bullets(skipped_facts(results)))
-    details = fill_table(results, accuracy_details(results))
+    blocks += _section("Skipped backends", _bullets(list_skipped(results)))
+    details = fill_table(results, make_accuracy_columns(results))
     blocks += _section("Accuracy details", _backend_table(details))
-    runs = fill_table(results, run_details(results))
+    runs = fill_table(results, make_run_columns(results))
     blocks += _section("Devices and artifacts", _backend_table(runs))
     blocks += _section("Engine layer precision", _backend_table(engines_table(results)))
-    blocks += _section("Data", _bullets(data_facts(results)))
+    blocks += _section("Data", _bullets(describe_data(results)))
     if results.data.unreadable:
         blocks.append(
             "Unreadable files:\n\n" + "\n".join(f"- {_escape(f)}" for f in results.data.unreadable)
         )
     blocks += _section(
-        "Provenance", _bullets((*record_facts(results), *mapping_facts(results.provenance)))
+        "Provenance", _bullets((*describe_run(results), *list_entries(results.provenance)))
     )
-    blocks += _section("Environment", _bullets(mapping_facts(results.environment)))
-    blocks += _section("Terms", _bullets(term_facts()))
-    return scrub("\n\n".join(blocks) + "\n")
+    blocks += _section("Environment", _bullets(list_entries(results.environment)))
+    blocks += _section("Terms", _bullets(list_terms()))
+    return escape_controls("\n\n".join(blocks) + "\n")
 
 
 def _section(title: str, body: str) -> list[str]:
@@ -135,7 +135,7 @@ def _gates(results: Results) -> str:
         return ""
     titles = ["gate", "backend", "status", "reason"]
     rows = (
-        [f"`{gate_name(g)}`", _escape(g.backend), f"**{g.status}**", _escape(g.sentence)]
+        [f"`{format_gate(g)}`", _escape(g.backend), f"**{g.status}**", _escape(g.sentence)]
         for g in results.gates
     )
     return _table(titles, [False] * len(titles), rows)
@@ -150,7 +150,7 @@ def _table(
 
 def _backend(line: Line) -> tuple[str, str]:
     return _escape(line.row.backend) + (" (reference)" if line.is_reference else ""), _escape(
-        precision_label(line.row)
+        format_precision(line.row)
     )
 
 

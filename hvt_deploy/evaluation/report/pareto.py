@@ -10,8 +10,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from hvt_deploy.evaluation.record import Results
-from hvt_deploy.evaluation.report.content import precision_label
-from hvt_deploy.evaluation.report.figures import milliseconds, percent, percent_range
+from hvt_deploy.evaluation.report.content import format_precision
+from hvt_deploy.evaluation.report.number_format import (
+    format_milliseconds,
+    format_percent,
+    format_percent_range,
+)
 from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
 from hvt_deploy.evaluation.scores import Interval
 
@@ -70,8 +74,8 @@ def draw_pareto(results: Results) -> str:
         _draw_labels(axes, points)
 
     described = "; ".join(
-        f"{p.label}: {percent(p.top1.estimate)} {percent_range(p.top1)} "
-        f"at {milliseconds(p.latency)}"
+        f"{p.label}: {format_percent(p.top1.estimate)} {format_percent_range(p.top1)} "
+        f"at {format_milliseconds(p.latency)}"
         for p in points
     )
     return draw_svg("pareto", f"Top-1 accuracy against {latency_title}", described, _INCHES, draw)
@@ -134,7 +138,7 @@ def _find_points(results: Results) -> list[_Point]:
         points.append(
             _Point(
                 label,
-                colour_of(precision_label(row)),
+                colour_of(format_precision(row)),
                 row is results.rows[0],
                 latency,
                 row.accuracy.top1,

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.evaluation.record import Results, Row
-from hvt_deploy.evaluation.report.content import precision_label
-from hvt_deploy.evaluation.report.figures import milliseconds, scrub
+from hvt_deploy.evaluation.report.content import format_precision
+from hvt_deploy.evaluation.report.number_format import (
+    escape_controls,
+    format_milliseconds,
+)
 from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg, short_label, write_tick
 from hvt_deploy.evaluation.scores import Curve, Latency
 
@@ -43,7 +46,7 @@ def draw_latencies(results: Results) -> str:
         high = max(max(latency.p99, 1.02 * latency.median) for _, latency in timed) * 1.15
         for place, (row, latency) in enumerate(timed):
             _draw_ridge(
-                axes, -place, COLOURS[colour_of(precision_label(row))], latency, (low, high)
+                axes, -place, COLOURS[colour_of(format_precision(row))], latency, (low, high)
             )
         _scale_milliseconds(axes, low, high)
         axes.set_yticks(
@@ -56,13 +59,13 @@ def draw_latencies(results: Results) -> str:
         axes.set_xlabel(f"latency of one inference, batch {timed[0][1].batch} (ms)")
 
     described = "; ".join(
-        f"{row.backend}: median {milliseconds(latency.median)}" for row, latency in timed
+        f"{row.backend}: median {format_milliseconds(latency.median)}" for row, latency in timed
     )
     height = 0.9 + 0.62 * len(timed)
     return draw_svg(
         "latencies",
         "Latency distribution",
-        scrub(described),
+        escape_controls(described),
         (_WIDTH, height),
         draw,
     )
@@ -89,7 +92,7 @@ def draw_curves(results: Results) -> str:
         )
         styles = _styles([row for row, _ in drawn])
         for (row, curves), style in zip(drawn, styles, strict=True):
-            colour = COLOURS[colour_of(precision_label(row))]
+            colour = COLOURS[colour_of(format_precision(row))]
             for curve in curves:
                 is_pooled = curve.label is None
                 width, alpha = (1.9, 1.0) if is_pooled else (0.6, 0.25)
@@ -134,7 +137,7 @@ def _describe_curves(drawn: Sequence[tuple[Row, Sequence[Curve]]]) -> str:
         for curve in curves
         if curve.label is None
     )
-    return scrub(described)
+    return escape_controls(described)
 
 
 def _draw_ridge(
@@ -150,7 +153,7 @@ def _draw_ridge(
     axes.plot(middles, heights, color=colour, linewidth=1.4)
     axes.vlines(latency.median, base, base + 0.72, color=colour, linewidth=2.2)
     axes.vlines([latency.p90, latency.p99], base - 0.07, base + 0.07, color=colour, linewidth=1.4)
-    text, end = milliseconds(latency.median), max(latency.p99, latency.median)
+    text, end = format_milliseconds(latency.median), max(latency.p99, latency.median)
     axes.annotate(
         text,
         (end, base + 0.2),
@@ -187,7 +190,7 @@ def _styles(rows: Sequence[Row]) -> list[str]:
     seen: dict[str, int] = {}
     styles: list[str] = []
     for row in rows:
-        colour = colour_of(precision_label(row))
+        colour = colour_of(format_precision(row))
         styles.append(_LINE_STYLES[seen.get(colour, 0) % len(_LINE_STYLES)])
         seen[colour] = seen.get(colour, 0) + 1
     return styles

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from hvt_deploy.evaluation.report.figures import scrub
+from hvt_deploy.evaluation.report.number_format import escape_controls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def colour_of(precision: str) -> str:
 
 def short_label(name: str, longest: int) -> str:
     """The name of a backend as a label: safe to write, and at most `longest` characters."""
-    label = scrub(name)
+    label = escape_controls(name)
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 

@@ -17,15 +17,15 @@ from hvt_deploy.evaluation.report.content import (
     UNTRAINED_SENTENCE,
     UNTRAINED_TITLE,
     Tone,
-    data_facts,
+    choose_gate_tone,
+    choose_verdict_tone,
+    describe_data,
     fill_table,
-    gate_name,
-    gate_tone,
-    note_facts,
-    precision_label,
-    skipped_facts,
-    summary_columns,
-    verdict_tone,
+    format_gate,
+    format_precision,
+    list_notes,
+    list_skipped,
+    make_summary_columns,
 )
 from hvt_deploy.evaluation.report.engine_layers import (
     GROUP_COLUMNS,
@@ -33,9 +33,13 @@ from hvt_deploy.evaluation.report.engine_layers import (
     engine_facts,
     group_rows,
 )
-from hvt_deploy.evaluation.report.figures import EMPTY, count, scrub
+from hvt_deploy.evaluation.report.number_format import (
+    EMPTY,
+    escape_controls,
+    format_count,
+)
 from hvt_deploy.evaluation.report.tables import Cell, Line, Table
-from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 
 STYLES: dict[Tone, str] = {
     "good": "bold green",
@@ -70,19 +74,19 @@ def print_results(results: Results, console: Console) -> None:
         Panel(
             plain_text(results.verdict),
             title=plain_text(results.model),
-            border_style=STYLES[verdict_tone(results)],
+            border_style=STYLES[choose_verdict_tone(results)],
         )
     )
     for table in _result_tables(results, console):
         console.print(table)
     hint = f"{INTERVALS_SENTENCE} Terms: hvt-deploy validate --help"
     console.print(plain_text(hint, "dim"), soft_wrap=True)
-    _print_list(console, "Notes", [(f.label, f.value, "") for f in note_facts(results)])
+    _print_list(console, "Notes", [(f.label, f.value, "") for f in list_notes(results)])
     _print_list(
         console,
         "Gates",
         [
-            (g.status, f"{g.backend}, {gate_name(g)}. {g.sentence}", STYLES[gate_tone(g)])
+            (g.status, f"{g.backend}, {format_gate(g)}. {g.sentence}", STYLES[choose_gate_tone(g)])
             for g in results.gates
         ],
     )
@@ -92,7 +96,7 @@ def print_results(results: Results, console: Console) -> None:
         [(f.label, f.value, "") for f in engine_facts(results)],
     )
     _print_list(
-        console, "Skipped backends", [(f.label, f.value, "yellow") for f in skipped_facts(results)]
+        console, "Skipped backends", [(f.label, f.value, "yellow") for f in list_skipped(results)]
     )
     _print_list(
         console, "Precision comparison", [("", c.sentence, "") for c in results.comparisons]
@@ -132,7 +136,7 @@ def print_audit(audit: EngineAudit, console: Console, *, by_group: bool = False)
 
 def _result_tables(results: Results, console: Console) -> list[RenderableType]:
     """One table where it fits, otherwise accuracy and speed below each other."""
-    columns = summary_columns(results)
+    columns = make_summary_columns(results)
     whole = fill_table(results, columns)
     if not whole.lines:
         return [plain_text("No backend ran.", "bold yellow")]
@@ -176,10 +180,14 @@ def _rich_table(table: Table, title: str) -> RichTable:
 
 
 def _backend(line: Line) -> Text:
-    tags = [precision_label(line.row), line.row.variant.device] + (
+    tags = [format_precision(line.row), line.row.variant.device] + (
         ["reference"] if line.is_reference else []
     )
-    return Text.assemble((scrub(line.row.backend), "bold"), "\n", (scrub(", ".join(tags)), "dim"))
+    return Text.assemble(
+        (escape_controls(line.row.backend), "bold"),
+        "\n",
+        (escape_controls(", ".join(tags)), "dim"),
+    )
 
 
 def _figure(cell: Cell) -> Text:
@@ -195,25 +203,27 @@ def _print_list(console: Console, title: str, entries: Sequence[tuple[str, str, 
     grid.add_column(overflow="fold")
     for label, sentence, style in entries:
         line = Text.assemble(
-            (scrub(label), style or "bold"), ": " if label else "", scrub(sentence)
+            (escape_controls(label), style or "bold"),
+            ": " if label else "",
+            escape_controls(sentence),
         )
         grid.add_row(plain_text("•"), line if label else plain_text(sentence, style))
     console.print(Group(Text(), plain_text(title, "bold"), grid))
 
 
 def _print_data(results: Results, console: Console) -> None:
-    facts = {f.label: f.value for f in data_facts(results)}
+    facts = {f.label: f.value for f in describe_data(results)}
     line = (
         f"{facts['folder']}: {facts['images']}, {facts['classes']} classes. "
         f"Mapping: {facts['class mapping']}"
     )
-    console.print(Group(Text(), Text.assemble(("Data: ", "bold"), scrub(line))))
+    console.print(Group(Text(), Text.assemble(("Data: ", "bold"), escape_controls(line))))
     unreadable = results.data.unreadable
     if unreadable:
         names = ", ".join(unreadable[:SHOWN_UNREADABLE])
         hidden = len(unreadable) - SHOWN_UNREADABLE
         more = f" and {hidden:,} more" if hidden > 0 else ""
-        skipped = f"Skipped {count(len(unreadable), 'unreadable file')}: {names}{more}"
+        skipped = f"Skipped {format_count(len(unreadable), 'unreadable file')}: {names}{more}"
         console.print(plain_text(skipped, "yellow"))
 
 
@@ -223,4 +233,4 @@ def _is_figure(text: str) -> bool:
 
 def plain_text(text: str, style: str = "") -> Text:
     """Text without markup, so that `[red]` in a path stays as it is."""
-    return Text(scrub(text), style=style)
+    return Text(escape_controls(text), style=style)

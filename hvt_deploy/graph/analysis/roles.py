@@ -75,7 +75,7 @@ DEFAULT_INT8_ROLES: tuple[Role, ...] = (
 )
 
 
-def role_of(node: onnx.NodeProto, constants: Collection[str]) -> Role:
+def find_role(node: onnx.NodeProto, constants: Collection[str]) -> Role:
     """The role of a node named `<module path>/<op>`; `constants` are the initializers' names."""
     path, _, op = node.name.rpartition("/")
     constant = any(name in constants for name in node.input)
@@ -121,6 +121,6 @@ def stage_of(node_name: str) -> str:
     return "stem" if re.search(r"(^|\.)(patch_embed|stem|conv_stem|model)(\.|$)", path) else "head"
 
 
-def group_of(node: onnx.NodeProto, constants: Collection[str]) -> str:
+def find_group(node: onnx.NodeProto, constants: Collection[str]) -> str:
     """The unit that is quantized or not as a whole: "<stage>/<role>"."""
-    return f"{stage_of(node.name)}/{role_of(node, constants)}"
+    return f"{stage_of(node.name)}/{find_role(node, constants)}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto
 
-from hvt_deploy.graph.analysis.facts import read_facts
+from hvt_deploy.graph.analysis.node_facts import read_facts
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.queries import map_producers
 

@@ -17,7 +17,7 @@ import onnx
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import CALIBRATORS, Calibrator, CalibratorChoice, Recovery
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.graph.analysis.roles import role_of
+from hvt_deploy.graph.analysis.roles import find_role
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibrators import choose_threshold
 from hvt_deploy.graph.quantization.int8_calibration import Effect, Int8Calibration
@@ -248,7 +248,7 @@ def _sqnr_by_role(
 ) -> dict[str, dict[str, float]]:
     """The local SQNR in dB by role and calibrator, from the mean relative noise of its nodes."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    roles = {node.name: role_of(node, constants) for node in model.graph.node}
+    roles = {node.name: find_role(node, constants) for node in model.graph.node}
     by_role: dict[str, dict[str, float]] = {}
     for role in dict.fromkeys(roles[name] for error in errors.values() for name in error):
         by_role[role] = {}

@@ -18,9 +18,9 @@ from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.graph.order import sort_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.queries import find_used, map_producers
+from hvt_deploy.graph.topological_order import sort_nodes
 
 FP16_MAX = 65504.0
 # Other images have larger activations than those of the calibration set.

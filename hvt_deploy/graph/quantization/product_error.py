@@ -15,7 +15,7 @@ from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.qdq import QUANTIZED_OPS
-from hvt_deploy.graph.queries import map_producers, output_channel_axis
+from hvt_deploy.graph.queries import find_output_channel_axis, map_producers
 from hvt_deploy.graph.storage import load_onnx
 
 _COPY_SUFFIX = "/int8"
@@ -126,7 +126,7 @@ def _add_comparison(
 ) -> None:
     """Add the outputs `<name>/signal`, `/noise` and `/shift` of `result` against `original`."""
     graph, convolution = model.graph, original.op_type == "Conv"
-    channels = weight_dims[output_channel_axis(original)]
+    channels = weight_dims[find_output_channel_axis(original)]
     shape = numpy_helper.from_array(np.array([-1, channels]), f"{name}/shape")
     graph.initializer.append(shape)
     error, by_channel = f"{name}/error", f"{name}/error_NC"

@@ -16,11 +16,11 @@ from onnx import helper
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput, ToolFailure
-from hvt_deploy.graph.analysis.roles import group_of, role_of
+from hvt_deploy.graph.analysis.roles import find_group, find_role
 from hvt_deploy.graph.edit import GraphEdit, copy_model, replace_input
 from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.graph.order import sort_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
+from hvt_deploy.graph.topological_order import sort_nodes
 
 QUANTIZED_OPS = ("Conv", "MatMul", "Gemm")
 
@@ -39,8 +39,8 @@ def select_nodes(
         for node in model.graph.node
         if node.op_type in QUANTIZED_OPS
         and node.input[1] in weights
-        and role_of(node, weights) in roles
-        and group_of(node, weights) not in excluded
+        and find_role(node, weights) in roles
+        and find_group(node, weights) not in excluded
     ]
 
 

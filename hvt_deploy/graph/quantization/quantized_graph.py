@@ -6,14 +6,14 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from hvt_deploy.core.config import QuantizationConfig
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import GraphKey
+from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
+from hvt_deploy.graph.quantization.external_weights import make_outline
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
-from hvt_deploy.graph.quantization.outline import make_outline
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.storage import load_onnx

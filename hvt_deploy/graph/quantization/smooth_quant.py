@@ -21,7 +21,7 @@ from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
 from hvt_deploy.graph.edit import GraphEdit
 from hvt_deploy.graph.quantization.ort_session import open_graph
-from hvt_deploy.graph.queries import map_readers, output_channel_axis, weight_is_transposed
+from hvt_deploy.graph.queries import find_output_channel_axis, map_readers, weight_is_transposed
 from hvt_deploy.graph.storage import load_onnx
 
 # The exponent a, the share of the outliers that moves into the weights: the paper's value.
@@ -59,7 +59,7 @@ def measure_smoothing(
         name: _scales(
             maxima,
             [
-                np.abs(weights[node.input[1]]).max(axis=output_channel_axis(node))
+                np.abs(weights[node.input[1]]).max(axis=find_output_channel_axis(node))
                 for node in linears[name]
             ],
         )

@@ -12,11 +12,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from hvt_deploy.models.dfvt.model import (
-    Block,
     ConvBranch,
     DFvT,
-    Select,
-    Stage,
+    DFvTBlock,
+    DFvTSelect,
+    DFvTStage,
     WindowAttention,
     space_to_depth,
     window_order,
@@ -91,7 +91,7 @@ class DeployedSelect(nn.Module):
     within a neighbouring kernel, where a product with one column took two or three of its own.
     """
 
-    def __init__(self, reference: Select) -> None:
+    def __init__(self, reference: DFvTSelect) -> None:
         super().__init__()
         norm, linear = (cast("nn.LayerNorm | nn.Linear", layer) for layer in reference.fc_spatial)
         weight_C = linear.weight.detach()[0]
@@ -110,13 +110,13 @@ class DeployedSelect(nn.Module):
 class DeployedStage(nn.Module):
     """`Stage` between maps: inside, the tokens are in the order of the windows."""
 
-    def __init__(self, reference: Stage) -> None:
+    def __init__(self, reference: DFvTStage) -> None:
         super().__init__()
         self.blocks = copy.deepcopy(reference.blocks)
         for block in self.blocks:
-            block = cast("Block", block)
+            block = cast("DFvTBlock", block)
             block.attn = DeployedWindowAttention(cast("WindowAttention", block.attn))
-            block.select = DeployedSelect(cast("Select", block.select))
+            block.select = DeployedSelect(cast("DFvTSelect", block.select))
         self.downsample = copy.deepcopy(reference.downsample)
         self.arrange = self.restore = nn.Identity()
         if reference.window < reference.side:
@@ -167,7 +167,7 @@ class DeployedDFvT(nn.Module):
         p = reference.patch_embed
         self.patch_embed = _fold(nn.Sequential(p.proj1, p.norm1, p.act, p.proj2, p.norm, p.act))
         self.layers = nn.ModuleList(
-            DeployedStage(cast("Stage", stage)) for stage in reference.layers
+            DeployedStage(cast("DFvTStage", stage)) for stage in reference.layers
         )
         self.convlayers = copy.deepcopy(reference.convlayers)
         for branch in self.convlayers:

@@ -52,7 +52,7 @@ def _conv_bn(
     return [conv, nn.BatchNorm2d(out_channels)]
 
 
-class PatchEmbed(nn.Module):
+class DFvTPatchEmbed(nn.Module):
     """Two strided convolutions, each with BatchNorm and SiLU: images (B, 3, H, W) to a map (B, C,
     H/4, W/4).
     """
@@ -132,7 +132,7 @@ class WindowAttention(nn.Module):
         return self.proj(mixed_BNC)[:, order.argsort()]
 
 
-class Select(nn.Module):
+class DFvTSelect(nn.Module):
     """The paper's DANE: blends tokens with local features by a gate per token plus a gate per
     channel.
     """
@@ -155,7 +155,7 @@ class Select(nn.Module):
         return local_BNC * share_BNC + tokens_BNC * (1 - share_BNC)
 
 
-class Block(nn.Module):
+class DFvTBlock(nn.Module):
     """Pre-norm transformer block whose attention's result is blended with the stage's local
     features.
     """
@@ -164,7 +164,7 @@ class Block(nn.Module):
         self, channels: int, heads: int, mlp_ratio: int, side: int, window: int, shift: int
     ) -> None:
         super().__init__()
-        self.select: nn.Module = Select(channels)
+        self.select: nn.Module = DFvTSelect(channels)
         self.norm1 = nn.LayerNorm(channels)
         self.attn: nn.Module = WindowAttention(channels, heads, side, window, shift)
         self.norm2 = nn.LayerNorm(channels)
@@ -191,7 +191,7 @@ class Widening(nn.Module):
         return self.reduction(self.norm(tokens_BNC))
 
 
-class Stage(nn.Module):
+class DFvTStage(nn.Module):
     """The blocks of one resolution, and the way to the next stage if there is one."""
 
     def __init__(self, architecture: DFvTArchitecture, index: int) -> None:
@@ -202,7 +202,9 @@ class Stage(nn.Module):
         self.window = min(a.window_size, self.side)
         shift = self.window // 2 if self.window < self.side else 0
         self.blocks = nn.ModuleList(
-            Block(channels, a.heads[index], a.mlp_ratio, self.side, self.window, shift * (j % 2))
+            DFvTBlock(
+                channels, a.heads[index], a.mlp_ratio, self.side, self.window, shift * (j % 2)
+            )
             for j in range(a.depths[index])
         )
         self.downsample = nn.Identity() if self.is_last else Widening(channels)
@@ -228,8 +230,8 @@ class DFvT(nn.Module):
         a = architecture
         self.architecture, self.num_classes = a, num_classes
         last = len(a.depths) - 1
-        self.patch_embed = PatchEmbed(a.channels[0])
-        self.layers = nn.ModuleList(Stage(a, i) for i in range(len(a.depths)))
+        self.patch_embed = DFvTPatchEmbed(a.channels[0])
+        self.layers = nn.ModuleList(DFvTStage(a, i) for i in range(len(a.depths)))
         self.convlayers = nn.ModuleList(
             ConvBranch(c, 1 if i == last else 2) for i, c in enumerate(a.channels)
         )

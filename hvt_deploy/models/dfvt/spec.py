@@ -72,7 +72,7 @@ def _official(name: str) -> ModelSpec:
     )
 
 
-SPECS: dict[str, ModelSpec] = {
+DFVT_SPECS: dict[str, ModelSpec] = {
     **{name: _official(name) for name in _ROWS},
     "dfvt_demo": demo_spec("dfvt", _DEMO, _DEMO.image_size, ModelCost(416_114, 10_080_256)),
 }

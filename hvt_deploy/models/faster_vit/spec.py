@@ -243,7 +243,7 @@ def _any_res(row: str) -> ModelSpec:
     return _official(f"{name}_any_res", row, size)
 
 
-SPECS: dict[str, ModelSpec] = {
+FASTER_VIT_SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
         *(_official(name, name, row[0].image_size) for name, row in _ROWS.items()),

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hvt_deploy.models.fdvit.model import Block, FDViT, LocalAttention, Pool
+from hvt_deploy.models.fdvit.model import FDViT, FDViTBlock, LocalAttention, Pool
 from hvt_deploy.models.layers import (
     DeployedAttention,
     LinearMap,
@@ -48,7 +48,7 @@ class DeployedFDViT(nn.Module):
         self.patch_embed = copy.deepcopy(reference.patch_embed)
         self.transformers = copy.deepcopy(reference.transformers)
         for block in list(self.transformers.modules()):
-            if isinstance(block, Block) and isinstance(block.attn, LocalAttention):
+            if isinstance(block, FDViTBlock) and isinstance(block.attn, LocalAttention):
                 block.attn = DeployedAttention(block.attn, local=block.attn.get_v)
         self.pools = nn.ModuleList(DeployedPool(cast("Pool", pool)) for pool in reference.pools)
         self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)

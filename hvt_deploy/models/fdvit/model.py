@@ -25,7 +25,7 @@ def _resample(map_BCHW: Tensor, side: int) -> Tensor:
     return F.interpolate(map_BCHW, (side, side), mode="bilinear", align_corners=True)
 
 
-class PatchEmbed(nn.Module):
+class FDViTPatchEmbed(nn.Module):
     """Overlapping patches: one strided convolution, images (B, 3, H, W) to a map (B, C, n, n)."""
 
     def __init__(self, channels: int, patch_size: int, stride: int) -> None:
@@ -53,7 +53,7 @@ class LocalAttention(SelfAttention):
         return self.proj(self.mix_values(qkv_BNF, bias_ENN) + local_BNC)
 
 
-class Block(nn.Module):
+class FDViTBlock(nn.Module):
     """Pre-norm transformer block on tokens (B, N, C)."""
 
     def __init__(self, channels: int, heads: int, mlp_ratio: int) -> None:
@@ -69,10 +69,10 @@ class Block(nn.Module):
         return tokens_BNC + self.mlp(self.norm2(tokens_BNC))
 
 
-class Stage(nn.Module):
+class FDViTStage(nn.Module):
     """The blocks of one resolution, under the official keys `transformers.i.blocks.j`."""
 
-    def __init__(self, blocks: list[Block]) -> None:
+    def __init__(self, blocks: list[FDViTBlock]) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
 
@@ -123,9 +123,9 @@ class FDViT(nn.Module):
         self.pos_embed = nn.Parameter(
             0.02 * torch.randn(1, a.channels[0], a.map_sizes[0], a.map_sizes[0])
         )
-        self.patch_embed = PatchEmbed(a.channels[0], a.patch_size, a.stride)
+        self.patch_embed = FDViTPatchEmbed(a.channels[0], a.patch_size, a.stride)
         self.transformers = nn.ModuleList(
-            Stage([Block(channels, heads, a.mlp_ratio) for _ in range(depth)])
+            FDViTStage([FDViTBlock(channels, heads, a.mlp_ratio) for _ in range(depth)])
             for channels, heads, depth in zip(a.channels, a.heads, a.depths, strict=True)
         )
         steps = list(zip(pairwise(a.channels), pairwise(a.map_sizes), strict=True))

@@ -78,7 +78,7 @@ def _official(name: str) -> ModelSpec:
     )
 
 
-SPECS: dict[str, ModelSpec] = {
+FDVIT_SPECS: dict[str, ModelSpec] = {
     **{name: _official(name) for name in _ROWS},
     "fdvit_demo": demo_spec("fdvit", _DEMO, _DEMO.image_size, ModelCost(458_534, 31_521_456)),
 }

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hvt_deploy.models.hvt.model import HVT, Block
+from hvt_deploy.models.hvt.model import HVT, HVTBlock
 from hvt_deploy.models.hvt.spec import POOL_STRIDE
 from hvt_deploy.models.layers import DeployedAttention, SelfAttention
 
@@ -19,7 +19,7 @@ class DeployedBlock(nn.Module):
     what follows, and not every TensorRT pools sequences.
     """
 
-    def __init__(self, reference: Block) -> None:
+    def __init__(self, reference: HVTBlock) -> None:
         super().__init__()
         self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
         self.attn = DeployedAttention(cast("SelfAttention", reference.attn))
@@ -52,7 +52,7 @@ class DeployedHVT(nn.Module):
             copy.deepcopy(reference.pos_embed),
         )
         self.blocks = nn.Sequential(
-            *(DeployedBlock(cast("Block", block)) for block in reference.blocks)
+            *(DeployedBlock(cast("HVTBlock", block)) for block in reference.blocks)
         )
         self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)
         self.eval().requires_grad_(requires_grad=False)

@@ -16,7 +16,7 @@ from hvt_deploy.models.layers import Mlp, SelfAttention, map_to_tokens
 _EPS = 1e-6
 
 
-class PatchEmbed(nn.Module):
+class HVTPatchEmbed(nn.Module):
     """Patches that do not overlap: images (B, 3, H, W) to tokens (B, N, C) in raster order."""
 
     def __init__(self, channels: int, patch_size: int) -> None:
@@ -28,7 +28,7 @@ class PatchEmbed(nn.Module):
         return map_to_tokens(self.proj(images_NCHW))
 
 
-class Block(nn.Module):
+class HVTBlock(nn.Module):
     """Pre-norm transformer block; where it pools (paper section 3.2), N tokens become N' and get
     new positions.
     """
@@ -67,12 +67,12 @@ class HVT(nn.Module):
         a = architecture
         self.num_classes = num_classes
         counts = a.token_counts
-        self.patch_embed = PatchEmbed(a.channels, a.patch_size)
+        self.patch_embed = HVTPatchEmbed(a.channels, a.patch_size)
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, counts[0], a.channels))
         pooled = [a.pool_every is not None and i % a.pool_every == 0 for i in range(a.blocks)]
         self.blocks = nn.Sequential(
             *(
-                Block(
+                HVTBlock(
                     a.channels,
                     a.heads,
                     a.mlp_ratio,

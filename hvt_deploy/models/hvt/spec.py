@@ -152,7 +152,7 @@ def _official(name: str) -> ModelSpec:
     )
 
 
-SPECS: dict[str, ModelSpec] = {
+HVT_SPECS: dict[str, ModelSpec] = {
     **{name: _official(name) for name in _ROWS},
     "hvt_demo": demo_spec("hvt", _DEMO, _DEMO.image_size, ModelCost(687_466, 22_402_944)),
 }

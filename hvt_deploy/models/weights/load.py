@@ -30,8 +30,8 @@ from hvt_deploy.models.weights.key_report import (
 )
 from hvt_deploy.models.weights.nearest import (
     describe_nearest,
-    needed_at_inference,
-    tables_of_another,
+    find_tables_of_another,
+    list_needed_at_inference,
 )
 
 
@@ -128,7 +128,7 @@ def _parameters_without_memory() -> Generator[None]:
 
 
 def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
-    wanted = needed_at_inference(model)
+    wanted = list_needed_at_inference(model)
     keys = classify_keys(container.state, wanted, spec_of(model), family_of(model))
     given = {
         key.target: container.state[key.key].detach() for key in keys if key.status == "loaded"
@@ -157,7 +157,7 @@ def save_reference(model: nn.Module, path: Path) -> None:
 
     tensors: dict[str, Tensor] = {}
     stored = set[int]()
-    for key, tensor in needed_at_inference(model).items():
+    for key, tensor in list_needed_at_inference(model).items():
         values = tensor.contiguous().cpu()
         place = values.untyped_storage().data_ptr()
         tensors[key] = (
@@ -261,7 +261,7 @@ def _check_tables(container: Container, model: nn.Module) -> None:
     Any-resolution models take such weights: they are made for other sizes.
     """
     spec, state = spec_of(model), container.state
-    for key in () if spec.resizable else tables_of_another(spec, family_of(model), state):
+    for key in () if spec.resizable else find_tables_of_another(spec, family_of(model), state):
         raise BadInput(
             f"{container.path} is not a checkpoint of {spec.name}: its weights have the right "
             f"shapes, but were trained with other windows ({key} is {tuple(state[key].shape)}).",

@@ -19,7 +19,7 @@ from hvt_deploy.models.weights.key_report import classify_keys
 _LIKENESS = 0.3
 
 
-def needed_at_inference(model: nn.Module) -> dict[str, Tensor]:
+def list_needed_at_inference(model: nn.Module) -> dict[str, Tensor]:
     """The state dict without train-only keys and without buffers that the model computes itself."""
     family = family_of(model)
     return {
@@ -30,7 +30,9 @@ def needed_at_inference(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def tables_of_another(spec: ModelSpec, family: Family, state: Mapping[str, Tensor]) -> list[str]:
+def find_tables_of_another(
+    spec: ModelSpec, family: Family, state: Mapping[str, Tensor]
+) -> list[str]:
     """Computed buffers of a file that have other shapes than in the official file of `spec`."""
     if family.stored_shapes is None:
         return []
@@ -53,7 +55,7 @@ class _Known:
         keys = classify_keys(state, self.shapes, self.spec, self.family)
         given = {key.target: state[key.key].shape for key in keys if key.status == "loaded"}
         fitting = sum(self._fits(key, given[key]) for key in given.keys() & self.shapes.keys())
-        wrong = len(tables_of_another(self.spec, self.family, state))
+        wrong = len(find_tables_of_another(self.spec, self.family, state))
         return fitting, len(given.keys() | self.shapes.keys()) + wrong
 
     def _fits(self, key: str, shape: torch.Size) -> bool:
@@ -70,7 +72,7 @@ def _known_models() -> tuple[_Known, ...]:
 
 
 def _known(model: nn.Module) -> _Known:
-    shapes = {key: tensor.shape for key, tensor in needed_at_inference(model).items()}
+    shapes = {key: tensor.shape for key, tensor in list_needed_at_inference(model).items()}
     return _Known(spec_of(model), family_of(model), shapes)
 
 

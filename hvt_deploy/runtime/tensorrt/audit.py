@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hvt_deploy.graph.analysis.audit_types import (
+from hvt_deploy.graph.analysis.engine_audit import (
     ByPrecision,
     EngineAudit,
     GroupAudit,
     NotInt8,
 )
-from hvt_deploy.graph.analysis.facts import NodeFacts
+from hvt_deploy.graph.analysis.node_facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
 
 FUSED_ATTENTION = "_gemm_mha_v2"

@@ -14,7 +14,7 @@ from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import FlavourName, Precision, Skipped
-from hvt_deploy.graph.analysis.audit_types import EngineAudit
+from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile

@@ -29,7 +29,7 @@ from hvt_deploy.evaluation.report.markdown import render_markdown
 from hvt_deploy.evaluation.report.terminal import print_results, print_table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, TERMS
 from hvt_deploy.evaluation.scores import ClassCounts
-from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit
+from hvt_deploy.graph.analysis.engine_audit import ByPrecision, EngineAudit
 
 
 def terminal(results):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from onnx import helper
 
-from hvt_deploy.graph.analysis.roles import group_of, role_of, stage_of
+from hvt_deploy.graph.analysis.roles import find_group, find_role, stage_of
 
 WEIGHT = "w"
 
@@ -47,7 +47,7 @@ def node(name, *, constant=True, group=1):
     ],
 )
 def test_nodes_with_a_constant(name, role):
-    assert role_of(node(name), {WEIGHT}) == role
+    assert find_role(node(name), {WEIGHT}) == role
 
 
 @pytest.mark.parametrize(
@@ -69,20 +69,21 @@ def test_nodes_with_a_constant(name, role):
     ],
 )
 def test_nodes_of_two_activations(name, role):
-    assert role_of(node(name, constant=False), {WEIGHT}) == role
+    assert find_role(node(name, constant=False), {WEIGHT}) == role
 
 
 @pytest.mark.parametrize(("group", "role"), [(1, "conv"), (2, "depthwise"), (8, "depthwise")])
 def test_convolutions_of_two_groups_or_more_are_depthwise(group, role):
-    assert role_of(node("convlayers.0.conv1.0/Conv", group=group), {WEIGHT}) == role
+    assert find_role(node("convlayers.0.conv1.0/Conv", group=group), {WEIGHT}) == role
 
 
 def test_depthwise_convolutions_have_their_own_role():
-    assert role_of(node("convlayers.0.conv1.0/Conv", group=8), {WEIGHT}) == "depthwise"
+    assert find_role(node("convlayers.0.conv1.0/Conv", group=8), {WEIGHT}) == "depthwise"
     assert (
-        role_of(node("levels.2.global_tokenizer.pos_embed/Conv", group=8), {WEIGHT}) == "depthwise"
+        find_role(node("levels.2.global_tokenizer.pos_embed/Conv", group=8), {WEIGHT})
+        == "depthwise"
     )
-    assert role_of(node("blocks.0.attn.get_v/Conv", group=8), {WEIGHT}) == "local position"
+    assert find_role(node("blocks.0.attn.get_v/Conv", group=8), {WEIGHT}) == "local position"
 
 
 @pytest.mark.parametrize(
@@ -104,4 +105,4 @@ def test_stages(name, stage):
 
 
 def test_a_group_is_a_stage_and_a_role():
-    assert group_of(node("levels.3.blocks.4.mlp.fc1/MatMul"), {WEIGHT}) == "3/fc1"
+    assert find_group(node("levels.3.blocks.4.mlp.fc1/MatMul"), {WEIGHT}) == "3/fc1"

@@ -17,7 +17,6 @@ from running import sqnr
 
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.cpu_int8 import (
     gather_gelu,
@@ -30,6 +29,7 @@ from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.models.weights.load import seed_random_weights

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from running import run, sqnr
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, role_of
+from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, find_role
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.fp16 import to_fp16
@@ -211,7 +211,7 @@ def test_a_residual_sum_does_not_read_what_its_neighbour_quantizes():
 def test_only_the_roles_asked_for_are_quantized(fp32, ranges):
     quantized = quantize_int8(fp32, ranges, ("fc1",))
     scales = [n for n in quantized.graph.node if n.op_type == "QuantizeLinear"]
-    fc1 = [n for n in fp32.graph.node if n.op_type == "MatMul" and role_of(n, ()) == "fc1"]
+    fc1 = [n for n in fp32.graph.node if n.op_type == "MatMul" and find_role(n, ()) == "fc1"]
     assert len(scales) == len(fc1) > 0
     with pytest.raises(BadInput, match="No node is left"):
         quantize_int8(fp32, ranges, ("carrier",))

@@ -17,7 +17,7 @@ from fake_tensorrt import FakeCuda, FakeTensorRT, World
 
 from hvt_deploy.core import environment
 from hvt_deploy.core.environment import Gpu
-from hvt_deploy.evaluation import gpu
+from hvt_deploy.evaluation import gpu_state
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.tensorrt import build, build_process
 
@@ -61,7 +61,7 @@ def install() -> None:
     sys.modules["tensorrt"] = tensorrt
     sys.modules["cuda.bindings.runtime"] = FakeCuda(world)
     environment.find_gpus = lambda: (H100,)
-    gpu.open_nvml = lambda: lambda: gpu.GpuReading(1980, 300.0, 50, (), 4096.0)
+    gpu_state.open_nvml = lambda: lambda: gpu_state.GpuReading(1980, 300.0, 50, (), 4096.0)
 
 
 run_in_child = build.run_in_child

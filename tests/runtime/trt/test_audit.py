@@ -6,8 +6,8 @@ import pytest
 
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.graph.analysis.audit_types import ByPrecision, EngineAudit, NotInt8
-from hvt_deploy.graph.analysis.facts import NodeFacts
+from hvt_deploy.graph.analysis.engine_audit import ByPrecision, EngineAudit, NotInt8
+from hvt_deploy.graph.analysis.node_facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.layer_list import parse_inspector_json, parse_layer_lines
 

@@ -17,8 +17,8 @@ from fake_tensorrt import RTX, VERSIONS, FakeCuda, FakeTensorRT, World
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import FlavourName
+from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
-from hvt_deploy.runtime.registry import open_backend
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.backend import TrtBackend
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome

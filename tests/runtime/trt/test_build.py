@@ -14,8 +14,8 @@ import pytest
 from onnx import ModelProto
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
-from hvt_deploy.graph.analysis.audit_types import ByPrecision
-from hvt_deploy.graph.analysis.facts import read_facts
+from hvt_deploy.graph.analysis.engine_audit import ByPrecision
+from hvt_deploy.graph.analysis.node_facts import read_facts
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
 from hvt_deploy.runtime.tensorrt.flavours import open_flavour

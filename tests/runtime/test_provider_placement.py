@@ -17,7 +17,7 @@ from hvt_deploy.evaluation.measurement import open_candidates
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.runtime import ort
-from hvt_deploy.runtime.placement import Placement, read_placement
+from hvt_deploy.runtime.provider_placement import Placement, read_placement
 from hvt_deploy.runtime.variant import Variant
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-from hvt_deploy.graph.analysis.facts import read_facts
+from hvt_deploy.graph.analysis.node_facts import read_facts
 
 
 def facts(text, **arrays):

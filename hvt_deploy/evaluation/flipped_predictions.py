@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import LabelsN
-from hvt_deploy.evaluation.classes import NO_CLASS
+from hvt_deploy.evaluation.class_scores import NO_CLASS
 from hvt_deploy.evaluation.scores import Answer, Flip
 
 KEPT_FLIPS = 12

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hvt_deploy.commands.config import config_of, write_configs
-from hvt_deploy.core.config import dump_config, load_config, with_flags
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.run_config import dump_config, load_config, with_flags
 
 PACKAGED = Path(__file__).parents[2] / "export_configs"
 

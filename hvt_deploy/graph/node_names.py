@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from hvt_deploy.graph.edit import copy_model
-from hvt_deploy.graph.modules import ROOT_PATH, path_of
+from hvt_deploy.graph.module_graph import ROOT_PATH, read_module_path
 from hvt_deploy.graph.queries import map_producers
 
 # Torch's exporter writes the module paths that a node came from here, as a Python list; the last
@@ -33,11 +33,14 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
     else that of the node before it.
     """
     producers = map_producers(original.graph)
-    by_name = {node.name: path_of(node.name) for node in original.graph.node}
-    by_output = {out: path_of(node.name) for out, node in producers.items()}
+    by_name = {node.name: read_module_path(node.name) for node in original.graph.node}
+    by_output = {out: read_module_path(node.name) for out, node in producers.items()}
     weights = {tensor.name for tensor in original.graph.initializer}
     by_weight = {
-        i: path_of(node.name) for node in original.graph.node for i in node.input if i in weights
+        i: read_module_path(node.name)
+        for node in original.graph.node
+        for i in node.input
+        if i in weights
     }
     restored = copy_model(simplified)
     paths: list[str] = []
@@ -62,7 +65,7 @@ def _path_of_product(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProt
     found = producers.get(node.output[0]) if node.op_type in _PRODUCTS else None
     while found is not None and found.op_type not in _PRODUCTS:
         found = next((producers[name] for name in found.input if name in producers), None)
-    return path_of(found.name) if found is not None else None
+    return read_module_path(found.name) if found is not None else None
 
 
 def _module_path(node: onnx.NodeProto) -> str:

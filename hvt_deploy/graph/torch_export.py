@@ -17,8 +17,8 @@ from torch import nn
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.fold import fold_large
-from hvt_deploy.graph.large import LARGE_BYTES
-from hvt_deploy.graph.names import name_nodes
+from hvt_deploy.graph.large_weights import LARGE_BYTES
+from hvt_deploy.graph.node_names import name_nodes
 from hvt_deploy.graph.opset import NATIVE_OPSET, read_opset
 
 # An example batch of 1 would be baked into the graph.

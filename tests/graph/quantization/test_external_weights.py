@@ -9,18 +9,18 @@ import pytest
 from onnx import numpy_helper
 
 from hvt_deploy.commands.quantize import GRAPHS_OF
-from hvt_deploy.core.config import QuantizationConfig
+from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.graph import large
+from hvt_deploy.graph import large_weights
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
-from hvt_deploy.graph.export import export_onnx
+from hvt_deploy.graph.quantization.external_weights import make_outline
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
-from hvt_deploy.graph.quantization.outline import make_outline
 from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
 from hvt_deploy.models.weights.load import seed_random_weights
 
@@ -47,7 +47,7 @@ def test_ranges_do_not_depend_on_where_the_weights_are(files):
 
 @pytest.mark.parametrize("key", GRAPHS_OF["int8"])
 def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
-    monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
+    monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
     inside, beside, ranges, _ = files
     quantization = QuantizationConfig(DEFAULT_INT8_ROLES)
     expected, kept = make_quantized_graph(
@@ -71,7 +71,7 @@ def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, 
 
 
 def test_an_outline_is_small_and_reads_weights_only_to_find_their_largest(files, monkeypatch):
-    monkeypatch.setattr(large, "LARGE_BYTES", 2**12)
+    monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
     model = load_onnx(files[1], weights=False)
     outlined = make_outline(model, files[1].parent, select_nodes(model, DEFAULT_INT8_ROLES))
     assert len(outlined.external) > 20

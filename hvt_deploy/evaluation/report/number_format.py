@@ -9,7 +9,7 @@ from hvt_deploy.evaluation.scores import Interval
 EMPTY = "–"
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """`97.40 %`; more digits where rounding would hide the last wrong images: `99.998 %`."""
     if not math.isfinite(value):
         return EMPTY
@@ -19,12 +19,12 @@ def percent(value: float) -> str:
     return f"{value:.{decimals}f} %"
 
 
-def points(value: float) -> str:
+def format_points(value: float) -> str:
     """A difference of two percentages: `+0.20 pts`."""
     return f"{_signed(value, 2)} pts" if math.isfinite(value) else EMPTY
 
 
-def percent_range(interval: Interval) -> str:
+def format_percent_range(interval: Interval) -> str:
     """`[95.6, 98.5]`, with a second decimal once the interval is narrower than half a point."""
     low, high = interval.low, interval.high
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -33,7 +33,7 @@ def percent_range(interval: Interval) -> str:
     return f"[{_unsigned(low, decimals)}, {_unsigned(high, decimals)}]"
 
 
-def points_range(interval: Interval) -> str:
+def format_points_range(interval: Interval) -> str:
     """`[-0.4, +0.9]`, with a second decimal once the interval is narrower than half a point."""
     low, high = interval.low, interval.high
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -42,12 +42,12 @@ def points_range(interval: Interval) -> str:
     return f"[{_signed(low, decimals)}, {_signed(high, decimals)}]"
 
 
-def ratio(value: float) -> str:
+def format_ratio(value: float) -> str:
     """`1.83×`, from ten on `12.3×`."""
     return f"{_ratio_digits(value)}×" if math.isfinite(value) else EMPTY
 
 
-def ratio_range(interval: Interval) -> str:
+def format_ratio_range(interval: Interval) -> str:
     """`[1.79, 1.88]`."""
     low, high = interval.low, interval.high
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -55,7 +55,7 @@ def ratio_range(interval: Interval) -> str:
     return f"[{_ratio_digits(low)}, {_ratio_digits(high)}]"
 
 
-def three_digits(value: float) -> str:
+def format_three_digits(value: float) -> str:
     """Three significant digits without an exponent: `0.842`, `12.3`, `1230`."""
     if not math.isfinite(value):
         return EMPTY
@@ -65,19 +65,19 @@ def three_digits(value: float) -> str:
     return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
-def milliseconds(value: float) -> str:
+def format_milliseconds(value: float) -> str:
     """`12.3 ms`."""
-    return f"{three_digits(value)} ms" if math.isfinite(value) else EMPTY
+    return f"{format_three_digits(value)} ms" if math.isfinite(value) else EMPTY
 
 
-def decibels(value: float) -> str:
+def format_decibels(value: float) -> str:
     """`41.3 dB`; identical signals have an infinite ratio."""
     if value == math.inf:
         return "∞ dB"
     return f"{value:.1f} dB" if math.isfinite(value) else EMPTY
 
 
-def cosine(value: float) -> str:
+def format_cosine(value: float) -> str:
     """`0.99987`, with more digits nearer to 1; `> 0.9999999` beyond."""
     if not math.isfinite(value):
         return EMPTY
@@ -87,24 +87,24 @@ def cosine(value: float) -> str:
     return "> 0.9999999"
 
 
-def mebibytes(value: float) -> str:
+def format_mebibytes(value: float) -> str:
     """`812 MiB`."""
     return f"{value:,.0f} MiB" if math.isfinite(value) else EMPTY
 
 
-def probability(value: float) -> str:
+def format_probability(value: float) -> str:
     """`0.125`, and `< 0.001` below that."""
     if not math.isfinite(value):
         return EMPTY
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def count(value: int, singular: str, plural: str = "") -> str:
+def format_count(value: int, singular: str, plural: str = "") -> str:
     """`1 image`, `50,000 images`."""
     return f"{value:,} {singular if value == 1 else plural or singular + 's'}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`40 s`, `3 min 20 s`, `1 h 12 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
@@ -114,7 +114,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def scrub(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Make text of unknown origin safe to write.
 
     Control characters (terminal escapes in a file name) and bytes that were no UTF-8 become visible
@@ -144,4 +144,4 @@ def _range_decimals(interval: Interval) -> int:
 
 
 def _ratio_digits(value: float) -> str:
-    return f"{value:.2f}" if 0.1 <= value < 9.995 else three_digits(value)
+    return f"{value:.2f}" if 0.1 <= value < 9.995 else format_three_digits(value)

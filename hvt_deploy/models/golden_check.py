@@ -85,7 +85,7 @@ class GoldenCheck:
         return self.error <= self.allowed and self.same_argmax
 
 
-def goldens(model: str) -> list[Golden]:
+def list_goldens(model: str) -> list[Golden]:
     """Everything recorded of a model: its default size first. Raises BadInput if nothing was."""
     file = asset_path(f"golden/{model}.json")
     if not file.is_file():
@@ -104,23 +104,23 @@ def goldens(model: str) -> list[Golden]:
     return [from_plain(Golden, values, f"{model}.json") for values in (*default, *extra)]
 
 
-def verify(model: str, progress: Callable[[int, int], None]) -> list[GoldenCheck]:
+def check_model(model: str, progress: Callable[[int, int], None]) -> list[GoldenCheck]:
     """Run both forms of `model` against everything recorded of it, in the dtype of the record.
 
     Needs the memory of one model in that dtype, and disk for another above 4 GiB. Raises BadInput
     without a record.
     """
     checks: list[GoldenCheck] = []
-    recorded = goldens(model)
+    recorded = list_goldens(model)
     progress(0, 2 * len(recorded))
     for golden in recorded:
         for form in ("reference", "deployed"):
-            checks.append(check(model, golden, form))
+            checks.append(check_golden(model, golden, form))
             progress(len(checks), 2 * len(recorded))
     return checks
 
 
-def check(model: str, golden: Golden, form: str) -> GoldenCheck:
+def check_golden(model: str, golden: Golden, form: str) -> GoldenCheck:
     """Compare one form, `reference` or `deployed`, with one record."""
     dtype = torch.float64 if golden.in_float64 else torch.float32
     made = create_golden(model, golden, dtype)
@@ -129,7 +129,7 @@ def check(model: str, golden: Golden, form: str) -> GoldenCheck:
             made = to_deployed(_mapped(made, Path(folder)))
         gc.collect()
     with torch.inference_mode():
-        values = made(images(golden.salt, golden.input).to(dtype)).double().numpy()
+        values = made(draw_images(golden.salt, golden.input).to(dtype)).double().numpy()
     error, allowed = _error(values, golden)
     same = values.argmax(axis=1).tolist() == golden.argmax
     return GoldenCheck(golden.name, form, str(dtype).removeprefix("torch."), error, allowed, same)
@@ -157,7 +157,7 @@ def create_golden(model: str, golden: Golden, dtype: torch.dtype) -> nn.Module:
         window_size=golden.kwargs.window_size,
         carrier_token_size=golden.kwargs.ct_size,
     )
-    fill(made, golden.salt)
+    fill_parameters(made, golden.salt)
     return made.to(dtype)
 
 
@@ -180,15 +180,15 @@ def _error(values_NK: NDArray[np.float64], golden: Golden) -> tuple[float, float
     return float(np.abs(pairs[0][0] - pairs[0][1]).max()) / largest, TOLERANCE_FLOAT32
 
 
-def normal(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def draw_normal(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The standard normal tensor of a name."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{salt}:{name}".encode())))
     return generator.standard_normal(shape, dtype=np.float32)
 
 
-def draw(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def draw_parameter(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The value of the parameter or BatchNorm statistic with this official name, float32."""
-    values = normal(salt, name, shape)
+    values = draw_normal(salt, name, shape)
     if name.endswith("running_var"):
         return np.asarray(0.75 + 0.25 * np.abs(values), np.float32)
     if name.endswith("running_mean"):
@@ -206,22 +206,25 @@ def draw(salt: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return 0.2 * values
 
 
-def state(salt: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+def draw_state(salt: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """The rule's tensors for these names and shapes."""
-    return {name: torch.as_tensor(draw(salt, name, tuple(shape))) for name, shape in shapes.items()}
+    return {
+        name: torch.as_tensor(draw_parameter(salt, name, tuple(shape)))
+        for name, shape in shapes.items()
+    }
 
 
-def fill(model: nn.Module, salt: str) -> None:
+def fill_parameters(model: nn.Module, salt: str) -> None:
     """Give every parameter and BatchNorm statistic of a model with official names its value, in
     place.
     """
     for name, parameter in model.named_parameters():
-        parameter.data.copy_(torch.as_tensor(draw(salt, name, tuple(parameter.shape))))
+        parameter.data.copy_(torch.as_tensor(draw_parameter(salt, name, tuple(parameter.shape))))
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
-            buffer.copy_(torch.as_tensor(draw(salt, name, tuple(buffer.shape))))
+            buffer.copy_(torch.as_tensor(draw_parameter(salt, name, tuple(buffer.shape))))
 
 
-def images(salt: str, shape: tuple[int, ...]) -> torch.Tensor:
+def draw_images(salt: str, shape: tuple[int, ...]) -> torch.Tensor:
     """The rule's input (B, 3, H, W), float32."""
-    return torch.as_tensor(normal(salt, "input", shape))
+    return torch.as_tensor(draw_normal(salt, "input", shape))

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from hvt_deploy.graph.edit import copy_model
-from hvt_deploy.graph.large import is_large
-from hvt_deploy.graph.queries import output_channel_axis
+from hvt_deploy.graph.large_weights import is_large
+from hvt_deploy.graph.queries import find_output_channel_axis
 
 QUANTIZED_SUFFIX, SCALE_SUFFIX = "_quantized", "_scale"
 _INT8_MAX = 127
@@ -76,7 +76,7 @@ def make_outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str
     """
     outlined = copy_model(model)
     graph = outlined.graph
-    axes = {n.input[1]: output_channel_axis(n) for n in graph.node if n.name in quantized}
+    axes = {n.input[1]: find_output_channel_axis(n) for n in graph.node if n.name in quantized}
     external: dict[str, onnx.TensorProto] = {}
     tensors = list(graph.initializer)
     del graph.initializer[:]

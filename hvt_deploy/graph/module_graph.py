@@ -1,6 +1,6 @@
 """An ONNX graph by module path: the output tensor of a module, the subgraph between tensors.
 
-Nodes are named `<module path>/<op>` (graph/names.py).
+Nodes are named `<module path>/<op>` (graph/node_names.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT_PATH = "model"
 _TRANSPARENT = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 
 
-def path_of(node_name: str) -> str:
+def read_module_path(node_name: str) -> str:
     """The module path in a node name: "blocks.0.attn.qkv" of "blocks.0.attn.qkv/MatMul"."""
     return node_name.rpartition("/")[0] or ROOT_PATH
 
@@ -53,7 +53,7 @@ class ModuleGraph:
         """
         leaving: dict[str, list[str]] = defaultdict(list)
         for node in self.model.graph.node:
-            path = path_of(node.name)
+            path = read_module_path(node.name)
             if path == ROOT_PATH or node.op_type in _TRANSPARENT:
                 continue
             for module in _ancestors(path):
@@ -132,7 +132,7 @@ class ModuleGraph:
         for value in self.model.graph.output:
             readers[value.name].add("")
         for node in reversed(self.model.graph.node):
-            path = path_of(node.name)
+            path = read_module_path(node.name)
             passed_on = node.op_type in _TRANSPARENT or path == ROOT_PATH
             by = {reader for name in node.output for reader in readers[name]}
             for name in node.input:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.graph.modules import ModuleGraph, path_of
+from hvt_deploy.graph.module_graph import ModuleGraph, read_module_path
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.variant import Variant
@@ -68,7 +68,7 @@ def test_a_module_gives_what_others_take_from_it(path):
 
 def test_a_part_is_as_small_as_what_is_given_allows(path):
     graph = ModuleGraph(path)
-    assert [path_of(n.name) for n in graph.nodes_between({"b"}, ["c"])] == [
+    assert [read_module_path(n.name) for n in graph.nodes_between({"b"}, ["c"])] == [
         "model",
         "model",
         "model",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from hvt_deploy.graph.analysis.macs import count_macs
-from hvt_deploy.graph.analysis.roles import role_of, stage_of
+from hvt_deploy.graph.analysis.roles import find_role, stage_of
 from hvt_deploy.graph.queries import map_producers
 
 # Operators that may be between a product and the Q/DQ of its factors, or between a softmax and the
@@ -59,7 +59,7 @@ def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
         NodeFacts(
             name=node.name,
             stage=stage_of(node.name),
-            role=role_of(node, elements),
+            role=find_role(node, elements),
             macs=macs.get(node.name, 0),
             weights=_weight_elements(node, producers, elements) if node.name in macs else 0,
             quantized=node.name in macs

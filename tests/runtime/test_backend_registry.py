@@ -15,8 +15,8 @@ from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Runtime
 from hvt_deploy.models import create_model
+from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
-from hvt_deploy.runtime.registry import open_backend
 from hvt_deploy.runtime.variant import Variant
 
 
@@ -65,7 +65,7 @@ def test_missing_package_gives_the_pip_line(
 
 def test_nothing_heavy_is_imported_until_a_backend_is_opened() -> None:
     code = (
-        "import sys, hvt_deploy.runtime.registry, hvt_deploy.evaluation.accuracy\n"
+        "import sys, hvt_deploy.runtime.backend_registry, hvt_deploy.evaluation.accuracy\n"
         "import hvt_deploy.evaluation.latency\n"
         "heavy = ('torch', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'timm', 'scipy')\n"
         "print([m for m in heavy if m in sys.modules])"

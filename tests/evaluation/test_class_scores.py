@@ -10,7 +10,7 @@ from builders import measured
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
-from hvt_deploy.evaluation.flips import KEPT_FLIPS
+from hvt_deploy.evaluation.flipped_predictions import KEPT_FLIPS
 from hvt_deploy.evaluation.scores import Answer, Confusion
 
 K = 7

@@ -17,10 +17,10 @@ from torch import nn
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.contract import NAMED_OPS, check_contract, inspect_contract
-from hvt_deploy.graph.export import export_onnx
 from hvt_deploy.graph.opset import SUPPORTED_OPSETS, convert_opset, read_opset
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models import create_model, to_deployed
 from hvt_deploy.models.weights.load import seed_random_weights
 

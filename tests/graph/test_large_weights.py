@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.graph.export import export_onnx
-from hvt_deploy.graph.large import LARGE_BYTES
+from hvt_deploy.graph.large_weights import LARGE_BYTES
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.torch_export import export_onnx
 
 SIMPLIFIERS = ("onnxslim",) if sys.version_info < (3, 11) else ("onnxsim", "onnxslim")
 SIDE, WIDTH, CLASSES = 8, 640, 10
