@@ -1,11 +1,10 @@
-"""Stand-ins for what this machine lacks: TensorRT with a GPU, and the CUDA runtime.
+"""A stand-in for what this machine lacks: TensorRT with a GPU.
 
 Every class of the stand-in bears the name of a class of TensorRT's and refuses a name or a
 parameter that the recorded API (data/tensorrt_api/api.json) of the version it plays does not have.
-"Device memory" is host memory, so what goes in and what comes out is really copied.
+Engines run as kernels of the stub of libcuda (stub_libcuda), whose device memory is host memory, so
+that what goes in and what comes out is really copied.
 """
-
-# ruff: noqa: N815 - the names are those of the libraries
 
 from __future__ import annotations
 
@@ -14,13 +13,14 @@ import inspect
 import itertools
 import json
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from stub_libcuda import Stub
 
 API: Mapping[str, Any] = json.loads((Path(__file__).parent / "runtime/trt/api.json").read_text())
 VERSIONS: Sequence[str] = API["versions"]
@@ -133,10 +133,9 @@ class World:
     calls: list[str] = field(default_factory=list)
     timing_cache: bytes = b"timings of this version"
     logger: Any = None
-    memory: dict[int, Any] = field(default_factory=dict)
     contexts: set[int] = field(default_factory=set)  # execution contexts that were not freed
     fails_in_capture: bool = False
-    capturing: list[Any] | None = None
+    kernels: int = 0  # that ran
 
     def serialize(self, onnx: Path) -> bytes:
         """The engine that is built from a graph."""
@@ -332,16 +331,18 @@ class IExecutionContext(Recorded):
         if batch == 0 or set(addresses) != {"images", "logits"}:
             world.error("not all shapes and addresses are set")
             return False
-        content, scratch = self._content, self._scratch
-        if world.capturing is not None:
+        content, scratch, stub = self._content, self._scratch, Stub()
+        assert stub.live().get("current contexts"), "the device's context is not current"
+        if stub.is_capturing(stream_handle):
             if world.fails_in_capture:
                 return False
-            if world.capturable:
-                world.capturing.append(lambda: compute(world, content, batch, addresses, scratch))
-            return world.capturable
-        world.calls.append(f"execute {batch} in profile {self._profile}")
-        compute(world, content, batch, addresses, scratch)
-        return True
+            if not world.capturable:
+                stub.invalidate_capture(stream_handle)
+                return False
+        else:
+            world.calls.append(f"execute {batch} in profile {self._profile}")
+        kernel = partial(compute, world, content, batch, addresses, scratch)
+        return stub.launch(stream_handle, kernel) == 0
 
 
 class IRuntimeConfig(Recorded):
@@ -424,10 +425,12 @@ class FakeTensorRT:
 def compute(
     world: World, engine: bytes, batch: int, addresses: Mapping[str, int], scratch: int
 ) -> None:
-    """Runs the stand-in's engine on "device" memory, in the scratch memory of a context."""
-    assert scratch in world.contexts, "use after free: the execution context was freed"
-    freed = [name for name, address in addresses.items() if address not in world.memory]
-    assert not freed, f"use after free: the buffers of {freed} were freed"
+    """Runs the stand-in's engine on device memory, in the scratch memory of a context."""
+    stub, world.kernels = Stub(), world.kernels + 1
+    is_live = [stub.is_device_memory(address, 4) for address in addresses.values()]
+    if scratch not in world.contexts or not all(is_live):
+        stub.use_illegal_address()
+        return
     images = view(addresses["images"], (batch, *world.image))
     view(addresses["logits"], (batch, world.classes))[...] = world.expected(images, engine)
 
@@ -435,107 +438,3 @@ def compute(
 def view(address: int, shape: Sequence[int]) -> np.ndarray:
     count = int(np.prod(shape))
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
-
-
-class FakeCuda:
-    """`cuda.bindings.runtime` on host memory: the functions that are used, with their real
-    parameters.
-    """
-
-    cudaError_t = SimpleNamespace(cudaSuccess=0, cudaErrorStreamCaptureInvalidated=901)
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._graphs: dict[int, Any] = {}
-        self.captured: dict[int, Any] = {}
-        self.streams = 0
-        self.events: dict[int, int] = {}
-
-    def cudaStreamCreate(self) -> tuple[int, int]:
-        self.streams += 1
-        return 0, 77
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[int]:
-        self.streams -= 1
-        return (0,)
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
-        assert self._world.capturing is None, "a captured stream must not be synchronised"
-        return (0,)
-
-    def cudaEventCreate(self) -> tuple[int, int]:
-        self.events[len(self.events)] = 0
-        return 0, len(self.events) - 1
-
-    def cudaEventRecord(self, event: int, stream: int) -> tuple[int]:
-        self.events[event] = len(self._world.calls)
-        return (0,)
-
-    def cudaEventSynchronize(self, event: int) -> tuple[int]:
-        return (0,)
-
-    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[int, float]:
-        return 0, float(
-            self.events[end] - self.events[start]
-        )  # a millisecond for each call between them
-
-    def cudaEventDestroy(self, event: int) -> tuple[int]:
-        del self.events[event]
-        return (0,)
-
-    def cudaMalloc(self, size: int) -> tuple[int, int]:
-        block = ctypes.create_string_buffer(size)
-        address = ctypes.addressof(block)
-        self._world.memory[address] = block
-        return 0, address
-
-    def cudaFree(self, devPtr: int) -> tuple[int]:
-        del self._world.memory[devPtr]
-        return (0,)
-
-    def cudaMemcpyAsync(self, dst: int, src: int, count: int, kind: int, stream: int) -> tuple[int]:
-        ctypes.memmove(dst, src, count)
-        return (0,)
-
-    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
-        self._world.capturing = []
-        return (0,)
-
-    def cudaStreamEndCapture(self, stream: int) -> tuple[int, Any]:
-        work, self._world.capturing = self._world.capturing, None
-        if not self._world.capturable:
-            return 901, None
-        self.captured[id(work)] = work
-        return 0, work
-
-    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:
-        self._graphs[id(graph)] = graph
-        return 0, graph
-
-    def cudaGraphLaunch(self, graphExec: Any, stream: int) -> tuple[int]:
-        self._world.calls.append("graph")
-        for work in self._graphs[id(graphExec)]:
-            work()
-        return (0,)
-
-    def cudaGraphExecDestroy(self, graphExec: Any) -> tuple[int]:
-        del self._graphs[id(graphExec)]
-        return (0,)
-
-    def cudaGraphDestroy(self, graph: Any) -> tuple[int]:
-        del self.captured[id(graph)]
-        return (0,)
-
-    def cudaGetLastError(self) -> tuple[int]:
-        return (0,)
-
-    def cudaGetErrorString(self, error: int) -> tuple[int, bytes]:
-        return 0, b"an error"
-
-    def functions(self) -> Iterator[tuple[str, list[str]]]:
-        """The names and parameters of what it plays."""
-        for name, function in inspect.getmembers(type(self), inspect.isfunction):
-            if name.startswith("cuda"):
-                yield name, list(inspect.signature(function).parameters)[1:]

@@ -58,7 +58,8 @@ class _BoundInference:
         """Run it once; milliseconds between two CUDA events around it."""
         if self._launch is None:
             raise ToolFailure("These images are not bound any more.", "Bind them again.")
-        return self._cuda.time(self._launch)
+        with self._cuda.activate():
+            return self._cuda.time(self._launch)
 
     def close(self) -> None:
         """Free the graph, then the buffers, then the context."""
@@ -69,7 +70,7 @@ class _BoundInference:
 class TrtBackend:
     """Runs the engine of a request in the library that its passport names.
 
-    Raises MissingEnvironment where the library, cuda-python or a GPU is missing, BadInput for an
+    Raises MissingEnvironment where the library, cuda-bindings or a GPU is missing, BadInput for an
     engine of another signature, ToolFailure where TensorRT cannot read or run it.
     """
 
@@ -82,17 +83,18 @@ class TrtBackend:
                 f"There is no engine {request.path}.", "Run `hvt-deploy build-trt` again."
             )
         self._flavour = open_flavour(read_passport(request.path).flavour)
-        with ExitStack() as stack:
-            self._cuda = stack.enter_context(closing(Cuda()))
+        self._cuda = Cuda()
+        with ExitStack() as keep, self._cuda.activate():
+            keep.callback(self._cuda.close)
             self._engine = self._deserialize()
             self._ranges = read_batch_ranges(self._engine, request)
             check_io_tensors(self._flavour, self._engine, request)
             self._context = self._create_context()
             self._profile = 0
-            self._buffers = stack.enter_context(closing(IoBuffers(self._cuda)))
+            self._buffers = IoBuffers(self._cuda)
             self._bound: _BoundInference | None = None
             self._closed = False
-            self._resources = stack.pop_all()
+            keep.pop_all()
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
         """Logits (N, K) in float32 for preprocessed images (N, 3, H, W).
@@ -101,10 +103,10 @@ class TrtBackend:
         profile fits.
         """
         self._check_images(images_NCHW)
-        count = len(images_NCHW)
-        parts = -(-count // max(r.max for r in self._ranges))
-        images = np.ascontiguousarray(images_NCHW, np.float32)
-        return np.concatenate([self._infer_part(part) for part in np.array_split(images, parts)])
+        parts = -(-len(images_NCHW) // max(r.max for r in self._ranges))
+        split = np.array_split(images_NCHW, parts)
+        with self._cuda.activate():
+            return np.concatenate([self._infer_part(part) for part in split])
 
     def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
         """A call that runs one synchronised inference on these images, already on the device, timed
@@ -114,14 +116,13 @@ class TrtBackend:
         meanwhile.
         """
         self._check_images(images_NCHW)
-        images = np.ascontiguousarray(images_NCHW, np.float32)
-        chosen = choose_range(self.name, self._ranges, len(images))
+        chosen = choose_range(self.name, self._ranges, len(images_NCHW))
         self._release_bound()
-        with ExitStack() as stack:
+        with self._cuda.activate(), ExitStack() as stack:
             buffers = stack.enter_context(closing(IoBuffers(self._cuda)))
             context = self._create_context()
             self._select_profile(context, chosen.index)
-            self._place(context, images, buffers)
+            self._place(context, images_NCHW, buffers)
             # Once without capturing: TensorRT finishes what a new shape needs in the first call.
             self._execute(context)
             self._cuda.synchronize()
@@ -138,12 +139,15 @@ class TrtBackend:
             return
         self._closed = True
         self._release_bound()
-        del self._context, self._engine, self._runtime  # each needs those after it
-        self._resources.close()
+        with self._cuda.activate():
+            del self._context, self._engine, self._runtime  # each needs those after it
+            self._buffers.close()
+        self._cuda.close()
 
     def _release_bound(self) -> None:
         if self._bound is not None:
-            self._bound.close()
+            with self._cuda.activate():
+                self._bound.close()
             self._bound = None
 
     def _capture(self, context: IExecutionContext) -> CudaGraph | None:
@@ -196,10 +200,9 @@ class TrtBackend:
             self._select_profile(self._context, chosen.index)
             self._profile = chosen.index
         self._place(self._context, images, self._buffers)
-        logits_NK = np.empty((len(images), self._request.signature.num_classes), np.float32)
         self._execute(self._context)
-        self._cuda.download(self._buffers.logits, logits_NK)
-        return logits_NK
+        shape = len(images), self._request.signature.num_classes
+        return self._cuda.download(self._buffers.logits, shape)
 
     def _select_profile(self, context: IExecutionContext, index: int) -> None:
         if not context.set_optimization_profile_async(index, self._cuda.stream):
@@ -216,13 +219,14 @@ class TrtBackend:
             raise ToolFailure(
                 f"{self.name} would give logits of shape {shape} for {len(images)} images."
             )
-        buffers.reserve(images.nbytes, 4 * len(images) * signature.num_classes)
+        buffers.images.reserve(4 * images.size)
+        buffers.logits.reserve(4 * len(images) * signature.num_classes)
         self._cuda.upload(images, buffers.images)
         for name, buffer in (
             (signature.input_name, buffers.images),
             (signature.output_name, buffers.logits),
         ):
-            if not context.set_tensor_address(name, buffer.address):
+            if not context.set_tensor_address(name, buffer.device.address):
                 raise self._cannot_run()
 
     def _execute(self, context: IExecutionContext) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from fake_tensorrt import FakeCuda, FakeTensorRT, World
+from fake_tensorrt import FakeTensorRT, World
 
 from hvt_deploy.core import environment
 from hvt_deploy.core.environment import Gpu
@@ -59,7 +59,6 @@ def install() -> None:
     tensorrt = FakeTensorRT(world)
     tensorrt.__spec__ = ModuleSpec("tensorrt", None)
     sys.modules["tensorrt"] = tensorrt
-    sys.modules["cuda.bindings.runtime"] = FakeCuda(world)
     environment.find_gpus = lambda: (H100,)
     gpu_state.open_nvml = lambda: lambda: gpu_state.GpuReading(1980, 300.0, 50, (), 4096.0)
 

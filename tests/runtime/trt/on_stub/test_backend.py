@@ -1,20 +1,18 @@
-"""The backend on stand-ins of TensorRT (all recorded versions) and of the CUDA runtime: it has run
-on no GPU here.
-"""
+"""The backend on a stand-in of TensorRT (all recorded versions) and the stub of libcuda."""
 
 from __future__ import annotations
 
 import gc
-import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda.bindings import runtime as real_cuda
-from fake_tensorrt import RTX, VERSIONS, FakeCuda, FakeTensorRT, World
+from fake_tensorrt import RTX, VERSIONS, FakeTensorRT, World
+from stub_libcuda import Stub
 
-from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
+from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import FlavourName
 from hvt_deploy.runtime.backend_registry import open_backend
@@ -22,6 +20,7 @@ from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.backend import TrtBackend
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
+from hvt_deploy.runtime.tensorrt.cuda import CudaFailure
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
 from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
@@ -45,25 +44,37 @@ class Bench:
     """A machine made of stand-ins, with an engine file on it."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-        self.world, self.cuda = world, FakeCuda(world)
+        self.world = world
+        self.opened: list[TrtBackend] = []
         flavour: FlavourName = "tensorrt_rtx" if world.version == RTX else "tensorrt"
         monkeypatch.setitem(sys.modules, flavour, FakeTensorRT(world))
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.cuda)
         self.path = write_engine(folder, flavour)
 
     def open(self, num_classes: int = 5) -> TrtBackend:
         signature = Signature(self.world.image[1:], num_classes)
-        return TrtBackend(
+        backend = TrtBackend(
             BackendRequest(Variant("trt", "cuda", "fp32"), self.path, "model", signature, 1)
         )
+        self.opened.append(backend)
+        return backend
 
     def executed(self) -> list[str]:
-        return [call for call in self.world.calls if call.startswith(("execute", "graph"))]
+        return [call for call in self.world.calls if call.startswith("execute")]
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    return lambda world: Bench(tmp_path, monkeypatch, world)
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub: Stub):
+    """Makes a machine; when its backends are closed nothing may be left over."""
+    made: list[Bench] = []
+
+    def make(world: World) -> Bench:
+        made.append(Bench(tmp_path, monkeypatch, world))
+        return made[-1]
+
+    yield make
+    for backend in (backend for machine in made for backend in machine.opened):
+        backend.close()
+    assert stub.live() == {}
 
 
 def images(count: int) -> np.ndarray:
@@ -128,10 +139,13 @@ def test_bound_call_replays_a_graph_whatever_infer_runs_meanwhile(bench) -> None
     backend = machine.open()
     run = backend.bind(images(4))
     machine.world.calls.clear()
+    before = machine.world.kernels
     assert run() == 1.0, "the time between two CUDA events around the graph"
+    assert machine.world.kernels == before + 1
     backend.infer(images(7))
     run()
-    assert machine.executed() == ["graph", "execute 7 in profile 0", "graph"]
+    assert machine.world.kernels == before + 3
+    assert machine.executed() == ["execute 7 in profile 0"]
 
 
 def test_captured_graph_owns_its_context_and_buffers(bench) -> None:
@@ -144,45 +158,49 @@ def test_captured_graph_owns_its_context_and_buffers(bench) -> None:
 
 
 @pytest.mark.parametrize("version", [CLASSIC, RTX])
-def test_next_bind_frees_what_the_last_one_held(bench, version: str) -> None:
+def test_next_bind_frees_what_the_last_one_held(bench, stub: Stub, version: str) -> None:
     machine = bench(World(version))
     backend = machine.open()
     first = backend.bind(images(8))
     backend.bind(images(2))
     assert len(machine.world.contexts) == 2  # the backend's own and the bound one
-    assert len(machine.world.memory) == 2
-    assert len(machine.cuda._graphs) == (version == CLASSIC)
+    assert stub.live() == {
+        "contexts": 1,
+        "streams": 1,
+        "events": 2,
+        "device memory": 2,
+        "pinned memory": 2,
+        **({"executables": 1} if version == CLASSIC else {}),
+    }
     with pytest.raises(ToolFailure, match="not bound any more"):
         first()
 
 
-def test_capture_in_which_enqueuing_fails_leaves_no_graph(bench) -> None:
+def test_capture_in_which_enqueuing_fails_leaves_no_graph(bench, stub: Stub) -> None:
     machine = bench(World(CLASSIC, fails_in_capture=True))
     backend = machine.open()
     run = backend.bind(images(4))
     machine.world.calls.clear()
     run()
     assert machine.executed() == ["execute 4 in profile 0"]
-    assert machine.cuda.captured == machine.cuda._graphs == {}
+    assert not {"graphs", "executables"} & set(stub.live())
 
 
-def test_failed_bind_frees_everything(bench) -> None:
+def test_failed_bind_frees_everything(bench, stub: Stub) -> None:
     machine = bench(World(CLASSIC))
     backend = machine.open()
     machine.world.ranges = ((8, 8, 8),)  # the context refuses the shape that the engine announced
     with pytest.raises(ToolFailure, match="outside profile"):
         backend.bind(images(4))
-    assert machine.world.memory == {}
+    assert stub.live() == {"contexts": 1, "streams": 1, "events": 2}
 
 
-def test_device_memory_of_infer_is_kept_from_call_to_call(bench) -> None:
+def test_device_memory_of_infer_is_kept_from_call_to_call(bench, monkeypatch) -> None:
     machine = bench(World(CLASSIC))
     backend = machine.open()
     backend.infer(images(8))
-    held = set(machine.world.memory)
-    backend.infer(images(3))
-    assert set(machine.world.memory) == held
-    assert len(held) == 2
+    monkeypatch.setenv("STUB_CUDA_FAIL", "cuMemAlloc:1:2")  # no more of it can be had
+    np.testing.assert_array_equal(backend.infer(images(3)), machine.world.expected(images(3)))
 
 
 def test_bound_call_without_a_graph_where_none_can_be_captured(bench) -> None:
@@ -194,7 +212,7 @@ def test_bound_call_without_a_graph_where_none_can_be_captured(bench) -> None:
     assert machine.executed() == ["execute 4 in profile 0"] * 2
 
 
-def test_rtx_compiles_at_once_and_captures_by_itself(bench) -> None:
+def test_rtx_compiles_at_once_and_captures_by_itself(bench, stub: Stub) -> None:
     machine = bench(World(RTX))
     run = machine.open().bind(images(4))
     assert (
@@ -202,20 +220,20 @@ def test_rtx_compiles_at_once_and_captures_by_itself(bench) -> None:
         in machine.world.calls
     )
     run()
-    assert "graph" not in machine.world.calls
+    assert "executables" not in stub.live()
 
 
-def test_inputs_of_a_bound_call_stay_on_the_device(bench) -> None:
+def test_inputs_of_a_bound_call_stay_on_the_device(bench, stub: Stub, monkeypatch) -> None:
     machine = bench(World(CLASSIC))
     run = machine.open().bind(images(4))
-    resident = set(machine.world.memory)
+    resident = stub.live()
+    monkeypatch.setenv("STUB_CUDA_FAIL", "cuMemcpy:1:2")
     run()
-    assert set(machine.world.memory) == resident
-    assert len(resident) == 2
+    assert stub.live() == resident
 
 
 @pytest.mark.parametrize("capturable", [True, False])
-def test_close_frees_everything(bench, capturable: bool) -> None:
+def test_close_frees_everything(bench, stub: Stub, capturable: bool) -> None:
     machine = bench(World(CLASSIC, capturable=capturable))
     backend = machine.open()
     backend.infer(images(3))
@@ -223,11 +241,8 @@ def test_close_frees_everything(bench, capturable: bool) -> None:
     backend.bind(images(4))
     backend.close()
     backend.close()
-    assert machine.world.memory == {}
     assert machine.world.contexts == set()
-    assert machine.cuda._graphs == machine.cuda.captured == {}
-    assert machine.cuda.streams == 0
-    assert machine.cuda.events == {}
+    assert stub.live() == {}
 
 
 @pytest.mark.parametrize(
@@ -235,19 +250,19 @@ def test_close_frees_everything(bench, capturable: bool) -> None:
     [(World(CLASSIC), 7), (World(CLASSIC, dtype="HALF"), 5)],
     ids=["another number of classes", "another type"],
 )
-def test_engine_of_another_signature(bench, world: World, num_classes: int) -> None:
+def test_engine_of_another_signature(bench, stub: Stub, world: World, num_classes: int) -> None:
     machine = bench(world)
     with pytest.raises(BadInput, match=r"expected 'images' of shape \(N, 3, 4, 4\)"):
         machine.open(num_classes)
-    assert machine.cuda.streams == 0
+    assert stub.live() == {}
 
 
-def test_engine_that_cannot_be_read_says_why(bench) -> None:
+def test_engine_that_cannot_be_read_says_why(bench, stub: Stub) -> None:
     machine = bench(World(CLASSIC, readable=False))
     with pytest.raises(ToolFailure, match="built by another version") as caught:
         machine.open()
     assert "build-trt" in caught.value.hint
-    assert machine.cuda.streams == 0
+    assert stub.live() == {}
 
 
 def test_images_of_another_shape(bench) -> None:
@@ -257,12 +272,37 @@ def test_images_of_another_shape(bench) -> None:
             backend.infer(wrong)
 
 
-def test_full_device_memory_is_an_error_with_the_call(bench, monkeypatch) -> None:
+def test_full_device_memory_is_an_error_with_the_call_and_the_backend_goes_on(
+    bench, monkeypatch
+) -> None:
     machine = bench(World(CLASSIC))
     backend = machine.open()
-    monkeypatch.setattr(machine.cuda, "cudaMalloc", lambda size: (2, None))
-    with pytest.raises(ToolFailure, match=r"CUDA: .* failed: an error"):
+    monkeypatch.setenv("STUB_CUDA_FAIL", "cuMemAlloc:2:2")
+    with pytest.raises(CudaFailure, match="cuMemAlloc failed: CUDA_ERROR_OUT_OF_MEMORY"):
         backend.infer(images(1))
+    np.testing.assert_array_equal(backend.infer(images(1)), machine.world.expected(images(1)))
+
+
+def test_launch_that_fails_is_an_error_and_closing_frees_everything(
+    bench, stub: Stub, monkeypatch
+) -> None:
+    backend = bench(World(CLASSIC)).open()
+    run = backend.bind(images(4))
+    monkeypatch.setenv("STUB_CUDA_FAIL", "cuGraphLaunch:1:719")
+    with pytest.raises(CudaFailure, match="CUDA_ERROR_LAUNCH_FAILED"):
+        run()
+    with pytest.raises(CudaFailure, match="CUDA_ERROR_LAUNCH_FAILED"):
+        backend.infer(images(1))
+    backend.close()
+    assert stub.live() == {}
+
+
+def test_inference_in_another_thread(bench) -> None:
+    machine = bench(World(CLASSIC))
+    backend = machine.open()
+    with ThreadPoolExecutor(1) as pool:
+        logits_NK = pool.submit(backend.infer, images(3)).result()
+    np.testing.assert_array_equal(logits_NK, machine.world.expected(images(3)))
 
 
 def test_missing_engine_file(bench) -> None:
@@ -270,29 +310,3 @@ def test_missing_engine_file(bench) -> None:
     machine.path.unlink()
     with pytest.raises(BadInput, match="no engine"):
         machine.open()
-
-
-def test_stand_in_of_cuda_has_the_real_functions_with_their_parameters() -> None:
-    checked = 0
-    for name, given in FakeCuda(World(CLASSIC)).functions():
-        signature = (getattr(real_cuda, name).__doc__ or "").splitlines()[0]
-        inside = re.fullmatch(rf"{name}\((.*)\)", signature)
-        assert inside is not None, signature
-        real = [
-            re.split(r"[:=]", part)[0].split()[-1] for part in inside[1].split(",") if part.strip()
-        ]
-        assert given == real, name
-        checked += 1
-    assert checked > 10
-    for enum in ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode"):
-        assert set(vars(getattr(FakeCuda, enum))) <= set(dir(getattr(real_cuda, enum)))
-
-
-def test_without_a_driver_the_environment_is_missing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    engine = write_engine(tmp_path, "tensorrt_rtx")
-    request = BackendRequest(
-        Variant("trt", "cuda", "fp32"), engine, "model", Signature((4, 4), 5), 1
-    )
-    with pytest.raises(MissingEnvironment, match="CUDA does not start"):
-        open_backend(request)
