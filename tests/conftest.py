@@ -47,6 +47,14 @@ def short_timings() -> None:
     shorten_timings()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def parity_here() -> None:
+    """No test of something else starts processes to compare an export with PyTorch."""
+    from exports import prove_parity_here
+
+    prove_parity_here()
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> CopyModel:
     """Copies an exported model to a workspace: `exported(workspace, model, flags, slug)`."""

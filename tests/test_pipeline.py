@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from command_line import run
+from command_line import run, run_process
 from PIL import Image
 
 from hvt_deploy.evaluation.image_answers import read_answers
@@ -30,7 +30,7 @@ def place(tmp_path_factory):
             for i in range(6):
                 pixels = rng.integers(0, 255, (5, 5, 3), dtype=np.uint8)
                 Image.fromarray(pixels).resize((40, 36)).save(folder / f"{split}{i}.png")
-    done = run("export", "fdvit_demo", "--weights", "random", "--opset", "17", cwd=place)
+    done = run_process("export", "fdvit_demo", "--weights", "random", "--opset", "17", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "UNTRAINED" in done.stderr
     return place
@@ -38,14 +38,14 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(place):
-    done = run("build-trt", "--int8", "--json", cwd=place)
+    done = run_process("build-trt", "--int8", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
 def validated(place, built):
-    done = run("validate", "--data", "imagenet/val", "--max-top1-drop", "50", cwd=place)
+    done = run_process("validate", "--data", "imagenet/val", "--max-top1-drop", "50", cwd=place)
     return done, manifest(place)
 
 

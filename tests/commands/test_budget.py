@@ -65,10 +65,18 @@ def request_of(digits, **changes):
     return replace(BudgetRequest(2.0, digits.calibration.parent / "train", 400), **changes)
 
 
-def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place, tmp_path):
+@pytest.fixture(scope="module")
+def found(place):
+    """The recipe within 2 points, and the model quantized by it."""
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")
-    found = quantize_within_budget(folder, config, request_of(digits), SilentUi())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+        return quantize_within_budget(folder, config, request_of(digits), SilentUi())
+
+
+def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place, found):
+    folder = ModelFolder(place[0] / "artifacts" / "m")
     assert found.record.chosen.excluded == ("head/head",)
     assert found.record.sensitivity[0].group == "head/head"
     assert 0.9 < found.record.chosen.int8_share < 1
@@ -84,10 +92,9 @@ def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place,
     assert json.loads((found.folder / "budget.json").read_text())["metric"] == "top-1"
 
 
-def test_its_images_must_not_be_validated_on(place):
+def test_its_images_must_not_be_validated_on(place, found):
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")
-    found = find_recipe(folder, config, request_of(digits), SilentUi())
     files = CalibrationSet.read(found.folder / "calibration.json").files
     counts = {
         use: sum(file.use == use for file in files) for use in ("calibration", "search", "confirm")

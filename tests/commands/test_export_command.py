@@ -16,11 +16,14 @@ import torch
 from hvt_deploy.commands import export as step
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
+from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation import export_parity
 from hvt_deploy.graph import storage
-from hvt_deploy.models.registry import create_model
+from hvt_deploy.graph.torch_export import export_onnx
+from hvt_deploy.models import create_model, to_deployed
+from hvt_deploy.models.weights.load import seed_random_weights
 from hvt_deploy.runtime import inference_job
 
 
@@ -29,9 +32,32 @@ def config(name, **export):
     return replace(config, export=replace(config.export, weights="random", **export))
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
+@pytest.fixture
+def in_children(monkeypatch):
+    """Parity is proven in processes of their own, as a user's export does it."""
     monkeypatch.setattr(export_parity, "cpu_count", lambda: 1)
+    monkeypatch.setattr(export_parity, "infer_in_child", inference_job.infer_in_child)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The reference form with the random weights of `config`."""
+    model = create_model("fdvit_demo")
+    seed_random_weights(model, config("fdvit_demo").export.seed)
+    return model
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    """What the exporter makes of it."""
+    signature = Signature(model.spec.image_size, model.num_classes)
+    return export_onnx(to_deployed(model), signature, config("fdvit_demo").export.opset)
+
+
+@pytest.fixture
+def traced(graph, monkeypatch):
+    """The exporter's part, which takes longest, is done."""
+    monkeypatch.setattr(step, "export_onnx", lambda *_: graph)
 
 
 def test_weights_beside_the_graph_are_proven_stored_and_named_by_the_graph(tmp_path, monkeypatch):
@@ -41,7 +67,7 @@ def test_weights_beside_the_graph_are_proven_stored_and_named_by_the_graph(tmp_p
     folder = ModelFolder(tmp_path / "m")
     hashes = []
     for seed in (1, 2):
-        done = step.export(folder, config("fdvit_demo", seed=seed), None, SilentUi())
+        done = step.export(folder, config("hvt_demo", seed=seed), None, SilentUi())
         assert done.parity.same_argmax
         assert done.parity.relative_to_largest <= export_parity.FP32_PARITY
         artifact = folder.read().artifacts["fp32"]
@@ -57,8 +83,10 @@ def test_a_small_model_is_one_file(tmp_path, exported):
     assert set(folder.read().artifacts["fp32"].files) == {"fdvit_demo.fp32.onnx"}
 
 
-def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(tmp_path):
-    state = create_model("fdvit_demo").state_dict() | {"decoders.0.weight": torch.zeros(2)}
+def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(
+    tmp_path, model, traced
+):
+    state = model.state_dict() | {"decoders.0.weight": torch.zeros(2)}
     file = tmp_path / "trained.pth"
     torch.save({"state_dict": state}, file)
     config = config_of("fdvit_demo")
@@ -74,7 +102,7 @@ def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(tmp_
 
 
 def test_a_graph_that_differs_from_pytorch_is_refused_and_nothing_is_committed(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, traced, in_children
 ):
     monkeypatch.setattr(export_parity, "FP32_PARITY", 0.0)
     folder = ModelFolder(tmp_path / "m")
@@ -83,13 +111,15 @@ def test_a_graph_that_differs_from_pytorch_is_refused_and_nothing_is_committed(
     assert not folder.exists()
 
 
-def test_what_goes_wrong_in_a_child_is_told_as_if_it_had_gone_wrong_here(tmp_path, monkeypatch):
+def test_what_goes_wrong_in_a_child_is_told_as_if_it_had_gone_wrong_here(
+    tmp_path, monkeypatch, traced, in_children
+):
     monkeypatch.setattr(step, "save_onnx", lambda _, path: path.write_bytes(b"no model"))
     with pytest.raises(BadInput, match="not a valid ONNX file"):
         step.export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())
 
 
-def test_a_child_that_dies_says_so(tmp_path, monkeypatch):
+def test_a_child_that_dies_says_so(tmp_path, monkeypatch, traced, in_children):
     monkeypatch.setattr(inference_job, "INFERENCE_MODULE", "hvt_deploy.no_such_module")
     with pytest.raises(ToolFailure, match="No module named"):
         step.export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import run
 
 from hvt_deploy.core.environment import available_memory_bytes
 from hvt_deploy.core.errors import MissingEnvironment
@@ -35,15 +34,9 @@ def test_faster_vit_6_fits_into_20_gib(tmp_path):
     assert needs_of(1_360_000_000, tmp_path).memory_bytes < 20 * 2**30
 
 
-def test_position_biases_of_large_windows_count():
+def test_position_biases_of_large_windows_count(tmp_path):
     spec = "faster_vit_4_21k_768"
-    done = subprocess.run(
-        [sys.executable, "-m", "hvt_deploy", "export", spec, "--dry-run", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = run("export", spec, "--dry-run", "--json", cwd=tmp_path)
     said = json.loads(done.stdout)
     assert said["memory_bytes"] > 4 * 4 * said["parameters"], (
         "1.1 GB of parameters, 5.5 GB of them and biases"
@@ -70,18 +63,7 @@ def test_what_cannot_fit_is_refused_with_both_numbers(monkeypatch, tmp_path, res
 
 
 def test_a_dry_run_exports_nothing(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "hvt_deploy",
-        "export",
-        "faster_vit_6_224",
-        "--dry-run",
-        "--json",
-    ]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
-    )
+    done = run("export", "faster_vit_6_224", "--dry-run", "--json", cwd=tmp_path)
     said = json.loads(done.stdout)
     assert 1.3e9 < said["parameters"] < 1.4e9
     assert said["fits"] == (

@@ -84,18 +84,18 @@ def test_random_weights_a_fixed_batch_and_a_folder_in_use_are_refused(place, tmp
     (tmp_path / "used" / "file").touch()
     with pytest.raises(BadInput, match="not an empty folder"):
         package_triton(folder, tmp_path / "used", "python", False, SilentUi())
-    exported(tmp_path / "artifacts", "fdvit_demo", {"export.weights": "random"})
+    exported(tmp_path / "artifacts", "hvt_demo", {"export.weights": "random"})
     refused = run("package", "--triton", "repository", cwd=tmp_path)
     assert refused.returncode == 2
     assert "--allow-untrained" in refused.stderr
     assert not (tmp_path / "repository").exists()
     done = run("package", "--triton", "repository", "--allow-untrained", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    config = (tmp_path / "repository" / "fdvit_demo_fp32" / "config.pbtxt").read_text()
+    config = (tmp_path / "repository" / "hvt_demo_fp32" / "config.pbtxt").read_text()
     assert 'backend: "onnxruntime"' in config
     assert "max_batch_size: 32" in config
     assert (
-        "Licences: code of fdvit_demo Apache-2.0, its weights none needed, they are random"
+        "Licences: code of hvt_demo Apache-2.0, its weights none needed, they are random"
         in done.stderr
     )
     exported(tmp_path / "artifacts", "fdvit_demo", {"export.batch": 3}, "fixed")
