@@ -26,7 +26,7 @@ from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
 from hvt_deploy.data.folders import Sample
-from hvt_deploy.data.images import load_batches, repeat_to
+from hvt_deploy.data.images import load_batches
 from hvt_deploy.evaluation.parity import draw_seeded_noise
 from hvt_deploy.graph.quantization.calibration import (
     Batches,
@@ -71,10 +71,14 @@ class _Reader:
         """The images in batches (N, 3, H, W), in order."""
         fixed, done = self.manifest.signature.batch, 0
         for batch in load_batches(
-            samples, self.manifest.preprocessing, fixed or self.batch_size, cpu_count()
+            samples,
+            self.manifest.preprocessing,
+            fixed or self.batch_size,
+            cpu_count(),
+            fill=fixed is not None,
         ):
-            yield batch.images_NCHW if fixed is None else repeat_to(batch.images_NCHW, fixed)
-            done += len(batch.images_NCHW)
+            yield batch.images_NCHW
+            done += len(batch.samples)
             if progress:
                 progress(done, len(samples))
 

@@ -21,7 +21,7 @@ from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import choose_calibration
-from hvt_deploy.data.images import load_batches, repeat_to
+from hvt_deploy.data.images import load_batches
 from hvt_deploy.evaluation.divergence import (
     LIMITS,
     ModuleError,
@@ -159,10 +159,14 @@ def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) ->
         )
         return draw_seeded_noise(signature, signature.batch or _IMAGES, seed=0)
     chosen = choose_calibration(source, _IMAGES, config.calibration.seed)
-    images = next(
-        iter(load_batches(chosen.samples(), manifest.preprocessing, _IMAGES, cpu_count()))
-    ).images_NCHW
-    return images if signature.batch is None else repeat_to(images, signature.batch)
+    batches = load_batches(
+        chosen.samples(),
+        manifest.preprocessing,
+        signature.batch or _IMAGES,
+        cpu_count(),
+        fill=signature.batch is not None,
+    )
+    return next(iter(batches)).images_NCHW
 
 
 def _request(manifest: Manifest, config: RunConfig, variant: Variant, path: Path) -> BackendRequest:
@@ -220,7 +224,7 @@ def _open_pytorch(
         folder.open_artifact(manifest, "pytorch"),
         config.validation.threads or cpu_count(),
     )
-    module = load_exported(manifest, path)
+    module = load_exported(manifest.model, manifest.signature, manifest.config.options, path)
     deployed = to_deployed(module)
     with closing(PyTorchBackend(Variant("pytorch", "cpu", "fp32"), module, threads)) as reference:
         expected = reference.infer(images)

@@ -146,14 +146,21 @@ def repeat_to(images_NCHW: ImagesNCHW, size: int) -> ImagesNCHW:
 
 
 def load_batches(
-    samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    threads: int,
+    *,
+    fill: bool = False,
 ) -> BatchLoader:
     """Decode and preprocess `samples` with `threads` threads, in their order, `batch_size` at a
     time.
 
     Every batch but the last is full: unreadable files are left out and listed in `unreadable`.
+    `fill`: the images of the last batch are repeated to `batch_size` as well, for a graph of a
+    fixed batch size; its labels and samples are not.
     """
-    return BatchLoader(samples, preprocessing, batch_size, threads)
+    return BatchLoader(samples, preprocessing, batch_size, threads, fill)
 
 
 class BatchLoader:
@@ -164,12 +171,18 @@ class BatchLoader:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], preprocessing: Preprocessing, batch_size: int, threads: int
+        self,
+        samples: Sequence[Sample],
+        preprocessing: Preprocessing,
+        batch_size: int,
+        threads: int,
+        fill: bool,
     ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.threads = threads
+        self.fill = fill
         self.unreadable: list[Unreadable] = []
 
     def __iter__(self) -> Iterator[Batch]:
@@ -192,7 +205,10 @@ class BatchLoader:
 
     def _batch(self, images: list[NDArray[np.uint8]], samples: list[Sample]) -> Batch:
         labels_N = np.array([sample.label for sample in samples], np.int64)
-        return Batch(_normalize(images, self.preprocessing), labels_N, tuple(samples))
+        images_NCHW = _normalize(images, self.preprocessing)
+        if self.fill:
+            images_NCHW = repeat_to(images_NCHW, self.batch_size)
+        return Batch(images_NCHW, labels_N, tuple(samples))
 
     def _load_ahead(self) -> Generator[NDArray[np.uint8] | Unreadable]:
         # Pillow loads most of its formats on first use and rejects files of other threads until

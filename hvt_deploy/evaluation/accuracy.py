@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
-from hvt_deploy.core.tensors import LabelsN, LogitsNK, sqnr_db
+from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.evaluation.class_scores import MOST_CURVES, NO_CLASS, ClassTally, CurveTally
 from hvt_deploy.evaluation.flipped_predictions import FlipTally
 from hvt_deploy.evaluation.image_answers import ImageAnswers
@@ -33,6 +33,7 @@ class _Tally:
         self.agree = 0
         self.reference_only = 0
         self.candidate_only = 0
+        self.signal = 0.0
         self.noise = 0.0
         self.energy = 0.0
         self.product = 0.0
@@ -40,15 +41,16 @@ class _Tally:
 
     def add_error(self, reference_NK: NDArray[np.float64], logits_NK: NDArray[np.float64]) -> None:
         """The sums behind the logit error; infinite from the first logit on that is not finite."""
-        finite = bool(np.isfinite(logits_NK).all())
-        difference_NK = (
-            np.abs(logits_NK - reference_NK) if finite else np.full_like(reference_NK, math.inf)
-        )
-        self.noise += float(np.square(difference_NK).sum())
-        self.max_abs = max(self.max_abs, float(difference_NK.max(initial=0)))
-        if finite:
-            self.energy += float(np.square(logits_NK).sum())
-            self.product += float((logits_NK * reference_NK).sum())
+        with np.errstate(invalid="ignore"):  # inf - inf
+            signal, noise = signal_and_noise(reference_NK, logits_NK)
+        self.signal += signal
+        if not np.isfinite(logits_NK).all():
+            self.noise = self.max_abs = math.inf
+            return
+        self.noise += noise
+        self.energy += float(np.square(logits_NK).sum())
+        self.product += float((logits_NK * reference_NK).sum())
+        self.max_abs = max(self.max_abs, float(np.abs(logits_NK - reference_NK).max(initial=0)))
 
 
 class AccuracyMeter:
@@ -59,7 +61,6 @@ class AccuracyMeter:
         self._num_classes = num_classes
         self._tallies = {name: _Tally(num_classes) for name in (reference, *candidates)}
         self._class_images = np.zeros(num_classes, np.int64)
-        self._signal = 0.0
         self._files: list[str] = []
         self._labels: list[LabelsN] = []
 
@@ -85,7 +86,6 @@ class AccuracyMeter:
         self._files += files
         self._labels.append(labels_N)
         self._class_images += np.bincount(labels_N, minlength=self._num_classes)
-        self._signal += float(np.square(reference_NK).sum())
         for name, tally in self._tallies.items():
             logits_NK = logits[name].astype(np.float64)
             top1_N = _top1(logits_NK)
@@ -133,8 +133,8 @@ class AccuracyMeter:
         tally, finite = self._tallies[name], math.isfinite(self._tallies[name].noise)
         return Fidelity(
             agreement=wilson_interval(tally.agree, len(self._files)),
-            sqnr_db=sqnr_db(self._signal, tally.noise),
-            cosine=_cosine(tally.product, self._signal, tally.energy) if finite else None,
+            sqnr_db=sqnr_db(tally.signal, tally.noise),
+            cosine=_cosine(tally.product, tally.signal, tally.energy) if finite else None,
             max_abs=tally.max_abs if math.isfinite(tally.max_abs) else None,
             flips=tally.flips.flips(),
         )

@@ -23,7 +23,7 @@ from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.data.folders import Sample
-from hvt_deploy.data.images import load_batches, repeat_to
+from hvt_deploy.data.images import load_batches
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest, GroupSensitivity, Trial
 from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.evaluation.statistics import tango_interval
@@ -85,13 +85,14 @@ class RecipeBench:
         run, output = open_graph(graph, Path(), cpu_count()), graph.graph.output[0].name
         logits: list[LogitsNK] = []
         labels: list[LabelsN] = []
-        for batch in load_batches(samples, self.preprocessing, self.batch or _BATCH, cpu_count()):
-            images_NCHW = (
-                batch.images_NCHW
-                if self.batch is None
-                else repeat_to(batch.images_NCHW, self.batch)
-            )
-            logits.append(run([output], images_NCHW)[0][: len(batch.labels_N)])
+        for batch in load_batches(
+            samples,
+            self.preprocessing,
+            self.batch or _BATCH,
+            cpu_count(),
+            fill=self.batch is not None,
+        ):
+            logits.append(run([output], batch.images_NCHW)[0][: len(batch.labels_N)])
             labels.append(batch.labels_N)
             progress(sum(map(len, logits)), len(samples))
         return _Answers(np.concatenate(logits), np.concatenate(labels))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hvt_deploy.core.model_options import ModelOptions
 from hvt_deploy.core.run_config import RunConfig
+from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.workspace import Manifest
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.models.spec import ModelSpec
@@ -24,7 +26,7 @@ def spec_of_manifest(manifest: Manifest) -> ModelSpec:
     return get_spec(manifest.model, manifest.signature.image_size, manifest.config.options)
 
 
-def load_exported(manifest: Manifest, path: Path) -> nn.Module:
+def load_exported(model: str, signature: Signature, options: ModelOptions, path: Path) -> nn.Module:
     """The reference form of an exported model: images (B, 3, H, W) to logits (B, K).
 
     `path` is its stored weights, which stay mapped. Raises BadInput for weights that do not fit,
@@ -32,4 +34,6 @@ def load_exported(manifest: Manifest, path: Path) -> nn.Module:
     """
     from hvt_deploy.models.weights.load import load_model
 
-    return load_model(spec_of_manifest(manifest), path, manifest.signature.num_classes)[0]
+    return load_model(get_spec(model, signature.image_size, options), path, signature.num_classes)[
+        0
+    ]

@@ -31,12 +31,10 @@ def open_pixels_backend(request: BackendRequest) -> PixelsBackend:
 
 def _open_pytorch(request: BackendRequest) -> Backend:
     require("torch", extra="export")
-    from hvt_deploy.models.registry import get_spec
-    from hvt_deploy.models.weights.load import load_model
+    from hvt_deploy.models.exported import load_exported
     from hvt_deploy.runtime.pytorch import PyTorchBackend
 
-    spec = get_spec(request.model, request.signature.image_size, request.options)
-    module, _ = load_model(spec, request.path, request.signature.num_classes)
+    module = load_exported(request.model, request.signature, request.options, request.path)
     return PyTorchBackend(request.variant, module, request.threads)
 
 

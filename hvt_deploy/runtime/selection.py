@@ -79,9 +79,11 @@ class _Selector:
         for key in _ON_GPU if self.gpus else _ON_CPU:
             if key in artifacts:
                 precision, form = _GRAPHS[key]
-                found.append(self._select(key, Variant("ort", device, precision, form)))
+                found.append(
+                    self._select(self._check(key), Variant("ort", device, precision, form))
+                )
         if PIXELS in artifacts:  # on the CPU wherever it is: only its accuracy is asked for
-            found.append(self._select(PIXELS, Variant("ort", "cpu", "fp32", "uint8")))
+            found.append(self._select(self._check(PIXELS), Variant("ort", "cpu", "fp32", "uint8")))
         return (*found, *(self._engine(key) for key in self.manifest.engines))
 
     def _pytorch(self, device: Device) -> list[Selection]:
@@ -97,7 +99,8 @@ class _Selector:
         if device == "cuda":
             variants.append(Variant("pytorch", device, "fp16"))
             variants.append(Variant("pytorch", device, "fp16", "compiled"))
-        return [self._select(WEIGHTS, variant) for variant in variants]
+        path = self._check(WEIGHTS)
+        return [self._select(path, variant) for variant in variants]
 
     def _engine(self, key: str) -> Selection:
         """An engine is opened only after its passport was checked: it is code to be executed."""
@@ -105,7 +108,7 @@ class _Selector:
         path = self.folder.file(artifact)
         passport = read_passport(path, artifact.remake)
         variant = Variant("trt", "cuda", passport.precision, target=passport.target)
-        found = self._select(key, variant, passport.audit)
+        found = self._select(self._check(key), variant, passport.audit)
         why = _NO_GPU
         if self.gpus:
             machine = Machine(available_flavours(), tuple(self.gpus))
@@ -117,11 +120,14 @@ class _Selector:
                 return found
         return Selection(variant, path, None, why, passport.audit)
 
-    def _select(self, key: str, variant: Variant, audit: EngineAudit | None = None) -> Selection:
+    def _check(self, key: str) -> Path:
+        return self.folder.open_artifact(self.manifest, key)
+
+    def _select(self, path: Path, variant: Variant, audit: EngineAudit | None = None) -> Selection:
         manifest = self.manifest
         request = BackendRequest(
             variant=variant,
-            path=self.folder.open_artifact(manifest, key),
+            path=path,
             model=manifest.model,
             signature=manifest.signature,
             threads=self.threads,
@@ -129,5 +135,5 @@ class _Selector:
             options=manifest.config.options,
         )
         if variant.form == "uint8":
-            return Selection(variant, request.path, lambda: open_pixels_backend(request))
-        return Selection(variant, request.path, lambda: open_backend(request), audit=audit)
+            return Selection(variant, path, lambda: open_pixels_backend(request))
+        return Selection(variant, path, lambda: open_backend(request), audit=audit)

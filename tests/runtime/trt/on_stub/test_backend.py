@@ -15,7 +15,6 @@ from stub_libcuda import Stub
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import FlavourName
-from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.backend import TrtBackend
