@@ -29,7 +29,8 @@ from xml.etree import ElementTree
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.records import RESULTS, ROOT, Record, write_record
-from hvt_deploy.core.environment import cpu_name, find_gpus, tool_versions
+from hvt_deploy.core.environment import cpu_name, tool_versions
+from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.evaluation.record import read_results
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours

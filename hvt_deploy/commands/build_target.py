@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hvt_deploy.core.environment import Gpu, find_gpus
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.gpus import Gpu, find_gpus
 from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision

@@ -10,11 +10,11 @@ from hvt_deploy.core.environment import (
     cpu_count,
     cpu_flags,
     cpu_name,
-    find_gpus,
     free_disk_bytes,
     int8_saturates,
     tool_versions,
 )
+from hvt_deploy.core.gpus import Gpu, name_driver, search_gpus
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 
 SATURATES = (
@@ -48,15 +48,15 @@ class Diagnosis:
 
 def check_machine(workspace: Path) -> Diagnosis:
     """Look at packages, providers, GPUs and disk."""
-    gpus, flavours = find_gpus(), available_flavours()
+    search, flavours = search_gpus(), available_flavours()
+    gpus = search.gpus
     installed = [f for f in flavours if isinstance(f, FlavourInfo)]
     providers = _providers()
     facts = {
         "cpu": f"{cpu_name()}, {cpu_count()} threads",
         "int8 on the cpu": SATURATES if int8_saturates(cpu_flags()) else "sums are exact",
-        "gpu": ", ".join(f"{g.name} (compute capability {g.compute_capability})" for g in gpus)
-        or "none",
-        "driver": gpus[0].driver if gpus else "none",
+        "gpu": ", ".join(map(_describe_gpu, gpus)) or f"none: {search.why_none}",
+        "driver": _describe_driver(gpus[0]) if gpus else "none",
         "free disk": f"{free_disk_bytes(workspace) / 1e9:.1f} GB",
         "ONNX Runtime providers": ", ".join(providers) or "none",
         **{f.what if not isinstance(f, FlavourInfo) else f.name: _flavour(f) for f in flavours},
@@ -71,6 +71,14 @@ def check_machine(workspace: Path) -> Diagnosis:
             _run(bool(gpus), providers, installed),
         ),
     )
+
+
+def _describe_gpu(gpu: Gpu) -> str:
+    return f"{gpu.name} (compute capability {gpu.compute_capability}, {gpu.memory_mib} MiB)"
+
+
+def _describe_driver(gpu: Gpu) -> str:
+    return f"{name_driver() or 'version unknown'}, for CUDA {gpu.cuda_version} and older"
 
 
 def _flavour(flavour: object) -> str:

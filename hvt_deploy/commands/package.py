@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hvt_deploy.core.environment import find_gpus
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import PIXELS, GraphKey, Manifest
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hvt_deploy.core.environment import cpu_count, find_gpus
+from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import (
     BUDGET,
     CALIBRATION,
@@ -33,7 +34,7 @@ from hvt_deploy.data.images import BatchLoader, load_batches
 from hvt_deploy.data.sampling import draw_stratified_sample
 from hvt_deploy.evaluation.assemble import Measured, conclude
 from hvt_deploy.evaluation.candidates import plan_rows
-from hvt_deploy.evaluation.gpu_state import open_nvml
+from hvt_deploy.evaluation.gpu_reading import open_gpu_reader
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers
 from hvt_deploy.evaluation.measurement import (
     Opened,
@@ -99,7 +100,7 @@ def validate(
         threads = settings.threads or cpu_count()
         loader = load_batches(samples, manifest.preprocessing, batch_size, threads)
         gpu = _find_watched_gpu()
-        memory = MemoryMeter(gpu.read if gpu else None)
+        memory = MemoryMeter(gpu.reader.read if gpu else None)
         with open_candidates(plan_rows(folder, manifest, settings), memory, ui) as opened:
             if record:
                 _check_recordable(opened[0])
@@ -161,7 +162,7 @@ def _summarize_data(
 
 def _find_watched_gpu() -> WatchedGpu | None:
     gpus = find_gpus()
-    return WatchedGpu(gpus[0].name, open_nvml()) if gpus else None
+    return WatchedGpu(gpus[0].name, open_gpu_reader(gpus[0])) if gpus else None
 
 
 def _refuse_overlap(

@@ -1,4 +1,4 @@
-"""What this machine has: packages, GPUs, disk. Nothing heavy is imported to find out."""
+"""Packages, processor, memory and disk of this machine, found without heavy imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.errors import MissingEnvironment
@@ -33,20 +32,6 @@ _VERSIONED = (
 )
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU as the driver names it."""
-
-    name: str
-    """Product name."""
-    compute_capability: str
-    """For example "8.6"."""
-    memory_mib: int
-    """Total memory, MiB; 0 where it is not reported."""
-    driver: str
-    """Driver version, or JetPack."""
-
-
 def require(module: str, extra: str) -> None:
     """Raise MissingEnvironment with the pip line unless `module` can be imported."""
     if importlib.util.find_spec(module) is None:
@@ -65,51 +50,6 @@ def tool_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def find_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that `nvidia-smi` reports; empty without a driver.
-
-    A Jetson's nvidia-smi may not know every field; its integrated GPU is then read from the device
-    tree.
-    """
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return _jetson_gpu()
-    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
-    answer = subprocess.run(
-        [command, query, "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
-    if answer.returncode != 0:
-        return _jetson_gpu()
-    gpus: list[Gpu] = []
-    for line in answer.stdout.splitlines():
-        fields = [f.strip() for f in line.split(",")]
-        if len(fields) == 4 and fields[1].replace(".", "").isdigit():
-            memory = int(fields[2]) if fields[2].isdigit() else 0
-            gpus.append(Gpu(fields[0], fields[1], memory, fields[3]))
-    return tuple(gpus) or _jetson_gpu()
-
-
-# Compute capability by the chip named in the device tree (NVIDIA's CUDA GPU list).
-_JETSON_CHIPS = {"tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
-
-
-def _jetson_gpu() -> tuple[Gpu, ...]:
-    compatible = Path("/proc/device-tree/compatible")
-    if not compatible.is_file():
-        return ()
-    text = compatible.read_text(errors="ignore")
-    for chip, capability in _JETSON_CHIPS.items():
-        if chip in text:
-            model = Path("/proc/device-tree/model")
-            name = model.read_text(errors="ignore").strip("\0\n ") if model.is_file() else chip
-            return (Gpu(name, capability, 0, "JetPack"),)
-    return ()
 
 
 def cpu_name() -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hvt_deploy.core.environment import cpu_count, cpu_name, find_gpus, power_mode, tool_versions
+from hvt_deploy.core.environment import cpu_count, cpu_name, power_mode, tool_versions
+from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import INT8_CALIBRATION, RESULTS, Int8CalibrationFacts, Manifest
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import now

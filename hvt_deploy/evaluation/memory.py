@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from hvt_deploy.core.environment import resident_mib
-from hvt_deploy.evaluation.gpu_state import GpuReading
+from hvt_deploy.evaluation.gpu_reading import GpuReading
 
 
 class MemoryMeter:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.images import repeat_to
-from hvt_deploy.evaluation.gpu_state import GpuMonitor, GpuReading
+from hvt_deploy.evaluation.gpu_reading import GpuReader
+from hvt_deploy.evaluation.gpu_state import GpuMonitor
 from hvt_deploy.evaluation.latency import KEPT_ROUNDS, measure_latency
 from hvt_deploy.evaluation.record import GpuState
 from hvt_deploy.evaluation.scores import Latency
@@ -27,10 +28,12 @@ class Timings:
 
 @dataclass(frozen=True)
 class WatchedGpu:
-    """The GPU that backends run on. `read` is None where its clocks cannot be read."""
+    """The GPU that backends run on."""
 
     name: str
-    read: Callable[[], GpuReading | None] | None
+    """Product name."""
+    reader: GpuReader
+    """Reads its clocks."""
 
 
 def time_backends(
@@ -49,9 +52,8 @@ def time_backends(
     warnings: list[str] = []
     for batch in batches:
         bound = _bind(backends, repeat_to(images_NCHW, batch), warnings)
-        monitor = (
-            GpuMonitor(gpu.name, gpu.read, KEPT_ROUNDS * len(bound)) if gpu and gpu.read else None
-        )
+        read = gpu.reader.read if gpu else None
+        monitor = GpuMonitor(gpu.name, read, KEPT_ROUNDS * len(bound)) if gpu and read else None
         observe = monitor.observe if monitor else None
         with ui.progress(f"Measuring latency at batch {batch}") as progress:
             for name, latency in measure_latency(
@@ -60,6 +62,8 @@ def time_backends(
                 found[name].append(latency)
         state = monitor.state(batch) if monitor else None
         states += [state] if state else []
+    if gpu is not None:
+        warnings += gpu.reader.notes
     if gpu is not None and len(states) < len(batches):
         warnings.append(
             f"The clocks of {gpu.name} could not be read: nothing shows that they did not move."

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvt_deploy.core.environment import Gpu, cpu_count, find_gpus
+from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.gpus import Gpu, find_gpus
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
 from hvt_deploy.core.workspace import ModelFolder

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from hvt_deploy.core.environment import Gpu
+from hvt_deploy.core.gpus import Gpu
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 
@@ -46,9 +46,7 @@ def test_section_that_fails_leaves_the_others(gpu_check, monkeypatch, tmp_path: 
             raise RuntimeError("the driver is gone")
         return {"verdict": "cannot here"}
 
-    monkeypatch.setattr(
-        gpu_check, "find_gpus", lambda: (Gpu("NVIDIA H100", "9.0", 81559, "580.1"),)
-    )
+    monkeypatch.setattr(gpu_check, "find_gpus", lambda: (Gpu("NVIDIA H100", "9.0", 81559, "13.0"),))
     monkeypatch.setattr(gpu_check, "run_tests", run_tests)
     monkeypatch.setattr(gpu_check, "run_demo", lambda folder: {"verdict": "verified"})
     assert gpu_check.main() == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvt_deploy.core.environment import Gpu
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.evaluation.candidates import plan_rows
 from hvt_deploy.runtime import selection
 
@@ -16,7 +16,7 @@ def test_on_a_gpu_pytorch_runs_in_its_faster_forms_too(tmp_path, exported, monke
         return [(variant.name, variant.precision, variant.device) for variant in variants]
 
     assert planned() == [("pytorch fp32", "fp32", "cpu")]
-    monkeypatch.setattr(selection, "find_gpus", lambda: (Gpu("NVIDIA L4", "8.9", 23034, "580.1"),))
+    monkeypatch.setattr(selection, "find_gpus", lambda: (Gpu("NVIDIA L4", "8.9", 23034, "13.0"),))
     assert planned() == [
         ("pytorch fp32", "fp32", "cuda"),
         ("pytorch fp16", "fp16", "cuda"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
 import pytest
 
-from hvt_deploy.evaluation.gpu_state import GpuMonitor, GpuReading, invalid_clocks, open_nvml
+from hvt_deploy.evaluation.gpu_reading import GpuReading
+from hvt_deploy.evaluation.gpu_state import GpuMonitor, invalid_clocks
 
 
 def watched(readings: Sequence[GpuReading | None], kept: int = 100) -> GpuMonitor:
@@ -62,64 +62,3 @@ def test_readings_that_fail_are_left_out_and_none_at_all_is_no_state() -> None:
     assert some.sm_mhz == (1410, 1410)
     assert watched([None, None]).state(1) is None
     assert watched([]).state(1) is None
-
-
-class FakeNvml:
-    """The driver's library with one GPU; answers go into the places that ctypes points to."""
-
-    def __init__(self) -> None:
-        self.asked: list[object] = []
-
-    def nvmlInit_v2(self) -> int:
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index, handle) -> int:
-        self.asked.append(index)
-        return 0
-
-    def nvmlDeviceGetHandleByUUID(self, uuid, handle) -> int:
-        self.asked.append(uuid)
-        return 0
-
-    def nvmlDeviceGetClockInfo(self, handle, kind, mhz) -> int:
-        mhz._obj.value = {1: 1410, 2: 2619}[kind]
-        return 0
-
-    def nvmlDeviceGetPowerUsage(self, handle, milliwatts) -> int:
-        milliwatts._obj.value = 214_500
-        return 0
-
-    def nvmlDeviceGetTemperature(self, handle, sensor, celsius) -> int:
-        celsius._obj.value = 61
-        return 0
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle, reasons) -> int:
-        reasons._obj.value = 0x1 | 0x4 | 0x20
-        return 0
-
-    def nvmlDeviceGetMemoryInfo(self, handle, memory) -> int:
-        memory._obj.used = 512 * 2**20
-        return 0
-
-
-@pytest.mark.parametrize(("visible", "asked"), [("", 0), ("3,1", 3), ("GPU-0a1b", b"GPU-0a1b")])
-def test_nvml_is_read_on_the_gpu_that_cuda_sees(
-    monkeypatch: pytest.MonkeyPatch, visible: str, asked: object
-) -> None:
-    nvml = FakeNvml()
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: nvml)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    read = open_nvml()
-    assert read is not None
-    assert read() == GpuReading(
-        1410, 214.5, 61, ("software power cap", "software thermal slowdown"), 512.0
-    )
-    assert nvml.asked == [asked]
-
-
-def test_without_a_driver_there_is_no_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: str) -> None:
-        raise OSError("libnvidia-ml.so.1: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert open_nvml() is None

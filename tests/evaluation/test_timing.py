@@ -15,7 +15,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.evaluation import timing
-from hvt_deploy.evaluation.gpu_state import GpuReading
+from hvt_deploy.evaluation.gpu_reading import GpuReader, GpuReading
 from hvt_deploy.evaluation.latency import Latency, measure_latency
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.timing import WatchedGpu, time_backends
@@ -70,7 +70,7 @@ def test_every_batch_size_has_its_latency_and_a_size_that_is_too_large_is_told()
 
 def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
     clocks = iter(range(1000, 9000))
-    gpu = WatchedGpu("Some GPU", lambda: GpuReading(next(clocks), 100, 50))
+    gpu = WatchedGpu("Some GPU", GpuReader(lambda: GpuReading(next(clocks), 100, 50)))
     found = time_backends({"trt": Sleeper("trt", 2)}, IMAGES, (1, 2), gpu, SilentUi())
     assert [state.batch for state in found.gpu] == [1, 2]
     assert found.gpu[0].sm_mhz[1] < found.gpu[1].sm_mhz[0]
@@ -78,11 +78,11 @@ def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
 
 
 def test_a_gpu_that_cannot_be_read_is_told() -> None:
-    found = time_backends(
-        {"trt": Sleeper("trt", 2)}, IMAGES, (1,), WatchedGpu("Some GPU", None), SilentUi()
-    )
+    gpu = WatchedGpu("Some GPU", GpuReader(None, ("NVML: Not Supported.",)))
+    found = time_backends({"trt": Sleeper("trt", 2)}, IMAGES, (1,), gpu, SilentUi())
     assert found.gpu == ()
-    assert "could not be read" in found.warnings[0]
+    assert found.warnings[0] == "NVML: Not Supported."
+    assert "could not be read" in found.warnings[1]
 
 
 def test_memory_is_what_was_added_and_kept() -> None:

@@ -12,7 +12,7 @@ import pytest
 from engines import Engines
 from exported import Exported, Record, export_model
 
-from hvt_deploy.core.environment import find_gpus
+from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.serialization import to_plain
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exported import MODEL, EnginePrecision, Exported
 
-from hvt_deploy.core.environment import Gpu
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.types import FlavourChoice
 from hvt_deploy.graph.analysis.node_facts import read_facts
 from hvt_deploy.graph.storage import load_onnx

@@ -13,8 +13,9 @@ from engines import Engines
 from exported import IMAGES, PRECISIONS, EnginePrecision, Exported, Record
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.types import FlavourChoice, Runtime
-from hvt_deploy.evaluation.gpu_state import open_nvml
+from hvt_deploy.evaluation.gpu_reading import open_gpu_reader
 from hvt_deploy.evaluation.latency import measure_latency
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.runtime.base import Backend, BoundCall
@@ -81,10 +82,10 @@ def test_faster_forms_of_pytorch(exported: Exported, record: Record, form: Form)
 
 
 def test_nvml_reads_clocks_power_temperature_and_memory(record: Record) -> None:
-    read = open_nvml()
-    assert read is not None
-    reading = read()
-    record(nvml=reading)
+    reader = open_gpu_reader(find_gpus()[0])
+    assert reader.read is not None, reader.notes
+    reading = reader.read()
+    record(nvml=reading, notes=reader.notes)
     assert reading is not None
     assert 100 < reading.sm_mhz < 4000
     assert 10 < reading.temperature_c < 110

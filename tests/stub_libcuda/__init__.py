@@ -1,36 +1,43 @@
-"""Machines with pretended GPUs: a stand-in of libcuda.so.1 that child processes find first."""
+"""A pretended NVIDIA driver: stand-ins of its libraries that child processes find first."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-SOURCE = Path(__file__).with_name("libcuda.c")
+SOURCES = {name: Path(__file__).with_name(f"{name}.c") for name in ("libcuda", "libnvidia-ml")}
 CARD = "Stub GPU;8.6;64;0000:01:00.0;0a1b0000000000000000000000000001"
 # The kinds of objects that the stub counts, in the order of its enum.
 KINDS = ("device memory", "pinned memory", "streams", "events", "graphs", "executables")
 
 
-def build_libcuda(folder: Path) -> Path:
-    """Compile it once per folder; returns its path."""
-    library = folder / "libcuda.so.1"
-    if not library.is_file():
-        options = ["-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(library)]
-        subprocess.run(["cc", *options, str(SOURCE), "-ldl"], check=True)
-    return library
+@cache
+def build_driver() -> Path:
+    """The folder with libcuda.so.1 and libnvidia-ml.so.1; compiled once per process."""
+    folder = Path(tempfile.mkdtemp(prefix="stub-libcuda-"))
+    atexit.register(shutil.rmtree, folder)
+    for name, source in SOURCES.items():
+        library = f"{name}.so.1"
+        options = ["-O1", "-w", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", library]
+        subprocess.run(["cc", *options, str(source), "-ldl"], check=True, cwd=folder)
+    return folder
 
 
 def pretend_gpus(folder: Path, devices: Sequence[str] = (CARD,), **more: str) -> dict[str, str]:
     """The environment of a child process on a machine with these GPUs (see libcuda.c)."""
-    library, description = build_libcuda(folder), folder / "devices.txt"
+    driver, description = build_driver(), folder / "devices.txt"
     description.write_text("".join(f"{device}\n" for device in devices))
     inherited = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    stub = {"LD_LIBRARY_PATH": str(folder), "STUB_CUDA_DEVICES": str(description)}
-    return {**inherited, **stub, "STUB_LIBCUDA": str(library), **more}
+    stub = {"LD_LIBRARY_PATH": str(driver), "STUB_CUDA_DEVICES": str(description)}
+    return {**inherited, **stub, "STUB_LIBCUDA": str(driver / "libcuda.so.1"), **more}
 
 
 class Stub:

@@ -264,10 +264,14 @@ def gpu_grid(states: Sequence[GpuState]) -> Grid | None:
                 str(s.batch),
                 f"{s.sm_mhz[0]} to {s.sm_mhz[1]} MHz",
                 format_percent(s.clock_movement),
-                f"{s.power_w[0]:.0f} to {s.power_w[1]:.0f} W",
-                f"{s.temperature_c[0]} to {s.temperature_c[1]} °C",
+                _format_range(s.power_w, "W"),
+                _format_range(s.temperature_c, "°C"),
                 ", ".join(s.throttling) or "none",
             )
             for s in states
         ),
     )
+
+
+def _format_range(limits: tuple[float, float], unit: str) -> str:
+    return f"{limits[0]:.0f} to {limits[1]:.0f} {unit}" if any(limits) else "not reported"

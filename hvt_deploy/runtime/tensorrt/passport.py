@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import cast
 
 from hvt_deploy import __version__
-from hvt_deploy.core.environment import Gpu, tool_versions
+from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import hash_bytes, hash_file
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import FlavourName, Precision, Skipped
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit

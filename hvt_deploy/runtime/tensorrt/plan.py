@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.types import FlavourChoice, FlavourName, Skipped
 from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,

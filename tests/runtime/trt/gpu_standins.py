@@ -15,13 +15,8 @@ import numpy as np
 import onnxruntime
 from fake_tensorrt import FakeTensorRT, World
 
-from hvt_deploy.core import environment
-from hvt_deploy.core.environment import Gpu
-from hvt_deploy.evaluation import gpu_state
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.tensorrt import build, build_process
-
-H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 81559, "580.1")
 
 
 class GraphWorld(World):
@@ -59,8 +54,6 @@ def install() -> None:
     tensorrt = FakeTensorRT(world)
     tensorrt.__spec__ = ModuleSpec("tensorrt", None)
     sys.modules["tensorrt"] = tensorrt
-    environment.find_gpus = lambda: (H100,)
-    gpu_state.open_nvml = lambda: lambda: gpu_state.GpuReading(1980, 300.0, 50, (), 4096.0)
 
 
 run_in_child = build.run_in_child

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from stub_libcuda import pretend_gpus
+from stub_libcuda.machines import MACHINES
 
 TESTS = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def test_gpu_suite_on_a_pretended_h100(tmp_path: Path) -> None:
     records = tmp_path / "records.jsonl"
     paths = (TESTS.parent, TESTS, TESTS / "runtime" / "trt")
     environment = {
-        **pretend_gpus(tmp_path),
+        **MACHINES["H100"].start(tmp_path),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "GPU_CHECK_MODEL": "fdvit_demo",
         "GPU_CHECK_RECORDS": str(records),

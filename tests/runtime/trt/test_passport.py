@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
@@ -26,7 +26,7 @@ from hvt_deploy.runtime.tensorrt.passport import (
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
 RTX = FlavourInfo("tensorrt_rtx", "1.7.1.116")
-A10 = Gpu("NVIDIA A10", "8.6", 23028, "580.1")
+A10 = Gpu("NVIDIA A10", "8.6", 23028, "13.0")
 HERE = Machine((Skipped("TensorRT", "not installed"), RTX), (A10,))
 REBUILD = "hvt-deploy build-trt fdvit_b --int8"
 
@@ -83,7 +83,7 @@ def test_engine_that_fits_is_let_through(engine: Path, passport: Passport) -> No
         ),
         (replace(HERE, gpus=()), "needs an NVIDIA GPU of compute capability 8.6 or 8.9"),
         (
-            replace(HERE, gpus=(Gpu("NVIDIA H100", "9.0", 81559, "580.1"),)),
+            replace(HERE, gpus=(Gpu("NVIDIA H100", "9.0", 81559, "13.0"),)),
             "the NVIDIA H100 here has 9.0",
         ),
     ],

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hvt_deploy.core.environment import Gpu
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
@@ -23,7 +23,7 @@ TRT = FlavourInfo("tensorrt", "10.13.3.9")
 RTX = FlavourInfo("tensorrt_rtx", "1.7.1.116")
 NO_TRT = Skipped("TensorRT", "not installed")
 NO_RTX = Skipped("TensorRT-RTX", "not installed")
-ORIN = Gpu("Orin", "8.7", 0, "JetPack")
+ORIN = Gpu("Orin", "8.7", 7620, "12.6")
 
 
 def test_profile_is_read() -> None:
