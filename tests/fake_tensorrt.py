@@ -16,8 +16,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import numpy as np
 from stub_libcuda import Stub
@@ -48,6 +50,25 @@ def matches(parameters: Sequence[str] | str, given: Sequence[str]) -> bool:
     names = [p.rstrip("=") for p in parameters]
     required = [p for p in parameters if not p.endswith("=")]
     return names[: len(given)] == list(given) and len(given) >= len(required)
+
+
+def find_differences(module: ModuleType, version: str) -> list[str]:
+    """Names that the module lacks though they are recorded, or has though recorded as absent."""
+    found: list[str] = []
+    for class_name, entry in API["classes"].items():
+        if class_name.islower():
+            continue  # what the bindings import (os, warnings) and dtype aliases
+        real = getattr(module, class_name, None)
+        if (real is None) != (recorded(version, class_name) is None):
+            found.append(class_name)
+        elif real is not None:
+            members = {**entry.get("attributes", {}), **entry.get("members", {})}
+            found += [
+                f"{class_name}.{member}"
+                for member in members
+                if hasattr(real, member) != (recorded(version, class_name, member) is not None)
+            ]
+    return found
 
 
 class Recorded:
@@ -96,6 +117,10 @@ class FakeEnum:
                 f"{self._name}.{member} does not exist in TensorRT {self._version}"
             )
         return Member(f"{self._name}.{member}", self._version)
+
+    def __dir__(self) -> list[str]:
+        members = API["classes"][self._name]["members"]
+        return [m for m in members if recorded(self._version, self._name, m) is not None]
 
 
 @dataclass(frozen=True)
@@ -208,6 +233,9 @@ class OnnxParser(Recorded):
         self._network._onnx = Path(model)
         return Path(model).is_file()
 
+    def get_error(self, index: int) -> NoReturn:
+        raise IndexError("it has no errors")
+
 
 class IOptimizationProfile(Recorded):
     def set_shape(self, input: str, min: Dims, opt: Dims, max: Dims) -> None:
@@ -224,6 +252,14 @@ class ITimingCache(Recorded):
 
 
 class IBuilderConfig(Recorded):
+    profiling_verbosity: Member
+    progress_monitor: Any
+    num_compute_capabilities: int
+
+    def set_compute_capability(self, compute_capability: Member, index: int) -> bool:
+        self._world.calls.append(f"target {index}: {compute_capability}")
+        return True
+
     def set_memory_pool_limit(self, pool: Member, pool_size: int) -> None:
         self._world.calls.append(f"{pool} = {pool_size}")
 
@@ -346,7 +382,8 @@ class IExecutionContext(Recorded):
 
 
 class IRuntimeConfig(Recorded):
-    pass
+    dynamic_shapes_kernel_specialization_strategy: Member
+    cuda_graph_strategy: Member
 
 
 class ICudaEngine(Recorded):
@@ -355,9 +392,11 @@ class ICudaEngine(Recorded):
         self._content = content
         self.num_io_tensors, self.num_optimization_profiles = 2, len(world.ranges)
 
-    def create_execution_context(self, *args: object) -> IExecutionContext:
-        if args:
-            (config,) = args
+    def create_execution_context(
+        self, runtime_config: IRuntimeConfig | None = None
+    ) -> IExecutionContext:
+        if runtime_config is not None:
+            config = runtime_config
             strategies = (
                 config.dynamic_shapes_kernel_specialization_strategy,
                 config.cuda_graph_strategy,
@@ -392,15 +431,23 @@ class ICudaEngine(Recorded):
 
 
 class Runtime(Recorded):
-    def deserialize_cuda_engine(self, *args: object) -> ICudaEngine | None:
+    def deserialize_cuda_engine(self, serialized_engine: bytes | mmap) -> ICudaEngine | None:
         if not self._world.readable:
             self._world.error("the engine was built by another version")
             return None
-        return ICudaEngine(self._world, bytes(args[0]))
+        return ICudaEngine(self._world, bytes(serialized_engine))
 
 
 class FakeTensorRT:
     """The module."""
+
+    NetworkDefinitionCreationFlag: FakeEnum
+    ProfilingVerbosity: FakeEnum
+    MemoryPoolType: FakeEnum
+    BuilderFlag: FakeEnum
+    LayerInformationFormat: FakeEnum
+    TensorIOMode: FakeEnum
+    DataType: FakeEnum
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -30,7 +30,7 @@ from hvt_deploy.runtime.tensorrt.engine_io import (
     choose_range,
     read_batch_ranges,
 )
-from hvt_deploy.runtime.tensorrt.flavours import open_flavour
+from hvt_deploy.runtime.tensorrt.flavours import open_flavour, start_library
 from hvt_deploy.runtime.tensorrt.messages import is_noise, make_logger
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 
@@ -165,7 +165,8 @@ class TrtBackend:
 
     def _deserialize(self) -> ICudaEngine:
         trt = self._flavour.trt
-        self._runtime = trt.Runtime(make_logger(trt, self._keep_error))
+        logger = make_logger(trt, self._keep_error)
+        self._runtime = start_library(self._flavour, lambda: trt.Runtime(logger), self._errors)
         with (
             self._request.path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,

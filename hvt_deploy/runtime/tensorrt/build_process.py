@@ -23,7 +23,7 @@ from hvt_deploy.runtime.tensorrt.api import (
     TensorRT,
 )
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, write_outcome
-from hvt_deploy.runtime.tensorrt.flavours import Flavour, open_flavour
+from hvt_deploy.runtime.tensorrt.flavours import Flavour, open_flavour, start_library
 from hvt_deploy.runtime.tensorrt.inspection import inspect_engine
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer, parse_layer_lines
 from hvt_deploy.runtime.tensorrt.messages import find_hint, is_noise, make_logger
@@ -46,13 +46,7 @@ def compile_engine(plan: BuildPlan) -> BuildOutcome:
     flavour, log = open_flavour(plan.flavour), BuildLog()
     trt = flavour.trt
     logger = make_logger(trt, log.add)
-    try:
-        builder = trt.Builder(logger)
-    except TypeError as error:  # pybind11 raises it for a constructor that returns nothing
-        raise MissingEnvironment(
-            f"{flavour.info.title} cannot start here: {_get_last(log.errors) or error}",
-            "It needs an NVIDIA GPU and a driver that fits; `hvt-deploy doctor` shows them.",
-        ) from error
+    builder = start_library(flavour, lambda: trt.Builder(logger), log.errors)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse_graph(trt.OnnxParser(network, logger), network, plan, flavour)
     config = builder.create_builder_config()
@@ -73,7 +67,7 @@ def compile_engine(plan: BuildPlan) -> BuildOutcome:
     plan.engine.write_bytes(blob)
     if plan.flavour != "tensorrt_rtx":
         cache_note = _save_timing_cache(config, plan) or cache_note
-    layers, layers_note = _read_layers(trt, logger, log, plan)
+    layers, layers_note = _read_layers(flavour, logger, log, plan)
     notes = tuple(note for note in (cache_note, layers_note, *log.warnings) if note)
     return BuildOutcome(plan.engine, flavour.info, layers, time.monotonic() - started, notes)
 
@@ -205,19 +199,21 @@ def _save_timing_cache(config: IBuilderConfig, plan: BuildPlan) -> str:
 
 
 def _read_layers(
-    trt: TensorRT, logger: Native, log: BuildLog, plan: BuildPlan
+    flavour: Flavour, logger: Native, log: BuildLog, plan: BuildPlan
 ) -> tuple[tuple[EngineLayer, ...], str]:
     """The engine's layers; a list that cannot be read is a note, for the engine itself is good."""
     try:
         if log.layers:
             return parse_layer_lines(log.layers), ""
-        engine = trt.Runtime(logger).deserialize_cuda_engine(plan.engine.read_bytes())
+        trt = flavour.trt
+        runtime = start_library(flavour, lambda: trt.Runtime(logger), log.errors)
+        engine = runtime.deserialize_cuda_engine(plan.engine.read_bytes())
         if engine is None:
             raise ToolFailure(
                 f"The engine that was just built cannot be read: {_get_last(log.errors)}"
             )
         return inspect_engine(trt, engine), ""
-    except ToolFailure as error:
+    except (MissingEnvironment, ToolFailure) as error:
         return (), f"The engine was not audited. {error.message}"
 
 

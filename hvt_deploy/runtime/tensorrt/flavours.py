@@ -8,13 +8,15 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.types import FlavourName, Skipped
 from hvt_deploy.runtime.tensorrt.api import TensorRT
+
+T = TypeVar("T")
 
 FLAVOURS: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
 
@@ -76,6 +78,20 @@ def open_flavour(name: FlavourName) -> Flavour:
             f"The Python package '{name}' {reason}.", install_hint(name)
         ) from error
     return Flavour(FlavourInfo(name, str(module.__version__)), cast("TensorRT", module))
+
+
+def start_library(flavour: Flavour, construct: Callable[[], T], errors: Sequence[str]) -> T:
+    """The builder or runtime that `construct` makes.
+
+    Raises MissingEnvironment with the last of `errors`, its logger's, where there is none.
+    """
+    try:
+        return construct()
+    except TypeError as error:  # pybind11 raises it for a constructor that returns nothing
+        raise MissingEnvironment(
+            f"{flavour.info.title} cannot start here: {errors[-1] if errors else error}",
+            "It needs an NVIDIA GPU and a driver that fits; `hvt-deploy doctor` shows them.",
+        ) from error
 
 
 def install_hint(name: FlavourName) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_tensorrt import API, RTX, VERSIONS, matches, recorded
+import tensorrt_rtx
+from fake_tensorrt import API, RTX, VERSIONS, find_differences, matches, recorded
 
 import hvt_deploy
 from hvt_deploy.runtime.tensorrt import api
@@ -163,6 +164,11 @@ def test_tables_are_not_empty() -> None:
     assert len(VERSIONS) == 6
     assert "build_serialized_network" in STABLE
     assert {"FP16", "set_dynamic_range", "num_compute_capabilities"} <= UNSTABLE
+
+
+def test_record_of_rtx_is_that_of_the_installed_library() -> None:
+    assert find_differences(tensorrt_rtx, RTX) == []
+    assert "BuilderFlag.FP16" in find_differences(tensorrt_rtx, "10.3.0")
 
 
 PROTOCOLS = [
