@@ -4,12 +4,13 @@ INT8.
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from hvt_deploy.core.tensors import Signature
 from hvt_deploy.evaluation.divergence import (
     LIMITS,
     NOT_FINITE,
@@ -17,17 +18,15 @@ from hvt_deploy.evaluation.divergence import (
     numbers_of,
     relative_error,
 )
+from hvt_deploy.evaluation.parity import draw_seeded_noise
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.module_graph import ModuleGraph, read_module_path
-from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.quantization.ranges import collect_ranges
-from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
-from hvt_deploy.graph.torch_export import export_onnx
-from hvt_deploy.models import create_model, to_deployed
-from hvt_deploy.models.weights.load import seed_random_weights
+from hvt_deploy.models import get_spec, to_deployed
+from hvt_deploy.models.weights.load import load_model
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend, run_part
 from hvt_deploy.runtime.pytorch import PyTorchBackend
@@ -39,20 +38,19 @@ DEMOS = ["fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo"]
 class Family:
     """The FP32, FP16 and INT8 graphs of a small model, and the model."""
 
-    def __init__(self, name, folder):
-        model = create_model(name)
-        seed_random_weights(model, 0)
-        self.signature, self.folder = Signature(model.spec.image_size, 10), folder
-        deployed = to_deployed(model)
-        self.images = np.random.default_rng(0).standard_normal(
-            (2, 3, *model.spec.image_size), np.float32
-        )
-        fp32 = convert_opset(simplify(export_onnx(deployed, self.signature, 17), "onnxslim"), 17)
-        save_onnx(fp32, folder / "fp32.onnx")
+    def __init__(self, exported, folder):
+        manifest = exported.read()
+        self.signature, self.folder = manifest.signature, folder
+        self.images = draw_seeded_noise(self.signature, 2, seed=0)
+        shutil.copy(exported.file(manifest.artifacts["fp32"]), folder / "fp32.onnx")
+        fp32 = load_onnx(folder / "fp32.onnx")
         ranges = collect_ranges(folder / "fp32.onnx", [self.images], 1)
         save_onnx(quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), folder / "int8.onnx")
         save_onnx(to_fp16(fp32, ranges).model, folder / "fp16.onnx")
-        self.pytorch = PyTorchBackend(Variant("pytorch", "cpu", "fp32"), deployed, 1)
+        model, _ = load_model(
+            get_spec(manifest.model), exported.file(manifest.artifacts["pytorch"]), 10
+        )
+        self.pytorch = PyTorchBackend(Variant("pytorch", "cpu", "fp32"), to_deployed(model), 1)
 
     def ort(self, path):
         return OrtBackend(
@@ -90,8 +88,9 @@ class Family:
 
 
 @pytest.fixture(scope="module", params=DEMOS)
-def family(request, tmp_path_factory):
-    return Family(request.param, tmp_path_factory.mktemp(request.param))
+def family(request, exported, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return Family(exported(folder, request.param), folder)
 
 
 def weighted(graph):

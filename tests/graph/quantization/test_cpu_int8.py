@@ -11,13 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 import running
-import torch
 from onnx import numpy_helper, parser
 from running import sqnr
 
-from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
-from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.cpu_int8 import (
     gather_gelu,
     make_cpu_variant,
@@ -27,12 +24,8 @@ from hvt_deploy.graph.quantization.cpu_int8 import (
 )
 from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges
-from hvt_deploy.graph.simplify import simplify
-from hvt_deploy.graph.storage import save_onnx
-from hvt_deploy.graph.torch_export import export_onnx
-from hvt_deploy.models import create_model, to_deployed
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.models.registry import get_spec
-from hvt_deploy.models.weights.load import seed_random_weights
 
 
 def run(model, images):
@@ -82,16 +75,11 @@ def images(name):
 
 
 @pytest.fixture(scope="module")
-def calibrated(name, images, tmp_path_factory):
+def calibrated(name, images, exported, tmp_path_factory):
     """The FP32 graph of a small model, its INT8 graph for engines and the ranges of both."""
-    model = create_model(name)
-    seed_random_weights(model, 5)
-    with torch.no_grad():
-        raw = export_onnx(to_deployed(model), Signature(get_spec(name).image_size, 10), 17)
-    fp32 = convert_opset(simplify(raw, "onnxslim"), 17)
-    path = tmp_path_factory.mktemp("fp32") / "m.onnx"
-    save_onnx(fp32, path)
-    ranges = collect_ranges(path, [images], threads=1)
+    folder = exported(tmp_path_factory.mktemp("fp32"), name)
+    path = folder.file(folder.read().artifacts["fp32"])
+    fp32, ranges = load_onnx(path), collect_ranges(path, [images], threads=1)
     return fp32, quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), ranges
 
 
