@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,6 +66,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> CopyModel:
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # the workers of one run share it
     return partial(copy_model, folder / "exports")
+
+
+@pytest.fixture(scope="session")
+def exported_graph(
+    exported: CopyModel, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The file of a demo model's FP32 graph, by the model's name: opset 17, any batch."""
+
+    def find_graph(model: str) -> Path:
+        folder = exported(tmp_path_factory.mktemp("graph"), model)
+        return folder.file(folder.read().artifacts["fp32"])
+
+    return find_graph
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -15,9 +15,8 @@ def images():
 
 
 @pytest.fixture(scope="session")
-def fp32_path(exported, tmp_path_factory):
-    folder = exported(tmp_path_factory.mktemp("graph"), "fdvit_demo")
-    return folder.file(folder.read().artifacts["fp32"])
+def fp32_path(exported_graph):
+    return exported_graph("fdvit_demo")
 
 
 @pytest.fixture(scope="session")

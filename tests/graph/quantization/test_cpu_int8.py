@@ -75,10 +75,9 @@ def images(name):
 
 
 @pytest.fixture(scope="module")
-def calibrated(name, images, exported, tmp_path_factory):
+def calibrated(name, images, exported_graph):
     """The FP32 graph of a small model, its INT8 graph for engines and the ranges of both."""
-    folder = exported(tmp_path_factory.mktemp("fp32"), name)
-    path = folder.file(folder.read().artifacts["fp32"])
+    path = exported_graph(name)
     fp32, ranges = load_onnx(path), collect_ranges(path, [images], threads=1)
     return fp32, quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), ranges
 

@@ -10,7 +10,6 @@ from onnx import numpy_helper
 
 from hvt_deploy.commands.quantize import GRAPHS_OF
 from hvt_deploy.core.run_config import QuantizationConfig
-from hvt_deploy.core.tensors import Signature
 from hvt_deploy.graph import large_weights
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.quantization.external_weights import make_outline
@@ -18,26 +17,19 @@ from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
-from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
-from hvt_deploy.graph.torch_export import export_onnx
-from hvt_deploy.models import create_model, to_deployed
-from hvt_deploy.models.weights.load import seed_random_weights
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(exported, tmp_path_factory):
     """The same graph with its weights inside, and beside it; and their ranges."""
-    model = create_model("faster_vit_demo")
-    seed_random_weights(model, 0)
-    size = model.spec.image_size
-    graph = simplify(export_onnx(to_deployed(model), Signature(size, 10), 18), "onnxslim")
-    inside = tmp_path_factory.mktemp("inside") / "m.onnx"
+    folder = exported(tmp_path_factory.mktemp("m"), "hvt_demo", {"export.weights": "random"})
+    inside = folder.file(folder.read().artifacts["fp32"])
+    graph = load_onnx(inside)
     beside = tmp_path_factory.mktemp("beside") / "m.onnx"
-    save_onnx(graph, inside)
     save_onnx(graph, beside, external_above_bytes=1)
     assert beside.with_name("m.onnx.data").stat().st_size > 10 * beside.stat().st_size
-    images = np.random.default_rng(0).standard_normal((4, 3, *size), np.float32)
+    images = np.random.default_rng(0).standard_normal((4, 3, 32, 32), np.float32)
     return inside, beside, collect_ranges(inside, [images], 1), collect_ranges(beside, [images], 1)
 
 
