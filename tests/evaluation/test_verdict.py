@@ -41,6 +41,12 @@ def test_too_few_images_prove_nothing_and_the_number_needed_does():
     assert gate(needed - 1, 0, 0.5).status == "not proven"
 
 
+def test_an_estimate_beyond_the_limit_is_no_proof_of_failure():
+    found = gate(200, 2, 0.5)
+    assert found.status == "not proven"
+    assert "estimate itself" in found.sentence
+
+
 def test_untrained_weights_never_pass():
     assert gate(5000, 0, 5.0, untrained=True).status == "not proven"
 
@@ -51,6 +57,13 @@ def test_a_reference_at_chance_never_passes():
     assert found.status == "not proven"
     assert "chance" in found.sentence
     assert "No verdict" in write_verdict(reference, [candidate], 0.5, untrained=False)
+
+
+def test_a_reference_whose_interval_holds_chance_never_passes():
+    reference, candidate = judged(100, 0, right=0.12)
+    assert reference.accuracy.top1.estimate > reference.accuracy.chance
+    (found,) = judge(reference, [candidate], ValidationConfig(max_top1_drop=5.0), untrained=False)
+    assert found.status == "not proven"
 
 
 @pytest.mark.parametrize(
