@@ -8,8 +8,6 @@ optimizer off), and the speed-up over FP32: one thread, batch 1, windows interle
 on digits, others with random weights on crops of photographs (`pictures.py`). With --emulator
 qemu-x86_64-static the demo models also run on an emulated CPU with AVX2 and no VNNI. Minutes.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false
-# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -24,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -166,7 +163,7 @@ def count_kernels(path: Path, folder: Path) -> dict[str, int]:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    optimized = onnx.load(folder / "optimized.onnx", load_external_data=False)
+    optimized = load_onnx(folder / "optimized.onnx", weights=False)
     count = Counter(
         node.op_type.removeprefix("Fused").removeprefix("Bias") for node in optimized.graph.node
     )

@@ -12,8 +12,6 @@ time hardly do, and say what one core does. Ratios are medians over the rounds. 
 and OUTPUT.md.
 """
 
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 import argparse
@@ -93,7 +91,7 @@ def write_photos(folder: Path, number: int) -> None:
             (500, 375)
         )
         grain = rng.normal(0, 9, (375, 500, 1))
-        pixels = np.clip(np.asarray(coarse, np.float32) + grain, 0, 255).astype(np.uint8)
+        pixels = (np.asarray(coarse, np.float32) + grain).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "0" / f"{i:05}.jpg", quality=92)
 
 

@@ -1,5 +1,4 @@
 """Graphs of two other quantizers, made from an FP32 file with their defaults, and their engines."""
-# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -45,7 +44,9 @@ def quantize_others(
     fp32: Path, images_NCHW: ImagesNCHW, folder: Path, modelopt: str | None
 ) -> dict[str, Path | str]:
     """The other quantizers' files by name, or why there is none."""
-    from onnxruntime.quantization import quantize_static
+    from onnxruntime.quantization import (
+        quantize_static,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     made: dict[str, Path | str] = {ORT: folder / "ort.onnx", MODELOPT: "not run"}
     quantize_static(fp32, folder / "ort.onnx", Reader(images_NCHW))  # pyright: ignore[reportArgumentType] - as its own

@@ -5,20 +5,19 @@ The photographs are the two that scikit-learn carries. Calibration sees crops of
 evaluation crops of their right halves: random weights have no accuracy, but ranges and noise are
 those of real pictures.
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from hvt_deploy.core.tensors import ImagesNCHW, LabelsN, LogitsNK
+from hvt_deploy.core.tensors import ImagesNCHW, LabelsN, LogitsNK, PixelsHWC
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.digits import write_digits
@@ -83,15 +82,14 @@ def _write_crops(folder: Path, half: int, crops: int) -> None:
     each.
     """
     rng = np.random.default_rng(half)
-    for number, pixels in enumerate(load_sample_images().images):
+    photographs = cast("list[PixelsHWC]", load_sample_images()["images"])
+    for number, pixels in enumerate(photographs):
         (folder / str(number)).mkdir(parents=True)
-        height, width = pixels.shape[0], pixels.shape[1] // 2
+        height, width = len(pixels), len(pixels[0]) // 2
         for i in range(crops):
             side = int(rng.integers(_SMALLEST, min(height, width) + 1))
-            top, left = (
-                int(rng.integers(height - side + 1)),
-                half * width + int(rng.integers(width - side + 1)),
-            )
+            top = int(rng.integers(height - side + 1))
+            left = half * width + int(rng.integers(width - side + 1))
             crop = Image.fromarray(pixels[top : top + side, left : left + side])
             crop.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(
                 folder / str(number) / f"{i}.png"

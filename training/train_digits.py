@@ -9,7 +9,6 @@ was measured.
 """
 
 # ruff: noqa: T201 - a script that tells how far it is
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """`diagnose`: the first module where a graph diverges from PyTorch, or FP16/INT8 from FP32."""
 
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 import importlib.util

@@ -5,8 +5,6 @@ earlier modules do not count. A module **jumps** if its local error is above the
 candidate's precision.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import math

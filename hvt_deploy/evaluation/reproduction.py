@@ -1,7 +1,5 @@
 """Reproduction files: the part of a graph that diverges, with its input and expected output."""
 
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 import json
@@ -21,7 +19,7 @@ from hvt_deploy.core.files import writing_to
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import Device
 from hvt_deploy.evaluation.divergence import Evidence, ModuleError, relative_error
-from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.graph.storage import load_onnx, write_onnx
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def write_fault(fault: Fault, evidence: Evidence, weights: Path, folder: Path) -
     onnx.load_external_data_for_model(evidence.part, str(weights))
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        onnx.save_model(evidence.part, folder / "part.onnx")
+        write_onnx(evidence.part, folder / "part.onnx")
         np.savez_compressed(folder / "input.npz", **inputs)
         np.savez_compressed(folder / "expected.npz", **expected)
         (folder / "fault.json").write_text(json.dumps(to_plain(fault), indent=2), encoding="utf-8")

@@ -1,5 +1,4 @@
 """The value of one node, computed by ONNX's reference implementation."""
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -29,4 +28,7 @@ def evaluate_node(
     model = helper.make_model(
         helper.make_graph([node], "node", given, [output]), opset_imports=opsets
     )
-    return np.asarray(cast("list[object]", ReferenceEvaluator(model).run(None, dict(inputs)))[0])
+    outputs = ReferenceEvaluator(model).run(  # pyright: ignore[reportUnknownMemberType]
+        None, dict(inputs)
+    )
+    return np.asarray(cast("list[object]", outputs)[0])

@@ -2,7 +2,6 @@
 
 On the raw export of a Swin only 2 of 12 attention blocks fuse in TensorRT; simplified, all 12 do.
 """
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def simplify(model: onnx.ModelProto, tool: Simplifier) -> onnx.ModelProto:
 def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxslim
 
-    slimmed = cast("object", onnxslim.slim(model))
+    slimmed = cast("object", onnxslim.slim(model))  # pyright: ignore[reportUnknownMemberType]
     if not isinstance(slimmed, onnx.ModelProto):
         raise TypeError("it returned no model")
     return slimmed
@@ -52,5 +51,5 @@ def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
 def _sim(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxsim
 
-    simplified, _ = onnxsim.simplify(model)
+    simplified, _ = onnxsim.simplify(model)  # pyright: ignore[reportUnknownMemberType]
     return simplified

@@ -1,5 +1,4 @@
 """ONNX files: read, written and checked, with large weights in an external file."""
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -35,29 +34,38 @@ def save_onnx(
     """
     external = sum(len(t.raw_data) for t in model.graph.initializer) > external_above_bytes
     if external:
-        onnx.save_model(
-            model,
-            path,
-            save_as_external_data=True,
-            location=f"{path.name}.data",
-            size_threshold=1024,
-        )
-        graph = onnx.load_model(path, load_external_data=False)
-        graph = onnx.shape_inference.infer_shapes(graph)
+        write_onnx(model, path, weights_name=f"{path.name}.data")
+        graph = onnx.shape_inference.infer_shapes(load_onnx(path, weights=False))
         _record_weights_hash(graph, path.parent)
-        onnx.save_model(graph, path)
+        write_onnx(graph, path)
         # onnx.save_model moves the weights out of the caller's model: read them back.
         onnx.load_external_data_for_model(model, str(path.parent))
     else:
         inferred = onnx.shape_inference.infer_shapes(model)
         _record_weights_hash(inferred, path.parent)
-        onnx.save_model(inferred, path)
+        write_onnx(inferred, path)
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(  # pyright: ignore[reportUnknownMemberType]
+            str(path), full_check=True
+        )
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ToolFailure(
             f"onnx.checker rejects the graph: {error}", "Report this with the model's name."
         ) from error
+
+
+def write_onnx(model: onnx.ModelProto, path: Path, weights_name: str | None = None) -> None:
+    """Write `model` as it is; with `weights_name`, its weights go to that file of the same folder.
+
+    Raises OSError if it cannot be written.
+    """
+    onnx.save_model(  # pyright: ignore[reportUnknownMemberType]
+        model,
+        path,
+        save_as_external_data=weights_name is not None,
+        location=weights_name,
+        size_threshold=1024,
+    )
 
 
 def _record_weights_hash(model: onnx.ModelProto, folder: Path) -> None:
@@ -85,7 +93,9 @@ def load_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     Raises BadInput if a file is missing or not ONNX.
     """
     try:
-        return onnx.load_model(path, load_external_data=weights)
+        return onnx.load_model(  # pyright: ignore[reportUnknownMemberType]
+            path, load_external_data=weights
+        )
     except FileNotFoundError as error:
         raise BadInput(f"{error.filename or path} is missing.", "Export the model again.") from None
     except DecodeError:

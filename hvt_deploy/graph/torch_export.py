@@ -1,5 +1,4 @@
 """A deployed-form module as an ONNX graph, through torch's dynamo exporter."""
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def export_onnx(
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(noise), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program = torch.onnx.export(  # pyright: ignore[reportUnknownMemberType]
                 model.eval(),
                 (example,),
                 dynamo=True,
@@ -71,7 +70,7 @@ def export_onnx(
             "Report this with the versions of torch and onnx.",
         )
     if weights is not None:
-        ir.external_data.unload_from_model(
+        ir.external_data.unload_from_model(  # pyright: ignore[reportUnknownMemberType]
             program.model, weights.parent, weights.name, size_threshold_bytes=LARGE_BYTES - 1
         )
     proto = program.model_proto

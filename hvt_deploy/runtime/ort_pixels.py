@@ -1,21 +1,18 @@
 """An ONNX file that has its preprocessing in the graph, in ONNX Runtime on the CPU."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx.utils
 import onnxruntime
 from numpy.typing import NDArray
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import PIXELS_NAME, ImagesNCHW, LogitsNK, PixelsHWC
+from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.base import BackendRequest
 
 
@@ -28,7 +25,7 @@ class OrtPixelsBackend:
     def __init__(self, request: BackendRequest) -> None:
         self.name = request.variant.name
         self._request = request
-        model = onnx.load_model(request.path, load_external_data=False)
+        model = load_onnx(request.path, weights=False)
         if [value.name for value in model.graph.input] != [PIXELS_NAME]:
             raise BadInput(
                 f"{request.path} does not take '{PIXELS_NAME}'.", "Run: hvt-deploy export"

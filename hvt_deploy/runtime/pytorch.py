@@ -1,11 +1,10 @@
 """A PyTorch module: eager in float32, the reference of every backend, or in a faster form."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -46,7 +45,9 @@ class PyTorchBackend:
         self._format = torch.channels_last if half else torch.contiguous_format
         self._module = module.eval().to(self._device, self._dtype).to(memory_format=self._format)
         if variant.form == "compiled":
-            self._module.compile(mode="reduce-overhead")
+            self._module.compile(  # pyright: ignore[reportUnknownMemberType]
+                mode="reduce-overhead"
+            )
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
         """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
@@ -83,9 +84,8 @@ class PyTorchBackend:
         """The outputs of the modules at `paths`, as `TappedBackend.taps` says; those called more
         than once are left out. Every TAPS_AT_ONCE modules cost an inference.
         """
-        modules: dict[str, nn.Module] = {
-            name or ROOT_PATH: module for name, module in self._module.named_modules()
-        }
+        named = cast("Iterator[tuple[str, nn.Module]]", self._module.named_modules())
+        modules = {name or ROOT_PATH: module for name, module in named}
         known = [path for path in paths if path in modules]
         for start in range(0, len(known), TAPS_AT_ONCE):
             chunk = known[start : start + TAPS_AT_ONCE]

@@ -1,6 +1,6 @@
 """The search for a recipe within an accuracy budget: Markdown, and an SVG plot."""
-# Matplotlib's **kwargs are untyped.
 # pyright: reportUnknownMemberType=false
+# Matplotlib's **kwargs are untyped.
 
 from __future__ import annotations
 

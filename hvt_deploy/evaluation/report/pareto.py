@@ -1,6 +1,6 @@
 """Plot of accuracy against latency, with the Pareto front."""
-# Matplotlib's **kwargs are untyped.
 # pyright: reportUnknownMemberType=false
+# Matplotlib's **kwargs are untyped.
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Latency distributions, ROC curves and precision-recall curves as SVG elements."""
-# Matplotlib's **kwargs are untyped.
 # pyright: reportUnknownMemberType=false
+# Matplotlib's **kwargs are untyped.
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
 """A matplotlib figure as an SVG element in the page's own colours: it follows light and dark."""
-# Matplotlib's **kwargs are untyped.
-# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -73,12 +71,14 @@ def draw_svg(
         "ytick.color": COLOURS["muted"],
         "grid.color": COLOURS["line"],
     }
-    with mpl.rc_context(cast("Any", style)):
+    with mpl.rc_context(cast("Any", style)):  # pyright: ignore[reportUnknownMemberType]
         figure = Figure(figsize=inches, dpi=72, layout="constrained")
         draw(figure)
         stream = io.StringIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
+        figure.savefig(  # pyright: ignore[reportUnknownMemberType]
+            stream, format="svg", transparent=True, metadata=metadata
+        )
     return _inline(stream.getvalue(), name, title, description)
 
 

@@ -1,6 +1,4 @@
 """ONNX Runtime on the CPU for measuring a graph in memory, with any of its tensors as output."""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 `quantize_int8` makes the form for TensorRT: signed, symmetric, weights per channel, float biases,
 no Q/DQ on outputs. `cpu_int8.py` makes the variant for ONNX Runtime's CPU kernels.
 """
-# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 

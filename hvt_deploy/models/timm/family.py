@@ -1,8 +1,5 @@
 """timm's models: the reference form is timm's own, the deployed form a copy ready for export."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import copy

@@ -1,8 +1,5 @@
 """The specification of a timm classification model, `timm:NAME`, from its own configuration."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import difflib
@@ -33,7 +30,9 @@ def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelS
     """
     require("timm", extra="export")
     import timm
-    from timm.data.config import resolve_data_config
+    from timm.data.config import (
+        resolve_data_config,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     own = name.removeprefix(PREFIX)
     configuration = (
@@ -51,8 +50,11 @@ def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelS
             f"{name} has no classifier as timm publishes it.",
             "Choose a model that was trained to classify.",
         )
-    data = resolve_data_config({}, pretrained_cfg=configuration.to_dict())
-    size = (int(data["input_size"][1]), int(data["input_size"][2]))
+    data = cast(
+        "dict[str, object]", resolve_data_config({}, pretrained_cfg=configuration.to_dict())
+    )
+    _, height, width = cast("tuple[int, int, int]", data["input_size"])
+    size = (height, width)
     other = image_size if image_size not in (None, size) else None
     return ModelSpec(
         name=name,

@@ -5,7 +5,6 @@ mapped into memory: what is not used (an optimizer's state, stored buffers) is n
 """
 
 # torch.serialization and safetensors are typed in part only.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -82,7 +81,7 @@ def read_container(path: Path) -> Container:
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     require("safetensors", extra="export")
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
     try:
         return load_file(path)
@@ -124,20 +123,28 @@ class _Inert:
         return OrderedDict()
 
 
+class _SafeGlobals(Protocol):
+    """torch.serialization's list of loadable names, with types."""
+
+    def get_safe_globals(self) -> list[object]: ...
+
+    def clear_safe_globals(self) -> None: ...
+
+    def add_safe_globals(self, safe_globals: list[object], /) -> None: ...
+
+
 @contextmanager
 def _only_inert_globals() -> Generator[None]:
     """Only torch's own safe names load, and two more as stubs, whatever others have allowed."""
-    serialization = torch.serialization
-    before = serialization.get_safe_globals()
-    serialization.clear_safe_globals()
-    serialization.add_safe_globals(
-        [(_Inert, "argparse.Namespace"), (_Inert, "yacs.config.CfgNode")]
-    )
+    allowed = cast("_SafeGlobals", torch.serialization)
+    before = allowed.get_safe_globals()
+    allowed.clear_safe_globals()
+    allowed.add_safe_globals([(_Inert, "argparse.Namespace"), (_Inert, "yacs.config.CfgNode")])
     try:
         yield
     finally:
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals(before)
+        allowed.clear_safe_globals()
+        allowed.add_safe_globals(before)
 
 
 def _find_state(path: Path, content: object) -> tuple[str, Mapping[str, Tensor]]:
