@@ -64,7 +64,9 @@ class BuildOptions:
     ] = None
     compute_capability: Annotated[
         list[str] | None,
-        typer.Option(help="Target GPU on a machine without one, such as 8.6. Repeatable."),
+        typer.Option(
+            help="Target GPU of TensorRT-RTX, such as 8.6; default: the GPU here. Repeatable."
+        ),
     ] = None
     profile: Annotated[
         list[str] | None,

@@ -10,12 +10,17 @@ from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
-from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
+from hvt_deploy.runtime.tensorrt.flavours import (
+    FlavourInfo,
+    format_engine_tag,
+    known_capabilities,
+)
 from hvt_deploy.runtime.tensorrt.plan import (
     Profile,
     choose_capabilities,
     choose_flavour,
     name_engine_file,
+    parse_capabilities,
 )
 
 
@@ -106,13 +111,19 @@ def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) 
 
 
 def find_target(config: RunConfig, manifest: Manifest) -> Target:
-    """What an engine is built for: this machine's GPU, else the configured capabilities.
+    """What an engine is built for: the configured capabilities, else this machine's GPU.
 
-    Raises MissingEnvironment where no library can build here, BadInput for a missing profile.
+    Raises MissingEnvironment where no library can build here, BadInput for a missing profile or
+    capabilities that cannot be built for.
     """
     gpus = find_gpus()
-    flavour = choose_flavour(config.engine.flavour, bool(gpus))
-    capabilities = choose_capabilities(flavour.name, gpus, config.engine.compute_capabilities)
+    named = parse_capabilities(config.engine.compute_capabilities)
+    for_others = bool(named) and named != tuple(gpu.compute_capability for gpu in gpus[:1])
+    flavour = choose_flavour(config.engine.flavour, bool(gpus), for_other_gpus=for_others)
+    known = known_capabilities(flavour.name)
+    capabilities = choose_capabilities(flavour.name, gpus, named, known)
+    if gpus and gpus[0].compute_capability not in capabilities:
+        gpus = ()
     return Target(flavour, capabilities, gpus, _profiles(config, manifest))
 
 

@@ -216,7 +216,7 @@ def _describe_engine(
 def _remake(slug: str, precision: Precision, target: Target) -> str:
     """The command that builds the same engine again."""
     flags = [f"--precision {precision}", *(f"--profile {profile}" for profile in target.profiles)]
-    if not target.gpus:
+    if target.flavour.name == "tensorrt_rtx":
         flags += [f"--compute-capability {capability}" for capability in target.capabilities]
     flags.append(f"--flavour {'rtx' if target.flavour.name == 'tensorrt_rtx' else 'tensorrt'}")
     return f"hvt-deploy build-trt {slug} {' '.join(flags)}"

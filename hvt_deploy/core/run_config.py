@@ -77,8 +77,8 @@ class EngineConfig:
     """Precision of the graph that is built."""
     flavour: FlavourChoice = "auto"
     """TensorRT library; auto takes what this machine has."""
-    compute_capabilities: tuple[str, ...] = ("8.6",)
-    """GPUs to build for ahead of time, where there is none here."""
+    compute_capabilities: tuple[str, ...] = ()
+    """GPUs that TensorRT-RTX builds for; none named: the GPU here, else 8.6 ahead of time."""
     profiles: tuple[tuple[int, int, int], ...] = ((1, 8, 32),)
     """MIN, OPT, MAX batch sizes of each optimization profile."""
     workspace_mib: int = 4096

@@ -16,6 +16,7 @@ from hvt_deploy.commands.build_target import explain_build
 from hvt_deploy.commands.build_trt import build_from_graph, check_int8
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.errors import BadInput, CheckFailed
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import EngineFacts, Manifest, WeightsRecord
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.tensors import Signature
@@ -191,6 +192,39 @@ def test_explaining_builds_nothing(tmp_path):
     assert explain_build(folder, config, "fp16").graph == ""
     assert "made first" in dict(explain_build(folder, config, "fp16").facts)["graph"]
     assert folder.read() == before
+
+
+H100, L4 = (Gpu("NVIDIA H100", "9.0", 81079, "13.0"), Gpu("NVIDIA L4", "8.9", 22478, "13.0"))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "named", "capabilities", "where"),
+    [
+        (L4, (), ("8.9",), "this machine's GPU"),
+        (L4, ("8.6",), ("8.6",), "built ahead of time"),
+        (L4, ("8.6", "8.9"), ("8.6", "8.9"), "this machine's GPU"),
+        (H100, (), ("8.6",), "built ahead of time"),
+    ],
+)
+def test_rtx_builds_for_what_is_named_else_for_a_gpu_that_it_knows(
+    *, tmp_path, monkeypatch, gpu, named, capabilities, where
+):
+    folder, config = workspace(tmp_path, QUANTIZED)
+    monkeypatch.setattr("hvt_deploy.commands.build_target.find_gpus", lambda: (gpu,))
+    found = explain_build(
+        folder, with_flags(config, {"engine.compute_capabilities": list(named)}), "int8"
+    )
+    assert found.compute_capabilities == capabilities
+    assert where in dict(found.facts)["compute capability"]
+
+
+def test_engine_built_for_another_than_the_unknown_gpu_here_names_no_gpu(tmp_path, monkeypatch):
+    folder, config = workspace(tmp_path, QUANTIZED)
+    monkeypatch.setattr("hvt_deploy.commands.build_target.find_gpus", lambda: (H100,))
+    built = build_from_graph(folder, config, "int8", SilentUi())
+    assert built.ahead_of_time
+    assert read_passport(built.path).gpu == ""
+    assert "--compute-capability 8.6" in folder.read().artifacts["engine-int8-rtx-sm86"].remake
 
 
 def test_edited_passport_stops_a_validation_with_what_was_edited(tmp_path):

@@ -21,7 +21,6 @@ from hvt_deploy.runtime.tensorrt.passport import (
 from hvt_deploy.runtime.tensorrt.plan import (
     BuildPlan,
     Profile,
-    choose_capabilities,
     choose_flavour,
     name_engine_file,
 )
@@ -45,7 +44,7 @@ class Engines:
 
     def _build(self, asked: FlavourChoice, precision: EnginePrecision) -> Path:
         flavour = choose_flavour(asked, gpu_present=True)
-        capabilities = choose_capabilities(flavour.name, self._gpus, ())
+        capabilities = (self._gpus[0].compute_capability,)
         folder, onnx = self._exported.folder, self._exported.onnx(precision)
         engine = folder / name_engine_file(MODEL, precision, flavour, capabilities)
         plan = BuildPlan(

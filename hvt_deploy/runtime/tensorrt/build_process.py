@@ -23,7 +23,12 @@ from hvt_deploy.runtime.tensorrt.api import (
     TensorRT,
 )
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, write_outcome
-from hvt_deploy.runtime.tensorrt.flavours import Flavour, open_flavour, start_library
+from hvt_deploy.runtime.tensorrt.flavours import (
+    Flavour,
+    list_rtx_capabilities,
+    open_flavour,
+    start_library,
+)
 from hvt_deploy.runtime.tensorrt.inspection import inspect_engine
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer, parse_layer_lines
 from hvt_deploy.runtime.tensorrt.messages import find_hint, is_noise, make_logger
@@ -76,17 +81,16 @@ def name_targets(
     trt: RtxTensorRT, config: RtxIBuilderConfig, plan: BuildPlan, flavour: Flavour
 ) -> None:
     """Set the compute capabilities to build for. Raises BadInput with the known ones."""
-    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    known = list_rtx_capabilities(trt)
     config.num_compute_capabilities = len(plan.compute_capabilities)
     for index, capability in enumerate(plan.compute_capabilities):
         name = f"SM{capability.replace('.', '')}"
-        if name not in known or not config.set_compute_capability(
+        if capability not in known or not config.set_compute_capability(
             getattr(trt.ComputeCapability, name), index
         ):
-            numbers = sorted(int(known_name[2:]) for known_name in known)
             raise BadInput(
                 f"{flavour.info.title} cannot build for compute capability {capability}.",
-                f"It knows: {', '.join(f'{n // 10}.{n % 10}' for n in numbers)}. "
+                f"It knows: {', '.join(known)}. "
                 "For other GPUs run build-trt with TensorRT on the machine that has one.",
             )
 

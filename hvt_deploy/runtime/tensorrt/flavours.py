@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.types import FlavourName, Skipped
-from hvt_deploy.runtime.tensorrt.api import TensorRT
+from hvt_deploy.runtime.tensorrt.api import RtxTensorRT, TensorRT
 
 T = TypeVar("T")
 
@@ -92,6 +92,22 @@ def start_library(flavour: Flavour, construct: Callable[[], T], errors: Sequence
             f"{flavour.info.title} cannot start here: {errors[-1] if errors else error}",
             "It needs an NVIDIA GPU and a driver that fits; `hvt-deploy doctor` shows them.",
         ) from error
+
+
+def known_capabilities(name: FlavourName) -> tuple[str, ...]:
+    """The compute capabilities that a library can build for without the GPU: none for TensorRT.
+
+    Raises MissingEnvironment where TensorRT-RTX cannot be imported.
+    """
+    if name == "tensorrt_rtx":
+        return list_rtx_capabilities(cast("RtxTensorRT", open_flavour(name).trt))
+    return ()
+
+
+def list_rtx_capabilities(trt: RtxTensorRT) -> tuple[str, ...]:
+    """The compute capabilities ("8.6") of TensorRT-RTX, in order."""
+    names = (name for name in dir(trt.ComputeCapability) if name.startswith("SM"))
+    return tuple(f"{n // 10}.{n % 10}" for n in sorted(int(name[2:]) for name in names))
 
 
 def install_hint(name: FlavourName) -> str:

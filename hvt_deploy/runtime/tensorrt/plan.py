@@ -17,6 +17,8 @@ from hvt_deploy.runtime.tensorrt.flavours import (
     install_hint,
 )
 
+# The target of TensorRT-RTX where none is named and no GPU that it knows is here: GeForce RTX 30.
+_AHEAD_OF_TIME = "8.6"
 _NEEDS_GPU = "TensorRT builds an engine on the GPU that will run it"
 
 
@@ -94,11 +96,14 @@ def choose_flavour(
     asked: FlavourChoice,
     gpu_present: bool,
     available: Sequence[FlavourInfo | Skipped] | None = None,
+    *,
+    for_other_gpus: bool = False,
 ) -> FlavourInfo:
     """The library to build with: the one asked for, or the one that can build here.
 
-    With a GPU `auto` takes TensorRT where it is installed; without one only TensorRT-RTX can build,
-    ahead of time. Raises MissingEnvironment where the library or the GPU it needs is missing.
+    With a GPU `auto` takes TensorRT where it is installed; without one, or for other GPUs than
+    this machine's, only TensorRT-RTX can build, ahead of time. Raises MissingEnvironment where the
+    library or the GPU it needs is missing.
     """
     found = available_flavours() if available is None else available
     installed = {f.name: f for f in found if isinstance(f, FlavourInfo)}
@@ -106,7 +111,7 @@ def choose_flavour(
     if (
         asked == "auto"
         and "tensorrt" in installed
-        and (gpu_present or "tensorrt_rtx" not in installed)
+        and ((gpu_present and not for_other_gpus) or "tensorrt_rtx" not in installed)
     ):
         name = "tensorrt"
     if name not in installed:
@@ -122,26 +127,38 @@ def choose_flavour(
     return installed[name]
 
 
-def choose_capabilities(
-    flavour: FlavourName, gpus: Sequence[Gpu], ahead_of_time: Sequence[str]
-) -> tuple[str, ...]:
-    """The compute capabilities an engine is for: this machine's first GPU's, or `ahead_of_time`
-    where there is none.
-
-    Raises BadInput for one that cannot be read or is named twice.
-    """
-    if gpus:
-        return (gpus[0].compute_capability,)
-    if flavour == "tensorrt":
-        raise MissingEnvironment(f"{_NEEDS_GPU}, and there is none here.")
-    capabilities = tuple(parse_compute_capability(text) for text in ahead_of_time)
-    if not capabilities or len(set(capabilities)) < len(capabilities):
+def parse_capabilities(named: Sequence[str]) -> tuple[str, ...]:
+    """Compute capabilities as "8.6". Raises BadInput for one that cannot be read or is repeated."""
+    capabilities = tuple(parse_compute_capability(text) for text in named)
+    if len(set(capabilities)) < len(capabilities):
         raise BadInput(
-            "Expected different compute capabilities, at least one; "
-            f"got {', '.join(capabilities) or 'none'}.",
-            "Example: --compute-capability 8.6",
+            f"Expected different compute capabilities, got {', '.join(capabilities)}.",
+            "Example: --compute-capability 8.6 --compute-capability 8.9",
         )
     return capabilities
+
+
+def choose_capabilities(
+    flavour: FlavourName, gpus: Sequence[Gpu], named: Sequence[str], known: Sequence[str]
+) -> tuple[str, ...]:
+    """The compute capabilities an engine is for: those `named` ("8.6"), else the first GPU's.
+
+    TensorRT-RTX, which builds for the `known` ones, builds ahead of time where there is no GPU of
+    these. Raises BadInput where TensorRT should build for another GPU than this machine's.
+    """
+    own = gpus[0].compute_capability if gpus else ""
+    if flavour == "tensorrt_rtx":
+        return tuple(named) or (own if own in known else _AHEAD_OF_TIME,)
+    if not own:
+        raise MissingEnvironment(f"{_NEEDS_GPU}, and there is none here.")
+    if tuple(named) not in {(), (own,)}:
+        raise BadInput(
+            f"{_NEEDS_GPU}: the {gpus[0].name} here has compute capability {own}, "
+            f"not {', '.join(named)}.",
+            "Leave --compute-capability out; or build ahead of time for RTX cards with "
+            "--flavour rtx.",
+        )
+    return (own,)
 
 
 def name_engine_file(

@@ -8,6 +8,7 @@ from hvt_deploy.core.types import Skipped
 from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
     available_flavours,
+    known_capabilities,
     open_flavour,
 )
 from hvt_deploy.runtime.tensorrt.plan import (
@@ -15,6 +16,7 @@ from hvt_deploy.runtime.tensorrt.plan import (
     choose_capabilities,
     choose_flavour,
     name_engine_file,
+    parse_capabilities,
     parse_compute_capability,
     parse_profile,
 )
@@ -23,6 +25,8 @@ TRT = FlavourInfo("tensorrt", "10.13.3.9")
 RTX = FlavourInfo("tensorrt_rtx", "1.7.1.116")
 NO_TRT = Skipped("TensorRT", "not installed")
 NO_RTX = Skipped("TensorRT-RTX", "not installed")
+H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 81079, "13.0")
+L4 = Gpu("NVIDIA L4", "8.9", 22478, "13.0")
 ORIN = Gpu("Orin", "8.7", 7620, "12.6")
 
 
@@ -74,6 +78,11 @@ def test_flavour_that_can_build_here_is_chosen(asked, gpu, available, expected) 
     assert choose_flavour(asked, gpu, available) == expected
 
 
+@pytest.mark.parametrize(("available", "expected"), [((TRT, RTX), RTX), ((TRT, NO_RTX), TRT)])
+def test_for_other_gpus_than_this_machines_rtx_builds(available, expected) -> None:
+    assert choose_flavour("auto", True, available, for_other_gpus=True) == expected
+
+
 @pytest.mark.parametrize(
     ("asked", "gpu", "available", "message", "hint"),
     [
@@ -119,15 +128,45 @@ def test_library_that_is_not_installed(monkeypatch) -> None:
     assert all(isinstance(f, Skipped) and "pip install" in f.why for f in available_flavours())
 
 
-def test_capabilities_are_the_gpus_where_there_is_one() -> None:
-    assert choose_capabilities("tensorrt", [ORIN], ["8.6"]) == ("8.7",)
-    assert choose_capabilities("tensorrt_rtx", [], ["8.6", "sm89"]) == ("8.6", "8.9")
+KNOWN = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 
-@pytest.mark.parametrize("asked", [[], ["8.6", "86"]])
-def test_capabilities_to_build_ahead_for_must_differ(asked) -> None:
+@pytest.mark.parametrize(
+    ("flavour", "gpus", "named", "expected"),
+    [
+        ("tensorrt", [ORIN], (), ("8.7",)),
+        ("tensorrt", [ORIN], ("8.7",), ("8.7",)),
+        ("tensorrt_rtx", [L4], (), ("8.9",)),
+        ("tensorrt_rtx", [L4], ("8.6",), ("8.6",)),
+        ("tensorrt_rtx", [L4], ("8.6", "8.9"), ("8.6", "8.9")),
+        ("tensorrt_rtx", [H100], (), ("8.6",)),
+        ("tensorrt_rtx", [H100], ("9.0",), ("9.0",)),  # the builder refuses it, with its reason
+        ("tensorrt_rtx", [], (), ("8.6",)),
+        ("tensorrt_rtx", [], ("12.0",), ("12.0",)),
+    ],
+)
+def test_named_capabilities_are_built_for_else_the_gpus_if_the_library_knows_it(
+    flavour, gpus, named, expected
+) -> None:
+    assert choose_capabilities(flavour, gpus, named, KNOWN) == expected
+
+
+def test_tensorrt_does_not_build_for_another_gpu() -> None:
+    with pytest.raises(BadInput) as caught:
+        choose_capabilities("tensorrt", [ORIN, L4], ("8.9",), ())
+    assert "the Orin here has compute capability 8.7, not 8.9" in caught.value.message
+    assert "--flavour rtx" in caught.value.hint
+
+
+def test_capabilities_are_read_and_must_differ() -> None:
+    assert parse_capabilities(["8.6", "sm89"]) == ("8.6", "8.9")
     with pytest.raises(BadInput, match="different compute capabilities"):
-        choose_capabilities("tensorrt_rtx", [], asked)
+        parse_capabilities(["8.6", "86"])
+
+
+def test_capabilities_that_rtx_knows_are_those_of_the_installed_library() -> None:
+    assert known_capabilities("tensorrt_rtx") == KNOWN
+    assert known_capabilities("tensorrt") == ()
 
 
 @pytest.mark.parametrize(
