@@ -36,20 +36,17 @@ from hvt_deploy.evaluation.assemble import Measured, conclude
 from hvt_deploy.evaluation.candidates import plan_rows
 from hvt_deploy.evaluation.gpu_reading import open_gpu_reader
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers
-from hvt_deploy.evaluation.measurement import (
-    Opened,
-    measure_images,
-    open_candidates,
-    select_timed_backends,
-)
+from hvt_deploy.evaluation.measurement import measure_images
 from hvt_deploy.evaluation.memory import MemoryMeter
-from hvt_deploy.evaluation.record import DataSummary, Results
+from hvt_deploy.evaluation.opened_rows import OpenedRows, open_rows
+from hvt_deploy.evaluation.record import DataSummary, Results, Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
 from hvt_deploy.evaluation.report.number_format import format_duration
 from hvt_deploy.evaluation.statistics import wilson_interval
-from hvt_deploy.evaluation.timing import Timings, WatchedGpu, time_backends
+from hvt_deploy.evaluation.timing import TimedBackend, Timings, WatchedGpu, time_backends
+from hvt_deploy.runtime.base import PixelsBackend
 
 # Above this a person is told how long it will take with fewer images.
 LONG_S = 600.0
@@ -64,11 +61,15 @@ class Validated:
 
     @property
     def exit_code(self) -> int:
-        """1 for a failed or unproven gate, 3 for a skipped gate or named backend, else 0."""
+        """1 for a failed or unproven gate and for logits that are not finite, 3 for a skipped gate
+        or a backend that --backends names and that did not run, else 0.
+        """
         statuses = {gate.status for gate in self.results.gates}
-        if statuses & {"failed", "not proven"}:
+        accuracies = (row.accuracy for row in self.results.rows)
+        if statuses & {"failed", "not proven"} or any(a and a.not_finite for a in accuracies):
             return 1
-        return 3 if "skipped" in statuses else 0
+        missing = any(row.required and row.is_missing for row in self.results.rows)
+        return 3 if missing or "skipped" in statuses else 0
 
 
 def validate(
@@ -101,9 +102,9 @@ def validate(
         loader = load_batches(samples, manifest.preprocessing, batch_size, threads)
         gpu = _find_watched_gpu()
         memory = MemoryMeter(gpu.reader.read if gpu else None)
-        with open_candidates(plan_rows(folder, manifest, settings), memory, ui) as opened:
+        with open_rows(plan_rows(folder, manifest, settings), memory, ui) as opened:
             if record:
-                _check_recordable(opened[0])
+                _check_recordable(opened.rows[0])
             measured = measure_images(
                 opened,
                 loader,
@@ -115,6 +116,7 @@ def validate(
             )
             timings = _time(opened, measured.images_NCHW, manifest, settings, gpu, ui)
         if record:
+            _check_recordable(measured.rows[0])  # it may have failed
             manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
         summary = _summarize_data(images, loader, settings)
         short_names = tuple(names.short(int(k)) for k in classes_K)
@@ -124,23 +126,28 @@ def validate(
         )
 
 
-def _check_recordable(reference: Opened) -> None:
-    if reference.row.variant.runtime != "pytorch" or reference.backend is None:
+def _check_recordable(reference: Row) -> None:
+    if reference.variant.runtime != "pytorch" or reference.variant.form == "recorded":
         why = "PyTorch cannot run here, so there is nothing to record."
-        raise MissingEnvironment(why, reference.row.skipped or "")
+        raise MissingEnvironment(why, reference.skipped or "")
 
 
 def _time(
-    opened: Sequence[Opened],
+    opened: OpenedRows,
     images_NCHW: ImagesNCHW,
     manifest: Manifest,
     settings: ValidationConfig,
     gpu: WatchedGpu | None,
     ui: Ui,
 ) -> Timings:
-    backends, fixed = select_timed_backends(opened), manifest.signature.batch
-    on_gpu = any(one.row.variant.device == "cuda" for one in opened if one.row.backend in backends)
+    fixed = manifest.signature.batch
     batches = (fixed,) if fixed else settings.latency_batches
+    backends = {
+        one.row.backend: TimedBackend(one.backend, one.row.variant.device)
+        for one in opened.running
+        if one.timed and one.backend is not None and not isinstance(one.backend, PixelsBackend)
+    }
+    on_gpu = any(one.device == "cuda" for one in backends.values())
     return time_backends(backends, images_NCHW, batches, gpu if on_gpu else None, ui)
 
 
@@ -195,10 +202,10 @@ def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[
 
 
 def _announce(
-    per_image_s: float, images: int, opened: Sequence[Opened], settings: ValidationConfig, ui: Ui
+    per_image_s: float, images: int, opened: OpenedRows, settings: ValidationConfig, ui: Ui
 ) -> None:
     """Say how much there is to do and how long it takes; over ten minutes, what a limit gives."""
-    total_s, backends = per_image_s * images, sum(one.gives_logits for one in opened)
+    total_s, backends = per_image_s * images, len(opened.running)
     ui.say(
         f"{images} images x {backends} backends: about {format_duration(total_s)}, "
         "and up to a minute for latency."

@@ -103,6 +103,10 @@ class AccuracyMeter:
             tally.candidate_only += int((right_N & ~reference_right_N).sum())
             tally.add_error(reference_NK, logits_NK)
 
+    def discard(self, name: str) -> None:
+        """Forget a backend that failed: its logits are not expected any more."""
+        del self._tallies[name]
+
     def accuracy(self, name: str) -> Accuracy:
         """The answers of a backend so far. Raises BadInput where no image was counted."""
         tally, images = self._tallies[name], len(self._files)

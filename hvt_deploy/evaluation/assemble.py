@@ -37,7 +37,7 @@ class Measured:
 def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Results:
     """The whole record: every row with its speed-ups, gates and the verdict."""
     settings, untrained = config.validation, manifest.weights.untrained
-    rows = add_timings(measured.rows, measured.timings.latency)
+    rows = add_timings(measured.rows, measured.timings)
     reference = rows[0]
     candidates = [row for row in rows[1:] if row.variant.runtime != "pytorch"]
     invalid = " ".join(filter(None, map(invalid_clocks, measured.timings.gpu)))
@@ -62,15 +62,20 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
     )
 
 
-def add_timings(rows: Sequence[Row], latency: Mapping[str, Sequence[Latency]]) -> tuple[Row, ...]:
-    """The rows with their latencies by backend, and their speed-ups.
+def add_timings(rows: Sequence[Row], timings: Timings) -> tuple[Row, ...]:
+    """The rows with their latencies, or why they have none, and their speed-ups.
 
     A speed-up is over the fastest PyTorch row of the same precision, or of the next one that was
     timed. PyTorch's own rows are compared with the reference, and so is everything where PyTorch
     cannot run.
     """
+    latency = timings.latency
     return tuple(
-        replace(row, timings=tuple(_timings(row, rows, latency))) if row.backend in latency else row
+        replace(
+            row,
+            timings=tuple(_timings(row, rows, latency)) if row.backend in latency else (),
+            not_timed=timings.not_timed.get(row.backend, ""),
+        )
         for row in rows
     )
 

@@ -49,6 +49,7 @@ def plan_rows(
         manifest,
         threads=settings.threads,
         allow_cpu_nodes=settings.allow_cpu_nodes,
+        timed_batches=settings.latency_batches,
     )
     candidates = [_plan_reference(folder, manifest, reference)]
     candidates += [_plan(manifest, selected) for selected in others]

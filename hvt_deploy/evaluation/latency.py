@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from statistics import median
 
@@ -94,6 +94,7 @@ def measure_latency(
     budget_s: float = BUDGET_S,
     progress: Callable[[int, int], None] | None = None,
     after_window: Callable[[], None] | None = None,
+    on_failure: Callable[[str, Exception], Collection[str]] | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Latency]:
     """Latency by backend of calls that each run one synchronised inference of `batch` images.
@@ -105,28 +106,54 @@ def measure_latency(
     no backend always inherits the caches of the same one. Rounds go on until the median of every
     backend is stable within 3 %, at least 10 and at most until `budget_s` seconds are over; a
     backend that is not stable then has `stable` False. `progress` gets seconds spent and
-    `budget_s`. `after_window` is called after each window: a monitor looks at the GPU then.
+    `budget_s`. `after_window` is called after each window: a monitor looks at the GPU then. A call
+    that fails is given to `on_failure` with its backend's name; the names that it returns are left
+    out from then on. Without it the error is raised.
     """
     start_ns, most_s = clock_ns(), math.ceil(budget_s)
-    series = {name: _Series(call, clock_ns) for name, call in bound.items()}
-    order = list(series.values())
+    running = _RunningSeries({n: _Series(call, clock_ns) for n, call in bound.items()}, on_failure)
     shuffle = np.random.default_rng(0).permutation
     with _no_garbage_collection():
-        for one in order:
-            one.warm_up()
-        while True:
-            for index in shuffle(len(order)):
-                order[int(index)].run_window()
+        for name in list(running.series):
+            running.run(name, _Series.warm_up)
+        while running.series:
+            names = list(running.series)
+            for index in shuffle(len(names)):
+                running.run(names[int(index)], _Series.run_window)
                 if after_window is not None:
                     after_window()
             spent_s = (clock_ns() - start_ns) / 1e9
-            if spent_s >= budget_s or all(one.is_stable() for one in order):
+            if spent_s >= budget_s or all(one.is_stable() for one in running.series.values()):
                 break
             if progress is not None:
                 progress(int(spent_s), most_s)
     if progress is not None:
         progress(most_s, most_s)
-    return {name: one.latency(batch) for name, one in series.items()}
+    return {name: one.latency(batch) for name, one in running.series.items()}
+
+
+class _RunningSeries:
+    """The series of the backends that have not failed, by name."""
+
+    def __init__(
+        self,
+        series: dict[str, _Series],
+        on_failure: Callable[[str, Exception], Collection[str]] | None,
+    ) -> None:
+        self.series = series
+        self._on_failure = on_failure
+
+    def run(self, name: str, step: Callable[[_Series], None]) -> None:
+        """Run a step of one series, unless it was left out."""
+        if name not in self.series:
+            return
+        try:
+            step(self.series[name])
+        except Exception as error:
+            if self._on_failure is None:
+                raise
+            for ended in self._on_failure(name, error):
+                self.series.pop(ended, None)
 
 
 @contextmanager

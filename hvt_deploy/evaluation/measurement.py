@@ -1,10 +1,9 @@
-"""The same images through every backend: opened once, decoded once, counted as they go."""
+"""The same images through every backend: decoded once, counted as they go."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
@@ -14,37 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.environment import cpu_count
-from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.images import Batch, BatchLoader, make_thumbnail
 from hvt_deploy.data.sampling import hash_contents
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
-from hvt_deploy.evaluation.candidates import Candidate
 from hvt_deploy.evaluation.image_answers import ImageAnswers
 from hvt_deploy.evaluation.memory import MemoryMeter
+from hvt_deploy.evaluation.opened_rows import OpenedRow, OpenedRows
 from hvt_deploy.evaluation.pixel_difference import PixelsMeter
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.reference_logits import RecordedLogits
 from hvt_deploy.evaluation.scores import Fidelity
-from hvt_deploy.runtime.base import AnyBackend, Backend, PixelsBackend, PlacedBackend
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A row of a validation with its backend."""
-
-    row: Row
-    backend: AnyBackend | None
-    """None where it cannot run; `row.skipped` says why."""
-    timed: bool
-    recorded: RecordedLogits | None = None
-    """Logits in place of a reference that cannot run here."""
-
-    @property
-    def gives_logits(self) -> bool:
-        """Whether there is anything to measure."""
-        return self.backend is not None or self.recorded is not None
+from hvt_deploy.runtime.base import PixelsBackend
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,53 +41,8 @@ class MeasuredImages:
     """The first batch, to time inference with."""
 
 
-@contextmanager
-def open_candidates(
-    candidates: Sequence[Candidate], memory: MemoryMeter, ui: Ui
-) -> Generator[tuple[Opened, ...]]:
-    """Open every backend; one that cannot be opened here becomes a skipped row.
-
-    The reference stays first; where PyTorch cannot run, the first backend that can takes its place.
-    Raises MissingEnvironment where none can run.
-    """
-    with ExitStack() as stack:
-        opened: list[Opened] = []
-        with ui.progress(f"Opening {len(candidates)} backends") as progress:
-            for done, candidate in enumerate(candidates, start=1):
-                opened.append(_open(candidate, memory, stack))
-                progress(done, len(candidates))
-        if not any(one.backend for one in opened):
-            reasons = "; ".join(f"{one.row.backend}: {one.row.skipped}" for one in opened)
-            hint = "Ask `hvt-deploy doctor` what is missing."
-            raise MissingEnvironment(f"No backend can run here. {reasons}", hint)
-        opened.sort(key=lambda one: not one.gives_logits)
-        reference = opened[0].row
-        if reference.variant.runtime != "pytorch":
-            ui.warn(
-                f"PyTorch cannot run here: everything is compared with {reference.backend} instead."
-            )
-        yield tuple(opened)
-
-
-def _open(candidate: Candidate, memory: MemoryMeter, stack: ExitStack) -> Opened:
-    row = candidate.row
-    if candidate.open is None:
-        return Opened(row, None, timed=False, recorded=candidate.recorded)
-    try:
-        with memory.watch(row.backend, row.variant.device):
-            backend = stack.enter_context(closing(candidate.open()))
-    except MissingEnvironment as error:
-        skipped = f"{error.message} {error.hint}".strip()
-        return Opened(replace(row, skipped=skipped), None, timed=False)
-    if isinstance(backend, PlacedBackend) and backend.placement is not None:
-        placement = backend.placement
-        note = f"{row.note} {placement.sentence}".strip()
-        row = replace(row, note=note, placement=placement.providers)
-    return Opened(row, backend, candidate.timed)
-
-
 def measure_images(
-    opened: Sequence[Opened],
+    opened: OpenedRows,
     loader: BatchLoader,
     classes_K: NDArray[np.int64],
     memory: MemoryMeter,
@@ -114,45 +51,99 @@ def measure_images(
     keep_reference: bool,
     announce: Callable[[float], None],
 ) -> MeasuredImages:
-    """Every image once through every backend.
+    """Every image once through every backend; a backend that fails is ended, the others go on.
 
     `classes_K` are the classes whose logits are compared, ascending. `announce` is given the
-    seconds that one image takes in all backends. Raises BadInput if no image can be read.
+    seconds that one image takes in all backends. Where the reference itself fails, the next row
+    takes its place and counting begins anew. Raises BadInput if no image can be read, and where no
+    row is left as `OpenedRows.settle_reference` does.
     """
-    running = [one for one in opened if one.gives_logits]
-    reference = running[0].row.backend
-    inputs = [_Input(one, loader) for one in running]
-    meter = AccuracyMeter(reference, [one.row.backend for one in running[1:]], len(classes_K))
     batches = iter(loader)
     first = next(batches, None)
     if first is None:
         raise BadInput("None of the images can be read.", "Give a folder with readable images.")
-    announce(_run_once(running, first.images_NCHW, memory) / len(first.samples))
-    kept: dict[str, NDArray[np.float32]] = {}
-    done = 0
-    with ui.progress(f"Validating {len(loader.samples)} images") as progress:
-        for batch in chain([first], batches):
-            logits = {one.name: one.infer(batch) for one in inputs}
-            if keep_reference:
-                kept.update(zip(_hashes(batch), logits[reference], strict=True))
-            meter.update(
-                {name: logits_NK[:, classes_K] for name, logits_NK in logits.items()},
-                np.searchsorted(classes_K, batch.labels_N),
-                [sample.path.as_posix() for sample in batch.samples],
-            )
-            done += len(batch.samples)
-            progress(done, len(loader.samples))
-    measured = {one.name: _filled(one, meter, memory, done) for one in inputs}
-    rows = tuple(measured.get(one.row.backend, one.row) for one in opened)
-    return MeasuredImages(rows, meter.answers(), RecordedLogits(kept), first.images_NCHW)
+    announce(_run_once(opened, first.images_NCHW, memory) / len(first.samples))
+    opened.settle_reference()
+    pass_ = _Pass(opened, loader, classes_K, ui, keep_reference)
+    while not pass_.count(chain([first], batches)):
+        opened.settle_reference()
+        batches = iter(loader)
+        first = next(batches)
+        pass_ = _Pass(opened, loader, classes_K, ui, keep_reference)
+    return pass_.finish(memory, first.images_NCHW)
+
+
+class _Pass:
+    """One run over all images, with the reference that ran when it began."""
+
+    def __init__(
+        self,
+        opened: OpenedRows,
+        loader: BatchLoader,
+        classes_K: NDArray[np.int64],
+        ui: Ui,
+        keep_reference: bool,
+    ) -> None:
+        self._opened, self._loader, self._ui = opened, loader, ui
+        self._classes_K = classes_K
+        self._inputs = {one.row.backend: _Input(one, loader) for one in opened.running}
+        self._reference, *candidates = self._inputs
+        self._meter = AccuracyMeter(self._reference, candidates, len(classes_K))
+        self._keep_reference = keep_reference
+        self._kept: dict[str, NDArray[np.float32]] = {}
+        self._done = 0
+
+    def count(self, batches: Iterable[Batch]) -> bool:
+        """Count every batch; False as soon as the reference fails."""
+        with self._ui.progress(f"Validating {len(self._loader.samples)} images") as progress:
+            for batch in batches:
+                logits = self._infer(batch)
+                if self._reference not in self._inputs:
+                    return False
+                if self._keep_reference:
+                    self._kept.update(zip(_hashes(batch), logits[self._reference], strict=True))
+                self._meter.update(
+                    {name: logits[name][:, self._classes_K] for name in self._inputs},
+                    np.searchsorted(self._classes_K, batch.labels_N),
+                    [sample.path.as_posix() for sample in batch.samples],
+                )
+                self._done += len(batch.samples)
+                progress(self._done, len(self._loader.samples))
+        return True
+
+    def finish(self, memory: MemoryMeter, images_NCHW: ImagesNCHW) -> MeasuredImages:
+        """The rows with their accuracy, and what is kept of single images."""
+        measured = {
+            name: _filled(one, self._meter, memory, self._done)
+            for name, one in self._inputs.items()
+        }
+        rows = tuple(measured.get(row.backend, row) for row in self._opened.rows)
+        return MeasuredImages(rows, self._meter.answers(), RecordedLogits(self._kept), images_NCHW)
+
+    def _infer(self, batch: Batch) -> dict[str, LogitsNK]:
+        """The logits of every row that still runs, by name."""
+        logits: dict[str, LogitsNK] = {}
+        for name, one in list(self._inputs.items()):
+            if name not in self._inputs:  # ended with another row
+                continue
+            try:
+                logits[name] = one.infer(batch)
+            except Exception as error:
+                if one.is_recorded:
+                    raise
+                for ended in self._opened.end(name, error):
+                    del self._inputs[ended]
+                    self._meter.discard(ended)
+        return logits
 
 
 class _Input:
     """Gives a backend the images of a batch in the form that it takes."""
 
-    def __init__(self, opened: Opened, loader: BatchLoader) -> None:
+    def __init__(self, opened: OpenedRow, loader: BatchLoader) -> None:
         self.row, self.name = opened.row, opened.row.backend
         self._recorded = opened.recorded
+        self.is_recorded = opened.recorded is not None
         self._backend = opened.backend
         self.pixels = (
             PixelsMeter(opened.backend, loader.preprocessing)
@@ -184,23 +175,18 @@ def _filled(one: _Input, meter: AccuracyMeter, memory: MemoryMeter, images: int)
     )
 
 
-def _run_once(opened: Sequence[Opened], images_NCHW: ImagesNCHW, memory: MemoryMeter) -> float:
+def _run_once(opened: OpenedRows, images_NCHW: ImagesNCHW, memory: MemoryMeter) -> float:
     """Run every backend once, for the costs of a first run; the seconds of all together."""
     start = time.perf_counter()
-    for one in opened:
-        if one.backend is not None and not isinstance(one.backend, PixelsBackend):
-            with memory.watch(one.row.backend, one.row.variant.device):
-                one.backend.infer(images_NCHW)
+    for one in opened.running:
+        name, backend = one.row.backend, one.backend
+        if opened.is_running(name) and backend and not isinstance(backend, PixelsBackend):
+            try:
+                with memory.watch(name, one.row.variant.device):
+                    backend.infer(images_NCHW)
+            except Exception as error:
+                opened.end(name, error)
     return time.perf_counter() - start
-
-
-def select_timed_backends(opened: Sequence[Opened]) -> dict[str, Backend]:
-    """The backends whose latency is measured, by name."""
-    return {
-        one.row.backend: one.backend
-        for one in opened
-        if one.timed and one.backend is not None and not isinstance(one.backend, PixelsBackend)
-    }
 
 
 def _hashes(batch: Batch) -> list[str]:

@@ -62,7 +62,14 @@ class Row:
     required: bool = False
     """Whether the user named it with --backends, so that it must run."""
     skipped: str | None = None
-    """Why the backend did not run."""
+    """Why the backend did not run, or was ended by an error."""
+    not_timed: str = ""
+    """Why it has no latency at one of the batch sizes."""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it did not run, or none of its latencies could be measured."""
+        return self.skipped is not None or bool(self.not_timed and not self.timings)
 
     @property
     def timing(self) -> Timing | None:

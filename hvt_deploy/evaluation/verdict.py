@@ -217,15 +217,20 @@ def _latency_gate(row: Row, limit: float, invalid: str) -> Gate:
 def _skipped(
     name: GateName, limit: float, candidates: Sequence[Row], any_measured: bool
 ) -> list[Gate]:
-    """Gates for candidates that did not run.
+    """Gates for candidates that did not run; those of speed also where no latency was measured.
 
     Accuracy-only rows that ran are not judged on speed, and are not skipped.
     """
-    rows = [c for c in candidates if c.skipped and (c.required or not any_measured)]
-    if not rows and not any_measured:
+    reasons = {
+        c.backend: c.skipped or ("" if name == "max-top1-drop" or c.timings else c.not_timed)
+        for c in candidates
+        if c.required or not any_measured
+    }
+    gates = [Gate(name, row, limit, "skipped", why) for row, why in reasons.items() if why]
+    if not gates and not any_measured:
         sentence = "No backend was measured that this gate applies to."
         return [Gate(name, "none", limit, "skipped", sentence)]
-    return [Gate(name, row.backend, limit, "skipped", row.skipped or "") for row in rows]
+    return gates
 
 
 def _lowest_precision(candidates: Sequence[Row]) -> list[Row]:

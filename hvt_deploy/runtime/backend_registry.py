@@ -18,6 +18,8 @@ def open_backend(request: BackendRequest) -> Backend:
     """
     backend = _OPENERS[request.variant.runtime](request)
     fixed = request.signature.batch
+    if fixed is None and request.variant.form == "compiled":
+        fixed = max(request.timed_batches)
     return backend if fixed is None else FixedBatchBackend(backend, fixed)
 
 

@@ -37,6 +37,8 @@ class BackendRequest:
     """Whether ONNX Runtime may leave nodes to the CPU where a GPU was asked for."""
     options: ModelOptions = DEFAULT_OPTIONS
     """What else defines the network, for pytorch."""
+    timed_batches: tuple[int, ...] = (1,)
+    """Batch sizes whose latency is measured: torch.compile compiles for these and no other."""
 
 
 class Backend(Protocol):

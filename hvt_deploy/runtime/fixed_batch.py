@@ -1,4 +1,4 @@
-"""A backend whose graph takes one batch size only, made to take any number of images."""
+"""A backend made for one batch size only, made to take any number of images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class FixedBatchBackend:
         return np.concatenate(logits)[: len(images_NCHW)]
 
     def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
-        """A call that runs one inference of a whole batch. Raises BadInput for another size."""
+        """A call that runs one inference of a whole batch. Raises BadInput for a size that the
+        backend does not take.
+        """
         return self._backend.bind(images_NCHW)
 
     def close(self) -> None:

@@ -21,8 +21,8 @@ from hvt_deploy.runtime.variant import Variant
 class PyTorchBackend:
     """Runs `module` (images (N, 3, H, W) -> logits (N, K)), which it takes over.
 
-    FP16 runs with channels last; the form `compiled` goes through torch.compile (CUDA graphs on a
-    GPU).
+    FP16 runs with channels last; the form `compiled` goes through torch.compile, for each batch
+    size by itself (CUDA graphs on a GPU).
 
     Thread count and TF32 are settings of the whole process in PyTorch: the last opened backend
     decides them. Raises MissingEnvironment where CUDA is asked for and there is none.
@@ -45,8 +45,9 @@ class PyTorchBackend:
         self._format = torch.channels_last if half else torch.contiguous_format
         self._module = module.eval().to(self._device, self._dtype).to(memory_format=self._format)
         if variant.form == "compiled":
+            # A size of its own each: the kernels of symbolic sizes are slower.
             self._module.compile(  # pyright: ignore[reportUnknownMemberType]
-                mode="reduce-overhead"
+                mode="reduce-overhead", dynamic=False
             )
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:

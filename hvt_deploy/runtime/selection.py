@@ -55,14 +55,18 @@ def select_backends(
     *,
     threads: int | None = None,
     allow_cpu_nodes: bool = False,
+    timed_batches: tuple[int, ...] = (1,),
 ) -> tuple[Selection, ...]:
     """PyTorch first, then ONNX Runtime, then engines.
 
     `threads` of one inference on the CPU, None for every processor; `allow_cpu_nodes`: ONNX Runtime
-    may leave nodes to the CPU where there is a GPU. Raises BadInput for an artifact that is stale
+    may leave nodes to the CPU where there is a GPU; `timed_batches` are the sizes whose latency
+    will be measured. Raises BadInput for an artifact that is stale
     or was changed.
     """
-    return _Selector(folder, manifest, find_gpus(), threads or cpu_count(), allow_cpu_nodes).all()
+    return _Selector(
+        folder, manifest, find_gpus(), threads or cpu_count(), allow_cpu_nodes, timed_batches
+    ).all()
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class _Selector:
     gpus: Sequence[Gpu]
     threads: int
     allow_cpu_nodes: bool
+    timed_batches: tuple[int, ...]
 
     def all(self) -> tuple[Selection, ...]:
         device: Device = "cuda" if self.gpus else "cpu"
@@ -134,6 +139,7 @@ class _Selector:
             threads=self.threads,
             allow_cpu_nodes=self.allow_cpu_nodes,
             options=manifest.config.options,
+            timed_batches=self.timed_batches,
         )
         if variant.form == "uint8":
             return Selection(variant, path, lambda: open_pixels_backend(request))

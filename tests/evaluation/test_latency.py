@@ -172,3 +172,27 @@ def test_real_calls_on_the_real_clock() -> None:
     assert speedup is not None
     assert 2 < speedup.estimate < 3.5
     assert speedup.low > 1.3
+
+
+def test_a_backend_that_fails_is_left_out_and_so_are_those_that_end_with_it() -> None:
+    machine, failed = FakeMachine(), list[str]()
+
+    def wearing_out() -> Iterator[float]:
+        yield from [5.0] * 120
+        raise RuntimeError("an illegal memory access was encountered")
+
+    def on_failure(name: str, error: Exception) -> list[str]:
+        failed.append(f"{name}: {error}")
+        return ["trt", "torch"]
+
+    bound = {
+        "trt": machine.backend("trt", wearing_out()),
+        "torch": machine.backend("torch", iter(lambda: 5.0, None)),
+        "ort": machine.noisy("ort", 5, 0.1, 1),
+    }
+    result = measure_latency(
+        bound, 1, clock_ns=machine.clock_ns, budget_s=30, on_failure=on_failure
+    )
+    assert list(result) == ["ort"]
+    assert result["ort"].median == pytest.approx(5, rel=0.03)
+    assert failed == ["trt: an illegal memory access was encountered"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ from hvt_deploy.evaluation import timing
 from hvt_deploy.evaluation.gpu_reading import GpuReader, GpuReading
 from hvt_deploy.evaluation.latency import Latency, measure_latency
 from hvt_deploy.evaluation.memory import MemoryMeter
-from hvt_deploy.evaluation.timing import WatchedGpu, time_backends
-from hvt_deploy.runtime.base import Backend, BackendRequest, BoundCall
+from hvt_deploy.evaluation.timing import TimedBackend, WatchedGpu, time_backends
+from hvt_deploy.runtime.base import BackendRequest, BoundCall
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.pytorch import PyTorchBackend
 from hvt_deploy.runtime.variant import Variant
@@ -58,7 +58,10 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_batch_size_has_its_latency_and_a_size_that_is_too_large_is_told() -> None:
-    backends: dict[str, Backend] = {"ort": Sleeper("ort", 1), "trt": Sleeper("trt", 0.5, most=2)}
+    backends = {
+        "ort": TimedBackend(Sleeper("ort", 1), "cpu"),
+        "trt": TimedBackend(Sleeper("trt", 0.5, most=2), "cuda"),
+    }
     found = time_backends(backends, IMAGES, (1, 4), None, SilentUi())
     assert [latency.batch for latency in found.latency["ort"]] == [1, 4]
     assert [latency.batch for latency in found.latency["trt"]] == [1]
@@ -68,10 +71,56 @@ def test_every_batch_size_has_its_latency_and_a_size_that_is_too_large_is_told()
     )
 
 
+@dataclass
+class Failing(Sleeper):
+    """Its calls raise `error` from the one of number `fails_at` on."""
+
+    error: Exception = field(default_factory=RuntimeError)
+    fails_at: int = 1
+    calls: int = 0
+
+    def bind(self, images_NCHW: np.ndarray) -> BoundCall:
+        def call() -> None:
+            self.calls += 1
+            if self.calls >= self.fails_at:
+                raise self.error
+
+        call()
+        return call
+
+
+@pytest.mark.parametrize("fails_at", [1, 30])
+def test_a_failure_leaves_out_a_size_and_a_sticky_cuda_error_every_gpu_row(fails_at: int) -> None:
+    full = RuntimeError("CUDA out of memory.")
+    lost = RuntimeError("CUDA error: unspecified launch failure")
+    ort, other = Sleeper("ort", 1), Sleeper("other", 1)
+    failing = {
+        "ort": TimedBackend(ort, "cpu"),
+        "other": TimedBackend(other, "cuda"),
+        "trt": TimedBackend(Failing("trt", 1, error=full, fails_at=fails_at), "cuda"),
+    }
+    found = time_backends(failing, IMAGES, (1,), None, SilentUi())
+    assert set(found.latency) == {"ort", "other"}
+    assert found.not_timed == {"trt": "Not timed at batch 1: RuntimeError: CUDA out of memory."}
+    failing["trt"] = TimedBackend(Failing("trt", 1, error=lost, fails_at=fails_at), "cuda")
+    found = time_backends(failing, IMAGES, (1, 2), None, SilentUi())
+    assert set(found.latency) == {"ort"}
+    assert [latency.batch for latency in found.latency["ort"]] == [1, 2]
+    assert "CUDA is unusable since trt failed" in found.not_timed["other"]
+    assert [w.partition(":")[0] for w in found.warnings] == [
+        "trt was not timed at batch 1",
+        "other was not timed at batch 1",
+        "other was not timed at batch 2",
+        "trt was not timed at batch 2",
+    ]
+
+
 def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
     clocks = iter(range(1000, 9000))
     gpu = WatchedGpu("Some GPU", GpuReader(lambda: GpuReading(next(clocks), 100, 50)))
-    found = time_backends({"trt": Sleeper("trt", 2)}, IMAGES, (1, 2), gpu, SilentUi())
+    found = time_backends(
+        {"trt": TimedBackend(Sleeper("trt", 2), "cuda")}, IMAGES, (1, 2), gpu, SilentUi()
+    )
     assert [state.batch for state in found.gpu] == [1, 2]
     assert found.gpu[0].sm_mhz[1] < found.gpu[1].sm_mhz[0]
     assert found.warnings == ()
@@ -79,7 +128,8 @@ def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
 
 def test_a_gpu_that_cannot_be_read_is_told() -> None:
     gpu = WatchedGpu("Some GPU", GpuReader(None, ("NVML: Not Supported.",)))
-    found = time_backends({"trt": Sleeper("trt", 2)}, IMAGES, (1,), gpu, SilentUi())
+    trt = TimedBackend(Sleeper("trt", 2), "cuda")
+    found = time_backends({"trt": trt}, IMAGES, (1,), gpu, SilentUi())
     assert found.gpu == ()
     assert found.warnings[0] == "NVML: Not Supported."
     assert "could not be read" in found.warnings[1]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -35,6 +36,29 @@ def test_pytorch_loads_the_reference_form_that_the_request_names(tmp_path: Path)
         expected = model(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(backend.infer(images), expected, rtol=1e-4, atol=1e-5)
     assert backend.name == "pytorch fp32"
+
+
+def test_torch_compile_sees_the_timed_sizes_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[dict[str, object]] = []
+    sizes: set[int] = set()
+
+    def compile_(self: torch.nn.Module, **options: object) -> None:
+        compiled.append(options)
+        self.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    path = tmp_path / "weights.safetensors"
+    save_file(create_model("hvt_demo").state_dict(), path)
+    variant = Variant("pytorch", "cpu", "fp32", "compiled")
+    backend = open_backend(replace(request("pytorch", path), variant=variant, timed_batches=(1, 4)))
+    images = np.random.default_rng(0).standard_normal((6, 3, 32, 32)).astype(np.float32)
+    plain = open_backend(request("pytorch", path)).infer(images)
+    np.testing.assert_allclose(backend.infer(images), plain, rtol=1e-4, atol=1e-5)
+    backend.bind(images[:1])()
+    assert compiled == [{"mode": "reduce-overhead", "dynamic": False}]
+    assert sizes == {1, 4}
 
 
 def test_every_runtime_has_an_opener(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from ort_graphs import images, linear, request
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.evaluation.candidates import Candidate
-from hvt_deploy.evaluation.measurement import open_candidates
 from hvt_deploy.evaluation.memory import MemoryMeter
+from hvt_deploy.evaluation.opened_rows import open_rows
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.runtime import ort
 from hvt_deploy.runtime.provider_placement import Placement, read_placement
@@ -120,12 +120,12 @@ def test_a_validation_skips_such_a_backend_loudly_or_records_where_its_nodes_are
     candidate = Candidate(row, lambda: ort.OrtBackend(asked))
     with (
         pytest.raises(MissingEnvironment, match=r"blocks\.0/Unique"),
-        open_candidates([candidate], MemoryMeter(None), SilentUi()),
+        open_rows([candidate], MemoryMeter(None), SilentUi()),
     ):
         pass
     allowed = Candidate(row, lambda: ort.OrtBackend(replace(asked, allow_cpu_nodes=True)))
-    with open_candidates([candidate, allowed], MemoryMeter(None), SilentUi()) as opened:
-        placed, refused = (one.row for one in opened)
+    with open_rows([candidate, allowed], MemoryMeter(None), SilentUi()) as opened:
+        placed, refused = opened.rows
     assert "blocks.0/Unique" in refused.skipped
     row = placed
     assert row.skipped is None
