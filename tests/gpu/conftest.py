@@ -12,14 +12,14 @@ import pytest
 from engines import Engines
 from exported import Exported, Record, export_model
 
-from hvt_deploy.core.gpus import find_gpus
+from hvt_deploy.core.gpus import find_gpus, search_gpus
 from hvt_deploy.core.serialization import to_plain
 
 
 @pytest.fixture(scope="session", autouse=True)
 def needs_gpu() -> None:
     if not find_gpus():
-        pytest.skip("there is no NVIDIA GPU here")
+        pytest.skip(f"there is no NVIDIA GPU here: {search_gpus().why_none}")
 
 
 @pytest.fixture

@@ -1,0 +1,218 @@
+"""The commands on machines with pretended GPUs: stubs of the driver's libraries and of nvidia-smi
+below NVIDIA's own Python bindings, and a stand-in of TensorRT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from stub_libcuda.machines import MACHINES
+
+TESTS = Path(__file__).parents[1]
+SCRIPT = """
+import json, os, sys
+from functools import partial
+from pathlib import Path
+import gpu_standins
+import matplotlib.pyplot, onnxruntime
+from benchmarks.gpu_check import describe_machine
+from command_line import run
+from hvt_deploy.commands import build_trt, doctor, predict, validate
+from hvt_deploy.evaluation import timing
+from short_timings import measure_shortly
+from stub_libcuda import Stub
+
+timing.measure_latency = partial(measure_shortly, budget_s=0.2)
+
+def work(machine):
+    answers = {}
+    for line in machine["commands"]:
+        done = run(*line.split(), "--json", cwd=Path.cwd())
+        answers[line.split()[0]] = done.returncode, done.stdout[done.stdout.find("{"):], done.stderr
+    found = {"answers": answers, "machine": describe_machine(), "left": Stub().live()}
+    found["torch"] = "torch" in sys.modules
+    Path(machine["answers"]).write_text(json.dumps(found))
+
+for machine in json.loads(sys.stdin.read()):
+    child = os.fork()  # nothing has loaded libcuda yet
+    if child == 0:
+        os.environ.update(machine["environment"])
+        os.chdir(machine["folder"])
+        gpu_standins.install()
+        work(machine)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, machine
+"""
+EXPLAIN = "build-trt --precision fp32 --explain"
+BUILD = "build-trt --precision fp32"
+VALIDATE = "validate --data digits --limit 60 --threads 1 --latency-batch 1"
+PREDICT = "predict digits/7 --top 1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Attributes:
+    answers: exit code, standard output and standard error, by command.
+    machine: gpu_check's section on the machine.
+    left: objects on the GPU that were not given back.
+    torch: whether PyTorch was imported.
+    """
+
+    answers: dict[str, tuple[int, str, str]]
+    machine: dict
+    left: dict[str, int]
+    torch: bool
+
+    def __getitem__(self, command: str) -> dict:
+        code, output, errors = self.answers[command]
+        assert code == 0, errors
+        return json.loads(output)
+
+    def engine_row(self) -> dict:
+        """The row of the engine in the record that `validate` wrote."""
+        (row,) = (row for row in self["validate"]["rows"] if row["variant"]["runtime"] == "trt")
+        return row
+
+    def check_engine(self, name: str) -> None:
+        """The engine ran in `validate` and `predict`, with the logits of the reference."""
+        row = self.engine_row()
+        assert (row["backend"], row["skipped"]) == (name, None)
+        assert row["accuracy"]["top1"] == self["validate"]["rows"][0]["accuracy"]["top1"]
+        assert row["timings"][0]["latency"]["median"] >= 1.0, "a millisecond a kernel, by events"
+        predicted = self["predict"]
+        assert predicted["backend"] == name
+        assert {one["labels"][0]["name"] for one in predicted["images"]} == {"7"}
+
+
+# The commands by machine; "the second of two" finds the engine of "two mixed cards".
+RUNS = {
+    "H100": ("doctor", BUILD, VALIDATE, PREDICT),
+    "L4": ("doctor", BUILD, VALIDATE, PREDICT),
+    "Orin in a container": ("doctor", BUILD, VALIDATE, PREDICT),
+    "MIG": ("doctor", BUILD, VALIDATE, PREDICT),
+    "two mixed cards": ("doctor", BUILD, VALIDATE, PREDICT),
+    "the second of two": (EXPLAIN, VALIDATE, f"{PREDICT} --backend trt"),
+    "driver too old": ("doctor", EXPLAIN, VALIDATE, PREDICT),
+    "hidden": ("doctor", EXPLAIN, VALIDATE, PREDICT),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(recorded, tmp_path_factory) -> dict[str, Outcome]:
+    """By machine, the answers on a model with recorded logits instead of PyTorch's weights."""
+    source, _ = recorded
+    place = tmp_path_factory.mktemp("machines")
+    machines, environment = [], {}
+    for name, commands in RUNS.items():
+        folder = place / ("two mixed cards" if name == "the second of two" else name)
+        if not folder.exists():
+            shutil.copytree(source / "elsewhere", folder / "artifacts")
+            shutil.copytree(source / "digits" / "validation", folder / "digits")
+        (place / f"{name} stub").mkdir()
+        environment = MACHINES[name].start(place / f"{name} stub")
+        version = {"STANDIN_TENSORRT": "10.3.0" if "Orin" in name else "10.13.3.9"}
+        machine = {"commands": commands, "environment": environment | version}
+        answers = {"folder": str(folder), "answers": str(place / f"{name}.json")}
+        machines.append(machine | answers)
+    paths = (TESTS.parent, TESTS, TESTS / "runtime" / "trt")
+    common = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "GPU_CHECK_MODEL": "hvt_demo"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env={**os.environ, "LD_LIBRARY_PATH": environment["LD_LIBRARY_PATH"], **common},
+        input=json.dumps(machines),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {name: json.loads((place / f"{name}.json").read_text()) for name in RUNS}
+    return {name: Outcome(**fields) for name, fields in found.items()}
+
+
+@pytest.mark.parametrize("machine", RUNS)
+def test_nothing_is_left_on_the_gpu_and_pytorch_is_not_needed(outcomes, machine: str) -> None:
+    assert outcomes[machine].left == {}
+    assert not outcomes[machine].torch
+
+
+def test_h100(outcomes) -> None:
+    found = outcomes["H100"]
+    facts = found["doctor"]["facts"]
+    assert facts["gpu"] == "NVIDIA H100 80GB HBM3 (compute capability 9.0, 81079 MiB)"
+    assert facts["driver"] == "580.65.06, for CUDA 13.0 and older"
+    assert facts["tensorrt"] == "10.13.3.9"
+    assert found["build-trt"]["flavour"] == "TensorRT 10.13.3.9"
+    found.check_engine("trt fp32 trt10.13-sm90")
+    record = found["validate"]
+    assert record["environment"]["gpu"] == "NVIDIA H100 80GB HBM3"
+    (state,) = record["gpu"]
+    assert (state["sm_mhz"], state["power_w"]) == ([1100, 1100], [214.5, 214.5])
+    assert state["throttling"] == ["software power cap", "software thermal slowdown"]
+    assert found.machine["verdict"] == "verified"
+    assert found.machine["gpus"][0]["pci_bus_id"] == "0000:19:00.0"
+
+
+def test_l4_without_a_power_meter(outcomes) -> None:
+    found = outcomes["L4"]
+    assert "NVIDIA L4 (compute capability 8.9" in found["doctor"]["facts"]["gpu"]
+    found.check_engine("trt fp32 trt10.13-sm89")
+    note = "NVML does not report the power of NVIDIA L4: Not Supported."
+    assert note in found["validate"]["warnings"]
+    assert found["validate"]["gpu"][0]["power_w"] == [0.0, 0.0]
+
+
+def test_orin_in_a_container(outcomes) -> None:
+    found = outcomes["Orin in a container"]
+    facts = found["doctor"]["facts"]
+    assert facts["gpu"] == "Orin (compute capability 8.7, 7620 MiB)"
+    assert facts["driver"] == "version unknown, for CUDA 12.6 and older"
+    found.check_engine("trt fp32 trt10.3-sm87")
+    warnings = " ".join(found["validate"]["warnings"])
+    assert "NVML: " in warnings
+    assert "The clocks of Orin could not be read" in warnings
+
+
+def test_mig_instance(outcomes) -> None:
+    found = outcomes["MIG"]
+    assert "NVIDIA H100 80GB HBM3 MIG 1g.10gb (" in found["doctor"]["facts"]["gpu"]
+    found.check_engine("trt fp32 trt10.13-sm90")
+    assert found["validate"]["gpu"][0]["sm_mhz"] == [1100, 1100], "the clock of its GPU"
+
+
+def test_two_mixed_cards(outcomes) -> None:
+    """The first that CUDA names is used; for the other one the engine is refused."""
+    both = outcomes["two mixed cards"]
+    gpus = both["doctor"]["facts"]["gpu"]
+    assert gpus.index("H100") < gpus.index("L4"), "nvidia-smi would say L4 first"
+    both.check_engine("trt fp32 trt10.13-sm90")
+    second = outcomes["the second of two"]
+    assert second["build-trt"]["compute_capabilities"] == ["8.9"]
+    assert second["build-trt"]["engine"] == "hvt_demo.fp32.trt10.13-sm89.engine"
+    why = "The engine is for compute capability 9.0; the NVIDIA L4 here has 8.9."
+    assert why in "".join(map(str, second.answers["validate"]))
+    code, _, errors = second.answers["predict"]
+    assert code == 3
+    assert why in errors
+
+
+@pytest.mark.parametrize(
+    ("machine", "why"),
+    [("driver too old", "it supports CUDA 11.4"), ("hidden", "CUDA_VISIBLE_DEVICES is '-1'")],
+)
+def test_no_gpu_that_can_be_used(outcomes, machine: str, why: str) -> None:
+    found = outcomes[machine]
+    facts = found["doctor"]["facts"]
+    assert facts["gpu"].startswith("none: ")
+    assert why in facts["gpu"]
+    assert facts["driver"] == "none"
+    assert found["build-trt"]["ahead_of_time"]
+    assert found.engine_row()["skipped"]
+    assert found["predict"]["backend"] == "ort fp32"
+    assert found.machine["verdict"] == "cannot here"
