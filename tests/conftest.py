@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from functools import partial
@@ -19,17 +20,23 @@ _unwanted: list[str] = []
 # The files that take longest: a worker that began one of them last would keep `make test` waiting.
 _LONGEST = (
     "test_pipeline.py",
+    "test_families.py",
     "test_every_family.py",
-    "test_triton.py",
+    "test_export_command.py",
+    "test_torch_export.py",
+    "test_budget.py",
+    "test_bundle.py",
+    "test_timm.py",
+    "test_weights.py",
+    "test_divergence.py",
+    "test_hvt.py",
+    "test_gpu_suite.py",
     "test_published.py",
     "test_preprocess_in_graph.py",
-    "test_export_command.py",
-    "test_bundle.py",
-    "test_budget.py",
+    "test_triton.py",
     "test_sweep.py",
-    "test_timm.py",
-    "test_hvt.py",
-    "test_weights.py",
+    "test_dfvt.py",
+    "test_faster_vit.py",
 )
 
 
@@ -37,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; `make unit` hands out whole files in this order."""
     order = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """The half million objects that imports made need not be looked at in every collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,6 +102,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI everything that needs no GPU has to run: a skip there would hide what nobody checks."""
+    gc.unfreeze()
     if os.environ.get("CI", "").lower() == "true" and _unwanted:
         print(f"\nSkipped without the gpu marker: {', '.join(_unwanted)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -30,7 +30,7 @@ def place(tmp_path_factory):
             for i in range(6):
                 pixels = rng.integers(0, 255, (5, 5, 3), dtype=np.uint8)
                 Image.fromarray(pixels).resize((40, 36)).save(folder / f"{split}{i}.png")
-    done = run_process("export", "fdvit_demo", "--weights", "random", "--opset", "17", cwd=place)
+    done = run_process("export", "hvt_demo", "--weights", "random", "--opset", "17", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "UNTRAINED" in done.stderr
     return place
@@ -50,12 +50,12 @@ def validated(place, built):
 
 
 def manifest(place):
-    return json.loads((place / "artifacts/fdvit_demo/manifest.json").read_text())
+    return json.loads((place / "artifacts/hvt_demo/manifest.json").read_text())
 
 
 def test_the_export_has_its_opset_and_the_manifest_its_facts(place):
     fp32 = manifest(place)["artifacts"]["fp32"]
-    model = onnx.load(place / "artifacts/fdvit_demo" / fp32["folder"] / fp32["main"])
+    model = onnx.load(place / "artifacts/hvt_demo" / fp32["folder"] / fp32["main"])
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
     assert fp32["facts"]["parity"]["relative_to_largest"] <= 2e-5
     assert fp32["facts"]["nodes"] == len(model.graph.node)
@@ -63,7 +63,7 @@ def test_the_export_has_its_opset_and_the_manifest_its_facts(place):
 
 
 def test_inspect_shows_every_graph_and_the_engine_of_a_model(place, built):
-    done = run("inspect", "fdvit_demo", "--json", cwd=place)
+    done = run("inspect", "hvt_demo", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     engine = next(facts for name, facts in found.items() if name.endswith(".engine"))
@@ -79,13 +79,13 @@ def test_inspect_shows_every_graph_and_the_engine_of_a_model(place, built):
     assert macs(graphs["fp16"])["int8"] == macs(graphs["fp32"])["int8"] == 0
     assert macs(graphs["int8"])["int8"] == engine["audit"]["quantized_macs"] > 0
     assert sum(macs(graphs["int8"]).values()) == sum(macs(graphs["fp32"]).values())
-    shown = run("inspect", "fdvit_demo", cwd=place).stdout
+    shown = run("inspect", "hvt_demo", cwd=place).stdout
     assert "attention score" in shown
     assert "fused attention blocks" in shown
 
 
 def test_the_engine_really_is_int8(place, built):
-    assert built["path"].endswith("fdvit_demo.int8.rtx-sm86.engine")
+    assert built["path"].endswith("hvt_demo.int8.rtx-sm86.engine")
     assert (place / built["path"]).stat().st_size > 100_000
     assert built["audit"]["layers"]["int8"] > 10
     assert built["audit"]["fused_attention"] > 0
@@ -114,7 +114,7 @@ def test_an_unchanged_calibration_is_not_run_again(place, built):
 def test_validate_compares_every_backend_and_writes_reports(place, validated):
     _, written = validated
     results = written["artifacts"]["results"]
-    folder = place / "artifacts/fdvit_demo" / results["folder"]
+    folder = place / "artifacts/hvt_demo" / results["folder"]
     record = json.loads((folder / "results.json").read_text())
     rows = {row["backend"]: row for row in record["rows"]}
     assert {
@@ -129,7 +129,7 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
     assert rows["int8 engine numerics"]["timings"] == []
     assert rows["ort int8 cpu"]["timings"][0]["latency"]["median"] > 0
     files = {rows[name]["artifact"] for name in ("int8 engine numerics", "ort int8 cpu")}
-    assert files == {"fdvit_demo.int8-fp32.onnx", "fdvit_demo.int8-cpu.onnx"}
+    assert files == {"hvt_demo.int8-fp32.onnx", "hvt_demo.int8-cpu.onnx"}
     assert "no NVIDIA GPU here" in rows["trt int8 rtx-sm86"]["skipped"]
     assert record["data"]["images"] == 24
     assert "ort int8 cpu" in (folder / "report.html").read_text()
@@ -169,7 +169,7 @@ def test_validating_on_calibration_images_is_refused(place, built):
 def test_the_report_can_be_had_again(place, validated):
     done = run("report", "--format", "markdown", cwd=place)
     assert done.returncode == 0
-    assert "# fdvit_demo" in done.stdout
+    assert "# hvt_demo" in done.stdout
     assert "UNTRAINED" in done.stdout
     assert run("report", "--format", "html", "--output", "r.html", cwd=place).returncode == 0
     assert "<html" in (place / "r.html").read_text()
@@ -178,7 +178,7 @@ def test_the_report_can_be_had_again(place, validated):
 def test_int8_without_calibration_images_is_an_error(place, tmp_path):
     done = run(
         "build-trt",
-        "fdvit_demo",
+        "hvt_demo",
         "--int8",
         "--calib",
         "nowhere",
@@ -193,19 +193,19 @@ def test_int8_without_calibration_images_is_an_error(place, tmp_path):
 def test_a_re_export_with_other_weights_makes_children_stale(place, validated, tmp_path):
     root = tmp_path / "artifacts"
     subprocess.run(["cp", "-r", place / "artifacts", root], check=True)
-    args = ("export", "fdvit_demo", "--weights", "random", "--seed", "9")
+    args = ("export", "hvt_demo", "--weights", "random", "--seed", "9")
     assert run(*args, cwd=tmp_path).returncode == 0
     done = run("validate", "--data", place / "imagenet/val", cwd=tmp_path)
     assert done.returncode == 2
-    assert "hvt-deploy quantize fdvit_demo" in done.stderr
+    assert "hvt-deploy quantize hvt_demo" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("export", "fdvit_x"), 2, "fdvit_"),
-        (("export", "fdvit_demo", "--opset", "16"), 2, "17, 18, 19, 20, 21, 22"),
-        (("export", "fdvit_demo", "--weights", "missing.pth"), 2, "missing.pth"),
+        (("export", "hvt_demo", "--opset", "16"), 2, "17, 18, 19, 20, 21, 22"),
+        (("export", "hvt_demo", "--weights", "missing.pth"), 2, "missing.pth"),
         (("validate", "--data", "nothing-here"), 2, "hvt-deploy demo"),
         (("validate", "--backends", "ortt"), 2, "ort"),
         (("build-trt", "--profile", "8,1"), 2, "MIN,OPT,MAX"),
@@ -246,7 +246,7 @@ def test_an_interrupt_exits_130_and_leaves_what_was_there(place):
         "-m",
         "hvt_deploy",
         "export",
-        "fdvit_demo",
+        "hvt_demo",
         "--weights",
         "random",
         "--seed",
@@ -266,7 +266,7 @@ def test_an_interrupt_exits_130_and_leaves_what_was_there(place):
 def test_a_fixed_batch_goes_all_the_way(place, tmp_path):
     root = ("--workspace", tmp_path / "artifacts")
     options = ("--weights", "random", "--batch", "5", "--as", "fixed")
-    done = run("export", "fdvit_demo", *options, *root, cwd=place)
+    done = run("export", "hvt_demo", *options, *root, cwd=place)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "artifacts" / "fixed").is_dir()
     assert run("quantize", "--int8", "--calibrator", "max", *root, cwd=place).returncode == 0

@@ -46,7 +46,7 @@ def place(tmp_path_factory, exported):
 
 
 def config_with(flags):
-    return with_flags(config_of("fdvit_demo"), {"export.preprocess_in_graph": True, **flags})
+    return with_flags(config_of("hvt_demo"), {"export.preprocess_in_graph": True, **flags})
 
 
 def pixels_of(file):

@@ -93,7 +93,8 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
         )
     shutil.copytree(place / "artifacts", tmp_path / "artifacts")
     folder = ModelFolder(tmp_path / "artifacts/hvt_demo")
-    config = with_flags(folder.read().config, {"calibration.folder": str(tmp_path / "images")})
+    flags = {"calibration.folder": str(tmp_path / "images"), "quantization.calibrator": "max"}
+    config = with_flags(folder.read().config, flags)
     tried = int8_calibration._judge_effect
     monkeypatch.setattr(
         int8_calibration, "_judge_effect", lambda *effect: replace(tried(*effect), kept=True)

@@ -4,7 +4,9 @@ is the same.
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from hvt_deploy.core.tensors import Signature
 from hvt_deploy.data.images import preprocess
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.opset import convert_opset, read_opset
-from hvt_deploy.graph.quantization.fp16 import to_fp16
+from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, to_fp16
 from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.simplify import simplify
@@ -81,7 +83,7 @@ def test_the_deployed_form_is_the_same_function_without_branches_of_training(nam
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
     deployed = to_deployed(model)
-    images = torch.randn(2, 3, *spec_of(model).image_size, dtype=torch.float64)
+    images = torch.randn(2, 3, 96, 128, dtype=torch.float64)
     with torch.no_grad():
         expected = model(images)
         assert (deployed(images) - expected).abs().max() <= 1e-9 * expected.abs().max()
@@ -143,26 +145,33 @@ def test_without_timm_the_pip_line_is_given(monkeypatch) -> None:
     assert "pip install" in caught.value.hint
 
 
-def export_at(name: str, opset: int, path: Path) -> torch.nn.Module:
-    """Writes the simplified graph of a model with seeded random weights; returns the reference
-    form.
-    """
+def create_seeded(name: str) -> torch.nn.Module:
     model = create_model(name)
     seed_random_weights(model, 0)
-    spec = get_spec(name)
-    graph = export_onnx(to_deployed(model), Signature(spec.image_size, spec.num_classes), opset)
-    save_onnx(convert_opset(simplify(graph, "onnxslim"), opset), path)
     return model
+
+
+@pytest.fixture(scope="module")
+def graph_at(tmp_path_factory) -> Callable[[str, int], Path]:
+    """The simplified graph of `create_seeded(name)` at an opset, exported once."""
+
+    @functools.cache
+    def export(name: str, opset: int) -> Path:
+        path, spec = tmp_path_factory.mktemp("graph") / "model.onnx", get_spec(name)
+        signature = Signature(spec.image_size, spec.num_classes)
+        graph = export_onnx(to_deployed(create_seeded(name)), signature, opset)
+        save_onnx(convert_opset(simplify(graph, "onnxslim"), opset), path)
+        return path
+
+    return export
 
 
 @pytest.mark.parametrize("opset", [17, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EVERY_KIND)
-def test_the_graph_is_the_model_at_every_batch(tmp_path, name, opset) -> None:
-    model = export_at(name, opset, tmp_path / "model.onnx")
-    assert read_opset(load_onnx(tmp_path / "model.onnx")) == opset
-    session = onnxruntime.InferenceSession(
-        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
-    )
+def test_the_graph_is_the_model_at_every_batch(graph_at, name, opset) -> None:
+    model, path = create_seeded(name), graph_at(name, opset)
+    assert read_opset(load_onnx(path)) == opset
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for batch in (1, 3):
         images = torch.randn(
             batch, 3, *get_spec(name).image_size, generator=torch.Generator().manual_seed(batch)
@@ -174,13 +183,14 @@ def test_the_graph_is_the_model_at_every_batch(tmp_path, name, opset) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY_KIND)
-def test_engines_of_both_precisions_are_built(tmp_path, name) -> None:
-    export_at(name, 20, tmp_path / "model.onnx")
-    graph, rng = load_onnx(tmp_path / "model.onnx"), np.random.default_rng(0)
+def test_engines_of_both_precisions_are_built(graph_at, tmp_path, name) -> None:
+    path = graph_at(name, 17)
+    graph, rng = load_onnx(path), np.random.default_rng(0)
     noise = rng.standard_normal((2, 3, *get_spec(name).image_size), dtype=np.float32)
-    ranges = collect_ranges(tmp_path / "model.onnx", [noise], threads=1)
+    ranges = collect_ranges(path, [noise], threads=1)
     half = build(to_fp16(graph, ranges).model, tmp_path / "fp16.onnx")
     assert half.layers.fp16 > half.layers.fp32
+    graph = convert_opset(graph, QDQ_OPSET)
     quantized = to_fp16(quantize_int8(graph, ranges, DEFAULT_INT8_ROLES), ranges).model
     assert build(quantized, tmp_path / "int8.onnx").layers.int8 > 0
 

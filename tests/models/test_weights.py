@@ -238,7 +238,9 @@ def resident():
     return sum(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines()
                if line.startswith(("RssAnon", "RssFile"))) / 1024
 
-state = {{k: torch.zeros(t.shape) for k, t in create_model("fdvit_b").state_dict().items()}}
+with torch.device("meta"):
+    shapes = {{k: t.shape for k, t in create_model("fdvit_b").state_dict().items()}}
+state = {{k: torch.zeros(shape) for k, shape in shapes.items()}}
 path = Path({str(tmp_path)!r}) / "large"
 if {kind == "safetensors"}:
     save_file(state, path)
