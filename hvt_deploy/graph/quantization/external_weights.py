@@ -1,7 +1,7 @@
 """Precision passes for models with external weights: they work on an outline of the graph.
 
 In an outline a weight to quantize has one number per output channel, the largest magnitude, so that
-ONNX Runtime's quantizer finds the same scales as from the whole weight. Other large weights are
+the Q/DQ writer finds the same scales as from the whole weight. Other large weights are
 inputs. `Outline.fill` inserts the real weights, one at a time, in the type that the passes chose.
 """
 
@@ -19,10 +19,8 @@ from onnx import helper, numpy_helper
 
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.large_weights import is_large
+from hvt_deploy.graph.quantization.qdq import QUANTIZED_SUFFIX, SCALE_SUFFIX, quantize_weight
 from hvt_deploy.graph.queries import find_output_channel_axis
-
-QUANTIZED_SUFFIX, SCALE_SUFFIX = "_quantized", "_scale"
-_INT8_MAX = 127
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Outline:
             placeholder = initializers.get(f"{name}{QUANTIZED_SUFFIX}")
             if placeholder is not None:
                 scale = numpy_helper.to_array(scales[f"{name}{SCALE_SUFFIX}"])
-                real = _quantize_weight(self._read(tensor), scale, self.channel_axes[name])
+                real = quantize_weight(self._read(tensor), scale, self.channel_axes[name])
                 placeholder.CopyFrom(numpy_helper.from_array(real, placeholder.name))
         if self.external:
             del graph.value_info[:]  # shapes that were inferred from placeholders
@@ -106,12 +104,3 @@ def _largest_by_channel(weight: NDArray[Any], axis: int) -> NDArray[Any]:
     """The largest magnitude of each channel, with the weight's number of dimensions."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return np.abs(weight).max(axis=others, keepdims=True)
-
-
-def _quantize_weight(
-    weight: NDArray[Any], scale: NDArray[np.float32], axis: int
-) -> NDArray[np.int8]:
-    """Symmetric INT8 per channel, rounded half to even, as ONNX's QuantizeLinear does."""
-    other_axes = [i for i in range(weight.ndim) if i != axis]
-    levels = np.rint(weight / np.expand_dims(np.atleast_1d(scale), other_axes))
-    return np.minimum(np.maximum(levels, -_INT8_MAX), _INT8_MAX).astype(np.int8)
