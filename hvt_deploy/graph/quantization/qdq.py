@@ -82,7 +82,7 @@ def quantize_weight(
     """
     others = [i for i in range(weight.ndim) if i != axis]
     levels = np.rint(weight / np.expand_dims(np.atleast_1d(scales), others))
-    return np.clip(levels, -_INT8_MAX, _INT8_MAX, out=levels).astype(np.int8)
+    return np.minimum(np.maximum(levels, -_INT8_MAX), _INT8_MAX).astype(np.int8)
 
 
 def _add_activation(edit: GraphEdit, name: str, ranges: Ranges) -> str:
