@@ -239,11 +239,14 @@ def _open_pytorch(
 
 @dataclass(frozen=True)
 class Pair:
-    """Two opened backends to compare, and the display name of the second: any file may be one."""
+    """Two opened backends to compare."""
 
     reference: TappedBackend
+    """The backend that counts as correct."""
     candidate: TappedBackend
+    """The backend that is compared with it."""
     name: str
+    """Display name of the candidate."""
 
 
 def _compare(

@@ -21,25 +21,32 @@ Outcome = Literal["same", "better", "worse", "new", "not comparable"]
 
 @dataclass(frozen=True)
 class Change:
-    """One number of one backend in both records. `change` is after minus before, or for speeds
-    after over before.
-    """
+    """One number of one backend in both records."""
 
     backend: str
+    """Display name of the backend, the same in both records."""
     what: str
+    """Name of the number: "top-1", "speed-up", "gate max-top1-drop"."""
     before: str
+    """The number in the first record, as text with its unit."""
     after: str
+    """The number in the second record, as text with its unit."""
     outcome: Outcome
+    """Whether the change is proven, and in which direction."""
     change: Interval | None = None
+    """After minus before in points; for speed-ups after over before. None if not computed."""
     note: str = ""
+    """Why there is no change to judge; empty otherwise."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Everything that was compared. `notes` say where the two validations were not alike."""
+    """The comparison of two validations."""
 
     changes: tuple[Change, ...]
+    """One for each number that both records have."""
     notes: tuple[str, ...]
+    """How the two validations differed (images, machine, versions)."""
 
     @property
     def regressed(self) -> bool:
@@ -75,13 +82,14 @@ def diff(before: Path, after: Path) -> Difference:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The answers to every image of both validations, images in one order, and the names of their
-    references.
-    """
+    """The predictions of both validations for the same images."""
 
     before: ImageAnswers
+    """Predictions of the first validation."""
     after: ImageAnswers
+    """Predictions of the second validation, images in the same order."""
     references: tuple[str, str]
+    """Names of the reference backends, first and second validation."""
 
     @staticmethod
     def next_to(before: Path, after: Path, references: tuple[str, str]) -> _Kept | None:

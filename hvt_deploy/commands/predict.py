@@ -22,21 +22,28 @@ AT_A_TIME = 16
 
 @dataclass(frozen=True)
 class PredictedImage:
-    """One file. `error` says why it has no labels."""
+    """One image file with its predicted classes."""
 
     path: str
+    """The file."""
     labels: tuple[Label, ...]
+    """Most probable first; empty if the file could not be read."""
     error: str = ""
+    """Why there are no labels; empty if there are."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `predict` prints."""
+    """The result of `predict`."""
 
     model: str
+    """Name of the model."""
     backend: str
+    """Display name of the backend that ran."""
     untrained: bool
+    """Whether the weights are random, so that the labels mean nothing."""
     images: tuple[PredictedImage, ...]
+    """One for each file, in the order given."""
 
 
 def predict(

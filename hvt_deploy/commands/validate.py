@@ -54,10 +54,12 @@ LONG_S = 600.0
 
 @dataclass(frozen=True)
 class Validated:
-    """The record, and the folder that holds `results.json`, `report.md` and `report.html`."""
+    """The result of `validate`."""
 
     results: Results
+    """The record."""
     folder: Path
+    """Holds `results.json`, `report.md` and `report.html`."""
 
     @property
     def exit_code(self) -> int:

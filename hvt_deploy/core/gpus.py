@@ -43,6 +43,7 @@ class GpuSearch:
     """The GPUs that can be used, in CUDA's order."""
 
     gpus: tuple[Gpu, ...]
+    """In the order of CUDA's device numbers."""
     why_none: str = ""
     """Why there are none; empty where there are some."""
 

@@ -29,7 +29,9 @@ class Measured:
     rows: tuple[Row, ...]
     """With their accuracy, the reference first."""
     timings: Timings
+    """Latencies of the backends, by display name."""
     data: DataSummary
+    """The images that were used."""
     class_names: tuple[str, ...]
     """Of the classes that were compared."""
 

@@ -30,9 +30,11 @@ class Candidate:
     """A row to fill, and how to open its backend."""
 
     row: Row
+    """The row, without measurements."""
     open: Callable[[], AnyBackend] | None = None
     """None where it is known beforehand that it cannot run; `row.skipped` says why."""
     timed: bool = True
+    """Whether its latency is measured."""
     recorded: RecordedLogits | None = None
     """In place of a reference that cannot run here: its logits of these images."""
 

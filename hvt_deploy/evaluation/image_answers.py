@@ -21,16 +21,17 @@ ANSWERS_FILE = "answers.npz"
 
 @dataclass(frozen=True, eq=False)
 class ImageAnswers:
-    """The images by their path in the folder, their `labels` (N,), and by backend the classes (N,)
-    that it answered.
+    """The predicted class of every image, by backend.
 
-    Classes are numbered as the model numbers them, or the subset; -1 stands for logits that are not
-    finite.
+    Classes are numbered as in the model, or in the subset if one was validated.
     """
 
     files: tuple[str, ...]
+    """Paths of the images in their folder, N of them."""
     labels: LabelsN
+    """Classes of the images (N,)."""
     answers: Mapping[str, NDArray[np.int64]]
+    """Predicted classes (N,) by display name of the backend; -1: logits not finite."""
 
     def below(self, folder: Path) -> ImageAnswers:
         """The same with paths as they are seen from `folder`: the set may lie elsewhere another

@@ -34,7 +34,9 @@ class MeasuredImages:
     """The rows with their accuracy, and what is kept of single images."""
 
     rows: tuple[Row, ...]
+    """The reference first."""
     answers: ImageAnswers
+    """The predicted class of each image, by backend."""
     reference_logits: RecordedLogits
     """Empty unless they were to be recorded."""
     images_NCHW: ImagesNCHW  # noqa: N815

@@ -24,9 +24,11 @@ class OpenedRow:
     """A row of a validation with its backend."""
 
     row: Row
+    """The row, without measurements."""
     backend: AnyBackend | None
     """None where it cannot run; `row.skipped` says why."""
     timed: bool
+    """Whether its latency is measured."""
     recorded: RecordedLogits | None = None
     """Logits in place of a reference that cannot run here."""
 

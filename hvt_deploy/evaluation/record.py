@@ -30,22 +30,27 @@ class PixelDifference:
     """Preprocessed pixels against the exact pipeline's, in steps of a pixel's 256 values."""
 
     largest: float
+    """Largest absolute difference."""
     mean: float
+    """Mean absolute difference."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One backend. A None is a measurement that this row does not have."""
+    """One backend; a measurement that was not made is None."""
 
     model: str
+    """Name of the model."""
     backend: str
     """Display name: that of the variant, in a sweep with the model's in front."""
     variant: Variant
+    """Runtime, device, precision and form of the backend."""
     artifact: str | None
     """File name of the weights, graph or engine."""
     images: int = 0
     """Images that went through the backend."""
     accuracy: Accuracy | None = None
+    """None where no accuracy was measured."""
     fidelity: Fidelity | None = None
     """None for the reference itself."""
     timings: tuple[Timing, ...] = ()
@@ -59,6 +64,7 @@ class Row:
     placement: Mapping[str, str] = field(default_factory=dict[str, str])
     """Execution provider of each node, where ONNX Runtime ran on a GPU."""
     note: str = ""
+    """What a reader of the row must know; empty if nothing."""
     required: bool = False
     """Whether the user named it with --backends, so that it must run."""
     skipped: str | None = None
@@ -79,25 +85,36 @@ class Row:
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit the user set, judged for one row by the end of its interval, in a sentence."""
+    """A limit set by the user, checked for one row against the whole confidence interval."""
 
     name: GateName
+    """The limit's name, as the option is called."""
     backend: str
+    """Display name of the backend."""
     limit: float
+    """The user's limit: points, times, or milliseconds, by `name`."""
     status: GateStatus
+    """Whether the whole interval is within the limit."""
     sentence: str
+    """The judgement for a reader."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether a lower precision is worth it: the speed of a backend over that of `than`."""
+    """Whether a lower precision is faster: the speed of a backend over that of `than`."""
 
     backend: str
+    """Display name of the backend with the lower precision."""
     than: str
+    """Display name of the backend that it is compared with."""
     batch: int
+    """Batch size of both latencies."""
     ratio: Interval | None
+    """Speed of `backend` over that of `than`; None where it cannot be computed."""
     outcome: SpeedOutcome
+    """Faster, slower or neither, by the whole interval."""
     sentence: str
+    """The outcome for a reader."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +125,15 @@ class GpuState:
     """
 
     name: str
+    """Product name of the GPU."""
     batch: int
+    """Batch size."""
     sm_mhz: tuple[int, int]
+    """SM clock, MHz."""
     power_w: tuple[float, float]
+    """Power draw, W."""
     temperature_c: tuple[int, int]
+    """Temperature of the GPU, degrees Celsius."""
     throttling: tuple[str, ...]
     """Reasons for lower clocks that were active at any time."""
     clock_movement: float
@@ -123,12 +145,17 @@ class DataSummary:
     """The images of a validation."""
 
     path: str
+    """Folder of the images."""
     images: int
+    """Number of images that were validated."""
     classes: int
+    """Number of classes among them."""
     class_mapping: str
     """How folders became classes."""
     seed: int
+    """Seed of the sample."""
     limit: int | None = None
+    """Size that the sample was limited to; None for all images."""
     unreadable: tuple[str, ...] = ()
     """Files that could not be decoded, and were left out."""
     subset: str | None = None
@@ -140,7 +167,9 @@ class PublishedAccuracy:
     """Top-1 and top-5 as the paper gives them, in percent."""
 
     top1: float | None
+    """Percent; None if the paper does not give it."""
     top5: float | None
+    """Percent; None if the paper does not give it."""
 
 
 @dataclass(frozen=True)
@@ -148,23 +177,33 @@ class Results:
     """A whole validation, or the validations of a sweep."""
 
     model: str
+    """Name of the model; in a sweep those of all models."""
     slug: str
+    """Name of the model's folder in the workspace."""
     created: str
+    """Date and time, ISO 8601 with offset."""
     untrained: bool
     """Whether the weights are random, so that accuracy means nothing."""
     data: DataSummary
+    """The images that were used."""
     rows: tuple[Row, ...]
     """The reference first."""
     gates: tuple[Gate, ...]
+    """One for each limit and backend that it was judged for."""
     verdict: str
     """The sentences on top of every report."""
     warnings: tuple[str, ...] = ()
+    """Sentences about the run that limit its numbers."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Machine and versions of tools, by name."""
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Weights and artifacts: origin and hash, by name."""
     errors: tuple[str, ...] = ()
     """Measurements that failed: their numbers prove nothing."""
     comparisons: tuple[Comparison, ...] = ()
+    """Whether a lower precision is faster, one for each pair of backends."""
     gpu: tuple[GpuState, ...] = ()
+    """GPU state during the latency measurement, one for each batch size."""
     invalid: str = ""
     """Why no latency counts, where the GPU's clocks moved."""
     class_names: tuple[str, ...] = ()
@@ -174,6 +213,7 @@ class Results:
     skipped: tuple[Skipped, ...] = ()
     """Steps of a sweep that failed."""
     schema_version: int = SCHEMA_VERSION
+    """Version of this record's format."""
 
     def write(self, path: Path) -> None:
         """Write the record as JSON."""

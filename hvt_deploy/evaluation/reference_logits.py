@@ -23,6 +23,7 @@ class RecordedLogits:
     """Logits (K,) by the sha256 of the image file."""
 
     logits: Mapping[str, NDArray[np.float32]]
+    """Float32 arrays by the hash of the image file."""
 
     def write(self, path: Path) -> None:
         """Write as .npz: `sha256` (N, 32) bytes and `logits` (N, K)."""

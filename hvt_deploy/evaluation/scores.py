@@ -13,8 +13,11 @@ class Interval:
     """An estimate with its 95 % confidence interval."""
 
     estimate: float
+    """The estimate."""
     low: float
+    """Lower end."""
     high: float
+    """Upper end."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,15 @@ class Latency:
     """Milliseconds for one inference of a batch."""
 
     batch: int
+    """Images in a batch."""
     min: float
+    """The fastest run, ms."""
     median: float
+    """Median of the runs, ms."""
     p90: float
+    """90th percentile, ms."""
     p99: float
+    """99th percentile, ms."""
     samples_ms: tuple[float, ...] = ()
     """The single runs, for distributions."""
     windows_ms: tuple[float, ...] = ()
@@ -45,6 +53,7 @@ class Timing:
     """The latency of a backend at one batch size, and how it compares."""
 
     latency: Latency
+    """Milliseconds for one batch."""
     speedup: Interval | None = None
     """How many times as fast as `speedup_over` at the same batch size."""
     speedup_over: str = ""
@@ -56,10 +65,11 @@ class ClassCounts:
     """Images by class, in the order of `Results.class_names`."""
 
     images: tuple[int, ...]
+    """Images of the class."""
     correct: tuple[int, ...]
-    """Images of the class that were answered right: recall is correct / images."""
+    """Images of the class that were predicted correctly: recall is correct / images."""
     answered: tuple[int, ...]
-    """How often the backend answered the class: precision is correct / answered."""
+    """Images that were predicted as the class: precision is correct / answered."""
     lost: tuple[int, ...]
     """Images that only the reference got right."""
     gained: tuple[int, ...]
@@ -68,16 +78,19 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images of class `label` were taken for `answer`."""
+    """Images of one class that were predicted as another."""
 
     label: int
+    """Class that the images belong to."""
     answer: int
+    """Class that was predicted."""
     images: int
+    """Number of images."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """How well the score of a class, its log-odds, tells its images from the others.
+    """ROC and precision-recall curve of one class; the score is its log-odds.
 
     Rates are fractions, from the strictest threshold to the loosest.
     """
@@ -85,29 +98,39 @@ class Curve:
     label: int | None
     """None pools all classes."""
     roc_auc: float
+    """Area under the ROC curve, 0 to 1."""
     average_precision: float
     """The sum of precision times the step in recall."""
     false_positive_rate: tuple[float, ...]
+    """Images of other classes above the threshold over all images of other classes."""
     recall: tuple[float, ...]
+    """Images of the class above the threshold over all images of the class."""
     precision: tuple[float, ...]
+    """Images of the class above the threshold over all images above it."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A class and its softmax probability (0 to 1); both None where the logits are not finite."""
+    """A prediction; both fields are None if the logits are not finite."""
 
     label: int | None
+    """Predicted class."""
     probability: float | None
+    """Its softmax probability, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Flip:
-    """An image for which this backend and the reference answer different classes."""
+    """An image whose predicted class differs between this backend and the reference."""
 
     path: str
+    """Path of the image in its folder."""
     label: int
+    """Class that the image belongs to."""
     reference: Answer
+    """Prediction of the reference."""
     candidate: Answer
+    """Prediction of this backend."""
     thumbnail: str = ""
     """A JPEG in base64."""
 
@@ -128,10 +151,12 @@ class Top1Drop:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The answers of a backend against the labels, in percent."""
+    """The accuracy of a backend against the labels."""
 
     images: int
+    """Number of images."""
     top1: Interval
+    """Top-1, percent."""
     top5: Interval | None
     """None where there are five classes or fewer."""
     drop: Top1Drop | None
@@ -141,10 +166,11 @@ class Accuracy:
     classes: ClassCounts | None = None
     """Counts of each class; None in the record of a sweep."""
     confusions: tuple[Confusion, ...] = ()
+    """The most frequent pairs of class and wrong prediction."""
     curves: tuple[Curve, ...] = ()
     """For up to 20 classes."""
     chance: float = 0.0
-    """Top-1 of always answering the most frequent class of these images."""
+    """Top-1 of always predicting the most frequent class of these images."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class TimedBackend:
     """A backend whose latency is measured."""
 
     backend: Backend
+    """The opened backend."""
     device: Device
     """Where it runs."""
 
@@ -33,8 +34,11 @@ class Timings:
     """Latencies by backend, in the order of the batch sizes, and the GPU state during each."""
 
     latency: Mapping[str, tuple[Latency, ...]]
+    """By display name of the backend, one for each batch size."""
     gpu: tuple[GpuState, ...] = ()
+    """GPU state, one for each batch size; empty without a GPU."""
     warnings: tuple[str, ...] = ()
+    """Sentences about unstable or disturbed measurements."""
     not_timed: Mapping[str, str] = field(default_factory=dict[str, str])
     """Why a backend has no latency at one of the sizes."""
 

@@ -39,9 +39,13 @@ class GoldenOptions:
     """The options of a recorded model; None for the default."""
 
     resolution: tuple[int, int] | None = None
+    """Height and width of the image, pixels."""
     window_size: tuple[int, ...] | None = None
+    """Side of a square attention window in each level, tokens."""
     ct_size: int | None = None
+    """Side of the square of carrier tokens per window."""
     dim: int | None = None
+    """Channels of level 0."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,31 @@ class Golden:
     """The official code's result under one salt. Rows are images; logits have 7 digits."""
 
     name: str
+    """"default", or the variant of the model that was recorded."""
     salt: str
+    """String that the weights and the input are derived from."""
     input: tuple[int, ...]
+    """Shape of the input, (B, 3, H, W)."""
     logits_first32: list[list[float]]
+    """The first 32 logits of each image, (B, 32)."""
     mean: list[float]
+    """Mean of all logits of each image, (B,)."""
     std: list[float]
+    """Population standard deviation of all logits of each image, (B,)."""
     argmax: list[int]
+    """Predicted class of each image, (B,)."""
     l2: list[float]
+    """L2 norm of all logits of each image, (B,)."""
     f32_vs_f64_max_abs_diff: float | None = None
+    """Largest difference of the official float32 logits; None: ran in float32 only."""
     max_abs_row_difference: float | None = None
+    """Largest difference between the logits of two images."""
     kwargs: GoldenOptions = field(default_factory=GoldenOptions)
+    """Arguments of the official constructor."""
     resolution: tuple[int, int] | None = None
+    """Height and width of the image, pixels, where the record names them."""
     window_size: tuple[int, ...] | None = None
+    """Side of a window in each level, tokens, where the record names it."""
 
     @property
     def in_float64(self) -> bool:
@@ -73,11 +90,17 @@ class GoldenCheck:
     """How far one form of a model is from a recorded result, and how far it may be."""
 
     golden: str
+    """Name of the recorded result."""
     form: str
+    """Reference or deployed."""
     dtype: str
+    """The dtype that the model ran in."""
     error: float
+    """Largest error of the logits and their statistics, relative where they exceed 1."""
     allowed: float
+    """Largest error that passes."""
     same_argmax: bool
+    """Whether every image has the recorded predicted class."""
 
     @property
     def passed(self) -> bool:

@@ -27,10 +27,13 @@ class BackendRequest:
     """Which artifact to open, and how."""
 
     variant: Variant
+    """Runtime, device, precision and form."""
     path: Path
     """Reference weights (safetensors) for pytorch, an ONNX file for ort, an engine for trt."""
     model: str
+    """Name of the model."""
     signature: Signature
+    """Names and shapes of the input and the output."""
     threads: int
     """CPU threads of one inference."""
     allow_cpu_nodes: bool = False

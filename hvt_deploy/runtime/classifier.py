@@ -34,8 +34,11 @@ class Label:
     """A class and how probable it is (softmax of the logits, 0 to 1)."""
 
     index: int
+    """Number of the class, as the model numbers it."""
     name: str
+    """Name of the class."""
     probability: float
+    """Softmax probability, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Prediction:
     """The classes of one image, most probable first."""
 
     labels: tuple[Label, ...]
+    """The requested number of classes."""
 
     @property
     def best(self) -> Label:

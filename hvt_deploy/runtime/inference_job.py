@@ -26,6 +26,7 @@ class InferenceJob:
     """Run a backend on arrays of images."""
 
     request: BackendRequest
+    """The artifact to open, and how."""
     images: tuple[Path, ...]
     """Files of images (N, 3, H, W); the logits (N, K) are written next to them."""
 

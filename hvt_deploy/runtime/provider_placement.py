@@ -25,6 +25,7 @@ class Placement:
     """The provider of each node of the optimized graph, by the node's name."""
 
     providers: Mapping[str, str]
+    """Execution provider by node name."""
 
     def outside(self, provider: str) -> tuple[str, ...]:
         """The nodes that ran anywhere else."""

@@ -40,11 +40,13 @@ class Selection:
     """One way to run the model on this machine."""
 
     variant: Variant
+    """Runtime, device, precision and form."""
     path: Path
     """The artifact's main file."""
     open: Callable[[], AnyBackend] | None
     """None where it is known beforehand that it cannot run."""
     why_not: str = ""
+    """Why it cannot run; empty if it can."""
     audit: EngineAudit | None = None
     """For an engine."""
 
@@ -72,11 +74,17 @@ def select_backends(
 @dataclass(frozen=True)
 class _Selector:
     folder: ModelFolder
+    """The model's folder in the workspace."""
     manifest: Manifest
+    """Its manifest."""
     gpus: Sequence[Gpu]
+    """The GPUs of this machine."""
     threads: int
+    """CPU threads of one inference."""
     allow_cpu_nodes: bool
+    """Whether ONNX Runtime may leave nodes to the CPU where a GPU was asked for."""
     timed_batches: tuple[int, ...]
+    """Batch sizes whose latency is measured."""
 
     def all(self) -> tuple[Selection, ...]:
         device: Device = "cuda" if self.gpus else "cpu"

@@ -20,10 +20,13 @@ class Variant:
     """Which runtime runs which form of the model, where and in which precision."""
 
     runtime: Runtime
+    """The library that runs the model."""
     device: Device
+    """Where it runs."""
     precision: Precision | None
     """Of the weights and activations; None for an engine that was not built yet."""
     form: Form = "plain"
+    """Which of the model's forms: see `Form`."""
     target: str = ""
     """For engines: the library and compute capabilities, `rtx-sm86`."""
 

@@ -32,10 +32,15 @@ class _Place:
     """A candidate position of a label: offset from the point in 1/72 inch, and its anchor side."""
 
     right: float
+    """Offset to the right, 1/72 inch."""
     up: float
+    """Offset upwards, 1/72 inch."""
     align: Literal["left", "center", "right"]
+    """Which side of the text is at the offset, horizontally."""
     stand: Literal["bottom", "center", "top"]
+    """Which side of the text is at the offset, vertically."""
     is_far: bool
+    """Whether a line has to connect the label with its point."""
 
 
 # The nearer and the better first.

@@ -78,7 +78,9 @@ class Fact:
     """A label and its value, as text."""
 
     label: str
+    """The name of the value."""
     value: str
+    """The value, with its unit."""
 
 
 @dataclass(frozen=True)

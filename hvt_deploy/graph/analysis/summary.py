@@ -55,8 +55,11 @@ class GraphSummary:
 @dataclass
 class _Tally:
     nodes: int = 0
+    """Number of nodes."""
     parameters: int = 0
+    """Number of weights."""
     macs: Counter[str] = field(default_factory=Counter[str])
+    """Multiply-accumulates of one image, by data type."""
 
 
 def summarize_graph(model: onnx.ModelProto) -> GraphSummary:

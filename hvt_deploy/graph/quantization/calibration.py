@@ -71,9 +71,13 @@ class _Judge:
     """Measures the logits of INT8 graphs against those of FP32."""
 
     roles: tuple[str, ...]
+    """Roles of the nodes that get Q/DQ."""
     images: Batches
+    """Images (N, 3, H, W) in batches."""
     threads: int
+    """CPU threads of ONNX Runtime."""
     reference_NK: LogitsNK  # noqa: N815
+    """Logits of the FP32 graph for these images."""
 
     def measure_db(self, model: onnx.ModelProto, ranges: Ranges) -> float:
         """The SQNR of the logits of `model` in INT8."""

@@ -14,19 +14,24 @@ from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, 
 
 @dataclass(frozen=True)
 class DFvTArchitecture:
-    """Hyper-parameters of DFvT. `depths` and `heads` have one entry per stage.
+    """Hyper-parameters of DFvT; tuples have one entry per stage.
 
-    The first stage has `embed_dim` channels on a map four times smaller than the image; each
-    further one twice the channels on half the side. Attention runs at the side of the next stage,
-    in square windows of `window_size`.
+    The map of the first stage has a quarter of the image's side, that of each further stage half
+    the side of the one before. Attention runs on a map of the next stage's side.
     """
 
     image_size: int
+    """Side of the square image, pixels."""
     embed_dim: int
+    """Channels of the first stage; each further stage has twice as many."""
     depths: tuple[int, ...]
+    """Blocks of each stage."""
     heads: tuple[int, ...]
+    """Attention heads of each stage."""
     mlp_ratio: int
+    """Hidden channels of an MLP over its channels."""
     window_size: int = 7
+    """Side of a square attention window, tokens."""
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -18,25 +18,30 @@ TOKEN_LEVELS = {2: 16, 3: 32}
 
 @dataclass(frozen=True)
 class FasterViTArchitecture:
-    """Hyper-parameters of FasterViT (paper section 3). Every tuple has one entry per level.
-
-    Level i has `dim` * 2^i channels; the stem goes through `stem_dim`. With `hierarchy`, level 2
-    has `carrier_tokens` x `carrier_tokens` carrier tokens per window; `propagation` adds them to
-    their window's tokens after its last block. `layer_scale` scales every residual branch of the
-    transformer blocks.
-    """
+    """Hyper-parameters of FasterViT (paper section 3); tuples have one entry per level."""
 
     image_size: tuple[int, int]
+    """Height and width, pixels."""
     dim: int
+    """Channels of level 0; level i has `dim` * 2^i."""
     stem_dim: int
+    """Channels between the two convolutions of the stem."""
     depths: tuple[int, int, int, int]
+    """Blocks of each level."""
     heads: tuple[int, int, int, int]
+    """Attention heads of each level."""
     window_sizes: tuple[int, int, int, int] = (7, 7, 7, 7)
+    """Side of a square attention window in each level, tokens."""
     carrier_tokens: int = 2
+    """Side of the square of carrier tokens per window of level 2."""
     layer_scale: bool = False
+    """Whether the residual branches of transformer blocks are scaled per channel."""
     hierarchy: bool = True
+    """Whether level 2 has carrier tokens."""
     propagation: bool = False
+    """Whether carrier tokens are added to their window's tokens after the last block."""
     mlp_ratio: int = 4
+    """Hidden channels of an MLP over its channels."""
 
     def windows(self, level: int) -> tuple[int, int]:
         """Rows and columns of windows at level 2 or 3, padding included."""

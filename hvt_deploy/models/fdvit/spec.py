@@ -13,22 +13,26 @@ from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, 
 
 @dataclass(frozen=True)
 class FDViTArchitecture:
-    """Hyper-parameters of FDViT (paper section 3). Every tuple has one entry per stage.
-
-    `map_sizes` are the sides of the square maps: about sqrt(2) smaller from stage to stage.
-    `mask_threshold` is the share of tokens hidden from the pools in the train-only auto-encoder
-    branch.
-    """
+    """Hyper-parameters of FDViT (paper section 3); tuples have one entry per stage."""
 
     image_size: int
+    """Side of the square image, pixels."""
     patch_size: int
+    """Side of a patch, pixels."""
     stride: int
+    """Distance between two patches, pixels."""
     head_dims: tuple[int, ...]
+    """Channels of one attention head in each stage."""
     heads: tuple[int, ...]
+    """Attention heads of each stage."""
     depths: tuple[int, ...]
+    """Blocks of each stage."""
     map_sizes: tuple[int, ...]
+    """Side of the square map in each stage, tokens; about sqrt(2) smaller each time."""
     mlp_ratio: int = 4
+    """Hidden channels of an MLP over its channels."""
     mask_threshold: float = 0.2
+    """Share of tokens hidden from the pools in the train-only auto-encoder branch."""
 
     @property
     def channels(self) -> tuple[int, ...]:

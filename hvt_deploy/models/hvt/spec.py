@@ -22,20 +22,24 @@ HEAD_DIM = 64
 
 @dataclass(frozen=True)
 class HVTArchitecture:
-    """Hyper-parameters of HVT (paper section 3). Sizes in pixels, pooling in tokens.
-
-    Tokens are pooled at the end of every block whose index is a multiple of `pool_every`, never
-    where that is None.
-    """
+    """Hyper-parameters of HVT (paper section 3)."""
 
     image_size: int
+    """Side of the square image, pixels."""
     patch_size: int
+    """Side of a patch, pixels."""
     heads: int
+    """Attention heads of each block."""
     blocks: int
+    """Number of blocks."""
     pool_every: int | None
+    """Tokens are pooled after each block whose index is a multiple of it; None: never."""
     pool_kernel: int = 3
+    """Tokens under the pooling kernel."""
     head_dim: int = HEAD_DIM
+    """Channels of one attention head."""
     mlp_ratio: int = 4
+    """Hidden channels of an MLP over its channels."""
 
     @property
     def channels(self) -> int:

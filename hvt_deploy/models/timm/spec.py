@@ -16,10 +16,12 @@ PREFIX = "timm:"
 
 @dataclass(frozen=True)
 class TimmArchitecture:
-    """`name` in timm, with or without a tag; `image_size` only where it is not the model's own."""
+    """A model of timm at its own or another image size."""
 
     name: str
+    """The model's name in timm, with or without a tag."""
     image_size: tuple[int, int] | None = None
+    """Height and width, pixels; None for the model's own."""
 
 
 def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:

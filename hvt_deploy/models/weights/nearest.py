@@ -45,8 +45,11 @@ class _Known:
     """A named model and the shapes of its tensors, without its weights."""
 
     spec: ModelSpec
+    """The model's specification."""
     family: Family
+    """How its network is built."""
     shapes: Mapping[str, torch.Size]
+    """Shape of each tensor of its state dict, by key."""
 
     def agreement(self, state: Mapping[str, Tensor]) -> tuple[int, int]:
         """(tensors of the file that fit, tensors that would have to), heads of any size, tables
