@@ -156,6 +156,7 @@ class World:
     formats_told: bool = True  # whether the inspector of a context with its shape tells formats
     weights: str = ""  # the type of weights that it tells
     calls: list[str] = field(default_factory=list)
+    runtime_cache: bytes = b"what was compiled on this card"
     timing_cache: bytes = b"timings of this version"
     logger: Any = None
     contexts: set[int] = field(default_factory=set)  # execution contexts that were not freed
@@ -381,9 +382,28 @@ class IExecutionContext(Recorded):
         return stub.launch(stream_handle, kernel) == 0
 
 
+class IRuntimeCache(Recorded):
+    def deserialize(self, blob: bytes) -> bool:
+        if blob != self._world.runtime_cache:
+            self._world.error("the runtime cache is of another card")
+            return False
+        self._world.calls.append("runtime cache read")
+        return True
+
+    def serialize(self) -> memoryview:
+        return memoryview(self._world.runtime_cache)
+
+
 class IRuntimeConfig(Recorded):
     dynamic_shapes_kernel_specialization_strategy: Member
     cuda_graph_strategy: Member
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache(self._world)
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self._cache = cache
+        return True
 
 
 class ICudaEngine(Recorded):
@@ -397,6 +417,7 @@ class ICudaEngine(Recorded):
     ) -> IExecutionContext:
         if runtime_config is not None:
             config = runtime_config
+            assert isinstance(config._cache, IRuntimeCache)
             strategies = (
                 config.dynamic_shapes_kernel_specialization_strategy,
                 config.cuda_graph_strategy,
@@ -432,6 +453,7 @@ class ICudaEngine(Recorded):
 
 class Runtime(Recorded):
     def deserialize_cuda_engine(self, serialized_engine: bytes | mmap) -> ICudaEngine | None:
+        assert isinstance(serialized_engine, mmap), "an engine is mapped: it may take gigabytes"
         if not self._world.readable:
             self._world.error("the engine was built by another version")
             return None

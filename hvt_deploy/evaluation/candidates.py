@@ -71,7 +71,7 @@ def _plan(manifest: Manifest, selected: Selection) -> Candidate:
         variant=variant,
         artifact=selected.path.name,
         audit=selected.audit,
-        note=EMULATED if emulated else _NOTES.get(variant.form, ""),
+        note=selected.note or (EMULATED if emulated else _NOTES.get(variant.form, "")),
         skipped=selected.why_not or None,
     )
     timed = not emulated and variant.form not in ("uint8", "engine-numerics")

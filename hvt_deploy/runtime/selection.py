@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hvt_deploy.core.environment import cpu_count
@@ -17,7 +17,12 @@ from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.runtime.backend_registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
 from hvt_deploy.runtime.tensorrt.flavours import available_flavours
-from hvt_deploy.runtime.tensorrt.passport import Machine, check_passport, read_passport
+from hvt_deploy.runtime.tensorrt.passport import (
+    Machine,
+    check_passport,
+    describe_other_card,
+    read_passport,
+)
 from hvt_deploy.runtime.variant import Form, Variant
 
 # The graphs that ONNX Runtime runs, by artifact key. With a GPU the engine's own INT8 graph runs
@@ -49,6 +54,8 @@ class Selection:
     """Why it cannot run; empty if it can."""
     audit: EngineAudit | None = None
     """For an engine."""
+    note: str = ""
+    """What else a reader of its figures has to know."""
 
 
 def select_backends(
@@ -131,7 +138,7 @@ class _Selector:
             except MissingEnvironment as error:
                 why = f"{error.message} {error.hint}"
             else:
-                return found
+                return replace(found, note=describe_other_card(passport, self.gpus[0]))
         return Selection(variant, path, None, why, passport.audit)
 
     def _check(self, key: str) -> Path:

@@ -91,17 +91,19 @@ class Outcome:
         assert {one["labels"][0]["name"] for one in predicted["images"]} == {"7"}
 
 
-# The commands by machine; "the second of two" finds the engine of "two mixed cards".
+# The commands by machine. The last ones find the engine that was built on another machine.
 RUNS = {
     "H100": ("doctor", BUILD, VALIDATE, PREDICT),
     "L4": ("doctor", BUILD, VALIDATE, PREDICT),
     "Orin in a container": ("doctor", BUILD, VALIDATE, PREDICT),
     "MIG": ("doctor", BUILD, VALIDATE, PREDICT),
     "two mixed cards": ("doctor", BUILD, VALIDATE, PREDICT),
-    "the second of two": (EXPLAIN, VALIDATE, f"{PREDICT} --backend trt"),
     "driver too old": ("doctor", EXPLAIN, VALIDATE, PREDICT),
     "hidden": ("doctor", EXPLAIN, VALIDATE, PREDICT),
+    "the second of two": (EXPLAIN, VALIDATE, f"{PREDICT} --backend trt"),
+    "H200": (VALIDATE, PREDICT),
 }
+BUILT_ON = {"the second of two": "two mixed cards", "H200": "H100"}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def outcomes(recorded, tmp_path_factory) -> dict[str, Outcome]:
     place = tmp_path_factory.mktemp("machines")
     machines, environment = [], {}
     for name, commands in RUNS.items():
-        folder = place / ("two mixed cards" if name == "the second of two" else name)
+        folder = place / BUILT_ON.get(name, name)
         if not folder.exists():
             shutil.copytree(source / "elsewhere", folder / "artifacts")
             shutil.copytree(source / "digits" / "validation", folder / "digits")
@@ -157,6 +159,14 @@ def test_h100(outcomes) -> None:
     assert state["throttling"] == ["software power cap", "software thermal slowdown"]
     assert found.machine["verdict"] == "verified"
     assert found.machine["gpus"][0]["pci_bus_id"] == "0000:19:00.0"
+
+
+def test_engine_of_another_card_of_the_same_compute_capability_runs_with_a_note(outcomes) -> None:
+    found = outcomes["H200"]
+    found.check_engine("trt fp32 trt10.13-sm90")
+    note = "Built on NVIDIA H100 80GB HBM3 and run on NVIDIA H200: "
+    assert found.engine_row()["note"].startswith(note)
+    assert outcomes["H100"].engine_row()["note"] == ""
 
 
 def test_l4_without_a_power_meter(outcomes) -> None:

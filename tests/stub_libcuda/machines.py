@@ -46,6 +46,7 @@ MACHINES = {
     "Orin in a container": PretendedMachine(
         (_ORIN,), "[N/A]", {**_NO_NVML, "STUB_CUDA_VERSION": "12060"}
     ),
+    "H200": PretendedMachine((_H100.replace("H100 80GB HBM3", "H200"),)),
     "two mixed cards": PretendedMachine((_H100, _L4)),
     "the second of two": PretendedMachine((_H100, _L4), environment={"CUDA_VISIBLE_DEVICES": "1"}),
     "MIG": PretendedMachine((_MIG,)),

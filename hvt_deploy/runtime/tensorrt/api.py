@@ -149,11 +149,21 @@ class ICudaEngine(Protocol):
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Sequence[Dims]: ...
 
 
+class RtxIRuntimeCache(Protocol):
+    """What TensorRT-RTX compiled on this card. Gives False for a cache of another one."""
+
+    def deserialize(self, blob: bytes) -> bool: ...
+    def serialize(self) -> IHostMemory: ...
+
+
 class RtxIRuntimeConfig(Protocol):
     """How TensorRT-RTX compiles kernels for new shapes and replays them."""
 
     dynamic_shapes_kernel_specialization_strategy: Native
     cuda_graph_strategy: Native
+
+    def create_runtime_cache(self) -> RtxIRuntimeCache | None: ...
+    def set_runtime_cache(self, cache: Native) -> bool: ...
 
 
 class RtxICudaEngine(Protocol):

@@ -7,7 +7,6 @@ tested on a stand-in.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -28,11 +27,13 @@ from hvt_deploy.runtime.tensorrt.cuda import Cuda, CudaGraph, IoBuffers
 from hvt_deploy.runtime.tensorrt.engine_io import (
     check_io_tensors,
     choose_range,
+    deserialize_engine,
     read_batch_ranges,
 )
 from hvt_deploy.runtime.tensorrt.flavours import open_flavour, start_library
 from hvt_deploy.runtime.tensorrt.messages import is_noise, make_logger
 from hvt_deploy.runtime.tensorrt.passport import read_passport
+from hvt_deploy.runtime.tensorrt.rtx_contexts import RtxContexts
 
 
 class _BoundInference:
@@ -89,6 +90,7 @@ class TrtBackend:
             self._engine = self._deserialize()
             self._ranges = read_batch_ranges(self._engine, request)
             check_io_tensors(self._flavour, self._engine, request)
+            self._rtx = self._open_rtx()
             self._context = self._create_context()
             self._profile = 0
             self._buffers = IoBuffers(self._cuda)
@@ -140,7 +142,9 @@ class TrtBackend:
         self._closed = True
         self._release_bound()
         with self._cuda.activate():
-            del self._context, self._engine, self._runtime  # each needs those after it
+            if self._rtx is not None:
+                self._rtx.save()
+            del self._context, self._rtx, self._engine, self._runtime  # each needs those after it
             self._buffers.close()
         self._cuda.close()
 
@@ -153,9 +157,9 @@ class TrtBackend:
     def _capture(self, context: IExecutionContext) -> CudaGraph | None:
         """One inference as a CUDA graph; None where it cannot be captured.
 
-        TensorRT-RTX captures graphs itself, see `create_rtx_context`.
+        TensorRT-RTX captures graphs itself, see `RtxContexts`.
         """
-        if self._flavour.info.name == "tensorrt_rtx":
+        if self._rtx is not None:
             return None
         graph = self._cuda.capture(lambda: context.execute_async_v3(self._cuda.stream))
         if graph is None:  # the failed capture must not be what the next call continues
@@ -167,11 +171,7 @@ class TrtBackend:
         trt = self._flavour.trt
         logger = make_logger(trt, self._keep_error)
         self._runtime = start_library(self._flavour, lambda: trt.Runtime(logger), self._errors)
-        with (
-            self._request.path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            engine = self._runtime.deserialize_cuda_engine(content)
+        engine = deserialize_engine(self._runtime, self._request.path)
         if engine is None:
             raise ToolFailure(
                 f"{self._flavour.info.title} cannot read {self._request.path.name}: "
@@ -180,13 +180,20 @@ class TrtBackend:
             )
         return engine
 
-    def _create_context(self) -> IExecutionContext:
+    def _open_rtx(self) -> RtxContexts | None:
+        """For TensorRT-RTX; what it compiles is kept next to the engine, and removed with it."""
         if self._flavour.info.name == "tensorrt_rtx":
-            context = create_rtx_context(
-                cast("RtxTensorRT", self._flavour.trt), cast("RtxICudaEngine", self._engine)
+            trt, engine = (
+                cast("RtxTensorRT", self._flavour.trt),
+                cast("RtxICudaEngine", self._engine),
             )
-        else:
-            context = self._engine.create_execution_context()
+            path = self._request.path
+            return RtxContexts(trt, engine, path.with_name(f"{path.name}.runtime-cache"))
+        return None
+
+    def _create_context(self) -> IExecutionContext:
+        create = self._rtx.create if self._rtx else self._engine.create_execution_context
+        context = create()
         if context is None:
             raise ToolFailure(
                 f"{self._flavour.info.title} cannot prepare {self._request.path.name}: "
@@ -253,18 +260,3 @@ class TrtBackend:
         return ToolFailure(
             f"{self._flavour.info.title} cannot run {self._request.path.name}: {self._reason()}"
         )
-
-
-def create_rtx_context(trt: RtxTensorRT, engine: RtxICudaEngine) -> IExecutionContext | None:
-    """A context that compiles the kernels of a shape when it first sees it, and then replays them
-    as a CUDA graph.
-
-    By default TensorRT-RTX runs slower generic kernels meanwhile: a latency measured then is not
-    the engine's.
-    """
-    config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = (
-        trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    )
-    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    return engine.create_execution_context(config)

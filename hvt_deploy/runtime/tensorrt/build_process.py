@@ -23,6 +23,7 @@ from hvt_deploy.runtime.tensorrt.api import (
     TensorRT,
 )
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, write_outcome
+from hvt_deploy.runtime.tensorrt.engine_io import deserialize_engine
 from hvt_deploy.runtime.tensorrt.flavours import (
     Flavour,
     list_rtx_capabilities,
@@ -211,7 +212,7 @@ def _read_layers(
             return parse_layer_lines(log.layers), ""
         trt = flavour.trt
         runtime = start_library(flavour, lambda: trt.Runtime(logger), log.errors)
-        engine = runtime.deserialize_cuda_engine(plan.engine.read_bytes())
+        engine = deserialize_engine(runtime, plan.engine)
         if engine is None:
             raise ToolFailure(
                 f"The engine that was just built cannot be read: {_get_last(log.errors)}"

@@ -1,13 +1,15 @@
-"""The inputs and outputs of a deserialized engine: their signature and the batch sizes it takes."""
+"""An engine's file, the signature of its inputs and outputs, and the batch sizes it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.runtime.base import BackendRequest
-from hvt_deploy.runtime.tensorrt.api import ICudaEngine
+from hvt_deploy.runtime.tensorrt.api import ICudaEngine, IRuntime
 from hvt_deploy.runtime.tensorrt.flavours import Flavour
 
 
@@ -26,6 +28,14 @@ class BatchRange:
     min: int
     opt: int
     max: int
+
+
+def deserialize_engine(runtime: IRuntime, path: Path) -> ICudaEngine | None:
+    """The engine in a file, which is mapped and not read: it is never in memory twice. None where
+    the library refuses it.
+    """
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return runtime.deserialize_cuda_engine(content)
 
 
 def choose_range(name: str, ranges: Sequence[BatchRange], batch: int) -> BatchRange:

@@ -176,6 +176,18 @@ def check_passport(
     _check_gpu(built_with, passport, machine.gpus, hint)
 
 
+def describe_other_card(passport: Passport, gpu: Gpu) -> str:
+    """A note on an engine that runs on another card of the same compute capability than it was
+    built on; empty otherwise. TensorRT-RTX compiles for the card that it runs on.
+    """
+    if passport.flavour != "tensorrt" or passport.gpu in ("", gpu.name):
+        return ""
+    return (
+        f"Built on {passport.gpu} and run on {gpu.name}: its kernels were chosen by their speed on "
+        "the other card."
+    )
+
+
 def _check_library(
     built_with: FlavourInfo, flavours: Sequence[FlavourInfo | Skipped], hint: str
 ) -> None:

@@ -16,6 +16,7 @@ from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import FlavourName
 from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.tensorrt import rtx_contexts
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.backend import TrtBackend
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
@@ -220,6 +221,42 @@ def test_rtx_compiles_at_once_and_captures_by_itself(bench, stub: Stub) -> None:
     )
     run()
     assert "executables" not in stub.live()
+
+
+def test_rtx_keeps_what_it_compiled_next_to_the_engine(bench) -> None:
+    machine = bench(World(RTX))
+    file = machine.path.with_name("model.engine.runtime-cache")
+    machine.open().close()
+    assert file.read_bytes() == machine.world.runtime_cache
+    assert "runtime cache read" not in machine.world.calls
+    written = file.stat().st_mtime_ns
+    machine.open().close()
+    assert "runtime cache read" in machine.world.calls
+    assert file.stat().st_mtime_ns == written, "the same content is not written again"
+    file.write_bytes(b"of another card")
+    backend = machine.open()
+    np.testing.assert_array_equal(backend.infer(images(2)), machine.world.expected(images(2)))
+    backend.close()
+    assert file.read_bytes() == machine.world.runtime_cache
+
+
+def test_rtx_runs_where_nothing_can_be_kept(bench, monkeypatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(rtx_contexts, "replace_file", refuse)
+    machine = bench(World(RTX))
+    machine.open().close()
+    assert not machine.path.with_name("model.engine.runtime-cache").exists()
+
+
+def test_classic_tensorrt_keeps_nothing(bench) -> None:
+    machine = bench(World(CLASSIC))
+    machine.open().close()
+    assert sorted(path.name for path in machine.path.parent.glob("model.engine*")) == [
+        "model.engine",
+        "model.engine.json",
+    ]
 
 
 def test_inputs_of_a_bound_call_stay_on_the_device(bench, stub: Stub, monkeypatch) -> None:
