@@ -38,6 +38,7 @@ def packed(recorded):
     calibration = {
         "calibration.folder": str(place / "digits" / "calibration"),
         "calibration.images": 16,
+        "quantization.calibrator": "max",  # which ranges is another matter
     }
     build_trt(folder, with_flags(folder.read().config, calibration), "int8", SilentUi())
     return place, folder, bundle(folder, place / "hvt_demo.tar", False, SilentUi())
