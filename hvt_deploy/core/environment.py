@@ -143,6 +143,16 @@ def resident_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
+def is_jetson(device_tree: Path = Path("/proc/device-tree")) -> bool:
+    """Whether this is an NVIDIA Tegra: its kernel or its device tree says so.
+
+    Containers may hide the device tree. Being aarch64 says nothing: Grace and other servers are.
+    """
+    compatible = device_tree / "compatible"
+    named = compatible.read_text(errors="ignore") if compatible.is_file() else ""
+    return platform.release().endswith("-tegra") or "nvidia,tegra" in named
+
+
 def power_mode(sys_folder: Path = Path("/sys")) -> str:
     """A Jetson's power mode and the clocks of its GPU and first CPU; empty on other machines.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvt_deploy.commands import doctor
-from hvt_deploy.core.environment import int8_saturates, power_mode
+from hvt_deploy.core.environment import int8_saturates, is_jetson, power_mode
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,21 @@ def test_other_processors_sum_in_32_bits(flags, tmp_path, monkeypatch):
     assert not int8_saturates(flags)
     monkeypatch.setattr(doctor, "cpu_flags", lambda: flags)
     assert "saturate" not in doctor.check_machine(tmp_path).facts["int8 on the cpu"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "compatible", "jetson"),
+    [
+        ("5.15.148-tegra", None, True),  # a container, which hides the device tree
+        ("6.6.23-yocto", "nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0", True),
+        ("6.8.0-1021-nvidia-64k", None, False),  # Grace: ACPI, no device tree
+        ("6.12.25", "raspberrypi,5-model-b\0brcm,bcm2712\0", False),
+    ],
+)
+def test_a_jetson_is_told_by_its_kernel_or_device_tree(
+    kernel, compatible, jetson, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("platform.release", lambda: kernel)
+    if compatible is not None:
+        (tmp_path / "compatible").write_text(compatible)
+    assert is_jetson(tmp_path) == jetson

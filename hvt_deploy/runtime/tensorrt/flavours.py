@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from hvt_deploy.core.environment import is_jetson
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.types import FlavourName, Skipped
 from hvt_deploy.runtime.tensorrt.api import RtxTensorRT, TensorRT
@@ -111,13 +112,18 @@ def list_rtx_capabilities(trt: RtxTensorRT) -> tuple[str, ...]:
 
 
 def install_hint(name: FlavourName) -> str:
-    """The line that installs a library on this machine."""
-    if platform.machine() == "aarch64":
-        return (
-            "On a Jetson TensorRT comes with JetPack: sudo apt install python3-libnvinfer, "
-            "and make the virtual environment with --system-site-packages."
-        )
-    return f"Install it: pip install 'hvt-deploy[{_EXTRAS[name]}]'"
+    """How to get a library on this machine."""
+    if platform.machine() != "aarch64":
+        return f"Install it: pip install 'hvt-deploy[{_EXTRAS[name]}]'"
+    if name == "tensorrt_rtx":
+        return "TensorRT-RTX is not published for aarch64."
+    source = (
+        "On a Jetson TensorRT comes with JetPack: sudo apt install python3-libnvinfer"
+        if is_jetson()
+        else "On an aarch64 server use NVIDIA's container nvcr.io/nvidia/tensorrt, or install "
+        "python3-libnvinfer from NVIDIA's apt repository"
+    )
+    return f"{source}, and make the virtual environment with --system-site-packages."
 
 
 def format_engine_tag(flavour: FlavourInfo, compute_capabilities: Sequence[str]) -> str:

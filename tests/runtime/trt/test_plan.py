@@ -110,11 +110,18 @@ def test_flavour_that_cannot_build_here_says_what_is_missing(
     assert hint in caught.value.hint
 
 
-def test_on_a_jetson_tensorrt_comes_with_jetpack(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "source"), [("5.15.148-tegra", "JetPack"), ("6.8.0-1021-nvidia-64k", "container")]
+)
+def test_on_aarch64_tensorrt_comes_with_jetpack_or_nvidias_container(
+    kernel, source, monkeypatch
+) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("platform.release", lambda: kernel)
     with pytest.raises(MissingEnvironment) as caught:
         choose_flavour("auto", True, (NO_TRT, NO_RTX))
-    assert "JetPack" in caught.value.hint
+    assert source in caught.value.hint
+    assert ("Jetson" in caught.value.hint) == (source == "JetPack")
     assert "pip install" not in caught.value.hint
 
 
