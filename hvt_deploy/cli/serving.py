@@ -90,6 +90,10 @@ def _show_packaged(done: Packaged, as_json: bool) -> None:
     typer.echo(f"Send image files to the model {done.ensemble}.")
     if done.pixels_model:
         typer.echo(f"Send uint8 pixels (batch, height, width, 3) to the model {done.pixels_model}.")
+    for model, version in done.engine_versions.items():
+        typer.echo(f"{model} needs a server with TensorRT {version}, the version of its engine.")
+    if done.engine_versions:
+        typer.echo("A server's version: find / -name 'libnvinfer.so.*' inside its container.")
 
 
 @app.command(epilog="Example: **hvt-deploy bundle fdvit_b --output fdvit_b.tar**")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.triton.repository import Network, Platform, write_repository
+from hvt_deploy.runtime.triton.served_profiles import choose_served_profiles
 
 OnnxPlatform = Literal["onnxruntime", "python"]
 GPU_GRAPHS: tuple[GraphKey, ...] = ("int8", "fp16", "fp32")
@@ -33,6 +34,8 @@ class Packaged:
     """The model that takes uint8 pixels, where there is one."""
     models: tuple[str, ...]
     """Names of all models."""
+    engine_versions: Mapping[str, str]
+    """The TensorRT version of each model that is an engine; the server needs the same."""
 
 
 def package_triton(
@@ -40,7 +43,8 @@ def package_triton(
 ) -> Packaged:
     """Write a Triton model repository into `target`, which must be empty or not there.
 
-    Engines that were built on this machine's GPU come first, then ONNX graphs: INT8, FP16 and FP32
+    TensorRT engines come first, with every profile that Triton can serve, then ONNX graphs: INT8,
+    FP16 and FP32
     where there is a GPU, else the CPU variant of INT8, and FP32; last the graph that preprocesses,
     where there is one. Raises BadInput for untrained weights that are not allowed, for a fixed
     batch and for a `target` that holds something.
@@ -61,7 +65,7 @@ def package_triton(
         raise BadInput(f"{target} is not an empty folder.", "Give a new one: package --triton DIR")
     ui.say(manifest.licences)
     on_gpu = bool(find_gpus())
-    networks = [*_engines(folder, manifest), *_graphs(folder, manifest, onnx_platform, on_gpu)]
+    networks = [*_engines(folder, manifest, ui), *_graphs(folder, manifest, onnx_platform, on_gpu)]
     pixels_model = next((network.name for network in networks if network.takes_pixels), None)
     target.mkdir(parents=True, exist_ok=True)
     models = write_repository(
@@ -72,19 +76,40 @@ def package_triton(
         manifest.preprocessing,
         manifest.class_names,
     )
-    return Packaged(target, folder.slug, pixels_model, models)
+    versions = {network.name: network.built_with for network in networks if network.built_with}
+    return Packaged(target, folder.slug, pixels_model, models, versions)
 
 
-def _engines(folder: ModelFolder, manifest: Manifest) -> Iterator[Network]:
-    """Engines of the full TensorRT; Triton has no backend for TensorRT-RTX."""
+def _engines(folder: ModelFolder, manifest: Manifest, ui: Ui) -> Iterator[Network]:
+    """Engines of the full TensorRT that take a single image."""
     for key, facts in manifest.engines.items():
-        if facts.flavour == "tensorrt":
-            file = folder.open_artifact(manifest, key)
-            _, opt, largest = facts.profiles[0]
-            library = FlavourInfo(facts.flavour, facts.version)
-            tag = format_engine_tag(library, facts.compute_capabilities).replace(".", "_")
-            name = f"{folder.slug}_{facts.precision}-{tag}"
-            yield Network(name, "tensorrt", file, largest, opt, on_gpu=True)
+        if facts.flavour != "tensorrt":
+            ui.warn(f"{key} is left out: Triton has no backend for TensorRT-RTX.")
+            continue
+        served = choose_served_profiles(facts.profiles)
+        if served is None:
+            ui.warn(
+                f"{key} is left out: it takes no single image, and Triton sends batches of any "
+                "size. Build it with --profile 1,OPT,MAX."
+            )
+            continue
+        if len(served.indices) < len(facts.profiles):
+            ui.warn(
+                f"{key}: only batch sizes up to {served.max_batch} are served, because the next "
+                "larger one is in no profile."
+            )
+        library = FlavourInfo(facts.flavour, facts.version)
+        tag = format_engine_tag(library, facts.compute_capabilities).replace(".", "_")
+        yield Network(
+            f"{folder.slug}_{facts.precision}-{tag}",
+            "tensorrt",
+            folder.open_artifact(manifest, key),
+            served.max_batch,
+            on_gpu=True,
+            profiles=served.indices,
+            opt_batches=served.opt_batches,
+            built_with=facts.version,
+        )
 
 
 def _graphs(
@@ -98,7 +123,6 @@ def _graphs(
                 platform,
                 file,
                 DEFAULT_MAX_BATCH,
-                1,
                 on_gpu=on_gpu and platform != "python",
                 takes_pixels=key == PIXELS,
             )

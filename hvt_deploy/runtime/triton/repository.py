@@ -43,18 +43,22 @@ class Network:
             Triton's Python backend, for servers without the ONNX Runtime backend.
         file: the engine or ONNX file.
         max_batch: the largest batch it accepts.
-        best_batch: the batch that the server should prefer.
         on_gpu: whether the server runs it on a GPU.
         takes_pixels: whether its input is uint8 (height, width, 3) instead of preprocessed images.
+        profiles: of an engine, the numbers of the optimization profiles to serve.
+        opt_batches: of an engine, the batch sizes that these profiles are tuned for, ascending.
+        built_with: of an engine, the TensorRT version, which the server's has to be too.
     """
 
     name: str
     platform: Platform
     file: Path
     max_batch: int
-    best_batch: int
     on_gpu: bool
     takes_pixels: bool = False
+    profiles: tuple[int, ...] = ()
+    opt_batches: tuple[int, ...] = (1,)
+    built_with: str = ""
 
     def describe_input(self, signature: Signature) -> tuple[str, str, tuple[int, ...]]:
         """Name, Triton type and dimensions of the input: without the batch, -1 is any size."""
@@ -132,9 +136,11 @@ def _write_network(
         shutil.copy(_TEMPLATES / "network.py", version / "model.py")
     _write_labels(model, class_names)
     kind = "KIND_GPU" if network.on_gpu else "KIND_CPU"
-    profile = ', profile: ["0"]' if network.platform == "tensorrt" else ""
+    numbers = ", ".join(f'"{index}"' for index in network.profiles)
+    profiles = f", profile: [{numbers}]" if network.profiles else ""
     _write_config(
         model,
+        *_format_engine_settings(network),
         f'name: "{model.name}"',
         f'backend: "{network.platform}"',
         f"max_batch_size: {network.max_batch}",
@@ -142,8 +148,8 @@ def _write_network(
         _format_tensor(
             "output", signature.output_name, "TYPE_FP32", (signature.num_classes,), labels=True
         ),
-        f"instance_group [{{ kind: {kind}, count: 1{profile} }}]",
-        _format_batching(network.max_batch, network.best_batch),
+        f"instance_group [{{ kind: {kind}, count: 1{profiles} }}]",
+        _format_batching(network.max_batch, network.opt_batches),
         _format_warm_up(network, signature),
     )
 
@@ -203,17 +209,37 @@ def _format_step(model: str, inputs: dict[str, str], outputs: dict[str, str]) ->
     return f'    {{ model_name: "{model}", model_version: -1, {", ".join(maps)} }}'
 
 
-def _format_batching(max_batch: int, best_batch: int | None = None) -> str:
+def _format_engine_settings(network: Network) -> tuple[str, ...]:
+    """An engine's TensorRT version, and CUDA graphs.
+
+    Triton captures a graph for batch size 1, each preferred size and the largest, in every profile
+    that takes it; its log has an error for each profile that does not, and goes on. Batches of
+    other sizes run without. No other backend knows the setting.
+    """
+    if network.platform != "tensorrt":
+        return ()
+    return (
+        f"# An engine of TensorRT {network.built_with}: the server's TensorRT must be the same.",
+        "optimization { cuda { graphs: true } }",
+    )
+
+
+def _format_batching(max_batch: int, opt_batches: Sequence[int] = ()) -> str:
     if max_batch == 1:
         return ""
-    preferred = f"preferred_batch_size: [{best_batch}], " if best_batch and best_batch > 1 else ""
+    sizes = [batch for batch in opt_batches if batch > 1]
+    preferred = f"preferred_batch_size: {sizes}, " if sizes else ""
     return f"dynamic_batching {{ {preferred}max_queue_delay_microseconds: {QUEUE_DELAY_US} }}"
 
 
 def _format_warm_up(network: Network, signature: Signature) -> str:
-    """One inference on noise before the first request: engines and CUDA start slowly."""
+    """An inference on noise for each profile before the first request: CUDA starts slowly."""
     name, data_type, dims = network.describe_input(signature)
     size = [256 if edge == -1 else edge for edge in dims]
     data = f"data_type: {data_type}, dims: {size}, random_data: true"
     value = f'inputs {{ key: "{name}", value {{ {data} }} }}'
-    return f'model_warmup [{{ name: "noise", batch_size: {network.best_batch}, {value} }}]'
+    samples = (
+        f'{{ name: "batch {batch}", batch_size: {batch}, {value} }}'
+        for batch in network.opt_batches
+    )
+    return "model_warmup [\n  " + ",\n  ".join(samples) + "\n]"

@@ -128,7 +128,8 @@ def test_a_real_server_answers_as_the_classifier_does(place, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     answer = json.loads(done.stdout)
-    assert answer["configs"]["fdvit_demo"] == ["ensemble", "32"]
+    ensemble = answer["configs"]["fdvit_demo"]
+    assert (ensemble["platform"], ensemble["max_batch_size"]) == ("ensemble", 32)
     assert answer["loaded"] == sorted(answer["configs"])
     with Classifier(folder.path, "ort fp32", threads=1) as classifier:
         expected = [[label.name for label in p.labels] for p in classifier(images, top=3)]

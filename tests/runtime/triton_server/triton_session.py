@@ -21,21 +21,11 @@ import numpy as np
 import pytriton
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
-from google.protobuf import text_format
 from PIL import Image
-from tritonclient.grpc import model_config_pb2
+from triton_configs import parse_configs
 
 SERVER = Path(pytriton.__file__).parent / "tritonserver"
 START_S = 60
-
-
-def parse_configs(repository: Path) -> dict[str, list[str]]:
-    """What the client library's protobuf reads of every config.pbtxt."""
-    parsed = {}
-    for file in sorted(repository.glob("*/config.pbtxt")):
-        config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
-        parsed[config.name] = [config.backend or config.platform, str(config.max_batch_size)]
-    return parsed
 
 
 def free_ports(count: int) -> list[int]:
