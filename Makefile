@@ -24,6 +24,7 @@ unit: $(READY)
 check-all: test
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow
 	$(BIN)/python benchmarks/check_all.py
+	PYTHON=$(BIN)/python docker/check.sh lint resolve cpu dgpu arm64
 
 # Builds dist/*.whl and *.tar.gz, looks into them, and runs the demo from the wheel in an environment of its own: minutes.
 dist: $(READY)
