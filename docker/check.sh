@@ -6,9 +6,9 @@
 #   cpu      builds Dockerfile.cpu on Debian with buildah and runs `hvt-deploy demo` in it: about 10
 #            minutes, 25 GB of disk
 #   dgpu     builds the `runtime` target of Dockerfile.dgpu on Debian with a stand-in for NVIDIA's
-#            entrypoint: installs without PyTorch, prints JSON alone: about 5 minutes
+#            entrypoint: installs without PyTorch, prints JSON alone: about 5 minutes, 10 GB
 #   arm64    builds Dockerfile.jetson on Debian's arm64 root file system under QEMU's user emulation
-#            and runs `deploy` of a bundle in it: about 15 minutes
+#            and runs `deploy` of a bundle in it: about 8 minutes
 # The last three need root and Debian's packages buildah and debootstrap, arm64 qemu-user-static
 # too. PYTHON is a Python with hvt-deploy's extras export and cpu; of `make` by default.
 set -euo pipefail
@@ -101,7 +101,8 @@ make_base() { # NAME ARCHITECTURE PACKAGES: the image localhost/NAME, Debian wit
 
 build() { # NAME DOCKERFILE ARGUMENT...
   "${BUILDAH[@]}" build --isolation chroot --network host --pull-never --tag "localhost/$1" \
-    --secret "id=certificates,src=/etc/ssl/certs/ca-certificates.crt" --file "$2" "${@:3}" .
+    --secret "id=certificates,src=/etc/ssl/certs/ca-certificates.crt" --file "$2" "${@:3}" . \
+    >"$WORK/build.log" 2>&1 || { tail -n 40 "$WORK/build.log" && return 1; }
 }
 
 open_image() { # NAME: its root file system is at $ROOT
