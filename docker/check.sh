@@ -108,8 +108,8 @@ build() { # NAME DOCKERFILE ARGUMENT...
 open_image() { # NAME: its root file system is at $ROOT
   ROOT=$("${BUILDAH[@]}" mount "$("${BUILDAH[@]}" from --pull-never "localhost/$1")")
   mount -t proc proc "$ROOT/proc"
-  mount --bind /dev "$ROOT/dev"
-  MOUNTED=("$ROOT/dev" "$ROOT/proc" "${MOUNTED[@]}")
+  mount -t tmpfs -o mode=1777 tmpfs "$ROOT/dev/shm"
+  MOUNTED=("$ROOT/dev/shm" "$ROOT/proc" "${MOUNTED[@]}")
   # No /sys: on an x86-64 host's, ONNX Runtime for arm64 ends in a segmentation fault.
 }
 
