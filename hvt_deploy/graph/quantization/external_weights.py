@@ -49,10 +49,10 @@ class Outline:
         initializers = {tensor.name: tensor for tensor in graph.initializer}
         for name, tensor in self.external.items():
             if name in types:
-                dtype = helper.tensor_dtype_to_np_dtype(types[name])
-                graph.initializer.append(
-                    numpy_helper.from_array(self._read(tensor).astype(dtype), name)
-                )
+                values = self._read(tensor)
+                if types[name] == onnx.TensorProto.FLOAT16:
+                    values = _to_half(values)
+                graph.initializer.append(numpy_helper.from_array(values, name))
             placeholder = initializers.get(f"{name}{QUANTIZED_SUFFIX}")
             if placeholder is not None:
                 scale = numpy_helper.to_array(scales[f"{name}{SCALE_SUFFIX}"])
@@ -104,3 +104,15 @@ def _largest_by_channel(weight: NDArray[Any], axis: int) -> NDArray[Any]:
     """The largest magnitude of each channel, with the weight's number of dimensions."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     return np.abs(weight).max(axis=others, keepdims=True)
+
+
+def _to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """In FP16 as `to_fp16` converts the other weights: by ONNX Runtime's converter.
+
+    Too small a number becomes the smallest, too large a one the largest.
+    """
+    from onnxruntime.transformers.float16 import (
+        convert_np_to_float16,  # pyright: ignore[reportUnknownVariableType]
+    )
+
+    return np.asarray(convert_np_to_float16(values), np.float16)
