@@ -22,7 +22,8 @@ Recovery = Literal["smooth-quant", "bias-correction"]
 # The Python module of a TensorRT library; a choice may leave it to the machine.
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 FlavourChoice = Literal["auto", "tensorrt", "rtx"]
-Runtime = Literal["pytorch", "ort", "trt"]
+# `ort-trt` is the TensorRT provider of ONNX Runtime.
+Runtime = Literal["pytorch", "ort", "ort-trt", "trt"]
 Device = Literal["cpu", "cuda"]
 SubsetName = Literal["imagenet-a", "imagenet-r", "imagenet-v2"]
 # Where exported models are, relative to the current folder.

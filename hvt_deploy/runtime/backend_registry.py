@@ -56,5 +56,6 @@ def _open_trt(request: BackendRequest) -> Backend:
 _OPENERS: dict[Runtime, Callable[[BackendRequest], Backend]] = {
     "pytorch": _open_pytorch,
     "ort": _open_ort,
+    "ort-trt": _open_ort,
     "trt": _open_trt,
 }

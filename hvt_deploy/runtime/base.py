@@ -38,6 +38,8 @@ class BackendRequest:
     """CPU threads of one inference."""
     allow_cpu_nodes: bool = False
     """Whether ONNX Runtime may leave nodes to the CPU where a GPU was asked for."""
+    profiles: tuple[tuple[int, int, int], ...] = ()
+    """MIN, OPT and MAX batch sizes of each profile, where the runtime builds the engine itself."""
     options: ModelOptions = DEFAULT_OPTIONS
     """What else defines the network, for pytorch."""
     timed_batches: tuple[int, ...] = (1,)

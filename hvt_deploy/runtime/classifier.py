@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from PIL import Image
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.tensors import LogitsNK
-from hvt_deploy.core.types import DEFAULT_WORKSPACE
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, Runtime
 from hvt_deploy.core.workspace import ModelFolder, find_model
 from hvt_deploy.data.images import decode, preprocess
 from hvt_deploy.runtime.base import AnyBackend, PixelsBackend
@@ -59,8 +59,9 @@ class Classifier:
 
     `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is
     the newest. `backend` is a row's name as `validate` shows it ("ort int8 cpu"), a runtime
-    ("ort", "trt", "pytorch") or "auto": an engine where one runs, else ONNX Runtime in FP32. Raises
-    BadInput for a name that does not exist, MissingEnvironment where the backend cannot run here.
+    ("ort", "ort-trt", "trt", "pytorch") or "auto": an engine where one runs, else ONNX Runtime in
+    FP32. Raises BadInput for a name that does not exist, MissingEnvironment where the backend
+    cannot run here.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ def _choose(selections: Sequence[Selection], name: str) -> list[Selection]:
         engines = [s for s in selections if s.variant.runtime == "trt"]
         return engines + [s for s in selections if s.variant.name == "ort fp32"]
     names = {s.variant.name for s in selections}
-    runtimes = {"pytorch", "ort", "trt"}
+    runtimes = set(get_args(Runtime))
     if name not in names | runtimes:
         raise unknown_name("backend", name, {"auto"} | names | runtimes)
     return [s for s in selections if name in (s.variant.name, s.variant.runtime)]

@@ -25,6 +25,8 @@ from hvt_deploy.core.types import Device
 from hvt_deploy.graph.module_graph import ModuleGraph
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BackendRequest
 from hvt_deploy.runtime.provider_placement import Placement, read_placement, refuse_elsewhere
+from hvt_deploy.runtime.tensorrt_provider import TENSORRT_PROVIDER, load_tensorrt, make_options
+from hvt_deploy.runtime.variant import Variant
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -53,9 +55,7 @@ class OrtBackend:
         self._request = request
         self.placement = None if request.variant.device == "cpu" else prove_placement(request)
         if self.placement is not None and not request.allow_cpu_nodes:
-            refuse_elsewhere(
-                self.placement, _PROVIDERS[request.variant.device], request.variant.name
-            )
+            refuse_elsewhere(self.placement, _provider_of(request.variant), request.variant.name)
         self._session = _open_session(request, _session_options(request.threads))
         _check_signature(self._session, request)
 
@@ -76,11 +76,8 @@ class OrtBackend:
 
         Input and output live in buffers of the device that are allocated once.
         """
-        signature, device, session = (
-            self._request.signature,
-            self._request.variant.device,
-            self._session,
-        )
+        signature, session = self._request.signature, self._session
+        device = self._request.variant.device
         _check_images(images_NCHW, self._request)
         images = onnxruntime.OrtValue.ortvalue_from_numpy(
             np.ascontiguousarray(images_NCHW), device, 0
@@ -109,10 +106,8 @@ class OrtBackend:
         Every TAPS_AT_ONCE of them are outputs of a graph of their own. ONNX Runtime does not fuse
         across outputs.
         """
-        graph, images = (
-            ModuleGraph(self._request.path),
-            {self._request.signature.input_name: images_NCHW},
-        )
+        graph = ModuleGraph(self._request.path)
+        images = {self._request.signature.input_name: images_NCHW}
         known = [path for path in paths if path in graph.outputs]
         for start in range(0, len(known), TAPS_AT_ONCE):
             chunk = known[start : start + TAPS_AT_ONCE]
@@ -186,7 +181,7 @@ def _open_session(
         raise BadInput(f"There is no ONNX file {request.path}.", _EXPORT_AGAIN)
     if request.path.stat().st_size == 0:
         raise BadInput(f"{request.path} is not a valid ONNX file: it is empty.", _EXPORT_AGAIN)
-    provider = _PROVIDERS[request.variant.device]
+    provider, provider_options = _provider_of(request.variant), dict[str, str]()
     if provider not in onnxruntime.get_available_providers():
         raise _no_provider(
             provider,
@@ -195,13 +190,18 @@ def _open_session(
     if request.variant.device == "cuda":
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
             onnxruntime.preload_dlls()
+    if provider == TENSORRT_PROVIDER:
+        load_tensorrt()
+        provider_options.update(make_options(request))
+        # TensorRT gets the graph as it is in the file.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if request.variant.device != "cpu" and not request.allow_cpu_nodes:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = onnxruntime.InferenceSession(
             request.path,
             options,
-            providers=[provider],
+            providers=[(provider, provider_options)],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
             enable_fallback=0,
         )
@@ -219,6 +219,10 @@ def _open_session(
             provider, "it does not start (CUDA or cuDNN of the wrong version, or no GPU)"
         )
     return session
+
+
+def _provider_of(variant: Variant) -> str:
+    return TENSORRT_PROVIDER if variant.runtime == "ort-trt" else _PROVIDERS[variant.device]
 
 
 def _session_options(threads: int) -> onnxruntime.SessionOptions:

@@ -23,6 +23,7 @@ from hvt_deploy.runtime.tensorrt.passport import (
     describe_other_card,
     read_passport,
 )
+from hvt_deploy.runtime.tensorrt_provider import find_linked_major
 from hvt_deploy.runtime.variant import Form, Variant
 
 # The graphs that ONNX Runtime runs, by artifact key. With a GPU the engine's own INT8 graph runs
@@ -37,6 +38,8 @@ _GRAPHS: dict[GraphKey, tuple[Precision, Form]] = {
 }
 _ON_GPU: tuple[GraphKey, ...] = ("fp32", "fp16", "int8")
 _ON_CPU: tuple[GraphKey, ...] = ("fp32", "fp16", "int8-cpu", "int8-fp32")
+# What ONNX Runtime's TensorRT provider builds itself.
+_ON_TENSORRT_PROVIDER: tuple[Precision, ...] = ("fp16", "int8")
 _NO_GPU = "There is no NVIDIA GPU here to run it."
 
 
@@ -103,6 +106,12 @@ class _Selector:
                 found.append(
                     self._select(self._check(key), Variant("ort", device, precision, form))
                 )
+        if self.gpus and find_linked_major() is not None:
+            found += [
+                self._select(self._check(precision), Variant("ort-trt", "cuda", precision))
+                for precision in _ON_TENSORRT_PROVIDER
+                if precision in artifacts
+            ]
         if PIXELS in artifacts:  # on the CPU wherever it is: only its accuracy is asked for
             found.append(self._select(self._check(PIXELS), Variant("ort", "cpu", "fp32", "uint8")))
         return (*found, *(self._engine(key) for key in self.manifest.engines))
@@ -153,6 +162,7 @@ class _Selector:
             signature=manifest.signature,
             threads=self.threads,
             allow_cpu_nodes=self.allow_cpu_nodes,
+            profiles=manifest.config.engine.profiles,
             options=manifest.config.options,
             timed_batches=self.timed_batches,
         )

@@ -11,13 +11,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorrt as trt
 from fake_tensorrt import find_differences
+from stub_libcuda import Stub
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.tensorrt.audit import audit_layers
+from hvt_deploy.runtime.tensorrt.backend import TrtBackend
 from hvt_deploy.runtime.tensorrt.build_process import compile_engine
 from hvt_deploy.runtime.tensorrt.engine_io import (
     BatchRange,
@@ -31,6 +35,7 @@ from hvt_deploy.runtime.tensorrt.flavours import (
     start_library,
 )
 from hvt_deploy.runtime.tensorrt.messages import make_logger
+from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 from hvt_deploy.runtime.variant import Variant
 
@@ -243,6 +248,31 @@ def test_context_takes_what_the_backend_gives_it(engine) -> None:
         "address images 0x7000",
         "execute on 0x4d",
     ]
+
+
+@pytest.fixture
+def backend(plan: BuildPlan):
+    """The opened engine, on NVIDIA's bindings of CUDA with a stub of libcuda."""
+    outcome = compile_engine(plan)
+    make_passport(plan, outcome, (), "int8", audit_layers(outcome.layers), "").write(plan.engine)
+    backend = TrtBackend(request_of(plan))
+    yield backend
+    backend.close()
+    assert Stub().live() == {}
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 9, (count, 3, 8, 8)).astype(np.float32)
+
+
+def test_backend_computes_in_parts_and_in_a_captured_graph(backend: TrtBackend) -> None:
+    for count in (1, 8, 40):
+        expected = images(count).sum((1, 2, 3))[:, None] * np.arange(1, 6, dtype=np.float32)
+        np.testing.assert_array_equal(backend.infer(images(count)), expected)
+    bound, before = backend.bind(images(8)), len(calls())
+    assert bound() is not None
+    bound()
+    assert len(calls()) == before  # the graph replays without TensorRT
 
 
 def test_runtime_that_cannot_start_gives_the_reason() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import fake_tensorrt
 import pytest
 from fake_tensorrt import RTX
+from stub_libcuda import pretend_gpus
 
 import hvt_deploy
 from hvt_deploy.runtime.tensorrt import api
@@ -51,7 +52,7 @@ class Bindings:
 
 
 def run(*command: str | Path, path: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": path} | variables
+    environment = {**os.environ, **variables, "PYTHONPATH": path}
     return subprocess.run(
         list(map(str, command)), capture_output=True, text=True, check=False, env=environment
     )
@@ -118,10 +119,11 @@ def bindings(request, tmp_path_factory, generator: Path) -> Bindings:
 
 
 @pytest.mark.parametrize("bindings", WHEELS, indirect=True)  # test_build.py runs all of RTX
-def test_code_runs_on_the_real_bindings(bindings: Bindings) -> None:
+def test_code_runs_on_the_real_bindings(bindings: Bindings, tmp_path: Path) -> None:
     done = run(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
         HERE / "checks_on_bindings.py",
+        **pretend_gpus(tmp_path),
         path=os.pathsep.join([bindings.path, str(TESTS.parent)]),
         BINDINGS_VERSION=bindings.version,
     )
