@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import cast
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from hvt_deploy.models.dfvt.model import (
@@ -67,6 +68,8 @@ class DeployedWindowAttention(nn.Module):
         self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=-1), MatrixProduct()
         bias_GEWW = reference.bias().detach()
         self.register_buffer("bias", bias_GEWW if reference.shift else bias_GEWW[0])
+        # Only the bias of shifted windows differs from window to window.
+        self.windows = "b g" if reference.shift else "(b g)"
         self.shift = self.unshift = nn.Identity()
         if reference.shift:
             plain = window_order(reference.side, reference.window, 0)
@@ -77,11 +80,18 @@ class DeployedWindowAttention(nn.Module):
         """Tokens (B, N, C) to tokens (B, N, C)."""
         # One transposition of q, k and v together, split by heads after it: two kernels less than
         # one for each.
-        windows = (*self.bias.shape[:-3], self.tokens, 3 * self.heads, self.head_dim)
-        qkv = self.qkv(self.shift(tokens_BNC)).reshape(-1, *windows).transpose(-3, -2)
+        qkv = rearrange(
+            self.qkv(self.shift(tokens_BNC)),
+            f"b (g w) (e d) -> {self.windows} e w d",
+            w=self.tokens,
+            e=3 * self.heads,
+        )
         q, k, v = qkv.chunk(3, dim=-3)
         mixed = self.value(self.softmax(self.score(q, k.transpose(-2, -1)) + self.bias), v)
-        return self.unshift(self.proj(mixed.transpose(-3, -2).reshape(-1, *tokens_BNC.shape[1:])))
+        mixed_BNC = rearrange(
+            mixed, f"{self.windows} e w d -> b (g w) (e d)", g=tokens_BNC.shape[1] // self.tokens
+        )
+        return self.unshift(self.proj(mixed_BNC))
 
 
 class DeployedSelect(nn.Module):
