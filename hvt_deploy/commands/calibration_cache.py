@@ -121,7 +121,7 @@ def _ranges(
 ) -> tuple[Manifest, Ranges]:
     fp32 = folder.open_artifact(manifest, "fp32")
     preprocessing = json.dumps(to_plain(manifest.preprocessing), sort_keys=True)
-    key = _key(chosen.content_key, manifest.artifacts["fp32"].sha256, preprocessing)
+    key = _cache_key(chosen.content_key, manifest.artifacts["fp32"].sha256, preprocessing)
     before = manifest.facts(CALIBRATION, CalibrationFacts)
     if before and before.key == key and is_fresh(manifest, CALIBRATION):
         return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION))
@@ -152,7 +152,7 @@ def _int8(
 ) -> tuple[Manifest, Int8Calibration]:
     quantization = config.quantization
     settings = Int8Settings(quantization.int8_roles, quantization.calibrator, quantization.recovery)
-    key = _key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
+    key = _cache_key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
     before = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
     if before and before.key == key and is_fresh(manifest, INT8_CALIBRATION):
         return manifest, read_int8_calibration(
@@ -191,6 +191,6 @@ def _int8(
         return manifest, found
 
 
-def _key(*parts: str) -> str:
+def _cache_key(*parts: str) -> str:
     """What a result depends on, as one hash."""
     return hash_bytes("\n".join(parts).encode())

@@ -115,30 +115,30 @@ def diagnose(
     """
     require("onnxruntime", extra="cpu")
     manifest = folder.read()
-    images = _images(manifest, config, data, ui)
+    images = _load_images(manifest, config, data, ui)
     found: list[Divergence] = []
-    for key in _graphs(manifest, graph, ui):
+    for key in _graphs_to_check(manifest, graph, ui):
         path = Path(key) if key.endswith(".onnx") else folder.open_artifact(manifest, key)
         name = path.stem if key.endswith(".onnx") else key
         parts = ModuleGraph(path)
         against_pytorch = numbers_of(parts.model) == "fp32"
         if against_pytorch:
-            opened = _open_pytorch(folder, manifest, config, images)
+            opened = _open_reference(folder, manifest, config, images)
         else:
             opened = _open_fp32(
                 folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8"
             )
         with (
             opened as reference,
-            _open_ort(_request(manifest, config, _variant(parts, device), path)) as candidate,
+            _open_onnx(_request(manifest, config, _variant(parts, device), path)) as candidate,
         ):
             pair = Pair(reference, candidate, f"ort {name}")
             written = output / f"{manifest.slug}.{name}"
-            found.append(_compare(manifest, pair, parts, device, images, written, ui))
+            found.append(_compare_pair(manifest, pair, parts, device, images, written, ui))
     return tuple(found)
 
 
-def _graphs(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:
+def _graphs_to_check(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:
     if asked is not None:
         return [asked]
     keys = [key for key in GRAPHS if key in manifest.artifacts]
@@ -148,7 +148,7 @@ def _graphs(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:
     return keys
 
 
-def _images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) -> ImagesNCHW:
+def _load_images(manifest: Manifest, config: RunConfig, data: Path | None, ui: Ui) -> ImagesNCHW:
     source, signature = data or Path(config.calibration.folder), manifest.signature
     if data is None and not source.is_dir():
         ui.warn(
@@ -177,7 +177,7 @@ def _variant(graph: ModuleGraph, device: Device) -> Variant:
 
 
 @contextmanager
-def _open_ort(request: BackendRequest) -> Generator[TappedBackend]:
+def _open_onnx(request: BackendRequest) -> Generator[TappedBackend]:
     from hvt_deploy.runtime.ort import OrtBackend
 
     with closing(OrtBackend(request)) as backend:
@@ -202,12 +202,14 @@ def _open_fp32(
                     smooth(load_onnx(path), calibration.smoothing),
                     path := Path(scratch) / "smoothed.onnx",
                 )
-        with _open_ort(_request(manifest, config, Variant("ort", device, "fp32"), path)) as backend:
+        with _open_onnx(
+            _request(manifest, config, Variant("ort", device, "fp32"), path)
+        ) as backend:
             yield backend
 
 
 @contextmanager
-def _open_pytorch(
+def _open_reference(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, images: ImagesNCHW
 ) -> Generator[PyTorchBackend]:
     """The deployed form in PyTorch, whose modules are those of the graph, once it gives the
@@ -249,7 +251,7 @@ class Pair:
     """Display name of the candidate."""
 
 
-def _compare(
+def _compare_pair(
     manifest: Manifest,
     pair: Pair,
     graph: ModuleGraph,

@@ -68,7 +68,7 @@ def diff(before: Path, after: Path) -> Difference:
             "Compare two validations of one model.",
         )
     kept = _Kept.next_to(before, after, (a.rows[0].backend, b.rows[0].backend))
-    same_images = _images(a) == _images(b) if kept is None else kept.same_images
+    same_images = _image_set(a) == _image_set(b) if kept is None else kept.same_images
     rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
     changes: list[Change] = []
     for name in dict.fromkeys((*rows_a, *rows_b)):
@@ -206,7 +206,7 @@ def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
         yield Change(held.backend, f"gate {held.name}", "passed", status, outcome, note=note)
 
 
-def _images(results: Results) -> tuple[object, ...]:
+def _image_set(results: Results) -> tuple[object, ...]:
     """What tells one set of images from another; the same set may lie elsewhere."""
     data = results.data
     return Path(data.path).name, data.images, data.classes, data.seed, data.limit, data.subset

@@ -67,8 +67,8 @@ def check_machine(workspace: Path) -> Diagnosis:
         (
             _export(),
             _quantize(),
-            _build(bool(gpus), installed),
-            _run(bool(gpus), providers, installed),
+            _check_build(bool(gpus), installed),
+            _check_run(bool(gpus), providers, installed),
         ),
     )
 
@@ -129,7 +129,7 @@ def _quantize() -> Ability:
     )
 
 
-def _build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
+def _check_build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
     names = {f.name for f in installed}
     if has_gpu and "tensorrt" in names:
         return Ability("build-trt", True, "TensorRT, for this GPU")
@@ -145,7 +145,7 @@ def _build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
     return Ability("build-trt", False, f"missing: {lacking} (pip install 'hvt-deploy[rtx]')")
 
 
-def _run(has_gpu: bool, providers: tuple[str, ...], installed: list[FlavourInfo]) -> Ability:
+def _check_run(has_gpu: bool, providers: tuple[str, ...], installed: list[FlavourInfo]) -> Ability:
     if has_gpu and installed:
         return Ability("validate", True, "engines on the GPU, ONNX Runtime")
     if providers:

@@ -86,7 +86,7 @@ def find_recipe(folder: ModelFolder, config: RunConfig, request: BudgetRequest, 
             manifest.preprocessing,
             manifest.signature.batch,
         )
-        memory = TrialCache(_key(manifest, config, request, search))
+        memory = TrialCache(_trial_key(manifest, config, request, search))
         record = search_recipe(bench, search, confirm, request, memory, ui)
         recipe = replace(config.quantization, excluded=record.chosen.excluded)
         files = replace(
@@ -130,7 +130,7 @@ def _split(
     return search, tuple(sample for sample in drawn if sample.path not in chosen)
 
 
-def _key(
+def _trial_key(
     manifest: Manifest, config: RunConfig, request: BudgetRequest, search: Sequence[Sample]
 ) -> str:
     contents = [file.sha256 for file in hash_samples(search, "search")]

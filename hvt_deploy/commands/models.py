@@ -53,10 +53,10 @@ class ListedModel:
 
 def list_models() -> list[ListedModel]:
     """Every model with a name, families together; `timm:NAME` and own HVT files are not listed."""
-    return [_listed(spec) for spec in list_specs()]
+    return [_to_listed(spec) for spec in list_specs()]
 
 
-def _listed(spec: ModelSpec) -> ListedModel:
+def _to_listed(spec: ModelSpec) -> ListedModel:
     return ListedModel(
         spec.name,
         spec.family,

@@ -65,7 +65,10 @@ def package_triton(
         raise BadInput(f"{target} is not an empty folder.", "Give a new one: package --triton DIR")
     ui.say(manifest.licences)
     on_gpu = bool(find_gpus())
-    networks = [*_engines(folder, manifest, ui), *_graphs(folder, manifest, onnx_platform, on_gpu)]
+    networks = [
+        *_engines(folder, manifest, ui),
+        *_graphs_to_pack(folder, manifest, onnx_platform, on_gpu),
+    ]
     pixels_model = next((network.name for network in networks if network.takes_pixels), None)
     target.mkdir(parents=True, exist_ok=True)
     models = write_repository(
@@ -112,7 +115,7 @@ def _engines(folder: ModelFolder, manifest: Manifest, ui: Ui) -> Iterator[Networ
         )
 
 
-def _graphs(
+def _graphs_to_pack(
     folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool
 ) -> Iterator[Network]:
     for key in (*(GPU_GRAPHS if on_gpu else CPU_GRAPHS), PIXELS):

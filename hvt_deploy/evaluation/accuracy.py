@@ -19,7 +19,7 @@ from hvt_deploy.evaluation.statistics import mcnemar_exact, tango_interval, wils
 _TOP = 5
 
 
-class _Tally:
+class _AccuracyTally:
     """The running counts of one backend."""
 
     def __init__(self, num_classes: int) -> None:
@@ -59,7 +59,7 @@ class AccuracyMeter:
     def __init__(self, reference: str, candidates: Sequence[str], num_classes: int) -> None:
         self._reference = reference
         self._num_classes = num_classes
-        self._tallies = {name: _Tally(num_classes) for name in (reference, *candidates)}
+        self._tallies = {name: _AccuracyTally(num_classes) for name in (reference, *candidates)}
         self._class_images = np.zeros(num_classes, np.int64)
         self._files: list[str] = []
         self._labels: list[LabelsN] = []

@@ -16,7 +16,7 @@ KEPT_CONFUSIONS = 50 * 49
 # With more classes nobody reads a curve of each.
 MOST_CURVES = 20
 _HIGHEST_LOG_ODDS = 20.0
-_BINS = 320
+_SCORE_BINS = 320
 
 
 class ClassTally:
@@ -70,16 +70,18 @@ class CurveTally:
     """
 
     def __init__(self, num_classes: int) -> None:
-        self._own_KB = np.zeros((num_classes, _BINS), np.int64)
-        self._others_KB = np.zeros((num_classes, _BINS), np.int64)
+        self._own_KB = np.zeros((num_classes, _SCORE_BINS), np.int64)
+        self._others_KB = np.zeros((num_classes, _SCORE_BINS), np.int64)
 
     def add(self, logits_NK: NDArray[np.float64], labels_N: LabelsN) -> None:
         """Count one batch. Logits that are not finite get the lowest score."""
-        bins_NK: NDArray[np.int64] = np.searchsorted(_EDGES, _log_odds(logits_NK), side="right")
+        bins_NK: NDArray[np.int64] = np.searchsorted(
+            _SCORE_EDGES, _log_odds(logits_NK), side="right"
+        )
         for label in range(bins_NK.shape[1]):
             bins_N, is_own_N = bins_NK[:, label], np.equal(labels_N, label)
-            self._own_KB[label] += np.bincount(bins_N[is_own_N], minlength=_BINS)
-            self._others_KB[label] += np.bincount(bins_N[~is_own_N], minlength=_BINS)
+            self._own_KB[label] += np.bincount(bins_N[is_own_N], minlength=_SCORE_BINS)
+            self._others_KB[label] += np.bincount(bins_N[~is_own_N], minlength=_SCORE_BINS)
 
     def curves(self) -> tuple[Curve, ...]:
         """All classes pooled, then each class that has images and others to be told from."""
@@ -91,7 +93,7 @@ class CurveTally:
         return tuple(curve for curve in (pooled, *each) if curve is not None)
 
 
-_EDGES = np.linspace(-_HIGHEST_LOG_ODDS, _HIGHEST_LOG_ODDS, _BINS - 1)
+_SCORE_EDGES = np.linspace(-_HIGHEST_LOG_ODDS, _HIGHEST_LOG_ODDS, _SCORE_BINS - 1)
 
 
 def _log_odds(logits_NK: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -58,7 +58,7 @@ def prove_parity(
             logits.append(infer_in_child(job))
             progress(done, 2)
         parities = [
-            _compare(expected, found, what, untrained=manifest.weights.untrained)
+            _check_parity(expected, found, what, untrained=manifest.weights.untrained)
             for expected, found, what in zip(logits[0], logits[1], batches.values(), strict=True)
         ]
     return max(parities, key=lambda parity: parity.relative_to_largest)
@@ -81,7 +81,7 @@ def _parity_batches(manifest: Manifest, config: RunConfig) -> Iterator[tuple[Ima
                     yield real.images_NCHW, f"real images, batch {len(real.images_NCHW)}"
 
 
-def _compare(
+def _check_parity(
     reference_NK: LogitsNK, candidate_NK: LogitsNK, what: str, *, untrained: bool
 ) -> Parity:
     parity = compare_logits(reference_NK, candidate_NK)

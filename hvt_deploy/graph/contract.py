@@ -85,11 +85,11 @@ def check_contract(
 def _misshaped(
     end: str, values: Iterable[onnx.ValueInfoProto], name: str, shape: tuple[str | int, ...]
 ) -> list[str]:
-    found = [_describe(value) for value in values]
+    found = [_describe_value(value) for value in values]
     expected = (name, TensorProto.FLOAT, shape)
     return [] if found == [expected] else [f"the {end} is {found}, expected {expected}"]
 
 
-def _describe(info: onnx.ValueInfoProto) -> tuple[str, int, tuple[str | int, ...]]:
+def _describe_value(info: onnx.ValueInfoProto) -> tuple[str, int, tuple[str | int, ...]]:
     tensor = info.type.tensor_type
     return info.name, tensor.elem_type, tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)

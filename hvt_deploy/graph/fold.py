@@ -31,7 +31,7 @@ def fold_large(model: ir.Model) -> None:
         ):
             continue
         (output,) = node.outputs
-        folded = _folded(node, tensors, model.opset_imports)
+        folded = _fold_lazily(node, tensors, model.opset_imports)
         if output.is_graph_output() or folded.nbytes < large_weights.LARGE_BYTES:
             continue  # the exporter folds small results
         value = ir.Value(
@@ -49,7 +49,7 @@ def fold_large(model: ir.Model) -> None:
                 model.graph.initializers.pop(source.name or "", None)
 
 
-def _folded(
+def _fold_lazily(
     node: ir.Node, tensors: Mapping[str, ir.TensorProtocol], opsets: Mapping[str, int]
 ) -> ir.LazyTensor:
     """The result of `node` on `tensors`, its inputs by name."""

@@ -19,7 +19,7 @@ from hvt_deploy.graph.storage import load_onnx
 # The path of nodes that belong to no module; as a module it is the whole model.
 ROOT_PATH = "model"
 # Precision passes insert these between a module and its consumers: they belong to neither.
-_TRANSPARENT = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
+_PRECISION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 
 
 def read_module_path(node_name: str) -> str:
@@ -54,7 +54,7 @@ class ModuleGraph:
         leaving: dict[str, list[str]] = defaultdict(list)
         for node in self.model.graph.node:
             path = read_module_path(node.name)
-            if path == ROOT_PATH or node.op_type in _TRANSPARENT:
+            if path == ROOT_PATH or node.op_type in _PRECISION_OPS:
                 continue
             for module in _ancestors(path):
                 for name in node.output:
@@ -133,7 +133,7 @@ class ModuleGraph:
             readers[value.name].add("")
         for node in reversed(self.model.graph.node):
             path = read_module_path(node.name)
-            passed_on = node.op_type in _TRANSPARENT or path == ROOT_PATH
+            passed_on = node.op_type in _PRECISION_OPS or path == ROOT_PATH
             by = {reader for name in node.output for reader in readers[name]}
             for name in node.input:
                 readers[name] |= by if passed_on else {path}

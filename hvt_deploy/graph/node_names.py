@@ -10,12 +10,11 @@ import onnx
 
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.module_graph import ROOT_PATH, read_module_path
-from hvt_deploy.graph.queries import map_producers
+from hvt_deploy.graph.queries import PRODUCT_OPS, map_producers
 
 # Torch's exporter writes the module paths that a node came from here, as a Python list; the last
 # entry is the call.
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -62,8 +61,8 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
 
 def _path_of_product(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str | None:
     """The path of the last product before this product's output in the original graph."""
-    found = producers.get(node.output[0]) if node.op_type in _PRODUCTS else None
-    while found is not None and found.op_type not in _PRODUCTS:
+    found = producers.get(node.output[0]) if node.op_type in PRODUCT_OPS else None
+    while found is not None and found.op_type not in PRODUCT_OPS:
         found = next((producers[name] for name in found.input if name in producers), None)
     return read_module_path(found.name) if found is not None else None
 

@@ -95,7 +95,7 @@ def _add_transform(build: _Builder, preprocessing: Preprocessing, output: str) -
     edges = build.add(
         "Cast", build.add("Shape", PIXELS_NAME, start=1, end=3), to=onnx.TensorProto.DOUBLE
     )
-    size = _resized_size(build, edges, preprocessing)
+    size = _add_resized_size(build, edges, preprocessing)
     leading = build.add("Shape", pixels, start=0, end=2)
     height = build.add("Shape", pixels, start=2, end=3)
     new_height, new_width = (
@@ -132,7 +132,7 @@ def _add_transform(build: _Builder, preprocessing: Preprocessing, output: str) -
     build.add("Div", pixels, build.constant(std), output=output)
 
 
-def _resized_size(build: _Builder, edges: str, preprocessing: Preprocessing) -> str:
+def _add_resized_size(build: _Builder, edges: str, preprocessing: Preprocessing) -> str:
     """(height, width) before the crop as int64, in the float64 arithmetic of `data/images.py`."""
     target = np.array(
         [math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size], np.float64

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import onnx
 
+PRODUCT_OPS = ("Conv", "MatMul", "Gemm")
+QDQ_OPS = ("QuantizeLinear", "DequantizeLinear")
+
 
 def map_producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """The node that makes each tensor; inputs and initializers have none."""

@@ -73,7 +73,7 @@ class Classifier:
         batch_size: int = 8,
         threads: int | None = None,
     ) -> None:
-        self._folder = _open(model, Path(workspace))
+        self._folder = _open_selected(model, Path(workspace))
         manifest = self._folder.read()
         self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
         self._batch_size = manifest.signature.batch or batch_size
@@ -130,7 +130,7 @@ class Classifier:
         return self._backend.infer(images_NCHW)
 
 
-def _open(model: str | Path | None, workspace: Path) -> ModelFolder:
+def _open_selected(model: str | Path | None, workspace: Path) -> ModelFolder:
     if model is not None and ModelFolder(Path(model)).exists():
         return ModelFolder(Path(model))
     return find_model(workspace, None if model is None else str(model))

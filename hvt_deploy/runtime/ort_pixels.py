@@ -34,8 +34,8 @@ class OrtPixelsBackend:
             [PIXELS_NAME], [request.signature.input_name]
         )
         try:
-            self._session = _open(request.path, request.threads)
-            self._head = _open(head.SerializeToString(), request.threads)
+            self._session = _open_pixels_session(request.path, request.threads)
+            self._head = _open_pixels_session(head.SerializeToString(), request.threads)
         except Exception as error:
             raise ToolFailure(
                 f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: {error}"
@@ -70,7 +70,7 @@ class OrtPixelsBackend:
             ) from error
 
 
-def _open(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
+def _open_pixels_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

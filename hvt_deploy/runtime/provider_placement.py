@@ -38,7 +38,7 @@ class Placement:
         counts = [f"{len(self.providers) - len(self.outside(most))} nodes on {most}"]
         for provider, _ in others:
             nodes = [node for node, where in self.providers.items() if where == provider]
-            counts.append(f"{len(nodes)} on {provider} ({_listed(nodes)})")
+            counts.append(f"{len(nodes)} on {provider} ({_name_nodes(nodes)})")
         return f"{', '.join(counts)}."
 
 
@@ -76,12 +76,12 @@ def refuse_elsewhere(placement: Placement, provider: str, name: str) -> None:
         elsewhere = ", ".join(sorted({placement.providers[node] for node in nodes}))
         raise MissingEnvironment(
             f"{len(nodes)} of {len(placement.providers)} nodes of {name} do not run on the "
-            f"{provider} but on the {elsewhere}: {_listed(nodes)}.",
+            f"{provider} but on the {elsewhere}: {_name_nodes(nodes)}.",
             "Its latency would be that of both. To accept that: "
             "hvt-deploy validate --allow-cpu-nodes",
         )
 
 
-def _listed(nodes: list[str] | tuple[str, ...]) -> str:
+def _name_nodes(nodes: list[str] | tuple[str, ...]) -> str:
     more = f" and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
     return ", ".join(nodes[:_SHOWN_NODES]) + more

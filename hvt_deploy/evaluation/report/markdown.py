@@ -126,7 +126,7 @@ def _backend_table(table: Table) -> str:
     return _table(
         titles,
         aligned,
-        ([*_backend(line), *(_figure(c) for c in line.cells)] for line in table.lines),
+        ([*_backend_cell(line), *(_value_cell(c) for c in line.cells)] for line in table.lines),
     )
 
 
@@ -148,13 +148,13 @@ def _table(
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows))
 
 
-def _backend(line: Line) -> tuple[str, str]:
+def _backend_cell(line: Line) -> tuple[str, str]:
     return _escape(line.row.backend) + (" (reference)" if line.is_reference else ""), _escape(
         format_precision(line.row)
     )
 
 
-def _figure(cell: Cell) -> str:
+def _value_cell(cell: Cell) -> str:
     return _escape(cell.value) + (f" {cell.spread}" if cell.spread else "")
 
 

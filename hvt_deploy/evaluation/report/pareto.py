@@ -44,7 +44,7 @@ class _Place:
 
 
 # The nearer and the better first.
-_SIDES: tuple[
+_LABEL_SIDES: tuple[
     tuple[float, float, Literal["left", "center", "right"], Literal["bottom", "center", "top"]], ...
 ] = (
     (1.0, 0.0, "left", "center"),
@@ -59,7 +59,7 @@ _SIDES: tuple[
 _LABEL_PLACES = tuple(
     _Place(distance * right, distance * up, align, stand, distance > 9)
     for distance in (9.0, 20.0, 34.0, 50.0, 68.0, 90.0)
-    for right, up, align, stand in _SIDES
+    for right, up, align, stand in _LABEL_SIDES
 )
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 8.6
-_BINS = 120
+_HISTOGRAM_BINS = 120
 _LINE_STYLES = ("-", "--", ":", "-.")
-_LONGEST_LABEL = 28
+_LONGEST_TICK_LABEL = 28
 
 
 def draw_latencies(results: Results) -> str:
@@ -51,7 +51,7 @@ def draw_latencies(results: Results) -> str:
         _scale_milliseconds(axes, low, high)
         axes.set_yticks(
             [-place for place in range(len(timed))],
-            [short_label(row.backend, _LONGEST_LABEL) for row, _ in timed],
+            [short_label(row.backend, _LONGEST_TICK_LABEL) for row, _ in timed],
         )
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
         axes.spines["left"].set_visible(False)
@@ -107,7 +107,7 @@ def draw_curves(results: Results) -> str:
                     rates,
                     curve.recall,
                     where="post",
-                    label=short_label(row.backend, _LONGEST_LABEL) if is_pooled else None,
+                    label=short_label(row.backend, _LONGEST_TICK_LABEL) if is_pooled else None,
                     **line,
                 )
                 pr.step(curve.recall, curve.precision, where="post", **line)
@@ -143,7 +143,7 @@ def _describe_curves(drawn: Sequence[tuple[Row, Sequence[Curve]]]) -> str:
 def _draw_ridge(
     axes: Axes, base: float, colour: str, latency: Latency, limits: tuple[float, float]
 ) -> None:
-    edges = np.geomspace(*limits, _BINS + 1)
+    edges = np.geomspace(*limits, _HISTOGRAM_BINS + 1)
     counts, _ = np.histogram(latency.samples_ms, edges)
     density = _smooth(counts)
     middles = np.sqrt(edges[:-1] * edges[1:])

@@ -175,11 +175,11 @@ def _rich_table(table: Table, title: str) -> RichTable:
             plain_text(column.title.replace(" (", "\n(")), justify="right", no_wrap=True
         )
     for line in table.lines:
-        rich_table.add_row(_backend(line), *(_figure(cell) for cell in line.cells))
+        rich_table.add_row(_backend_text(line), *(_value_text(cell) for cell in line.cells))
     return rich_table
 
 
-def _backend(line: Line) -> Text:
+def _backend_text(line: Line) -> Text:
     tags = [format_precision(line.row), line.row.variant.device] + (
         ["reference"] if line.is_reference else []
     )
@@ -190,7 +190,7 @@ def _backend(line: Line) -> Text:
     )
 
 
-def _figure(cell: Cell) -> Text:
+def _value_text(cell: Cell) -> Text:
     return Text.assemble(cell.value, "\n", (cell.spread, "dim"))
 
 

@@ -17,7 +17,7 @@ from hvt_deploy.graph.queries import weight_is_transposed
 COUNTED_OPS = ("Conv", "MatMul", "Gemm")
 # Initializers of up to this many elements may be shapes or indices, whose values decide shapes; of
 # larger ones only the shape is needed.
-_SMALL = 1024
+_SMALL_ELEMENTS = 1024
 
 
 def count_macs(model: onnx.ModelProto) -> dict[str, int]:
@@ -98,13 +98,16 @@ def _evaluate_shape_nodes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
         else:
             continue
         values = evaluate_node(node, inputs, model.opset_import)
-        if values.size <= _SMALL:
+        if values.size <= _SMALL_ELEMENTS:
             found[node.output[0]] = values
     return found
 
 
 def _is_small(tensor: onnx.TensorProto) -> bool:
-    return math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL
+    return (
+        math.prod(tensor.dims) <= _SMALL_ELEMENTS
+        and tensor.data_location != onnx.TensorProto.EXTERNAL
+    )
 
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:

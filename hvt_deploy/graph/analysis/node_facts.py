@@ -10,12 +10,11 @@ import onnx
 
 from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.analysis.roles import find_role, stage_of
-from hvt_deploy.graph.queries import map_producers
+from hvt_deploy.graph.queries import QDQ_OPS, map_producers
 
 # Operators that may be between a product and the Q/DQ of its factors, or between a softmax and the
 # product that reads it.
-_TRANSPARENT = ("Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze")
-_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_PASSED_THROUGH = ("Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze")
 
 _Nodes = Mapping[str, onnx.NodeProto]
 
@@ -52,7 +51,7 @@ def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
         origin.name
         for node in graph.node
         if node.op_type == "MatMul"
-        for origin in (_origin(n, producers, (*_TRANSPARENT, *_QUANTIZERS)) for n in node.input)
+        for origin in (_origin(n, producers, (*_PASSED_THROUGH, *QDQ_OPS)) for n in node.input)
         if isinstance(origin, onnx.NodeProto) and origin.op_type == "Softmax"
     }
     return tuple(
@@ -83,11 +82,11 @@ def _origin(tensor: str, producers: _Nodes, passed: tuple[str, ...]) -> onnx.Nod
 
 
 def _is_dequantized(tensor: str, producers: _Nodes) -> bool:
-    origin = _origin(tensor, producers, _TRANSPARENT)
+    origin = _origin(tensor, producers, _PASSED_THROUGH)
     return isinstance(origin, onnx.NodeProto) and origin.op_type == "DequantizeLinear"
 
 
 def _weight_elements(node: onnx.NodeProto, producers: _Nodes, elements: Mapping[str, int]) -> int:
     """Number of elements of a product's constant factor, which in a MatMul may be either one."""
-    origins = [_origin(name, producers, (*_TRANSPARENT, *_QUANTIZERS)) for name in node.input[:2]]
+    origins = [_origin(name, producers, (*_PASSED_THROUGH, *QDQ_OPS)) for name in node.input[:2]]
     return sum(elements.get(origin, 0) for origin in origins if isinstance(origin, str))

@@ -8,6 +8,8 @@ from typing import Literal
 
 import onnx
 
+from hvt_deploy.graph.queries import PRODUCT_OPS
+
 Role = Literal[
     "stem",
     "conv",
@@ -32,9 +34,9 @@ Role = Literal[
     "other",
 ]
 
-_PRODUCTS = "Conv MatMul Gemm"
+_PRODUCT_PATTERN = " ".join(PRODUCT_OPS)
 # A Linear is its product and the Add of its bias. timm wraps some convolutions: `qkv.conv`.
-_LINEAR = f"{_PRODUCTS} Add"
+_LINEAR = f"{_PRODUCT_PATTERN} Add"
 _END = r"(\.(conv|norm|bn))?$"
 # First match wins: module path, operators, role.
 _RULES: tuple[tuple[str, str, Role], ...] = (

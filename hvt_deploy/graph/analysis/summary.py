@@ -12,10 +12,9 @@ from onnx import TensorProto
 
 from hvt_deploy.graph.analysis.node_facts import read_facts
 from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.graph.queries import map_producers
+from hvt_deploy.graph.queries import QDQ_OPS, map_producers
 
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
-_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class GraphSummary:
 
 
 @dataclass
-class _Tally:
+class _GroupTally:
     nodes: int = 0
     """Number of nodes."""
     parameters: int = 0
@@ -72,12 +71,12 @@ def summarize_graph(model: onnx.ModelProto) -> GraphSummary:
     values = (*model.graph.value_info, *model.graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     counted = set[str]()
-    tallies: dict[tuple[str, str], _Tally] = {}
+    tallies: dict[tuple[str, str], _GroupTally] = {}
     for node, facts in zip(model.graph.node, read_facts(model), strict=True):
-        if node.op_type in _QDQ:
+        if node.op_type in QDQ_OPS:
             continue
         stage = facts.stage if "/" in node.name else "–"
-        tally = tallies.setdefault((stage, facts.role), _Tally())
+        tally = tallies.setdefault((stage, facts.role), _GroupTally())
         tally.nodes += 1
         sources = [_weight_of(name, producers) for name in node.input]
         weights = [constants[name] for name in sources if name in constants and name not in counted]
@@ -109,4 +108,4 @@ def _float_type(
     kind = types.get(node.output[0]) or (
         weight.data_type if weight is not None else TensorProto.FLOAT
     )
-    return "fp16" if kind in _HALF else "fp32"
+    return "fp16" if kind in _HALF_TYPES else "fp32"

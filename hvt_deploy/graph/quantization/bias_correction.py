@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hvt_deploy.graph.edit import GraphEdit
-from hvt_deploy.graph.quantization.qdq import QUANTIZED_OPS
+from hvt_deploy.graph.queries import PRODUCT_OPS
 
 
 def correct_biases(
@@ -24,7 +24,7 @@ def correct_biases(
     `shifts` maps the name of a product to the mean error (C,) of its output channels.
     """
     edit = GraphEdit(model)
-    for node in edit.nodes(*QUANTIZED_OPS):
+    for node in edit.nodes(*PRODUCT_OPS):
         place = _bias_of(node, edit) if node.name in shifts else None
         bias = edit.constant(place[0].input[place[1]]) if place else None
         if place is None or bias is None or bias.shape != shifts[node.name].shape:

@@ -16,7 +16,7 @@ BINS = 2048
 LEVELS = 127
 PERCENTILE = 99.99
 # Thresholds are tried at every 16th bin edge, from the first with a bin for each INT8 level.
-_EDGES = np.arange(128, BINS + 1, 16)
+_CLIP_EDGES = np.arange(128, BINS + 1, 16)
 _Floats: TypeAlias = NDArray[np.float64]
 
 
@@ -35,8 +35,8 @@ def choose_threshold(histogram: Histogram, largest: float, calibrator: Calibrato
         inside = int(np.searchsorted(np.cumsum(histogram), wanted))
         return min(inside + 1, len(histogram)) * width
     loss = _relative_entropy if calibrator == "entropy" else _squared_error
-    losses = [loss(histogram.astype(np.float64), int(edge)) for edge in _EDGES]
-    return float(_EDGES[int(np.argmin(losses))] * width)
+    losses = [loss(histogram.astype(np.float64), int(edge)) for edge in _CLIP_EDGES]
+    return float(_CLIP_EDGES[int(np.argmin(losses))] * width)
 
 
 def _squared_error(histogram: _Floats, edge: int) -> float:

@@ -19,7 +19,10 @@ from hvt_deploy.graph.edit import GraphEdit, replace_input
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.ranges import Ranges
 
-_HALF, _MOST = 128, 255  # what takes a signed level to an unsigned one; the largest of them
+_TO_UNSIGNED, _MOST = (
+    128,
+    255,
+)  # what takes a signed level to an unsigned one; the largest of them
 _GELU_OPSET = 20
 
 
@@ -34,7 +37,7 @@ def to_unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in edit.nodes("QuantizeLinear"):
         zero_point = edit.constant(node.input[2]) if len(node.input) > 2 else None
         if zero_point is not None and zero_point.dtype == np.int8:
-            _set_zero_point(edit, node, int(zero_point) + _HALF)
+            _set_zero_point(edit, node, int(zero_point) + _TO_UNSIGNED)
     return edit.done()
 
 
@@ -59,7 +62,7 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
         scales = [
             edit.constant(producers[name].input[1])
             for name in node.input[:2]
-            if _is_dequantized(name, producers)
+            if _follows_dq(name, producers)
         ]
         if bias is None or len(scales) != 2 or scales[0] is None or scales[1] is None:
             continue
@@ -79,7 +82,7 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
     return edit.done()
 
 
-def _is_dequantized(name: str, producers: dict[str, onnx.NodeProto]) -> bool:
+def _follows_dq(name: str, producers: dict[str, onnx.NodeProto]) -> bool:
     return name in producers and producers[name].op_type == "DequantizeLinear"
 
 
@@ -98,7 +101,7 @@ def quantize_outputs(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     for node in edit.nodes("Conv"):
         output = node.output[0]
         readers = edit.readers(output)
-        if not all(_is_dequantized(name, producers) for name in node.input[:2]) or edit.is_output(
+        if not all(_follows_dq(name, producers) for name in node.input[:2]) or edit.is_output(
             output
         ):
             continue

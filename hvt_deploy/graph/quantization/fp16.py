@@ -19,7 +19,7 @@ from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.ranges import Ranges
-from hvt_deploy.graph.queries import find_used, map_producers
+from hvt_deploy.graph.queries import QDQ_OPS, find_used, map_producers
 from hvt_deploy.graph.topological_order import sort_nodes
 
 FP16_MAX = 65504.0
@@ -27,7 +27,6 @@ FP16_MAX = 65504.0
 SAFE_LIMIT = FP16_MAX / 4
 # Below this opset onnx.checker rejects FP16 scales of QuantizeLinear.
 QDQ_OPSET = 19
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
 # Engines compute a LayerNormalization from the mean of squares, so its input is squared as well.
 _SQUARING_OPS = frozenset({"LayerNormalization", "ReduceSumSquare", "ReduceL2"})
 
@@ -107,7 +106,7 @@ def find_fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, .
             kept.append(
                 KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}")
             )
-        elif node.op_type in _QDQ and _is_lost(scales.get(node.input[1])):
+        elif node.op_type in QDQ_OPS and _is_lost(scales.get(node.input[1])):
             kept.append(KeptNode(node.name, f"its scale {node.input[1]} is too small for FP16"))
     return (*kept, *_find_followers(model, {k.node for k in kept}))
 
@@ -145,7 +144,7 @@ def _find_followers(model: onnx.ModelProto, kept: Collection[str]) -> list[KeptN
 def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:
     """Maps quantized and dequantized tensors to the measured tensor that they were made from."""
     source: dict[str, str] = {}
-    for op in _QDQ:  # every Quantize before any Dequantize
+    for op in QDQ_OPS:  # every Quantize before any Dequantize
         for node in model.graph.node:
             if node.op_type == op:
                 source[node.output[0]] = source.get(node.input[0], node.input[0])

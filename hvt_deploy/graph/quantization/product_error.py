@@ -14,8 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.ort_session import open_graph
-from hvt_deploy.graph.quantization.qdq import QUANTIZED_OPS
-from hvt_deploy.graph.queries import find_output_channel_axis, map_producers
+from hvt_deploy.graph.queries import PRODUCT_OPS, find_output_channel_axis, map_producers
 from hvt_deploy.graph.storage import load_onnx
 
 _COPY_SUFFIX = "/int8"
@@ -82,11 +81,7 @@ def _add_quantized_copies(model: onnx.ModelProto, quantized: onnx.ModelProto) ->
     names: list[str] = []
     for node in quantized.graph.node:
         original = originals.get(node.name)
-        if (
-            original is None
-            or node.op_type not in QUANTIZED_OPS
-            or original.input[1] not in weights
-        ):
+        if original is None or node.op_type not in PRODUCT_OPS or original.input[1] not in weights:
             continue
         dequantizer = producers.get(node.input[0])
         if dequantizer is None or dequantizer.op_type != "DequantizeLinear":

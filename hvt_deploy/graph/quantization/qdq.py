@@ -20,9 +20,8 @@ from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.graph.analysis.roles import find_group, find_role
 from hvt_deploy.graph.edit import GraphEdit
 from hvt_deploy.graph.quantization.ranges import Ranges
-from hvt_deploy.graph.queries import find_output_channel_axis
+from hvt_deploy.graph.queries import PRODUCT_OPS, find_output_channel_axis
 
-QUANTIZED_OPS = ("Conv", "MatMul", "Gemm")
 QUANTIZED_SUFFIX, SCALE_SUFFIX = "_quantized", "_scale"
 _INT8_MAX = 127
 
@@ -39,7 +38,7 @@ def select_nodes(
     return [
         node.name
         for node in model.graph.node
-        if node.op_type in QUANTIZED_OPS
+        if node.op_type in PRODUCT_OPS
         and node.input[1] in weights
         and find_role(node, weights) in roles
         and find_group(node, weights) not in excluded
@@ -62,7 +61,7 @@ def quantize_int8(
             "Correct quantization.int8_roles or excluded in the recipe.",
         )
     edit, dequantized = GraphEdit(model), dict[str, str]()
-    for node in [node for node in edit.nodes(*QUANTIZED_OPS) if node.name in chosen]:
+    for node in [node for node in edit.nodes(*PRODUCT_OPS) if node.name in chosen]:
         activation, weight = node.input[0], node.input[1]
         if activation not in dequantized:
             dequantized[activation] = _add_activation(edit, activation, ranges)

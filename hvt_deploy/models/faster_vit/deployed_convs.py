@@ -18,7 +18,7 @@ class DeployedStem(nn.Module):
         super().__init__()
         conv1, norm1, _, conv2, norm2, _ = reference
         self.conv_down = nn.Sequential(
-            _folded(conv1, norm1), nn.ReLU(), _folded(conv2, norm2), nn.ReLU()
+            _fold_norm(conv1, norm1), nn.ReLU(), _fold_norm(conv2, norm2), nn.ReLU()
         )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
@@ -54,5 +54,5 @@ class DeployedConvLevel(nn.Module):
         return self.downsample(self.blocks(map_BCHW))
 
 
-def _folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+def _fold_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     return fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))

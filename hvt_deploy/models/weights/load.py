@@ -242,14 +242,14 @@ def _check_keys(
     if not (unexpected or shapes) and all(any(part in key for part in parts) for key in missing):
         raise BadInput(
             f"{container.path} was saved at an image size at which the model has no "
-            f"{_listed(missing)}; {spec.name} at {'x'.join(map(str, spec.image_size))} needs "
+            f"{_shorten(missing)}; {spec.name} at {'x'.join(map(str, spec.image_size))} needs "
             f"{'it' if len(missing) == 1 else 'them'}.",
             "Nothing can replace trained weights: take the --image-size of the file, or a file of "
             "square images.",
         )
     reshaped = [f"{k} {tuple(given[k].shape)} for {tuple(wanted[k].shape)}" for k in shapes]
     lists = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    differences = [f"{len(keys)} {kind} ({_listed(keys)})" for kind, keys in lists.items() if keys]
+    differences = [f"{len(keys)} {kind} ({_shorten(keys)})" for kind, keys in lists.items() if keys]
     raise BadInput(
         f"{container.path} is not a checkpoint of {spec.name}: {'; '.join(differences)}.",
         describe_nearest(model, container.state),
@@ -269,5 +269,5 @@ def _check_tables(container: Container, model: nn.Module) -> None:
         )
 
 
-def _listed(keys: list[str]) -> str:
+def _shorten(keys: list[str]) -> str:
     return f"{', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"

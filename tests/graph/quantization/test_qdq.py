@@ -16,9 +16,9 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.edit import copy_model
-from hvt_deploy.graph.quantization.qdq import QUANTIZED_OPS, quantize_int8, select_nodes
+from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
-from hvt_deploy.graph.queries import map_producers
+from hvt_deploy.graph.queries import PRODUCT_OPS, map_producers
 
 
 def quantize_by_ort(model: onnx.ModelProto, ranges: Ranges, nodes: list[str]) -> onnx.ModelProto:
@@ -35,13 +35,13 @@ def quantize_by_ort(model: onnx.ModelProto, ranges: Ranges, nodes: list[str]) ->
         TensorsData(CalibrationMethod.MinMax, extremes),
         nodes,
         [],
-        list(QUANTIZED_OPS),
+        list(PRODUCT_OPS),
         {
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "AddQDQPairToWeight": False,
             "QuantizeBias": False,
-            "OpTypesToExcludeOutputQuantization": list(QUANTIZED_OPS),
+            "OpTypesToExcludeOutputQuantization": list(PRODUCT_OPS),
         },
     )
     quantizer.quantize_model()
