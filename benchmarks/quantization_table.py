@@ -45,7 +45,7 @@ def list_misses(record: Mapping[str, Any], vnni: bool) -> list[str]:
         found = (
             f"{speed['estimate']:.2f} times as fast as FP32"
             if speed
-            else "too few rounds to tell the speed"
+            else "too few rounds to compare the speed"
         )
         missed.append(f"{record['model']}: {found} instead of {goal:.1f}")
     return missed

@@ -1,4 +1,4 @@
-"""Being here puts this folder on the path: tests share the modules beside this file."""
+"""Being here puts this folder on the path: tests share the modules in it."""
 
 from __future__ import annotations
 

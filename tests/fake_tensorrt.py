@@ -142,7 +142,7 @@ class Member:
 
 @dataclass
 class World:
-    """What the stand-in plays and what was done to it."""
+    """The stand-in's configuration, and a log of the calls."""
 
     version: str
     image: tuple[int, int, int] = (3, 4, 4)

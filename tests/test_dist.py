@@ -1,4 +1,4 @@
-"""What is released: wheel and sdist are whole, and the wheel runs the demo where nothing else is
+"""The released files: wheel and sdist are whole, and the wheel runs the demo where nothing else is
 installed.
 """
 

@@ -26,7 +26,7 @@ from hvt_deploy.runtime.tensorrt.plan import (
 
 @dataclass(frozen=True)
 class Target:
-    """What an engine is built for."""
+    """The target that an engine is built for."""
 
     flavour: FlavourInfo
     """The library that builds and runs it."""
@@ -111,7 +111,7 @@ def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) 
 
 
 def find_target(config: RunConfig, manifest: Manifest) -> Target:
-    """What an engine is built for: the configured capabilities, else this machine's GPU.
+    """The target of an engine: the configured compute capabilities, or this machine's GPU.
 
     Raises MissingEnvironment where no library can build here, BadInput for a missing profile or
     capabilities that cannot be built for.

@@ -42,7 +42,7 @@ class Built:
     seconds: float
     """How long the build took."""
     audit: EngineAudit
-    """What its layers run as."""
+    """The precisions that its layers run in."""
     ahead_of_time: bool
     """Whether it was built without the GPU it is for."""
 

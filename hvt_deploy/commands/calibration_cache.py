@@ -46,7 +46,7 @@ _SOME = 32
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What calibration gave."""
+    """The result of calibration."""
 
     ranges: Ranges | None
     """Activation ranges; None where there are no images."""
@@ -192,5 +192,5 @@ def _int8(
 
 
 def _cache_key(*parts: str) -> str:
-    """What a result depends on, as one hash."""
+    """One hash of everything that a result depends on."""
     return hash_bytes("\n".join(parts).encode())

@@ -207,7 +207,7 @@ def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
 
 
 def _image_set(results: Results) -> tuple[object, ...]:
-    """What tells one set of images from another; the same set may lie elsewhere."""
+    """Identifies a set of images, independent of the folder that contains it."""
     data = results.data
     return Path(data.path).name, data.images, data.classes, data.seed, data.limit, data.subset
 

@@ -33,12 +33,12 @@ class Ability:
     works: bool
     """Whether it will work."""
     why: str
-    """What it will use, or what is missing."""
+    """The component that will be used, or the one that is missing."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What this machine supports."""
+    """The capabilities of this machine."""
 
     facts: dict[str, str]
     """Hardware and versions, by name."""

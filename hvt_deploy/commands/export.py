@@ -49,7 +49,7 @@ class Exported:
     parity: Parity
     """Against PyTorch, the worst of all batches of images and of noise."""
     contract: ContractReport
-    """What was checked in the graph."""
+    """The checks that the graph passed."""
     untrained: bool
     """Whether its weights are random."""
     pixels_path: Path | None = None
@@ -140,7 +140,7 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
 
 
 def _weight_bytes(deployed: nn.Module) -> int:
-    """What the graph will hold: position biases of large windows are larger than the parameters."""
+    """Size of the weights in the graph; position biases of large windows exceed the parameters."""
     return sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
 
 

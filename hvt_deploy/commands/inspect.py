@@ -20,7 +20,7 @@ _MAC_PRECISIONS = ("int8", "fp16", "fp32")
 
 @dataclass(frozen=True)
 class EngineSummary:
-    """What the passport of an engine says."""
+    """The content of an engine's passport."""
 
     flavour: str
     """The library it runs in."""
@@ -31,7 +31,7 @@ class EngineSummary:
     precision: str
     """Precision of its graph."""
     audit: EngineAudit
-    """What its layers run as."""
+    """The precisions that its layers run in."""
 
 
 def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | EngineSummary]:

@@ -31,9 +31,9 @@ class ListedModel:
     measured: ModelCost | None
     """Parameters and MACs of the built model."""
     code_licence: str
-    """What is stated about the official code."""
+    """Licence of the official code, or "not stated"."""
     weights_licence: str
-    """What is stated about the official weights."""
+    """Licence of the official weights, or "not stated"."""
 
     def cells(self) -> dict[str, str]:
         """The line as column -> text."""

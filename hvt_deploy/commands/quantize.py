@@ -82,7 +82,7 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
 
 
 def _recipe(config: RunConfig, calibrated: Calibrated, key: GraphKey) -> GraphRecipe:
-    """What a graph is made by: a graph of another recipe is made anew."""
+    """The settings that define a graph; a graph with other settings is rebuilt."""
     quantization = None if key == "fp16" else config.quantization
     return GraphRecipe(calibrated.ranges is not None, quantization)
 

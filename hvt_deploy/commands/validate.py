@@ -48,7 +48,7 @@ from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.evaluation.timing import TimedBackend, Timings, WatchedGpu, time_backends
 from hvt_deploy.runtime.base import PixelsBackend
 
-# Above this a person is told how long it will take with fewer images.
+# Above this, the expected duration with fewer images is shown.
 LONG_S = 600.0
 
 

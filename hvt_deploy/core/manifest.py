@@ -1,4 +1,4 @@
-"""What `manifest.json` records of an exported model and of each of its artifacts."""
+"""The schema of `manifest.json`: an exported model and its artifacts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def engine_key(precision: Precision, tag: str) -> str:
 
 @dataclass(frozen=True)
 class Parity:
-    """What differs between the logits of a reference and a candidate."""
+    """The difference between the logits of a reference and a candidate."""
 
     max_abs: float
     """Largest |difference|; infinite where a logit of the candidate is not finite."""
@@ -44,7 +44,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class GraphRecipe:
-    """What decides the content of an FP16 or INT8 graph, besides the FP32 graph."""
+    """The settings that define an FP16 or INT8 graph, in addition to the FP32 graph."""
 
     measured_ranges: bool
     """Whether activation ranges were measured on images."""
@@ -71,7 +71,7 @@ class GraphFacts:
     kept_fp32: Mapping[str, str] = field(default_factory=dict[str, str])
     """Nodes that FP16 left in FP32, each with the reason."""
     kind: Literal["graph"] = "graph"
-    """Tells the kinds apart in JSON."""
+    """Discriminator of the artifact kind in JSON."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class CalibrationFacts:
     key: str
     """sha256 of images, graph and preprocessing: with the same key they are not measured again."""
     kind: Literal["calibration"] = "calibration"
-    """Tells the kinds apart in JSON."""
+    """Discriminator of the artifact kind in JSON."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Int8CalibrationFacts:
     clipping: Mapping[Calibrator, int]
     """How many tensors each calibrator was chosen for."""
     kind: Literal["int8-calibration"] = "int8-calibration"
-    """Tells the kinds apart in JSON."""
+    """Discriminator of the artifact kind in JSON."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class EngineFacts:
     build_s: float
     """How long the build took, seconds."""
     kind: Literal["engine"] = "engine"
-    """Tells the kinds apart in JSON."""
+    """Discriminator of the artifact kind in JSON."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class RecordedFacts:
     subset: SubsetName | None
     """`validate --subset` of the recording."""
     kind: Literal["recorded-reference"] = "recorded-reference"
-    """Tells the kinds apart in JSON."""
+    """Discriminator of the artifact kind in JSON."""
 
 
 Facts: TypeAlias = (
@@ -190,7 +190,7 @@ class WeightsRecord:
     keys: Mapping[str, int] = field(default_factory=dict[str, int])
     """Number of the checkpoint's keys by status: loaded, train-only, recomputed and so on."""
     licence: str = "not stated"
-    """What is stated about them."""
+    """Licence of the weights, or "not stated"."""
 
 
 @dataclass(frozen=True)
@@ -218,13 +218,13 @@ class Manifest:
     artifacts: Mapping[str, Artifact]
     """By key."""
     code_licence: str = "not stated"
-    """What is stated about the official code of the model."""
+    """Licence of the model's official code, or "not stated"."""
     schema_version: int = MANIFEST_SCHEMA
     """Version of this record's layout."""
 
     @property
     def licences(self) -> str:
-        """What is stated about code and weights, as a sentence to show before they leave."""
+        """The licences of code and weights as a sentence, shown before distribution."""
         return (
             f"Licences: code of {self.model} {self.code_licence}, "
             f"its weights {self.weights.licence}"

@@ -32,9 +32,9 @@ class Refusal:
     error: str
     """Name of its class."""
     message: str
-    """What happened."""
+    """Description of the failure."""
     hint: str
-    """What to do."""
+    """Suggested action; empty if none."""
 
 
 class Crash(ToolFailure):

@@ -16,7 +16,7 @@ from hvt_deploy.core.types import SubsetName
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.data.class_names import ClassNames, number_classes
 from hvt_deploy.data.imagenet_subsets import label_folders
-from hvt_deploy.data.labels_file import format_count, format_names, read_labels_file
+from hvt_deploy.data.labels_file import format_names, format_plural, read_labels_file
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
@@ -141,7 +141,7 @@ def _labels_from_folders(
     used = sorted({find_top_folder(file) for file in files} - {""})
     if not used:
         raise BadInput(
-            f"{path} holds {format_count(len(files), 'image')} but no class folders, "
+            f"{path} holds {format_plural(len(files), 'image')} but no class folders, "
             f"so the classes are unknown.{describe_tree(path)}",
             "Or name a file with a line `photo1.jpg LABEL` for each image: --labels FILE",
         )
@@ -150,7 +150,7 @@ def _labels_from_folders(
         _refuse_misfits(path, used, matched, names)
         classes = {folder: found[0] for folder, found in matched.items()}
         mapping = (
-            f"{format_count(len(used), 'class folder')} matched to classes by {' and '.join(hows)}"
+            f"{format_plural(len(used), 'class folder')} matched to classes by {' and '.join(hows)}"
         )
     else:
         folders = sorted(
@@ -166,7 +166,9 @@ def _labels_from_folders(
         )
     labels = {file: classes[find_top_folder(file)] for file in files if "/" in file}
     outside = len(files) - len(labels)
-    ignored = f"; {format_count(outside, 'image')} outside class folders ignored" if outside else ""
+    ignored = (
+        f"; {format_plural(outside, 'image')} outside class folders ignored" if outside else ""
+    )
     return labels, f"{mapping}{ignored}."
 
 
@@ -177,7 +179,7 @@ def _labels_of_subset(
     labels = {file: classes[find_top_folder(file)] for file in files}
     return (
         labels,
-        f"{format_count(len(classes), 'class folder')} of {subset}, named as it is published.",
+        f"{format_plural(len(classes), 'class folder')} of {subset}, named as it is published.",
     )
 
 
@@ -217,7 +219,7 @@ def _refuse_misfits(
         below = next((f for f in unknown if _holds_classes(path / f, names)), None)
         hint = f"Did you mean {path / below}? " if below else ""
         raise BadInput(
-            f"{len(unknown)} of {format_count(len(folders), 'folder')} in {path} fit no class: "
+            f"{len(unknown)} of {format_plural(len(folders), 'folder')} in {path} fit no class: "
             f"{format_names(unknown)}.",
             f"{hint}Name folders by wnid, class name or class number (0 to {len(names) - 1}), or "
             "give the names of the model's classes with --class-names FILE. Sorted order is used "

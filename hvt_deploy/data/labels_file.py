@@ -31,7 +31,7 @@ def read_labels_file(
     unknown = sorted({label for _, label in rows if not matched[label]})
     if unknown:
         raise BadInput(
-            f"{format_count(len(unknown), 'label')} in {labels_file} fit no class: "
+            f"{format_plural(len(unknown), 'label')} in {labels_file} fit no class: "
             f"{format_names(unknown)}.",
             f"A label is a wnid, a class name or a class number (0 to {len(names) - 1}).",
         )
@@ -39,7 +39,7 @@ def read_labels_file(
     missing = [file for file, _ in rows if file not in there]
     if missing:
         raise BadInput(
-            f"{len(missing)} of {format_count(len(rows), 'file')} named in {labels_file} "
+            f"{len(missing)} of {format_plural(len(rows), 'file')} named in {labels_file} "
             f"are not images in {path}: {format_names(missing)}.",
             f"Files are named relative to {path}.",
         )
@@ -51,8 +51,8 @@ def read_labels_file(
             )
         labels[file] = matched[label][0]
     left_out = len(files) - len(labels)
-    ignored = f"; {format_count(left_out, 'image')} without a label left out" if left_out else ""
-    found = f"{format_count(len(rows), 'label')} from {labels_file.name}, by {' and '.join(hows)}"
+    ignored = f"; {format_plural(left_out, 'image')} without a label left out" if left_out else ""
+    found = f"{format_plural(len(rows), 'label')} from {labels_file.name}, by {' and '.join(hows)}"
     return labels, f"{found}{ignored}."
 
 
@@ -91,9 +91,9 @@ def _read_rows(labels_file: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def format_count(number: int, noun: str) -> str:
+def format_plural(number: int, singular: str) -> str:
     """`1 image`, `2 images`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {singular}" if number == 1 else f"{number} {singular}s"
 
 
 def format_names(items: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a search for a recipe inside an accuracy budget found. Drops are points of top-1 against
+"""The result of a search for a recipe within an accuracy budget. Drops are points of top-1 against
 FP32.
 """
 

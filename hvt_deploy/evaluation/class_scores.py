@@ -84,7 +84,7 @@ class CurveTally:
             self._others_KB[label] += np.bincount(bins_N[~is_own_N], minlength=_SCORE_BINS)
 
     def curves(self) -> tuple[Curve, ...]:
-        """All classes pooled, then each class that has images and others to be told from."""
+        """All classes pooled, then each class that has images and is not the only one."""
         pooled = _curve(None, self._own_KB.sum(axis=0), self._others_KB.sum(axis=0))
         each = [
             _curve(k, own, others)

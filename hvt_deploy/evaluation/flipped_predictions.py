@@ -1,4 +1,4 @@
-"""The images for which a backend and the reference answer different classes: the most telling."""
+"""Images whose predicted class differs between a backend and the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT_FLIPS = 12
 
 
 class FlipTally:
-    """Keeps the `KEPT_FLIPS` most telling flips of one backend.
+    """Keeps the `KEPT_FLIPS` most informative flips of one backend.
 
     First those that lost a right answer, then those that gained one, then those wrong both times;
     within each, the ones where both backends are surest.
@@ -52,7 +52,7 @@ class FlipTally:
         self._seen += len(labels_N)
 
     def flips(self) -> tuple[Flip, ...]:
-        """The kept ones, the most telling first."""
+        """The kept flips, the most informative first."""
         return tuple(
             entry[-1] for entry in sorted(self._kept, key=lambda entry: entry[:3], reverse=True)
         )

@@ -1,4 +1,4 @@
-"""What is recorded of one backend: latency, accuracy against labels, fidelity to the reference.
+"""The record of one backend: latency, accuracy against labels, fidelity to the reference.
 
 Accuracies, agreements and drops are in percent (points of percent), latencies in milliseconds.
 """
@@ -186,4 +186,4 @@ class Fidelity:
     max_abs: float | None
     """Largest absolute difference of a logit; None where one is not finite."""
     flips: tuple[Flip, ...] = ()
-    """The most telling images for which the answers differ."""
+    """The images with different predictions that differ most in probability."""

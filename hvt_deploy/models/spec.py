@@ -17,7 +17,7 @@ class Published:
         top1: Accuracy in percent; None where the paper states none.
         top5: Likewise.
         params_m: Parameters in millions.
-        flops_g: What the papers call FLOPs: multiply-accumulates of one image, in 1e9.
+        flops_g: FLOPs as in the papers: multiply-accumulates of one image, in 1e9.
     """
 
     top1: float | None

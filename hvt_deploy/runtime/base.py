@@ -41,7 +41,7 @@ class BackendRequest:
     profiles: tuple[tuple[int, int, int], ...] = ()
     """MIN, OPT and MAX batch sizes of each profile, where the runtime builds the engine itself."""
     options: ModelOptions = DEFAULT_OPTIONS
-    """What else defines the network, for pytorch."""
+    """Options that define the network, for pytorch."""
     timed_batches: tuple[int, ...] = (1,)
     """Batch sizes whose latency is measured: torch.compile compiles for these and no other."""
 
@@ -99,7 +99,7 @@ class PixelsBackend(Protocol):
         ...
 
     def preprocess(self, image: PixelsHWC) -> ImagesNCHW:
-        """What the network in the graph is given for one image: (1, 3, H, W)."""
+        """The preprocessed input of the network for one image: (1, 3, H, W)."""
         ...
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ class Classifier:
 
     @property
     def backend(self) -> str:
-        """What runs the model: the name of its row in `validate`."""
+        """Display name of the backend that runs the model, as in `validate`."""
         return self._backend.name
 
     @property

@@ -1,4 +1,4 @@
-"""An error of a runtime, told as a reason; and whether the process can still use the GPU after it.
+"""The reason for an error of a runtime, and whether the process can still use the GPU after it.
 
 After some CUDA errors every later call of the process fails as well, whichever library makes it.
 """

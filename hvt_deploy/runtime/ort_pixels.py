@@ -19,7 +19,8 @@ from hvt_deploy.runtime.base import BackendRequest
 class OrtPixelsBackend:
     """Runs an ONNX file whose input is uint8 (batch, height, width, 3), one image after the other.
 
-    Raises BadInput for a file of another signature, ToolFailure where ONNX Runtime cannot run it.
+    Raises BadInput for a file with a different signature, ToolFailure where ONNX Runtime cannot
+    run it.
     """
 
     def __init__(self, request: BackendRequest) -> None:
@@ -51,7 +52,7 @@ class OrtPixelsBackend:
         )
 
     def preprocess(self, image: PixelsHWC) -> ImagesNCHW:
-        """What the network in the graph is given for one image: (1, 3, H, W)."""
+        """The preprocessed input of the network for one image: (1, 3, H, W)."""
         return self._run(self._head, image, self._request.signature.input_name)
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class PyTorchBackend:
                 "`hvt-deploy doctor` shows the driver and the PyTorch build.",
             )
         torch.set_num_threads(threads)
-        # cuDNN's convolutions take TF32 unless told not to: 10 bits of mantissa are no reference.
+        # cuDNN's convolutions use TF32 by default, whose 10 bits of mantissa make no reference.
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         self.name = variant.name
@@ -99,7 +99,7 @@ class PyTorchBackend:
     def _outputs_of(
         self, modules: dict[str, nn.Module], images_NCHW: ImagesNCHW
     ) -> dict[str, list[object]]:
-        """What each module gave, call by call, in one inference."""
+        """The outputs of each module, call by call, in one inference."""
         given: dict[str, list[object]] = defaultdict(list)
 
         def keep(path: str) -> Callable[[nn.Module, object, object], None]:

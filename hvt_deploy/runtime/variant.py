@@ -32,7 +32,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What reports call it: `ort int8 cpu`, `trt fp16 rtx-sm86`."""
+        """Display name in reports: `ort int8 cpu`, `trt fp16 rtx-sm86`."""
         match self.form:
             case "engine-numerics":
                 return "int8 engine numerics"

@@ -1,4 +1,4 @@
-"""The published table on a small set: measured beside published, failures told, exit codes."""
+"""The published table on a small set: measured next to published, failures reported, exit codes."""
 
 from __future__ import annotations
 

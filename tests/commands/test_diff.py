@@ -1,4 +1,4 @@
-"""`diff` on records: chance is not a change, a real loss is, and exit codes tell CI."""
+"""`diff` on records: chance is not a change, a real loss is, and exit codes say so to CI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`export` with weights beside the graph, as it does it for the largest models; small ones stay one
+"""`export` with external weights, as for the largest models; small ones stay one
 file.
 """
 
@@ -49,7 +49,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def graph(model):
-    """What the exporter makes of it."""
+    """The exporter's result."""
     signature = Signature(model.spec.image_size, model.num_classes)
     return export_onnx(to_deployed(model), signature, config("fdvit_demo").export.opset)
 

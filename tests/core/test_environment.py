@@ -1,4 +1,4 @@
-"""What a machine says of itself."""
+"""Facts about the machine."""
 
 from __future__ import annotations
 

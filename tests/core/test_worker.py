@@ -13,7 +13,7 @@ from hvt_deploy.core.worker import run_in_child
 
 @dataclass(frozen=True)
 class Job:
-    """What the child in these tests is given."""
+    """The input of the child process in these tests."""
 
     text: str
 

@@ -22,7 +22,7 @@ from hvt_deploy.data.images import UnreadableImage, decode, load_batches, prepro
 
 
 def timm_pixels(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    """What timm gives for a file: its dataset's loader, then its own evaluation transform."""
+    """A file as timm loads it: its dataset's loader, then its own evaluation transform."""
     transform = create_transform(
         (3, *preprocessing.image_size),
         is_training=False,
@@ -219,7 +219,7 @@ SMALL = Preprocessing((16, 16), 1.0)
 
 
 def write_samples(folder: Path, number: int) -> list[Sample]:
-    """Images that can be told apart by their grey level; label = level modulo 7."""
+    """Images that differ in their grey level; label = level modulo 7."""
     samples: list[Sample] = []
     for i in range(number):
         path = folder / f"{i:03d}.png"

@@ -1,4 +1,4 @@
-"""From measurements to the record: what a paper published stands beside what was measured, where
+"""From measurements to the record: published results are shown next to measured ones, where
 that is comparable.
 """
 

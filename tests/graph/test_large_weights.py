@@ -1,4 +1,4 @@
-"""Weights beside the graph: the whole way from a module to logits, with and without the weights in
+"""External weights: the whole way from a module to logits, with and without the weights in
 memory.
 """
 

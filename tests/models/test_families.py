@@ -1,4 +1,4 @@
-"""What holds for every model of every family: official results, keys, figures, and the deployed
+"""Properties of every model of every family: official results, keys, figures, and the deployed
 form.
 """
 

@@ -225,7 +225,7 @@ def test_models_made_after_a_load_have_weights_again(
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors"])
 def test_what_is_not_used_is_not_read(tmp_path: Path, kind: str) -> None:
-    # 320 MB of weights in a file cost a model no memory until it runs, and the 320 MB beside them
+    # 320 MB of weights in a file cost a model no memory until it runs, and the 320 MB in addition
     # never any.
     script = f"""
 import sys, torch

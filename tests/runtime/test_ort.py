@@ -188,7 +188,7 @@ def test_cuda_without_its_provider_is_missing_environment(tmp_path: Path) -> Non
 def test_cuda_that_is_only_said_to_be_available_is_missing_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What onnxruntime-gpu does where no GPU is: it lists the provider, and the session runs on the
+    """onnxruntime-gpu without a GPU: it lists the provider, and the session runs on the
     CPU.
     """
     real_session = onnxruntime.InferenceSession

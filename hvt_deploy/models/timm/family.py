@@ -29,7 +29,7 @@ def _build(spec: ModelSpec, num_classes: int) -> nn.Module:
             return make()
         try:
             return make(img_size=architecture.image_size)  # pyright: ignore[reportCallIssue]
-        except TypeError:  # a convolutional model takes any size without being told
+        except TypeError:  # a convolutional model takes any size and has no such argument
             return make()
 
 

@@ -193,7 +193,7 @@ def untrained() -> Results:
 
 
 def bare() -> Results:
-    """A row with accuracy alone, and nothing else to tell."""
+    """A row with accuracy and no other measurement."""
     only = row(FP32, None, "m", images=10, accuracy=Accuracy(10, wilson(9, 10), None, None, 0))
     return Results(
         "m",

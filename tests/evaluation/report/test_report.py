@@ -130,7 +130,7 @@ def test_the_page_opens_offline_with_its_plot():
 
 
 def words(page):
-    """What a page or a Markdown text says, without markup and line breaks."""
+    """The text of a page or of Markdown, without markup and line breaks."""
     text = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.DOTALL)
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[a-z!/][^>]*>", " ", text))).replace(
         "\\", ""

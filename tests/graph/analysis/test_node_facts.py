@@ -1,4 +1,4 @@
-"""What a graph asks of an engine: Q/DQ, weights and attention are found through what stands
+"""Facts of a graph's nodes: Q/DQ, weights and attention are found through what stands
 between.
 """
 

@@ -1,4 +1,4 @@
-"""FP16 and INT8 of a model whose weights are in a file beside it: bit for bit those of the model
+"""FP16 and INT8 of a model with external weights: bit for bit those of the model
 that holds them.
 """
 
@@ -22,7 +22,7 @@ from hvt_deploy.graph.storage import load_onnx, save_onnx
 
 @pytest.fixture(scope="module")
 def files(exported, tmp_path_factory):
-    """The same graph with its weights inside, and beside it; and their ranges."""
+    """The same graph with internal and with external weights, and their ranges."""
     folder = exported(tmp_path_factory.mktemp("m"), "hvt_demo", {"export.weights": "random"})
     model = load_onnx(folder.file(folder.read().artifacts["fp32"]))
     for tensor in model.graph.initializer:

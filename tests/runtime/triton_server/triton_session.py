@@ -37,7 +37,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(repository: Path, folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
-    """The server, with the stub of this Python beside its backend."""
+    """The server, with this Python's stub next to its backend."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     backends = folder / "backends"
     shutil.copytree(SERVER / "backends", backends)
