@@ -68,12 +68,12 @@ def search_gpus() -> GpuSearch:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that can be used here, in CUDA's order; `search_gpus` tells why there are none."""
+    """The GPUs that can be used here, in CUDA's order; `search_gpus` says why there are none."""
     return search_gpus().gpus
 
 
 def name_driver() -> str:
-    """The driver's own version, by nvidia-smi; empty where that does not tell."""
+    """The driver's own version, by nvidia-smi; empty where it does not answer."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""

@@ -1,4 +1,4 @@
-"""Which classes one backend gets right, what it takes them for, and how well its scores tell them
+"""Which classes one backend gets right, what it takes them for, and how well its scores separate them
 apart.
 """
 

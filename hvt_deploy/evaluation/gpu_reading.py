@@ -37,7 +37,7 @@ class GpuReading:
     throttling: tuple[str, ...] = ()
     """Why its clock is lower than it could be."""
     memory_mib: float = 0.0
-    """What all processes hold, MiB; of the whole system on a Jetson."""
+    """Memory of all processes, MiB; of the whole system on a Jetson."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class GpuReader:
     read: Callable[[], GpuReading | None] | None
     """Takes a reading, None where it fails; None where this GPU's clock cannot be read at all."""
     notes: tuple[str, ...] = ()
-    """What cannot be read, and why."""
+    """Readings that are missing, and why."""
 
 
 def open_gpu_reader(gpu: Gpu, sys_folder: Path = _SYS) -> GpuReader:

@@ -64,7 +64,7 @@ class Row:
     placement: Mapping[str, str] = field(default_factory=dict[str, str])
     """Execution provider of each node, where ONNX Runtime ran on a GPU."""
     note: str = ""
-    """What a reader of the row must know; empty if nothing."""
+    """A note for readers of the row; empty if none."""
     required: bool = False
     """Whether the user named it with --backends, so that it must run."""
     skipped: str | None = None

@@ -58,7 +58,7 @@ class Selection:
     audit: EngineAudit | None = None
     """For an engine."""
     note: str = ""
-    """What else a reader of its figures has to know."""
+    """A note for readers of its figures; empty if none."""
 
 
 def select_backends(

@@ -62,7 +62,7 @@ class ParserError(Protocol):
 
 
 class OnnxParser(Protocol):
-    """Fills a network from an ONNX file. Never raises: `num_errors` tells."""
+    """Fills a network from an ONNX file. Never raises: see `num_errors`."""
 
     @property
     def num_errors(self) -> int: ...
@@ -150,7 +150,7 @@ class ICudaEngine(Protocol):
 
 
 class RtxIRuntimeCache(Protocol):
-    """What TensorRT-RTX compiled on this card. Gives False for a cache of another one."""
+    """Kernels that TensorRT-RTX compiled on this card. Returns False for another card's."""
 
     def deserialize(self, blob: bytes) -> bool: ...
     def serialize(self) -> IHostMemory: ...

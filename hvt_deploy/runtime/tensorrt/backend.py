@@ -218,7 +218,7 @@ class TrtBackend:
         self._cuda.synchronize()
 
     def _place(self, context: IExecutionContext, images: ImagesNCHW, buffers: IoBuffers) -> None:
-        """Copy images to the device and tell the context where they are and where the logits go."""
+        """Copy images to the device and set the addresses of images and logits."""
         signature = self._request.signature
         if not context.set_input_shape(signature.input_name, images.shape):
             raise self._cannot_run()

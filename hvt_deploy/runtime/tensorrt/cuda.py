@@ -78,7 +78,7 @@ class Cuda:
     def activate(self) -> Generator[None]:
         """Make the device's context current on this thread, and at the end the one before again.
 
-        Where it cannot be made current, the calls inside tell why; closing does not need them.
+        Where it cannot be made current, the calls inside raise the reason; closing does not need them.
         """
         (error,) = self._driver.cuCtxPushCurrent(self._context)
         try:
@@ -168,7 +168,7 @@ class Cuda:
         return made
 
     def _call(self, name: str, *arguments: object) -> Handle:
-        """What the driver's function of this name gives. Raises CudaFailure where it fails."""
+        """The results of the driver's function of this name. Raises CudaFailure where it fails."""
         error, *values = getattr(self._driver, name)(*arguments)
         if error != self._driver.CUresult.CUDA_SUCCESS:
             title, text = (

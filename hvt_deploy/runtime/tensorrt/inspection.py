@@ -29,7 +29,7 @@ def inspect_engine(trt: TensorRT, engine: ICudaEngine) -> tuple[EngineLayer, ...
     unknown = [layer.name for layer in layers if layer.has_unknown_types]
     if unknown:
         raise ToolFailure(
-            f"The inspector does not tell the data types of {len(unknown)} of {len(layers)} "
+            f"The inspector does not report the data types of {len(unknown)} of {len(layers)} "
             f"layers, '{unknown[0]}' among them."
         )
     return tuple(layers)

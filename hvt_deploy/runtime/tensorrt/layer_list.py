@@ -30,7 +30,7 @@ _DTYPES = (
     ("BFloat16", ("bf16", "bfloat16")),
     ("Float", ("fp32", "float")),
 )
-# The data type of a tensor that the inspector does not tell ("N/A due to dynamic shapes").
+# The data type of a tensor that the inspector does not report ("N/A due to dynamic shapes").
 UNKNOWN = "unknown"
 # Data types in the names of NVIDIA's kernels: sm80_xmma_gemm_i8i8_…, …_h16816gemm_…, …_f32f32_….
 _TACTIC_DTYPES = (
@@ -102,7 +102,7 @@ class EngineLayer:
     @property
     def precision(self) -> str:
         """The lowest precision among its inputs: Int8, FP8, Half, BFloat16, Float, or other;
-        UNKNOWN where the inspector does not tell them.
+        UNKNOWN where the inspector does not report them.
 
         INT8 that is converted before anything is computed (`__myl_CastMulFc`: Q/DQ that found no
         INT8 kernel) is not INT8: then it is the lowest of the other inputs and the outputs.
@@ -116,7 +116,7 @@ class EngineLayer:
 
     @property
     def has_unknown_types(self) -> bool:
-        """Whether it runs on the GPU in a precision that the inspector does not tell."""
+        """Whether it runs on the GPU in a precision that the inspector does not report."""
         return self.is_kernel and self.precision == UNKNOWN
 
     @property
