@@ -1,6 +1,4 @@
-"""Which classes one backend gets right, what it takes them for, and how well its scores separate them
-apart.
-"""
+"""Counts by class, confusions, and ROC and precision-recall curves of one backend."""
 
 from __future__ import annotations
 

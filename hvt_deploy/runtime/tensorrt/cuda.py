@@ -78,7 +78,7 @@ class Cuda:
     def activate(self) -> Generator[None]:
         """Make the device's context current on this thread, and at the end the one before again.
 
-        Where it cannot be made current, the calls inside raise the reason; closing does not need them.
+        Where it cannot be made current, the calls inside raise; closing does not need them.
         """
         (error,) = self._driver.cuCtxPushCurrent(self._context)
         try:
