@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -13,6 +13,7 @@ from hvt_deploy.cli.options import JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import DEFAULT_WORKSPACE
+from hvt_deploy.evaluation.verification.sections import DEFAULT_MODEL, SECTION_NAMES
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.models import ListedModel
@@ -88,9 +89,28 @@ def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> No
     show_table(title, CHECK_COLUMNS, rows)
 
 
-@app.command()
-def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
+@app.command(epilog="Example: **hvt-deploy doctor --verify --sections device,cuda**")
+def doctor(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run the code that needs a GPU on the GPU of this machine."),
+    ] = False,
+    sections: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="Of --verify, separated by commas (default: all)."),
+    ] = ",".join(SECTION_NAMES),
+    model: Annotated[
+        str, typer.Option(help="With --verify: the model whose graphs and engines are compared.")
+    ] = DEFAULT_MODEL,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where --verify writes verification*.json.")
+    ] = Path("verification"),
+    as_json: JsonOption = False,
+) -> None:
     """Check what this machine supports and what is missing."""
+    if verify:
+        _verify(sections, model, output, as_json)
     from hvt_deploy.commands.doctor import check_machine
 
     found = check_machine(workspace)
@@ -100,6 +120,19 @@ def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption =
     show_table("This machine", ("component", "found"), list(found.facts.items()))
     rows = [(a.verb, "yes" if a.works else "no", a.why) for a in found.abilities]
     show_table("Commands", ("command", "works here", "uses"), rows)
+
+
+def _verify(sections: str, model: str, output: Path, as_json: bool) -> NoReturn:
+    from hvt_deploy.commands.verify_gpu import parse_sections, verify_gpu
+
+    done = verify_gpu(parse_sections(sections), model, output, open_ui(as_json))
+    if as_json:
+        show_json(done)
+    else:
+        rows = [(r.section, r.verdict, r.readme_row, r.problems) for r in done.sections]
+        show_table("Verification", ("section", "verdict", "settles", "why not"), rows)
+        typer.echo(f"Record: {output / 'verification.json'}")
+    raise typer.Exit(done.exit_code)
 
 
 @app.command(epilog="Example: **hvt-deploy config fdvit_b > my.yaml**")

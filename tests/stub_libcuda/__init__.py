@@ -16,7 +16,7 @@ from typing import ClassVar
 SOURCES = {name: Path(__file__).with_name(f"{name}.c") for name in ("libcuda", "libnvidia-ml")}
 CARD = "Stub GPU;8.6;64;0000:01:00.0;0a1b0000000000000000000000000001"
 # The kinds of objects that the stub counts, in the order of its enum.
-KINDS = ("device memory", "pinned memory", "streams", "events", "graphs", "executables")
+KINDS = ("device memory", "pinned memory", "streams", "events", "graphs", "executables", "modules")
 
 
 @cache

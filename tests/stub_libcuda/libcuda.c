@@ -18,11 +18,12 @@
 
 enum { OK, INVALID, OUT_OF_MEMORY, NOT_INITIALIZED, NO_DEVICE = 100, NO_CONTEXT = 201,
        INVALID_HANDLE = 400, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, NOT_CAPTURED = 901 };
-enum { DEVICE_MEMORY, PINNED_MEMORY, STREAM, EVENT, GRAPH, EXECUTABLE, KINDS };
+enum { DEVICE_MEMORY, PINNED_MEMORY, STREAM, EVENT, GRAPH, EXECUTABLE, MODULE, KINDS };
 enum { MOST_DEVICES = 8, MOST_WORK = 64 };
 
 typedef void (*function)(void *);
-typedef struct work { void *to, *from; size_t size; function call; void *data; struct object *event; } work;
+typedef struct { float *values; float factor; int count; } scaling;
+typedef struct work { void *to, *from; size_t size; function call; void *data; struct object *event; scaling scale; long spin_ms; } work;
 typedef struct object {
     struct object *next;
     int kind, capturing, invalid, count;
@@ -131,9 +132,13 @@ static int carry_out(object *stream) {
                 memcpy(w->to, w->from, w->size);
             else broken = ILLEGAL_ADDRESS;
         }
+        for (int n = 0; n < w->scale.count; n++) {
+            if (is_live((char *)(w->scale.values + n), 4, DEVICE_MEMORY)) w->scale.values[n] *= w->scale.factor;
+            else broken = ILLEGAL_ADDRESS;
+        }
         if (w->call) w->call(w->data);
         if (w->event) w->event->time = now;
-        else now++;
+        else now += w->spin_ms ? w->spin_ms : 1;
     }
     stream->count = 0;
     return broken;
@@ -199,6 +204,8 @@ int cuGetProcAddress_v2(const char *name, void **address, int version, uint64_t 
     return *address ? OK : 500;
 }
 
+int cuGetExportTable(const void **table, const void *id) { *table = NULL; return 500; } /* NVRTC asks */
+
 int cuDeviceGetCount(int *count) { ENTER_WITHOUT_CONTEXT; *count = device_count; return OK; }
 int cuDeviceGet(int *found, int ordinal) {
     ENTER_WITHOUT_CONTEXT;
@@ -222,6 +229,12 @@ int cuDevicePrimaryCtxRelease_v2(int d) {
     if (!broken || stub_count(-1)) return OK;
     broken = OK; /* a broken context ends with everything in it */
     while (objects) destroy(objects->memory ? (void *)objects->memory : (void *)objects, objects->kind);
+    return OK;
+}
+int cuDevicePrimaryCtxGetState(int d, unsigned *flags, int *active) {
+    ENTER_WITHOUT_CONTEXT;
+    *flags = 0;
+    *active = devices[d].retains > 0;
     return OK;
 }
 int cuCtxPushCurrent_v2(device *context) {
@@ -254,6 +267,36 @@ int cuMemcpyHtoDAsync_v2(void *to, void *from, size_t size, void *stream) {
     return add(on, (work){.to = to, .from = from, .size = size});
 }
 int cuMemcpyDtoHAsync_v2(void *to, void *from, size_t size, void *stream) { return cuMemcpyHtoDAsync_v2(to, from, size, stream); }
+
+int cuMemGetInfo_v2(size_t *available, size_t *total) {
+    ENTER;
+    *total = *available = stack[depth - 1]->size;
+    for (object *o = objects; o; o = o->next) *available -= o->kind == DEVICE_MEMORY ? o->size : 0;
+    return OK;
+}
+
+/* The kernels of evaluation/verification/nvrtc_kernels.py, by their names. */
+int cuModuleLoadData(object **module, const char *image) {
+    ENTER;
+    if (strncmp(image, "\177ELF", 4)) return 200;
+    *module = create(MODULE, 0);
+    return OK;
+}
+int cuModuleUnload(object *module) { ENTER; int error = carry_out_all(); return error ? error : destroy(module, MODULE); }
+int cuModuleGetFunction(void **function, object *module, const char *name) {
+    ENTER;
+    FIND(in, module, MODULE);
+    *function = !strcmp(name, "scale") ? (void *)1 : !strcmp(name, "spin") ? (void *)2 : NULL;
+    return *function ? OK : 500;
+}
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, object *stream, void **values, void **extra) {
+    ENTER;
+    FIND(on, stream, STREAM);
+    if (function == (void *)2) return add(on, (work){.spin_ms = *(long long *)values[0] / 1000000});
+    scaling one = {*(float **)values[0], *(float *)values[1], *(int *)values[2]};
+    return gx * bx < one.count ? INVALID : add(on, (work){.scale = one});
+}
 
 int cuStreamCreate(object **stream, unsigned flags) { ENTER; *stream = create(STREAM, 0); return flags > 1 ? INVALID : OK; }
 int cuStreamDestroy_v2(object *stream) { ENTER; return destroy(stream, STREAM); }

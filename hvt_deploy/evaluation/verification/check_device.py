@@ -1,0 +1,100 @@
+"""Section `device`: the GPUs as the driver's library gives them, against NVML and PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.gpus import Gpu, find_gpus, name_driver
+from hvt_deploy.evaluation.gpu_reading import open_gpu_reader
+from hvt_deploy.evaluation.verification.checks import CheckList, Fact, expect
+from hvt_deploy.evaluation.verification.torch_cuda import list_torch_gpus
+
+# NVML counts what the driver keeps for itself, libcuda does not: 81559 and 81079 MiB of an H100.
+_MEMORY_TOLERANCE = 0.03
+_SANE_SM_MHZ = (100, 4000)
+_SANE_TEMPERATURE_C = (5, 110)
+
+
+def check_device(checks: CheckList) -> None:
+    """Names, order, memory and compute capability of all GPUs; clocks of the first."""
+    gpus = find_gpus()
+    for ordinal, gpu in enumerate(gpus):
+        with checks.check(f"NVML, GPU {ordinal}") as measured:
+            _compare_with_nvml(gpu, measured)
+    with checks.check("clocks, power, temperature, memory in use") as measured:
+        _read_clocks(gpus[0], measured)
+    with checks.check("PyTorch") as measured:
+        theirs = list_torch_gpus()
+        measured["PyTorch's GPUs"] = len(theirs)
+        expect(len(theirs) == len(gpus), f"PyTorch sees {len(theirs)} GPUs, not {len(gpus)}.")
+        for ours, other in zip(gpus, theirs, strict=True):
+            for field in ("name", "compute_capability", "memory_mib", "uuid"):
+                _expect_same(field, getattr(ours, field), getattr(other, field), "PyTorch")
+
+
+def _compare_with_nvml(gpu: Gpu, measured: dict[str, Fact]) -> None:
+    """Raises CheckFailed at the first difference, MissingEnvironment where there is no NVML."""
+    nvml, handle = _open_nvml(gpu)
+    memory_mib = nvml.nvmlDeviceGetMemoryInfo(handle).total >> 20
+    cuda_version = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    driver = str(nvml.nvmlSystemGetDriverVersion())
+    measured.update({"NVML memory_mib": memory_mib, "libcuda memory_mib": gpu.memory_mib})
+    measured.update({"name": gpu.name, "driver": driver, "pci_bus_id": gpu.pci_bus_id})
+    if name_driver():
+        _expect_same("driver", name_driver(), driver, "NVML")
+    cuda = f"{cuda_version // 1000}.{cuda_version % 1000 // 10}"
+    _expect_same("CUDA version", gpu.cuda_version, cuda, "NVML")
+    capability = ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(handle)))
+    _expect_same("compute_capability", gpu.compute_capability, capability, "NVML")
+    if " MIG " in gpu.name:  # the PCI bus id is that of the whole GPU
+        return
+    _expect_same("name", gpu.name, nvml.nvmlDeviceGetName(handle), "NVML")
+    uuid = str(nvml.nvmlDeviceGetUUID(handle)).removeprefix("GPU-")
+    _expect_same("uuid", gpu.uuid, uuid, "NVML")
+    expect(
+        abs(memory_mib / gpu.memory_mib - 1) <= _MEMORY_TOLERANCE,
+        f"NVML reports {memory_mib} MiB of memory, libcuda {gpu.memory_mib} MiB.",
+    )
+
+
+def _open_nvml(gpu: Gpu) -> tuple[Any, object]:
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError as error:
+        raise MissingEnvironment("There is no NVML.", "pip install nvidia-ml-py") from error
+    try:
+        nvml.nvmlInit()
+        handle = nvml.nvmlDeviceGetHandleByPciBusId(gpu.pci_bus_id.encode())
+    except nvml.NVMLError as error:
+        raise MissingEnvironment(f"NVML does not start: {error}.") from error
+    return nvml, handle
+
+
+def _read_clocks(gpu: Gpu, measured: dict[str, Fact]) -> None:
+    reader = open_gpu_reader(gpu)
+    measured["notes"] = " ".join(reader.notes)
+    if reader.read is None:
+        raise MissingEnvironment(f"The clocks of {gpu.name} cannot be read.")
+    reading = reader.read()
+    if reading is None:
+        raise MissingEnvironment(f"The clocks of {gpu.name} can be read no longer.")
+    measured.update(
+        sm_mhz=reading.sm_mhz,
+        power_w=reading.power_w,
+        temperature_c=reading.temperature_c,
+        memory_mib=reading.memory_mib,
+        throttling=", ".join(reading.throttling),
+    )
+    for quantity, value, (least, most) in (
+        ("SM clock", reading.sm_mhz, _SANE_SM_MHZ),
+        ("temperature", reading.temperature_c, _SANE_TEMPERATURE_C),
+    ):
+        expect(least <= value <= most or value == 0, f"The {quantity} reads {value}.")
+    expect(reading.sm_mhz > 0, "The SM clock reads 0.")
+    expect(0 <= reading.memory_mib <= gpu.memory_mib * (1 + _MEMORY_TOLERANCE), "Memory in use.")
+
+
+def _expect_same(quantity: str, ours: object, other: object, witness: str) -> None:
+    expect(ours == other, f"libcuda gives the {quantity} {ours!r}, {witness} {other!r}.")
