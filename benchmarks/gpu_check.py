@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.records import RESULTS, ROOT
 from hvt_deploy.commands.verify_gpu import parse_sections, verify_gpu
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.evaluation.verification.sections import DEFAULT_MODEL, SECTION_NAMES
@@ -31,7 +31,7 @@ def main() -> int:
     sections = parse_sections(asked) if asked else SECTION_NAMES
     children = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), children)))
-    output = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
+    output = Path(os.environ.get("OUT") or RESULTS)
     return verify_gpu(sections, model or DEFAULT_MODEL, output, _PrintingUi()).exit_code
 
 

@@ -22,10 +22,13 @@ from functools import partial
 from pathlib import Path
 import gpu_standins
 import matplotlib.pyplot, onnxruntime
-from benchmarks.gpu_check import describe_machine
 from command_line import run
 from hvt_deploy.commands import build_trt, doctor, predict, validate
+from hvt_deploy.core.gpus import find_gpus
+from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.evaluation import timing
+from hvt_deploy.evaluation.verification.check_device import check_nvml
+from hvt_deploy.evaluation.verification.checks import CheckList
 from short_timings import measure_shortly
 from stub_libcuda import Stub
 
@@ -36,7 +39,10 @@ def work(machine):
     for line in machine["commands"]:
         done = run(*line.split(), "--json", cwd=Path.cwd())
         answers[line.split()[0]] = done.returncode, done.stdout[done.stdout.find("{"):], done.stderr
-    found = {"answers": answers, "machine": describe_machine(), "left": Stub().live()}
+    checks = []
+    if find_gpus():
+        check_nvml(CheckList(checks.append))
+    found = {"answers": answers, "device": to_plain(checks), "left": Stub().live()}
     found["torch"] = "torch" in sys.modules
     Path(machine["answers"]).write_text(json.dumps(found))
 
@@ -60,13 +66,13 @@ PREDICT = "predict digits/7 --top 1"
 class Outcome:
     """Attributes:
     answers: exit code, standard output and standard error, by command.
-    machine: gpu_check's section on the machine.
+    device: the checks of `doctor --verify` in its section `device`.
     left: objects on the GPU that were not given back.
     torch: whether PyTorch was imported.
     """
 
     answers: dict[str, tuple[int, str, str]]
-    machine: dict
+    device: list[dict]
     left: dict[str, int]
     torch: bool
 
@@ -157,8 +163,8 @@ def test_h100(outcomes) -> None:
     (state,) = record["gpu"]
     assert (state["sm_mhz"], state["power_w"]) == ([1100, 1100], [214.5, 214.5])
     assert state["throttling"] == ["software power cap", "software thermal slowdown"]
-    assert found.machine["verdict"] == "verified"
-    assert found.machine["gpus"][0]["pci_bus_id"] == "0000:19:00.0"
+    assert [check["verdict"] for check in found.device] == ["verified"] * 2
+    assert found.device[0]["measured"]["pci_bus_id"] == "0000:19:00.0"
 
 
 def test_engine_of_another_card_of_the_same_compute_capability_runs_with_a_note(outcomes) -> None:
@@ -225,4 +231,4 @@ def test_no_gpu_that_can_be_used(outcomes, machine: str, why: str) -> None:
     assert found["build-trt"]["ahead_of_time"]
     assert found.engine_row()["skipped"]
     assert found["predict"]["backend"] == "ort fp32"
-    assert found.machine["verdict"] == "cannot here"
+    assert found.device == []

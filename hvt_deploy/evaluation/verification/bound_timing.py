@@ -26,8 +26,7 @@ def time_bound(
         expect(latency.min > 0, f"{name} took {latency.min} ms.")
     if speedup_of:
         interval = speedup_interval(latencies[next(iter(bound))], latencies[speedup_of])
+        name = f"{speedup_of} batch {batch} times as fast"
+        measured[name] = interval.estimate if interval else "too few windows"
         if interval is not None:
-            measured[f"{speedup_of} batch {batch} times as fast"] = interval.estimate
-            measured[f"{speedup_of} batch {batch} times as fast, 95 %"] = (
-                f"{interval.low:.3f} to {interval.high:.3f}"
-            )
+            measured[f"{name}, 95 %"] = f"{interval.low:.3f} to {interval.high:.3f}"

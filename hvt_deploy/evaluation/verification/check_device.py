@@ -19,19 +19,28 @@ _SANE_TEMPERATURE_C = (5, 110)
 
 def check_device(checks: CheckList) -> None:
     """Names, order, memory and compute capability of all GPUs; clocks of the first."""
+    check_nvml(checks)
+    with checks.check("PyTorch") as measured:
+        _compare_with_torch(measured)
+
+
+def check_nvml(checks: CheckList) -> None:
+    """The part of `check_device` that does not import PyTorch."""
     gpus = find_gpus()
     for ordinal, gpu in enumerate(gpus):
         with checks.check(f"NVML, GPU {ordinal}") as measured:
             _compare_with_nvml(gpu, measured)
     with checks.check("clocks, power, temperature, memory in use") as measured:
         _read_clocks(gpus[0], measured)
-    with checks.check("PyTorch") as measured:
-        theirs = list_torch_gpus()
-        measured["PyTorch's GPUs"] = len(theirs)
-        expect(len(theirs) == len(gpus), f"PyTorch sees {len(theirs)} GPUs, not {len(gpus)}.")
-        for ours, other in zip(gpus, theirs, strict=True):
-            for field in ("name", "compute_capability", "memory_mib", "uuid"):
-                _expect_same(field, getattr(ours, field), getattr(other, field), "PyTorch")
+
+
+def _compare_with_torch(measured: dict[str, Fact]) -> None:
+    gpus, theirs = find_gpus(), list_torch_gpus()
+    measured["PyTorch's GPUs"] = len(theirs)
+    expect(len(theirs) == len(gpus), f"PyTorch sees {len(theirs)} GPUs, not {len(gpus)}.")
+    for ours, other in zip(gpus, theirs, strict=True):
+        for field in ("name", "compute_capability", "memory_mib", "uuid"):
+            _expect_same(field, getattr(ours, field), getattr(other, field), "PyTorch")
 
 
 def _compare_with_nvml(gpu: Gpu, measured: dict[str, Fact]) -> None:

@@ -39,7 +39,6 @@ from hvt_deploy.runtime.tensorrt.passport import (
 from hvt_deploy.runtime.tensorrt.plan import (
     BuildPlan,
     Profile,
-    choose_capabilities,
     choose_flavour,
     name_engine_file,
 )
@@ -96,7 +95,7 @@ def _build(
     this one. Raises MissingEnvironment where it refuses that too.
     """
     gpus, onnx = find_gpus(), graphs.onnx(precision)
-    capabilities = choose_capabilities(flavour.name, gpus, ())
+    capabilities = (gpus[0].compute_capability,)
     plan = BuildPlan(
         onnx=onnx,
         engine=graphs.folder / name_engine_file(graphs.model, precision, flavour, capabilities),

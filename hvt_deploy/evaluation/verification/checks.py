@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from hvt_deploy.core.errors import CheckFailed, HvtDeployError, MissingEnvironment
+from hvt_deploy.core.errors import CheckFailed, MissingEnvironment
+from hvt_deploy.runtime.failures import explain_failure
 
 Verdict = Literal["verified", "failed", "cannot here"]
 Fact: TypeAlias = "float | str"
@@ -53,11 +54,11 @@ class CheckList:
     def fail(self, name: str, error: Exception, measured: Mapping[str, Fact]) -> None:
         """Keep the check `name`, which ended with an error."""
         if isinstance(error, MissingEnvironment):
-            self._keep(Check(name, "cannot here", _explain(error), measured))
+            self._keep(Check(name, "cannot here", explain_failure(error), measured))
             return
         if not isinstance(error, CheckFailed):
             traceback.print_exception(error)  # the end of the log is in the report
-        self._keep(Check(name, "failed", _explain(error), measured))
+        self._keep(Check(name, "failed", explain_failure(error), measured))
 
 
 def expect(holds: bool, message: str) -> None:
@@ -72,9 +73,3 @@ def judge(checks: Sequence[Check]) -> Verdict:
     if "failed" in verdicts:
         return "failed"
     return "verified" if "verified" in verdicts else "cannot here"
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, HvtDeployError):
-        return f"{error.message} {error.hint}".strip()
-    return f"{type(error).__name__}: {error}"

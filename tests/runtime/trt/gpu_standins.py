@@ -1,8 +1,8 @@
-"""TensorRT on a pretended GPU, by importing this module; as a pytest plugin for tests/gpu.
+"""TensorRT on a pretended GPU, by importing this module.
 
 GPU_CHECK_MODEL names the model, STANDIN_TENSORRT the version (10.13.3.9 if unset). The stand-in's
-engines compute with ONNX Runtime on the graph that they were built from. The FP16 engine is wrong
-by one percent: its test has to fail.
+engines compute with ONNX Runtime on the graph that they were built from. STANDIN_WRONG names a
+precision whose engine is wrong by one percent: its check has to fail.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class GraphWorld(World):
         path = engine.decode().replace(".int8.onnx", ".int8-fp32.onnx")
         session = open_session(path)
         (logits,) = session.run(None, {session.get_inputs()[0].name: images})
-        return logits * (1.01 if ".fp16." in path else 1.0)
+        wrong = f".{os.environ.get('STANDIN_WRONG')}."
+        return logits * (1.01 if wrong in path else 1.0)
 
 
 @cache
@@ -56,7 +57,7 @@ def install() -> None:
         os.environ.get("STANDIN_TENSORRT", "10.13.3.9"),
         image=(3, *spec.image_size),
         classes=spec.num_classes,
-        ranges=((1, 1, 1), (1, 8, 16)),
+        ranges=((1, 1, 1), (1, 8, 32)),
     )
     tensorrt = FakeTensorRT(world)
     tensorrt.__spec__ = ModuleSpec("tensorrt", None)
