@@ -16,6 +16,7 @@ HOMES = {
         "runtime/pytorch.py",
         "runtime/backend_registry.py",
         "commands/export.py",
+        "evaluation/verification/torch_cuda.py",
     ),
     "onnxruntime": (
         "runtime/ort.py",

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from hvt_deploy.commands.models import ListedModel
     from hvt_deploy.models.golden_check import GoldenCheck
 
+ALL_SECTIONS = ",".join(SECTION_NAMES)
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Run the code that needs a GPU on the GPU of this machine.")
+]
+SectionsOption = Annotated[
+    str, typer.Option(metavar="NAMES", help="Sections of --verify, separated by commas.")
+]
+VerifiedModelOption = Annotated[
+    str, typer.Option(help="The model whose graphs and engines --verify compares.")
+]
+VerificationOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="Where --verify writes verification*.json.")
+]
 CHECK_COLUMNS = ("golden logits", "form", "dtype", "error", "limit", "result")
 
 
@@ -92,20 +105,10 @@ def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> No
 @app.command(epilog="Example: **hvt-deploy doctor --verify --sections device,cuda**")
 def doctor(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Run the code that needs a GPU on the GPU of this machine."),
-    ] = False,
-    sections: Annotated[
-        str,
-        typer.Option(metavar="NAMES", help="Of --verify, separated by commas (default: all)."),
-    ] = ",".join(SECTION_NAMES),
-    model: Annotated[
-        str, typer.Option(help="With --verify: the model whose graphs and engines are compared.")
-    ] = DEFAULT_MODEL,
-    output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where --verify writes verification*.json.")
-    ] = Path("verification"),
+    verify: VerifyOption = False,
+    sections: SectionsOption = ALL_SECTIONS,
+    model: VerifiedModelOption = DEFAULT_MODEL,
+    output: VerificationOption = Path("verification"),
     as_json: JsonOption = False,
 ) -> None:
     """Check what this machine supports and what is missing."""

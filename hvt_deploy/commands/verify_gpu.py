@@ -125,7 +125,7 @@ def verify_gpu(sections: Sequence[SectionName], model: str, output: Path, ui: Ui
 
 def _describe(search: GpuSearch, model: str, reports: Sequence[SectionReport]) -> Verification:
     flavours = [one for one in available_flavours() if isinstance(one, FlavourInfo)]
-    verified = [report.section for report in reports if report.verdict == "verified"]
+    verified: list[SectionName] = [one.section for one in reports if one.verdict == "verified"]
     return Verification(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         hvt_deploy=__version__,
