@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from hvt_deploy import __version__
-from hvt_deploy.core.environment import cpu_name, tool_versions
+from hvt_deploy.core.environment import cpu_name, is_jetson, tool_versions
 from hvt_deploy.core.errors import unknown_name
 from hvt_deploy.core.gpus import Gpu, GpuSearch, name_driver, search_gpus
 from hvt_deploy.core.serialization import to_plain
@@ -34,7 +34,6 @@ from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 
 _CHILD = "hvt_deploy.evaluation.verification.child"
 _LOG_CHARACTERS = 6000
-_JETSON_FILE = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _describe(search: GpuSearch, model: str, reports: Sequence[SectionReport]) -
         system=platform.platform(),
         versions={**tool_versions(), **{one.name: one.version for one in flavours}},
         sections=tuple(reports),
-        verified_rows=list_readme_rows(verified, on_jetson=_JETSON_FILE.exists()),
+        verified_rows=list_readme_rows(verified, on_jetson=is_jetson()),
     )
 
 
