@@ -58,6 +58,7 @@ class _BuiltEngine:
     """An engine that is on disk."""
 
     path: Path
+    """The engine file; its passport is next to it."""
     for_this_card: bool
     """Whether it was built for this GPU's compute capability, or without one."""
 
