@@ -23,6 +23,14 @@ ConfigOption = Annotated[
         "--config", metavar="FILE", help="Configuration file, as `hvt-deploy config` writes it."
     ),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda[:N]",
+        help="Where runtimes run; auto: on the GPU where they can use one.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 CalibrationOption = Annotated[

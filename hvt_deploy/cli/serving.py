@@ -11,6 +11,7 @@ from hvt_deploy.cli.app import app
 from hvt_deploy.cli.inputs import choose_precision, find_exported
 from hvt_deploy.cli.options import (
     DEFAULT_IMAGES,
+    DeviceOption,
     Fp16Option,
     Int8Option,
     JsonOption,
@@ -37,13 +38,15 @@ def predict(
         str, typer.Option(help="auto, ort, trt, pytorch, or a row name of `validate`.")
     ] = "auto",
     top: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 5,
+    device: DeviceOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images with an exported model."""
     from hvt_deploy.commands.predict import predict as run_predict
 
-    done = run_predict(images, model, workspace, backend, top, open_ui(as_json))
+    ui = open_ui(as_json)
+    done = run_predict(images, model, workspace, backend, top, ui, device or "auto")
     _show_predictions(done, as_json)
     raise typer.Exit(2 if any(image.error for image in done.images) else 0)
 

@@ -15,6 +15,7 @@ from hvt_deploy.cli.options import (
     CalibrationImagesOption,
     CalibrationOption,
     ConfigOption,
+    DeviceOption,
     ImagesOption,
     JsonOption,
     LabelsOption,
@@ -45,6 +46,7 @@ class ValidateOptions:
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads of every backend (default: all).")
     ] = None
+    device: DeviceOption = None
     latency_batch: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Batch size to time. Repeatable; gates use the first."),
@@ -107,6 +109,7 @@ def _validation_settings(options: ValidateOptions) -> dict[str, object]:
         "validation.seed": options.seed,
         "validation.batch_size": options.batch_size,
         "validation.threads": options.threads,
+        "validation.device": options.device,
         "validation.latency_batches": options.latency_batch or None,
         "validation.margin": options.margin,
         "validation.max_top1_drop": options.max_top1_drop,
@@ -182,6 +185,7 @@ class SweepOptions:
     calib: CalibrationOption = None
     calib_images: CalibrationImagesOption = None
     limit: LimitOption = None
+    device: DeviceOption = None
     weights: Annotated[
         str | None, typer.Option(help="`auto`, `official` or `random`, for every model.")
     ] = None
@@ -206,6 +210,7 @@ def sweep(options: SweepOptions) -> None:
         "calibration.folder": options.calib,
         "calibration.images": options.calib_images,
         "validation.limit": options.limit,
+        "validation.device": options.device,
         "export.weights": options.weights,
         "validation.max_top1_drop": options.max_top1_drop,
     }

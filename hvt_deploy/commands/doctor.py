@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hvt_deploy.core.environment import (
     tool_versions,
 )
 from hvt_deploy.core.gpus import Gpu, name_driver, search_gpus
+from hvt_deploy.runtime.probe import Part, ProbeResult, probe_in_child
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 
 SATURATES = (
@@ -22,6 +24,9 @@ SATURATES = (
     "(session.x64quantprecision of ONNX Runtime; set it in your own program too), at the cost of "
     "speed."
 )
+
+# Parts that are opened where there is a GPU, apart from the TensorRT libraries, as facts name them.
+_ON_GPU: dict[Part, str] = {"cuda": "CUDA", "pytorch": "PyTorch on the GPU"}
 
 
 @dataclass(frozen=True)
@@ -47,30 +52,41 @@ class Diagnosis:
 
 
 def check_machine(workspace: Path) -> Diagnosis:
-    """Look at packages, providers, GPUs and disk."""
+    """Look at packages, GPUs and disk, and open each runtime as a validation would."""
     search, flavours = search_gpus(), available_flavours()
     gpus = search.gpus
     installed = [f for f in flavours if isinstance(f, FlavourInfo)]
-    providers = _providers()
+    opened = open_parts(bool(gpus), installed)
+    providers = opened.get("providers", ProbeResult(False, "none"))
     facts = {
         "cpu": f"{cpu_name()}, {cpu_count()} threads",
         "int8 on the cpu": SATURATES if int8_saturates(cpu_flags()) else "sums are exact",
         "gpu": ", ".join(map(_describe_gpu, gpus)) or f"none: {search.why_none}",
         "driver": _describe_driver(gpus[0]) if gpus else "none",
         "free disk": f"{free_disk_bytes(workspace) / 1e9:.1f} GB",
-        "ONNX Runtime providers": ", ".join(providers) or "none",
-        **{f.what if not isinstance(f, FlavourInfo) else f.name: _flavour(f) for f in flavours},
+        "ONNX Runtime providers": providers.text,
+        **{f.what: f"no: {f.why}" for f in flavours if not isinstance(f, FlavourInfo)},
+        **{f.name: _describe_flavour(f, opened) for f in installed},
+        **{title: opened[part].text for part, title in _ON_GPU.items() if part in opened},
         **tool_versions(),
     }
+    build = _check_build(bool(gpus), installed)
     return Diagnosis(
-        facts,
-        (
-            _export(),
-            _quantize(),
-            _check_build(bool(gpus), installed),
-            _check_run(bool(gpus), providers, installed),
-        ),
+        facts, (_export(), _quantize(), build, _check_run(bool(gpus), installed, opened))
     )
+
+
+def open_parts(has_gpu: bool, installed: Sequence[FlavourInfo]) -> dict[Part, ProbeResult]:
+    """How each installed part opened, each in its own process; those of a GPU only with one."""
+    parts: list[Part] = []
+    if importlib.util.find_spec("onnxruntime") is not None:
+        parts.append("providers")
+    if has_gpu:
+        parts.append("cuda")
+        parts.extend(f.name for f in installed)
+        if importlib.util.find_spec("torch") is not None:
+            parts.append("pytorch")
+    return {part: probe_in_child(part) for part in parts}
 
 
 def _describe_gpu(gpu: Gpu) -> str:
@@ -81,20 +97,9 @@ def _describe_driver(gpu: Gpu) -> str:
     return f"{name_driver() or 'version unknown'}, for CUDA {gpu.cuda_version} and older"
 
 
-def _flavour(flavour: object) -> str:
-    return (
-        flavour.version
-        if isinstance(flavour, FlavourInfo)
-        else f"no: {getattr(flavour, 'why', '')}"
-    )
-
-
-def _providers() -> tuple[str, ...]:
-    if importlib.util.find_spec("onnxruntime") is None:
-        return ()
-    from hvt_deploy.runtime.providers import working_providers
-
-    return working_providers()
+def _describe_flavour(flavour: FlavourInfo, opened: Mapping[Part, ProbeResult]) -> str:
+    result = opened.get(flavour.name)
+    return f"{flavour.version}: {result.text}" if result else flavour.version
 
 
 def _missing(modules: dict[str, str]) -> list[str]:
@@ -145,13 +150,27 @@ def _check_build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
     return Ability("build-trt", False, f"missing: {lacking} (pip install 'hvt-deploy[rtx]')")
 
 
-def _check_run(has_gpu: bool, providers: tuple[str, ...], installed: list[FlavourInfo]) -> Ability:
-    if has_gpu and installed:
-        return Ability("validate", True, "engines on the GPU, ONNX Runtime")
-    if providers:
-        return Ability(
-            "validate",
-            True,
-            "ONNX Runtime; engines are skipped: " + ("no TensorRT" if has_gpu else "no GPU"),
-        )
+def _check_run(
+    has_gpu: bool, installed: Sequence[FlavourInfo], opened: Mapping[Part, ProbeResult]
+) -> Ability:
+    providers = opened.get("providers", ProbeResult(False, ""))
+    place = "GPU" if "CUDAExecutionProvider" in providers.text else "CPU"
+    graphs = f"ONNX Runtime on the {place}" if providers.works else ""
+    started = [f.title for f in installed if f.name in opened and opened[f.name].works]
+    if has_gpu and started and opened["cuda"].works:
+        engines = f"engines on the GPU in {' and '.join(started)}"
+        return Ability("validate", True, ", ".join(filter(None, (engines, graphs))))
+    if graphs:
+        why = _why_no_engine(has_gpu, installed, opened)
+        return Ability("validate", True, f"{graphs}; engines are skipped: {why}")
     return Ability("validate", False, "missing: onnxruntime (pip install 'hvt-deploy[cpu]')")
+
+
+def _why_no_engine(
+    has_gpu: bool, installed: Sequence[FlavourInfo], opened: Mapping[Part, ProbeResult]
+) -> str:
+    if not has_gpu:
+        return "no GPU"
+    if not opened["cuda"].works:
+        return opened["cuda"].text
+    return "; ".join(opened[f.name].text for f in installed) or "no TensorRT"

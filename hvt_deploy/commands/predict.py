@@ -47,7 +47,13 @@ class Predictions:
 
 
 def predict(
-    paths: Sequence[Path], model: str | None, root: Path, backend: str, top: int, ui: Ui
+    paths: Sequence[Path],
+    model: str | None,
+    root: Path,
+    backend: str,
+    top: int,
+    ui: Ui,
+    device: str = "auto",
 ) -> Predictions:
     """Classify files and every image below folders. An unreadable file is reported and the rest
     goes on.
@@ -60,7 +66,7 @@ def predict(
             "There is no image to classify.", "Give image files or folders that hold some."
         )
     with (
-        Classifier(model, backend, workspace=root) as classifier,
+        Classifier(model, backend, workspace=root, device=device) as classifier,
         ui.progress("Classifying") as progress,
     ):
         if classifier.untrained:

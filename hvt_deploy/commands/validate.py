@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hvt_deploy.core.device_choice import DeviceChoice, parse_device
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
-from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import (
     BUDGET,
     CALIBRATION,
@@ -102,7 +102,7 @@ def validate(
         batch_size = manifest.signature.batch or settings.batch_size
         threads = settings.threads or cpu_count()
         loader = load_batches(samples, manifest.preprocessing, batch_size, threads)
-        gpu = _find_watched_gpu()
+        gpu = _find_watched_gpu(parse_device(settings.device))
         memory = MemoryMeter(gpu.reader.read if gpu else None)
         with open_rows(plan_rows(folder, manifest, settings), memory, ui) as opened:
             if record:
@@ -169,9 +169,9 @@ def _summarize_data(
     )
 
 
-def _find_watched_gpu() -> WatchedGpu | None:
-    gpus = find_gpus()
-    return WatchedGpu(gpus[0].name, open_gpu_reader(gpus[0])) if gpus else None
+def _find_watched_gpu(device: DeviceChoice) -> WatchedGpu | None:
+    gpu = device.find_gpu()
+    return WatchedGpu(gpu.name, open_gpu_reader(gpu)) if gpu else None
 
 
 def _refuse_overlap(

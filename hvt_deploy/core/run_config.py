@@ -99,6 +99,8 @@ class ValidationConfig:
     """Images per inference when accuracy is measured."""
     threads: int | None = None
     """CPU threads of one inference; null means every processor."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; auto takes the GPU for each runtime that can use one."""
     latency_batches: tuple[int, ...] = (1,)
     """Batch sizes whose latency is measured; gates and speed-ups are of the first."""
     margin: float = 0.5

@@ -67,9 +67,10 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
 def add_timings(rows: Sequence[Row], timings: Timings) -> tuple[Row, ...]:
     """The rows with their latencies, or why they have none, and their speed-ups.
 
-    A speed-up is over the fastest PyTorch row of the same precision, or of the next one that was
-    timed. PyTorch's own rows are compared with the reference, and so is everything where PyTorch
-    cannot run.
+    A speed-up is over the fastest PyTorch row on the same device and of the same precision, or of
+    the next one that was timed. PyTorch's own rows are compared with the reference, and so is
+    everything where PyTorch cannot run. Where PyTorch ran on the other device only, the speed-up is
+    over that, and marked.
     """
     latency = timings.latency
     return tuple(
@@ -87,13 +88,16 @@ def _timings(
 ) -> Iterator[Timing]:
     base = None if row is rows[0] else _base_of(row, rows, latency)
     of_base = {one.batch: one for one in latency[base]} if base else {}
+    same_device = {r.backend for r in rows if r.variant.device == row.variant.device}
     for one in latency[row.backend]:
         than = of_base.get(one.batch)
-        yield Timing(one, than and speedup_interval(than, one), base or "")
+        speedup = than and speedup_interval(than, one)
+        yield Timing(one, speedup, base or "", base is None or base in same_device)
 
 
 def _base_of(row: Row, rows: Sequence[Row], latency: Mapping[str, Sequence[Latency]]) -> str | None:
-    pytorch = [r for r in rows if r.variant.runtime == "pytorch" and r.backend in latency]
+    timed = [r for r in rows if r.variant.runtime == "pytorch" and r.backend in latency]
+    pytorch = [r for r in timed if r.variant.device == row.variant.device] or timed
     if row.variant.runtime != "pytorch" and pytorch:
         for bits in ("fp32",) if row.variant.precision == "fp32" else ("fp16", "fp32"):
             names = [r.backend for r in pytorch if r.variant.precision == bits]

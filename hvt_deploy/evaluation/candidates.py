@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from hvt_deploy.core.device_choice import parse_device
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.manifest import RECORDED, Manifest, RecordedFacts
 from hvt_deploy.core.run_config import ValidationConfig
@@ -44,11 +45,13 @@ def plan_rows(
 ) -> tuple[Candidate, ...]:
     """The reference first, then ONNX Runtime, then engines.
 
-    Raises BadInput for an artifact that is stale or changed, and for an unknown name in --backends.
+    Raises BadInput for an artifact that is stale or changed, and for an unknown name in --backends,
+    MissingEnvironment for a GPU that is not there.
     """
     reference, *others = select_backends(
         folder,
         manifest,
+        device=parse_device(settings.device),
         threads=settings.threads,
         allow_cpu_nodes=settings.allow_cpu_nodes,
         timed_batches=settings.latency_batches,
@@ -71,7 +74,7 @@ def _plan(manifest: Manifest, selected: Selection) -> Candidate:
         variant=variant,
         artifact=selected.path.name,
         audit=selected.audit,
-        note=selected.note or (EMULATED if emulated else _NOTES.get(variant.form, "")),
+        note=f"{EMULATED if emulated else _NOTES.get(variant.form, '')} {selected.note}".strip(),
         skipped=selected.why_not or None,
     )
     timed = not emulated and variant.form not in ("uint8", "engine-numerics")

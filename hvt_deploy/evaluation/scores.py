@@ -58,6 +58,8 @@ class Timing:
     """How many times as fast as `speedup_over` at the same batch size."""
     speedup_over: str = ""
     """The backend that the speed-up is over; empty where there is none."""
+    same_device: bool = True
+    """Whether both ran on the same device: a speed-up of a GPU over a CPU passes no gate."""
 
 
 @dataclass(frozen=True)

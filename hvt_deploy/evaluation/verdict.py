@@ -187,6 +187,12 @@ def _speedup_gate(row: Row, limit: float, invalid: str) -> Gate:
         why = invalid or "Too few timed rounds to say anything."
         return Gate("min-speedup", row.backend, limit, "not proven", why)
     low, high, than = timing.speedup.low, timing.speedup.high, timing.speedup_over
+    if not timing.same_device:
+        why = (
+            f"{than} ran on another device: {low:.2f} to {high:.2f} times as fast says nothing of "
+            "the model. Install a PyTorch that can use the GPU."
+        )
+        return Gate("min-speedup", row.backend, limit, "not proven", why)
     if low >= limit:
         status, sentence = "passed", f"At least {low:.2f} times as fast as {than}."
     elif high < limit:

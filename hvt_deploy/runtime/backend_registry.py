@@ -37,7 +37,7 @@ def _open_pytorch(request: BackendRequest) -> Backend:
     from hvt_deploy.runtime.pytorch import PyTorchBackend
 
     module = load_exported(request.model, request.signature, request.options, request.path)
-    return PyTorchBackend(request.variant, module, request.threads)
+    return PyTorchBackend(request.variant, module, request.threads, request.ordinal)
 
 
 def _open_ort(request: BackendRequest) -> Backend:

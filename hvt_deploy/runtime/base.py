@@ -36,6 +36,8 @@ class BackendRequest:
     """Names and shapes of the input and the output."""
     threads: int
     """CPU threads of one inference."""
+    ordinal: int = 0
+    """Which GPU, in CUDA's order."""
     allow_cpu_nodes: bool = False
     """Whether ONNX Runtime may leave nodes to the CPU where a GPU was asked for."""
     profiles: tuple[tuple[int, int, int], ...] = ()

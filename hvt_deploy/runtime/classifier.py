@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hvt_deploy.core.device_choice import parse_device
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.tensors import LogitsNK
@@ -60,8 +61,9 @@ class Classifier:
     `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is
     the newest. `backend` is a row's name as `validate` shows it ("ort int8 cpu"), a runtime
     ("ort", "ort-trt", "trt", "pytorch") or "auto": an engine where one runs, else ONNX Runtime in
-    FP32. Raises BadInput for a name that does not exist, MissingEnvironment where the backend
-    cannot run here.
+    FP32. `device` is "auto" (the GPU where the runtime can use one), "cpu", "cuda" or "cuda:N".
+    Raises BadInput for a name that does not exist, MissingEnvironment where the backend cannot run
+    here.
     """
 
     def __init__(
@@ -72,13 +74,21 @@ class Classifier:
         workspace: str | Path = DEFAULT_WORKSPACE,
         batch_size: int = 8,
         threads: int | None = None,
+        device: str = "auto",
     ) -> None:
         self._folder = _open_selected(model, Path(workspace))
         manifest = self._folder.read()
         self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
         self._batch_size = manifest.signature.batch or batch_size
         self._threads = threads or cpu_count()
-        selections = select_backends(self._folder, manifest, threads=self._threads)
+        selections = select_backends(
+            self._folder,
+            manifest,
+            device=parse_device(device),
+            threads=self._threads,
+            timed_batches=(self._batch_size,),
+            with_pytorch=backend != "auto",
+        )
         self._backend = _open_backend(selections, backend)
         self.untrained = manifest.weights.untrained
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +23,7 @@ from hvt_deploy.core.types import Device
 from hvt_deploy.graph.module_graph import ModuleGraph
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BackendRequest
 from hvt_deploy.runtime.provider_placement import Placement, read_placement, refuse_elsewhere
+from hvt_deploy.runtime.providers import load_cuda_libraries
 from hvt_deploy.runtime.tensorrt_provider import TENSORRT_PROVIDER, load_tensorrt, make_options
 from hvt_deploy.runtime.variant import Variant
 
@@ -79,11 +78,14 @@ class OrtBackend:
         signature, session = self._request.signature, self._session
         device = self._request.variant.device
         _check_images(images_NCHW, self._request)
+        ordinal = self._request.ordinal if device == "cuda" else 0
         images = onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.ascontiguousarray(images_NCHW), device, 0
+            np.ascontiguousarray(images_NCHW), device, ordinal
         )
         shape = (len(images_NCHW), signature.num_classes)
-        logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+        logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            shape, np.float32, device, ordinal
+        )
         binding = session.io_binding()
         binding.bind_ortvalue_input(signature.input_name, images)
         binding.bind_ortvalue_output(signature.output_name, logits)
@@ -188,8 +190,8 @@ def _open_session(
             f"this ONNX Runtime has only {', '.join(onnxruntime.get_available_providers())}",
         )
     if request.variant.device == "cuda":
-        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
-            onnxruntime.preload_dlls()
+        load_cuda_libraries()
+        provider_options["device_id"] = str(request.ordinal)
     if provider == TENSORRT_PROVIDER:
         load_tensorrt()
         provider_options.update(make_options(request))

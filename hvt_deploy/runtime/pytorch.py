@@ -11,11 +11,30 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.graph.module_graph import ROOT_PATH
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall
 from hvt_deploy.runtime.variant import Variant
+
+
+def can_use_gpu(ordinal: int) -> bool:
+    """Whether this build of PyTorch sees the GPU of this number, in CUDA's order."""
+    return torch.cuda.is_available() and ordinal < torch.cuda.device_count()
+
+
+def add_on_gpu() -> str:
+    """Run a kernel on the first GPU; the CUDA version of this build.
+
+    Raises MissingEnvironment where it cannot use one.
+    """
+    if not can_use_gpu(0):
+        built = torch.version.cuda
+        why = f"for CUDA {built}, which the driver does not run" if built else "without CUDA"
+        raise MissingEnvironment(f"PyTorch is built {why}.")
+    if float(torch.ones(8, device="cuda").sum()) != 8:
+        raise ToolFailure("PyTorch computes a wrong sum on the GPU.")
+    return f"runs on the GPU with CUDA {torch.version.cuda}"
 
 
 class PyTorchBackend:
@@ -24,12 +43,13 @@ class PyTorchBackend:
     FP16 runs with channels last; the form `compiled` goes through torch.compile, for each batch
     size by itself (CUDA graphs on a GPU).
 
-    Thread count and TF32 are settings of the whole process in PyTorch: the last opened backend
-    decides them. Raises MissingEnvironment where CUDA is asked for and there is none.
+    Thread count, TF32 and the current GPU are settings of the whole process in PyTorch: the last
+    opened backend decides them. Raises MissingEnvironment where CUDA is asked for and cannot be
+    used.
     """
 
-    def __init__(self, variant: Variant, module: nn.Module, threads: int) -> None:
-        if variant.device == "cuda" and not torch.cuda.is_available():
+    def __init__(self, variant: Variant, module: nn.Module, threads: int, ordinal: int = 0) -> None:
+        if variant.device == "cuda" and not can_use_gpu(ordinal):
             raise MissingEnvironment(
                 "PyTorch cannot use a CUDA GPU here.",
                 "`hvt-deploy doctor` shows the driver and the PyTorch build.",
@@ -40,7 +60,10 @@ class PyTorchBackend:
         torch.backends.cudnn.allow_tf32 = False
         self.name = variant.name
         half = variant.precision == "fp16"
-        self._device = torch.device(variant.device)
+        self._device = torch.device("cpu")
+        if variant.device == "cuda":
+            self._device = torch.device("cuda", ordinal)
+            torch.cuda.set_device(self._device)  # events and streams are of the current one
         self._dtype = torch.float16 if half else torch.float32
         self._format = torch.channels_last if half else torch.contiguous_format
         self._module = module.eval().to(self._device, self._dtype).to(memory_format=self._format)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hvt_deploy.core.device_choice import DeviceChoice
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import MissingEnvironment
-from hvt_deploy.core.gpus import Gpu, find_gpus
+from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
 from hvt_deploy.core.workspace import ModelFolder
@@ -26,8 +27,8 @@ from hvt_deploy.runtime.tensorrt.passport import (
 from hvt_deploy.runtime.tensorrt_provider import find_linked_major
 from hvt_deploy.runtime.variant import Form, Variant
 
-# The graphs that ONNX Runtime runs, by artifact key. With a GPU the engine's own INT8 graph runs
-# there; without one its accuracy is that of the same Q/DQ with FP32 in the rest, and the CPU has an
+# The graphs that ONNX Runtime runs, by artifact key. On a GPU the engine's own INT8 graph runs
+# there; on a CPU its accuracy is that of the same Q/DQ with FP32 in the rest, and the CPU has an
 # INT8 graph of its own.
 _GRAPHS: dict[GraphKey, tuple[Precision, Form]] = {
     "fp32": ("fp32", "plain"),
@@ -41,6 +42,7 @@ _ON_CPU: tuple[GraphKey, ...] = ("fp32", "fp16", "int8-cpu", "int8-fp32")
 # What ONNX Runtime's TensorRT provider builds itself.
 _ON_TENSORRT_PROVIDER: tuple[Precision, ...] = ("fp16", "int8")
 _NO_GPU = "There is no NVIDIA GPU here to run it."
+_CPU_ONLY = "Engines run on a GPU only, and --device is cpu."
 
 
 @dataclass(frozen=True)
@@ -65,20 +67,42 @@ def select_backends(
     folder: ModelFolder,
     manifest: Manifest,
     *,
+    device: DeviceChoice = DeviceChoice(),  # noqa: B008 - a frozen value
     threads: int | None = None,
     allow_cpu_nodes: bool = False,
     timed_batches: tuple[int, ...] = (1,),
+    with_pytorch: bool = True,
 ) -> tuple[Selection, ...]:
-    """PyTorch first, then ONNX Runtime, then engines.
+    """PyTorch first, then ONNX Runtime, then engines; each runtime on the GPU where it can.
 
     `threads` of one inference on the CPU, None for every processor; `allow_cpu_nodes`: ONNX Runtime
-    may leave nodes to the CPU where there is a GPU; `timed_batches` are the sizes whose latency
-    will be measured. Raises BadInput for an artifact that is stale
-    or was changed.
+    may leave nodes to the CPU where it runs on a GPU; `timed_batches` are the sizes whose latency
+    will be measured; without `with_pytorch` PyTorch is neither selected nor imported. Raises
+    BadInput for an artifact that is stale or was changed, MissingEnvironment for a GPU that is not
+    there.
     """
-    return _Selector(
-        folder, manifest, find_gpus(), threads or cpu_count(), allow_cpu_nodes, timed_batches
-    ).all()
+    selector = _Selector(
+        folder,
+        manifest,
+        device,
+        device.find_gpu(),
+        threads or cpu_count(),
+        allow_cpu_nodes,
+        timed_batches,
+    )
+    pytorch = selector.select_pytorch() if with_pytorch else []
+    return (*pytorch, *selector.select_graphs(), *selector.select_engines())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a runtime runs."""
+
+    device: Device
+    why_not: str = ""
+    """Why it cannot run, where it may run on the GPU only."""
+    note: str = ""
+    """Why it runs on the CPU where there is a GPU."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +111,10 @@ class _Selector:
     """The model's folder in the workspace."""
     manifest: Manifest
     """Its manifest."""
-    gpus: Sequence[Gpu]
-    """The GPUs of this machine."""
+    choice: DeviceChoice
+    """The devices that may be used."""
+    gpu: Gpu | None
+    """The GPU of that choice."""
     threads: int
     """CPU threads of one inference."""
     allow_cpu_nodes: bool
@@ -96,64 +122,102 @@ class _Selector:
     timed_batches: tuple[int, ...]
     """Batch sizes whose latency is measured."""
 
-    def all(self) -> tuple[Selection, ...]:
-        device: Device = "cuda" if self.gpus else "cpu"
-        artifacts = self.manifest.artifacts
-        found = [*self._pytorch(device)]
-        for key in _ON_GPU if self.gpus else _ON_CPU:
-            if key in artifacts:
-                precision, form = _GRAPHS[key]
-                found.append(
-                    self._select(self._check(key), Variant("ort", device, precision, form))
-                )
-        if self.gpus and find_linked_major() is not None:
-            found += [
-                self._select(self._check(precision), Variant("ort-trt", "cuda", precision))
-                for precision in _ON_TENSORRT_PROVIDER
-                if precision in artifacts
-            ]
-        if PIXELS in artifacts:  # on the CPU wherever it is: only its accuracy is asked for
-            found.append(self._select(self._check(PIXELS), Variant("ort", "cpu", "fp32", "uint8")))
-        return (*found, *(self._engine(key) for key in self.manifest.engines))
-
-    def _pytorch(self, device: Device) -> list[Selection]:
+    def select_pytorch(self) -> list[Selection]:
         """The reference, and on a GPU the faster forms that a speed-up has to be quoted against."""
-        reference = Variant("pytorch", device, "fp32")
         path = self.folder.file(self.manifest.artifacts[WEIGHTS])
+        why = ""
         if importlib.util.find_spec("torch") is None:
             why = "PyTorch is not installed here: pip install 'hvt-deploy[export]'"
-            return [Selection(reference, path, None, why)]
-        if not path.is_file():
-            return [Selection(reference, path, None, f"Its weights are not here: {path}")]
-        variants = [reference]
-        if device == "cuda":
-            variants.append(Variant("pytorch", device, "fp16"))
-            variants.append(Variant("pytorch", device, "fp16", "compiled"))
+        elif not path.is_file():
+            why = f"Its weights are not here: {path}"
+        if why:
+            device: Device = "cuda" if self.gpu else "cpu"
+            return [Selection(Variant("pytorch", device, "fp32"), path, None, why)]
+        place = self._find_place(self._why_not_pytorch)
+        variants = [Variant("pytorch", place.device, "fp32")]
+        if place.device == "cuda":
+            variants.append(Variant("pytorch", "cuda", "fp16"))
+            variants.append(Variant("pytorch", "cuda", "fp16", "compiled"))
         path = self._check(WEIGHTS)
-        return [self._select(path, variant) for variant in variants]
+        return [self._select(path, variant, place) for variant in variants]
 
-    def _engine(self, key: str) -> Selection:
+    def select_graphs(self) -> list[Selection]:
+        """ONNX Runtime's, of the device that it runs on."""
+        artifacts = self.manifest.artifacts
+        place = self._find_place(self._why_not_ort)
+        found: list[Selection] = []
+        for key in _ON_GPU if place.device == "cuda" else _ON_CPU:
+            if key in artifacts:
+                precision, form = _GRAPHS[key]
+                variant = Variant("ort", place.device, precision, form)
+                found.append(self._select(self._check(key), variant, place))
+        if place.device == "cuda" and find_linked_major() is not None:
+            found += [
+                self._select(self._check(key), Variant("ort-trt", "cuda", key), place)
+                for key in _ON_TENSORRT_PROVIDER
+                if key in artifacts
+            ]
+        if PIXELS in artifacts:  # on the CPU wherever it is: only its accuracy is asked for
+            variant = Variant("ort", "cpu", "fp32", "uint8")
+            found.append(self._select(self._check(PIXELS), variant, _Place("cpu")))
+        return found
+
+    def select_engines(self) -> list[Selection]:
+        """Engines, which run on a GPU only."""
+        return [self._select_engine(key) for key in self.manifest.engines]
+
+    def _select_engine(self, key: str) -> Selection:
         """An engine is opened only after its passport was checked: it is code to be executed."""
         artifact = self.manifest.artifacts[key]
         path = self.folder.file(artifact)
         passport = read_passport(path, artifact.remake)
         variant = Variant("trt", "cuda", passport.precision, target=passport.target)
-        found = self._select(self._check(key), variant, passport.audit)
-        why = _NO_GPU
-        if self.gpus:
-            machine = Machine(available_flavours(), tuple(self.gpus))
+        found = self._select(self._check(key), variant, _Place("cuda"), passport.audit)
+        why = _CPU_ONLY if self.choice.kind == "cpu" else _NO_GPU
+        if self.gpu is not None:
             try:
+                machine = Machine(available_flavours(), (self.gpu,))
                 check_passport(path, passport, machine, artifact.remake)
             except MissingEnvironment as error:
                 why = f"{error.message} {error.hint}"
             else:
-                return replace(found, note=describe_other_card(passport, self.gpus[0]))
+                return replace(found, note=describe_other_card(passport, self.gpu))
         return Selection(variant, path, None, why, passport.audit)
+
+    def _find_place(self, why_not: Callable[[], str]) -> _Place:
+        """On the GPU unless `why_not` tells why the runtime cannot use it."""
+        if self.gpu is None:
+            return _Place("cpu")
+        why = why_not()
+        if not why:
+            return _Place("cuda")
+        if self.choice.kind == "cuda":
+            return _Place("cuda", why)
+        return _Place("cpu", note=f"On the CPU: {why}")
+
+    def _why_not_pytorch(self) -> str:
+        from hvt_deploy.runtime.pytorch import can_use_gpu
+
+        if can_use_gpu(self.choice.ordinal):
+            return ""
+        return "this PyTorch cannot use the GPU (its build, or the driver)."
+
+    def _why_not_ort(self) -> str:
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "onnxruntime is not installed."
+        from hvt_deploy.runtime.providers import CUDA_PROVIDER, why_not_started
+
+        why = why_not_started(CUDA_PROVIDER, self.choice.ordinal)
+        return (
+            f"the CUDA provider of ONNX Runtime cannot be used: {why.rstrip('.')}." if why else ""
+        )
 
     def _check(self, key: str) -> Path:
         return self.folder.open_artifact(self.manifest, key)
 
-    def _select(self, path: Path, variant: Variant, audit: EngineAudit | None = None) -> Selection:
+    def _select(
+        self, path: Path, variant: Variant, place: _Place, audit: EngineAudit | None = None
+    ) -> Selection:
         manifest = self.manifest
         request = BackendRequest(
             variant=variant,
@@ -161,11 +225,16 @@ class _Selector:
             model=manifest.model,
             signature=manifest.signature,
             threads=self.threads,
+            ordinal=self.choice.ordinal,
             allow_cpu_nodes=self.allow_cpu_nodes,
             profiles=manifest.config.engine.profiles,
             options=manifest.config.options,
             timed_batches=self.timed_batches,
         )
+        if place.why_not:
+            return Selection(variant, request.path, None, place.why_not)
         if variant.form == "uint8":
-            return Selection(variant, path, lambda: open_pixels_backend(request))
-        return Selection(variant, path, lambda: open_backend(request), audit=audit)
+            return Selection(variant, request.path, lambda: open_pixels_backend(request))
+        return Selection(
+            variant, request.path, lambda: open_backend(request), audit=audit, note=place.note
+        )

@@ -33,6 +33,15 @@ from short_timings import measure_shortly
 from stub_libcuda import Stub
 
 timing.measure_latency = partial(measure_shortly, budget_s=0.2)
+probe_in_child = doctor.probe_in_child
+
+def probe(part):
+    # The stand-in of TensorRT is in this process only.
+    if part == "cuda":
+        return probe_in_child(part)
+    return doctor.ProbeResult(part != "tensorrt_rtx", "stands in")
+
+doctor.probe_in_child = probe
 
 def work(machine):
     answers = {}
@@ -155,7 +164,10 @@ def test_h100(outcomes) -> None:
     facts = found["doctor"]["facts"]
     assert facts["gpu"] == "NVIDIA H100 80GB HBM3 (compute capability 9.0, 81079 MiB)"
     assert facts["driver"] == "580.65.06, for CUDA 13.0 and older"
-    assert facts["tensorrt"] == "10.13.3.9"
+    assert facts["tensorrt"] == "10.13.3.9: stands in"
+    assert facts["CUDA"] == "opens; 1 MiB copied there and back"
+    promised = found["doctor"]["abilities"][-1]["why"]
+    assert promised == "engines on the GPU in TensorRT 10.13.3.9, ONNX Runtime on the CPU"
     assert found["build-trt"]["flavour"] == "TensorRT 10.13.3.9"
     found.check_engine("trt fp32 trt10.13-sm90")
     record = found["validate"]

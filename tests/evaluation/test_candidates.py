@@ -1,24 +1,104 @@
-"""Which rows a machine with a GPU is asked for: PyTorch's faster forms besides the reference."""
+"""Which rows a machine with a GPU is asked for, and on which device each runtime runs."""
 
 from __future__ import annotations
 
-from hvt_deploy.core.gpus import Gpu
+from dataclasses import replace
+
+import pytest
+
+from hvt_deploy.core import device_choice
+from hvt_deploy.core.device_choice import DeviceChoice, parse_device
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.gpus import Gpu, GpuSearch
 from hvt_deploy.evaluation.candidates import plan_rows
-from hvt_deploy.runtime import selection
+from hvt_deploy.runtime import providers, pytorch
+
+L4, H100 = Gpu("NVIDIA L4", "8.9", 23034, "13.0"), Gpu("NVIDIA H100", "9.0", 81559, "13.0")
+NO_CUDA = "this ONNX Runtime has only CPUExecutionProvider"
+CPU_ROWS = ["pytorch fp32 cpu", "ort fp32 cpu"]
+GPU_ROWS = [
+    "pytorch fp32 cuda",
+    "pytorch fp16 cuda",
+    "pytorch fp16 compiled cuda",
+    "ort fp32 cuda",
+]
 
 
-def test_on_a_gpu_pytorch_runs_in_its_faster_forms_too(tmp_path, exported, monkeypatch) -> None:
-    folder = exported(tmp_path, "fdvit_demo")
+@pytest.fixture(scope="module")
+def folder(exported, tmp_path_factory):
+    return exported(tmp_path_factory.mktemp("workspace"), "hvt_demo")
 
-    def planned() -> list[tuple[str, str, str]]:
-        found = plan_rows(folder, folder.read(), folder.read().config.validation)
-        variants = [one.row.variant for one in found if one.row.variant.runtime == "pytorch"]
-        return [(variant.name, variant.precision, variant.device) for variant in variants]
 
-    assert planned() == [("pytorch fp32", "fp32", "cpu")]
-    monkeypatch.setattr(selection, "find_gpus", lambda: (Gpu("NVIDIA L4", "8.9", 23034, "13.0"),))
-    assert planned() == [
-        ("pytorch fp32", "fp32", "cuda"),
-        ("pytorch fp16", "fp16", "cuda"),
-        ("pytorch fp16 compiled", "fp16", "cuda"),
-    ]
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with these GPUs, whose PyTorch and ONNX Runtime may use them."""
+
+    def make(*gpus, torch=True, ort=True):
+        search = GpuSearch(gpus, "" if gpus else "there is no NVIDIA driver")
+        monkeypatch.setattr(device_choice, "search_gpus", lambda: search)
+        monkeypatch.setattr(pytorch, "can_use_gpu", lambda n: torch and n < len(gpus))
+        monkeypatch.setattr(providers, "why_not_started", lambda *_: "" if ort else NO_CUDA)
+
+    return make
+
+
+def planned(folder, device="auto"):
+    settings = replace(folder.read().config.validation, device=device)
+    found = plan_rows(folder, folder.read(), settings)
+    return [one.row for one in found if one.row.variant.runtime != "trt"]
+
+
+def places(rows):
+    return [f"{row.backend} {row.variant.device}" for row in rows]
+
+
+def test_with_a_gpu_each_runtime_runs_where_it_can(folder, machine):
+    machine()
+    assert places(planned(folder)) == CPU_ROWS
+    machine(L4)
+    rows = planned(folder)
+    assert places(rows) == GPU_ROWS
+    assert not any(row.note or row.skipped for row in rows)
+    machine(L4, torch=False, ort=False)
+    rows = planned(folder)
+    assert places(rows) == CPU_ROWS
+    assert "this PyTorch cannot use the GPU" in rows[0].note
+    assert NO_CUDA in rows[1].note
+    assert not any(row.skipped for row in rows)
+    machine(L4, torch=False)
+    assert places(planned(folder)) == [CPU_ROWS[0], GPU_ROWS[3]]
+
+
+def test_the_device_that_is_named_is_taken_or_the_row_is_skipped(folder, machine):
+    machine(L4)
+    assert places(planned(folder, "cpu")) == CPU_ROWS
+    machine(L4, ort=False)
+    *pytorch_rows, ort = planned(folder, "cuda")
+    assert not any(row.skipped for row in pytorch_rows)
+    assert NO_CUDA in ort.skipped
+    machine(L4, torch=False)
+    *pytorch_rows, ort = planned(folder, "cuda:0")
+    assert (pytorch_rows[0].variant.device, ort.skipped) == ("cuda", None)
+    assert all("cannot use the GPU" in row.skipped for row in pytorch_rows)
+
+
+def test_a_gpu_that_is_not_there_is_a_missing_environment(folder, machine):
+    machine()
+    with pytest.raises(MissingEnvironment, match="cuda:0 here: there is no NVIDIA driver"):
+        planned(folder, "cuda")
+    machine(L4)
+    with pytest.raises(MissingEnvironment, match="cuda:1 here: CUDA sees 1"):
+        planned(folder, "cuda:1")
+    machine(L4, H100)
+    assert places(planned(folder, "cuda:1")) == GPU_ROWS
+    assert DeviceChoice("cuda", 1).find_gpu() == H100
+    assert DeviceChoice("auto").find_gpu() == L4
+    assert DeviceChoice("cpu").find_gpu() is None
+
+
+@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", ""])
+def test_another_device_is_bad_input(text):
+    with pytest.raises(BadInput, match="device") as caught:
+        parse_device(text)
+    assert "cuda:N" in caught.value.hint
+    assert parse_device("cuda:2") == DeviceChoice("cuda", 2)

@@ -114,6 +114,22 @@ def test_nodes_elsewhere_are_refused_by_name_unless_allowed(tmp_path, on_gpu):
     assert ort.OrtBackend(replace(asked, variant=Variant("ort", "cpu", "fp32"))).placement is None
 
 
+def test_the_session_is_opened_on_the_gpu_that_was_chosen(tmp_path, on_gpu, monkeypatch):
+    given = []
+    session = ort.onnxruntime.InferenceSession
+
+    def open_session(path, options, *, providers, **more):
+        given.extend(providers)
+        return session(path, options, providers=[CPU], **more)
+
+    monkeypatch.setattr(ort.onnxruntime, "InferenceSession", open_session)
+    asked = request(linear(tmp_path / "m.onnx"), device="cuda")
+    ort.OrtBackend(replace(asked, allow_cpu_nodes=True, ordinal=1))
+    assert given == [(CPU, {"device_id": "1"})] * 2, (
+        "the one that is profiled, and the one that runs"
+    )
+
+
 def test_a_validation_skips_such_a_backend_loudly_or_records_where_its_nodes_are(tmp_path, on_gpu):
     asked = request(linear(tmp_path / "m.onnx"), device="cuda")
     row = Row("m", asked.variant.name, asked.variant, None)

@@ -14,10 +14,11 @@ import pytest
 from fake_tensorrt import FakeTensorRT, World
 from ort_graphs import H, W, linear, request
 
+from hvt_deploy.core import device_choice
 from hvt_deploy.core.errors import MissingEnvironment
-from hvt_deploy.core.gpus import Gpu
+from hvt_deploy.core.gpus import Gpu, GpuSearch
 from hvt_deploy.evaluation.candidates import plan_rows
-from hvt_deploy.runtime import selection
+from hvt_deploy.runtime import providers, selection
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.tensorrt_provider import find_linked_major, load_tensorrt, make_options
@@ -100,7 +101,8 @@ def test_session_gets_the_graph_as_it_is_and_falls_back_to_nothing(
         OrtBackend(provider_request(linear(tmp_path / "m.onnx")))
     ((options, rest),) = seen
     wanted = provider_request(tmp_path / "m.onnx")
-    assert rest["providers"] == [("TensorrtExecutionProvider", make_options(wanted))]
+    options_given = {"device_id": "0", **make_options(wanted)}
+    assert rest["providers"] == [("TensorrtExecutionProvider", options_given)]
     disabled = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     assert options.graph_optimization_level == disabled
 
@@ -113,7 +115,9 @@ def test_rows_are_of_the_graphs_whose_precision_the_provider_keeps(
     manifest = folder.read()
     half = {"fp16": manifest.artifacts["fp32"]}
     manifest = replace(manifest, artifacts={**manifest.artifacts, **half})
-    monkeypatch.setattr(selection, "find_gpus", lambda: (Gpu("NVIDIA L4", "8.9", 23034, "13.0"),))
+    search = GpuSearch((Gpu("NVIDIA L4", "8.9", 23034, "13.0"),))
+    monkeypatch.setattr(device_choice, "search_gpus", lambda: search)
+    monkeypatch.setattr(providers, "why_not_started", lambda *_: "")
     monkeypatch.setattr(selection, "find_linked_major", lambda: 10 if has_provider else None)
     rows = [one.row for one in plan_rows(folder, manifest, manifest.config.validation)]
     names = [row.backend for row in rows if row.variant.runtime == "ort-trt"]

@@ -226,7 +226,7 @@ def answer_text(answer: Answer, names: Sequence[str]) -> str:
 def timing_grid(results: Results) -> Grid | None:
     """Latency of every backend at every batch size."""
     lines = [
-        (row.backend, *_timing_cells(timing), timing.speedup_over or EMPTY)
+        (row.backend, *_timing_cells(timing), _speedup_base(timing))
         for row in results.rows
         for timing in row.timings
     ]
@@ -234,6 +234,11 @@ def timing_grid(results: Results) -> Grid | None:
         return None
     figures = ("min", "median", "p90", "p99", "img/s", "speed-up", "relative to")
     return Grid("Latency by batch size", ("backend", "batch", *figures), tuple(lines))
+
+
+def _speedup_base(timing: Timing) -> str:
+    elsewhere = "" if timing.same_device else " (another device)"
+    return f"{timing.speedup_over}{elsewhere}" if timing.speedup_over else EMPTY
 
 
 def _timing_cells(timing: Timing) -> tuple[str, ...]:

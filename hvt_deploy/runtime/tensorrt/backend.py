@@ -84,7 +84,7 @@ class TrtBackend:
                 f"There is no engine {request.path}.", "Run `hvt-deploy build-trt` again."
             )
         self._flavour = open_flavour(read_passport(request.path).flavour)
-        self._cuda = Cuda()
+        self._cuda = Cuda(request.ordinal)
         with ExitStack() as keep, self._cuda.activate():
             keep.callback(self._cuda.close)
             self._engine = self._deserialize()
