@@ -8,7 +8,9 @@ READY := .venv/.ready
 demo: $(READY)
 	$(BIN)/hvt-deploy demo
 
-test: lint types unit
+# The types are checked next to the tests: alone they would leave all but one core idle.
+test: $(READY)
+	$(MAKE) -j2 --output-sync=target lint types unit
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -38,14 +38,14 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(place):
-    done = run_process("build-trt", "--int8", "--json", cwd=place)
+    done = run("build-trt", "--int8", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
 def validated(place, built):
-    done = run_process("validate", "--data", "imagenet/val", "--max-top1-drop", "50", cwd=place)
+    done = run("validate", "--data", "imagenet/val", "--max-top1-drop", "50", cwd=place)
     return done, manifest(place)
 
 

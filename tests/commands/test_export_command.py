@@ -89,11 +89,13 @@ def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(
     state = model.state_dict() | {"decoders.0.weight": torch.zeros(2)}
     file = tmp_path / "trained.pth"
     torch.save({"state_dict": state}, file)
+    # onnxsim has no wheels for Python 3.10; elsewhere FDViT goes through it here.
+    simplifier = "onnxslim" if sys.version_info < (3, 11) else "onnxsim"
     config = config_of("fdvit_demo")
+    chosen = replace(config.export, weights=str(file), simplifier=simplifier)
     folder = ModelFolder(tmp_path / "m")
-    step.export(
-        folder, replace(config, export=replace(config.export, weights=str(file))), None, SilentUi()
-    )
+    done = step.export(folder, replace(config, export=chosen), None, SilentUi())
+    assert done.parity.relative_to_largest <= export_parity.FP32_PARITY
     kept = folder.file(folder.read().artifacts["pytorch"]).with_name("keys.json")
     meanings = json.loads(kept.read_text(encoding="utf-8"))
     assert list(meanings) == list(state)

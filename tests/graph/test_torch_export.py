@@ -86,7 +86,7 @@ def test_the_file_has_exactly_the_opset_asked_for(exported, reference, signature
     loaded = load_onnx(tmp_path / "m.onnx")
     assert read_opset(loaded) == opset
     check_contract(loaded, opset=opset, signature=signature, layer_norms=layer_norms(reference))
-    for batch in (1, 3):
+    for batch in (1, 2, 3, 5):
         images = noise(reference, batch)
         expected = reference(torch.from_numpy(images)).detach().numpy()
         assert np.abs(run(loaded, images) - expected).max() <= 2e-5 * np.abs(expected).max()

@@ -86,7 +86,7 @@ def test_key_names_and_shapes_are_the_official_ones(name: str) -> None:
 @pytest.mark.parametrize("name", [spec.name for spec in NAMED])
 def test_measured_figures_are_those_of_the_reference_form(name: str) -> None:
     spec = get_spec(name)
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model = create_model(name)
         model(torch.empty(1, 3, *spec.image_size))
     unused = family_of(model).train_only_prefixes
