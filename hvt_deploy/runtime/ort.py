@@ -1,8 +1,5 @@
 """An ONNX file in ONNX Runtime, on the CPU or through the CUDA provider."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import tempfile
@@ -28,7 +25,6 @@ from hvt_deploy.runtime.tensorrt_provider import TENSORRT_PROVIDER, load_tensorr
 from hvt_deploy.runtime.variant import Variant
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
 _EXPORT_AGAIN = "Run `hvt-deploy export` again."
 
 # The names of the exceptions (their module has no stable home) that mean: this file is no valid
@@ -197,6 +193,8 @@ def _open_session(
         provider_options.update(make_options(request))
         # TensorRT gets the graph as it is in the file.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif request.variant.device == "cuda":
+        provider_options["use_tf32"] = "0"  # on by default: FP32 products with 10 bits of mantissa
     if request.variant.device != "cpu" and not request.allow_cpu_nodes:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:

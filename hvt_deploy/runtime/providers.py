@@ -1,8 +1,5 @@
 """The execution providers of ONNX Runtime that really start on this machine."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import contextlib

@@ -42,6 +42,7 @@ _ON_CPU: tuple[GraphKey, ...] = ("fp32", "fp16", "int8-cpu", "int8-fp32")
 # What ONNX Runtime's TensorRT provider builds itself.
 _ON_TENSORRT_PROVIDER: tuple[Precision, ...] = ("fp16", "int8")
 _NO_GPU = "There is no NVIDIA GPU here to run it."
+_DEQUANTIZED = "The CUDA provider dequantizes: the products of this graph run in floating point."
 _CPU_ONLY = "Engines run on a GPU only, and --device is cpu."
 
 
@@ -150,7 +151,10 @@ class _Selector:
             if key in artifacts:
                 precision, form = _GRAPHS[key]
                 variant = Variant("ort", place.device, precision, form)
-                found.append(self._select(self._check(key), variant, place))
+                selection = self._select(self._check(key), variant, place)
+                if place.device == "cuda" and precision == "int8":
+                    selection = replace(selection, note=_DEQUANTIZED)
+                found.append(selection)
         if place.device == "cuda" and find_linked_major() is not None:
             found += [
                 self._select(self._check(key), Variant("ort-trt", "cuda", key), place)

@@ -69,6 +69,17 @@ def test_with_a_gpu_each_runtime_runs_where_it_can(folder, machine):
     assert places(planned(folder)) == [CPU_ROWS[0], GPU_ROWS[3]]
 
 
+def test_a_qdq_graph_on_the_cuda_provider_is_said_to_be_dequantized(folder, machine):
+    machine(L4)
+    manifest = folder.read()
+    graphs = {**manifest.artifacts, "int8": manifest.artifacts["fp32"]}
+    found = plan_rows(folder, replace(manifest, artifacts=graphs), manifest.config.validation)
+    notes = {one.row.variant.precision: one.row.note for one in found if one.row.note}
+    assert notes == {
+        "int8": "The CUDA provider dequantizes: the products of this graph run in floating point."
+    }
+
+
 def test_the_device_that_is_named_is_taken_or_the_row_is_skipped(folder, machine):
     machine(L4)
     assert places(planned(folder, "cpu")) == CPU_ROWS

@@ -114,7 +114,9 @@ def test_nodes_elsewhere_are_refused_by_name_unless_allowed(tmp_path, on_gpu):
     assert ort.OrtBackend(replace(asked, variant=Variant("ort", "cpu", "fp32"))).placement is None
 
 
-def test_the_session_is_opened_on_the_gpu_that_was_chosen(tmp_path, on_gpu, monkeypatch):
+def test_the_session_is_opened_on_the_gpu_that_was_chosen_and_without_tf32(
+    tmp_path, on_gpu, monkeypatch
+):
     given = []
     session = ort.onnxruntime.InferenceSession
 
@@ -125,7 +127,7 @@ def test_the_session_is_opened_on_the_gpu_that_was_chosen(tmp_path, on_gpu, monk
     monkeypatch.setattr(ort.onnxruntime, "InferenceSession", open_session)
     asked = request(linear(tmp_path / "m.onnx"), device="cuda")
     ort.OrtBackend(replace(asked, allow_cpu_nodes=True, ordinal=1))
-    assert given == [(CPU, {"device_id": "1"})] * 2, (
+    assert given == [(CPU, {"device_id": "1", "use_tf32": "0"})] * 2, (
         "the one that is profiled, and the one that runs"
     )
 
