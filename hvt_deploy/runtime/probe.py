@@ -34,6 +34,7 @@ class Probe:
     """Open a part on the first GPU, or ONNX Runtime's providers wherever they run."""
 
     part: Part
+    """The part to open."""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class _Place:
     """Where a runtime runs."""
 
     device: Device
+    """The device."""
     why_not: str = ""
     """Why it cannot run, where it may run on the GPU only."""
     note: str = ""
