@@ -152,7 +152,7 @@ def _load_images(manifest: Manifest, config: RunConfig, data: Path | None, ui: U
     source, signature = data or Path(config.calibration.folder), manifest.signature
     if data is None and not source.is_dir():
         ui.warn(
-            f"There is no {source}: noise is taken for images, which says little about INT8. "
+            f"There is no {source}: noise is used instead of images, which says little about INT8. "
             "Give some: --data DIR"
         )
         return draw_seeded_noise(signature, signature.batch or _IMAGES, seed=0)
@@ -233,7 +233,7 @@ def _open_reference(
         if not error <= LIMITS["fp32"]:
             raise CheckFailed(
                 f"In PyTorch, the deployed form of {manifest.model} differs from its reference "
-                f"form by {error:.1e}: the fault is older than the graph.",
+                f"form by {error:.1e}: the error is in the model, not in the graph.",
                 f"Run: hvt-deploy models --verify {manifest.model}",
             )
         yield backend

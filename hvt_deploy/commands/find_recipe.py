@@ -122,7 +122,7 @@ def _split(
         raise BadInput(
             f"{len(drawn)} images of {data} were not calibrated on; a budget of "
             f"{request.budget:g} points needs {needed}, even if no prediction changes: half for "
-            "the search, half for the promise.",
+            "the search, half to confirm it.",
             "Give more labelled images (--budget-data DIR, --budget-images N) or a larger budget.",
         )
     search = draw_stratified_sample(drawn, len(drawn) // 2, seed + 1)

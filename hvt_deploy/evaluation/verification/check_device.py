@@ -88,7 +88,7 @@ def _read_clocks(gpu: Gpu, measured: dict[str, Fact]) -> None:
         raise MissingEnvironment(f"The clocks of {gpu.name} cannot be read.")
     reading = reader.read()
     if reading is None:
-        raise MissingEnvironment(f"The clocks of {gpu.name} can be read no longer.")
+        raise MissingEnvironment(f"The clocks of {gpu.name} can no longer be read.")
     measured.update(
         sm_mhz=reading.sm_mhz,
         power_w=reading.power_w,

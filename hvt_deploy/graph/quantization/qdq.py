@@ -106,7 +106,9 @@ def _add_weight(edit: GraphEdit, name: str, axis: int) -> str:
     """The INT8 weight and its DQ with a scale for each output channel."""
     weight = edit.constant(name)
     if weight is None:
-        raise ToolFailure(f"Weight {name} is in an external file.", "Quantize its outline.")
+        raise ToolFailure(
+            f"Weight {name} is in an external file.", "Report this with the model's name."
+        )
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scales = _find_scales(np.abs(weight).max(axis=others), name)
     quantized = edit.add_constant(
