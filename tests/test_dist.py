@@ -59,7 +59,16 @@ def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(dist):
 def test_the_sdist_holds_what_building_and_testing_need(dist):
     with tarfile.open(dist / f"{RELEASE}.tar.gz") as archive:
         names = {member.name.removeprefix(f"{RELEASE}/") for member in archive if member.isfile()}
-    folders = ("hvt_deploy", "export_configs", "tests", "benchmarks", "docker", "training", ".ci")
+    folders = (
+        "hvt_deploy",
+        "export_configs",
+        "tests",
+        "benchmarks",
+        "typings",
+        "docker",
+        "training",
+        ".ci",
+    )
     for folder in folders:
         assert files_below(folder) <= names, folder
     assert {

@@ -200,7 +200,7 @@ class SweepOptions:
 @command_with_options(
     "sweep",
     SweepOptions,
-    epilog="Example: **hvt-deploy sweep --models 'fdvit_*,faster_vit_0*' --data imagenet/val**",
+    epilog=r"Example: **hvt-deploy sweep --models 'fdvit_\*,faster_vit_0\*' --data imagenet/val**",
 )
 def sweep(options: SweepOptions) -> None:
     """Export, quantize, build and validate many models; continues after failures, resumes."""

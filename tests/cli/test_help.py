@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from hvt_deploy import cli
 from hvt_deploy.evaluation.report.terms import TERMS
@@ -33,6 +34,11 @@ def test_a_command_says_what_it_and_each_option_does(name):
 def test_help_defines_the_terms_that_the_output_uses(name, terms):
     for term in terms:
         assert TERMS[term] in COMMANDS[name].epilog
+
+
+def test_wildcards_of_an_example_are_shown():
+    shown = CliRunner().invoke(cli.app, ["sweep", "--help"]).stdout
+    assert "--models 'fdvit_*,faster_vit_0*'" in shown
 
 
 def test_flags_of_a_dataclass_arrive_with_their_names_and_defaults():
