@@ -49,7 +49,7 @@ def test_a_sound_export_follows_pytorch(place):
     done = run("diagnose", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "ort fp32 matches pytorch" in done.stdout
-    assert "noise is taken" in done.stderr
+    assert "noise is used" in done.stderr
     assert not (place / "diagnosis").exists()
 
 
