@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from hvt_deploy.evaluation.scores import Interval
 
@@ -26,20 +27,14 @@ def format_points(value: float) -> str:
 
 def format_percent_range(interval: Interval) -> str:
     """`[95.6, 98.5]`, with a second decimal once the interval is narrower than half a point."""
-    low, high = interval.low, interval.high
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
     decimals = _range_decimals(interval)
-    return f"[{_unsigned(low, decimals)}, {_unsigned(high, decimals)}]"
+    return _format_range(interval, lambda end: _unsigned(end, decimals))
 
 
 def format_points_range(interval: Interval) -> str:
     """`[-0.4, +0.9]`, with a second decimal once the interval is narrower than half a point."""
-    low, high = interval.low, interval.high
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
     decimals = _range_decimals(interval)
-    return f"[{_signed(low, decimals)}, {_signed(high, decimals)}]"
+    return _format_range(interval, lambda end: _signed(end, decimals))
 
 
 def format_ratio(value: float) -> str:
@@ -49,10 +44,7 @@ def format_ratio(value: float) -> str:
 
 def format_ratio_range(interval: Interval) -> str:
     """`[1.79, 1.88]`."""
-    low, high = interval.low, interval.high
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"[{_ratio_digits(low)}, {_ratio_digits(high)}]"
+    return _format_range(interval, _ratio_digits)
 
 
 def format_three_digits(value: float) -> str:
@@ -141,6 +133,13 @@ def _unsigned(value: float, decimals: int) -> str:
 
 def _range_decimals(interval: Interval) -> int:
     return 1 if interval.high - interval.low >= 0.5 else 2
+
+
+def _format_range(interval: Interval, format_end: Callable[[float], str]) -> str:
+    """Both ends in brackets; empty where one is not finite."""
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return ""
+    return f"[{format_end(interval.low)}, {format_end(interval.high)}]"
 
 
 def _ratio_digits(value: float) -> str:
