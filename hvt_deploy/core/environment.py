@@ -94,12 +94,13 @@ def free_disk_bytes(path: Path) -> int:
 
 def available_memory_bytes() -> int:
     """Memory that can be taken now without swapping, within the limit of a container."""
-    meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
-    fields = {
-        name: int(rest.split()[0])
-        for name, _, rest in (line.partition(":") for line in meminfo.splitlines())
-    }
-    return min(1024 * fields["MemAvailable"], _left_of_cgroup_limit())
+    return min(1024 * read_meminfo_kib()["MemAvailable"], _left_of_cgroup_limit())
+
+
+def read_meminfo_kib() -> dict[str, int]:
+    """The memory of the whole system as the kernel reports it, KiB: "MemTotal", "MemAvailable"."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
 
 
 def _left_of_cgroup_limit() -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hvt_deploy.core.environment import read_meminfo_kib
 from hvt_deploy.core.gpus import Gpu
 
 # nvml.h: nvmlClocksEventReason*. Idle (1) and the clock the user asked for (2) are no complaint.
@@ -147,8 +148,7 @@ def _read_rail_power(sys_folder: Path) -> float:
 
 
 def _used_system_memory_mib() -> float:
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    kib = read_meminfo_kib()
     return (kib["MemTotal"] - kib["MemAvailable"]) / 1024
 
 

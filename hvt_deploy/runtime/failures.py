@@ -35,6 +35,11 @@ def explain_failure(error: Exception) -> str:
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
+def read_first_line(error: Exception) -> str:
+    """The first line of an error's text; the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def breaks_cuda(error: BaseException) -> bool:
     """Whether no later CUDA call of this process can succeed: a sticky error, or caused by one."""
     texts = [str(one).lower() for one in _causes(error)]

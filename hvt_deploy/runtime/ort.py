@@ -19,6 +19,7 @@ from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Device
 from hvt_deploy.graph.module_graph import ModuleGraph
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BackendRequest
+from hvt_deploy.runtime.failures import read_first_line
 from hvt_deploy.runtime.provider_placement import Placement, read_placement, refuse_elsewhere
 from hvt_deploy.runtime.providers import load_cuda_libraries
 from hvt_deploy.runtime.tensorrt_provider import TENSORRT_PROVIDER, load_tensorrt, make_options
@@ -150,7 +151,7 @@ def run_part(
         return dict(zip(names, map(np.asarray, session.run(names, dict(inputs))), strict=True))
     except Exception as error:
         raise ToolFailure(
-            f"ONNX Runtime cannot compute {', '.join(names)}: {_first_line(error)}"
+            f"ONNX Runtime cannot compute {', '.join(names)}: {read_first_line(error)}"
         ) from error
 
 
@@ -208,10 +209,10 @@ def _open_session(
     except Exception as error:
         if type(error).__name__ in _BROKEN_FILE:
             raise BadInput(
-                f"{request.path} is not a valid ONNX file: {_first_line(error)}", _EXPORT_AGAIN
+                f"{request.path} is not a valid ONNX file: {read_first_line(error)}", _EXPORT_AGAIN
             ) from error
         if request.variant.device == "cuda":
-            raise _no_provider(provider, _first_line(error)) from error
+            raise _no_provider(provider, read_first_line(error)) from error
         raise _cannot_run(request, error) from error
     # A provider that fails to start is replaced by the CPU's without an error.
     if provider not in session.get_providers():
@@ -292,9 +293,6 @@ def _no_provider(provider: str, why: str) -> HvtDeployError:
 
 def _cannot_run(request: BackendRequest, error: Exception) -> HvtDeployError:
     return ToolFailure(
-        f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: {_first_line(error)}"
+        f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: "
+        f"{read_first_line(error)}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

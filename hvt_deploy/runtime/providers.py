@@ -8,6 +8,7 @@ import sys
 import onnx
 import onnxruntime
 
+from hvt_deploy.runtime.failures import read_first_line
 from hvt_deploy.runtime.tensorrt_provider import TENSORRT_PROVIDER
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -49,7 +50,7 @@ def why_not_started(provider: str, ordinal: int = 0) -> str:
             probe, options, providers=[choice], enable_fallback=0
         )
     except Exception as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return read_first_line(error)
     if provider in session.get_providers():
         return ""
     return "it does not start (CUDA or cuDNN of the wrong version, or no GPU)"
