@@ -14,6 +14,15 @@ from itertools import takewhile
 from typing import cast
 
 from hvt_deploy.core.errors import ToolFailure
+from hvt_deploy.runtime.tensorrt.layer_tensors import (
+    PRECISIONS,
+    UNKNOWN,
+    LayerTensor,
+    name_dtype,
+    parse_tensors,
+    read_json_tensors,
+    read_json_weights,
+)
 
 _LINE = re.compile(
     r"Name: (?P<name>.*), LayerType: (?P<type>\S*), Inputs: (?P<inputs>.*?)"
@@ -22,16 +31,6 @@ _LINE = re.compile(
 )
 _PROFILE = re.compile(r"\[profile (\d+)\]")
 _REGION = re.compile(r"_myl(\d+)_\d+$")
-# TensorRT up to 10 writes formats in prose ("Row major linear FP16 format"), later ones type names.
-_DTYPES = (
-    ("Int8", ("int8",)),
-    ("FP8", ("fp8",)),
-    ("Half", ("fp16", "half")),
-    ("BFloat16", ("bf16", "bfloat16")),
-    ("Float", ("fp32", "float")),
-)
-# The data type of a tensor that the inspector does not report ("N/A due to dynamic shapes").
-UNKNOWN = "unknown"
 # Data types in the names of NVIDIA's kernels: sm80_xmma_gemm_i8i8_…, …_h16816gemm_…, …_f32f32_….
 _TACTIC_DTYPES = (
     ("Int8", re.compile(r"i8i8|imma|int8", re.IGNORECASE)),
@@ -61,20 +60,23 @@ class EngineLayer:
     Attributes:
         name: TensorRT's name of the layer.
         type: TensorRT's layer type: kgen, gemm, correlation, Reformat …
-        inputs: data types of the input tensors: Int8, Half, Float, Int64 …
-        outputs: data types of the output tensors.
+        inputs: the tensors that it reads, without constants.
+        outputs: the tensors that it writes.
         onnx_nodes: names of the ONNX nodes that the layer computes.
         tactic: the kernel's name, "" where there is none.
         profile: index of the optimization profile that the layer belongs to.
+        constants: the weights and other constants that it reads; TensorRT lists them for some
+            layers only, TensorRT-RTX for all.
     """
 
     name: str
     type: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[LayerTensor, ...]
+    outputs: tuple[LayerTensor, ...]
     onnx_nodes: tuple[str, ...]
     tactic: str = ""
     profile: int = 0
+    constants: tuple[LayerTensor, ...] = ()
 
     @property
     def is_kernel(self) -> bool:
@@ -107,12 +109,13 @@ class EngineLayer:
         INT8 that is converted before anything is computed (`__myl_CastMulFc`: Q/DQ that found no
         INT8 kernel) is not INT8: then it is the lowest of the other inputs and the outputs.
         """
-        types = self.inputs
+        types = tuple(tensor.dtype for tensor in self.inputs)
         before_product = takewhile(lambda step: step not in _PRODUCT_STEPS, self._steps)
         if "Int8" in types and "Cast" in before_product and not self.is_reformat:
-            types = tuple(dtype for dtype in (*types, *self.outputs) if dtype != "Int8")
+            written = (tensor.dtype for tensor in self.outputs)
+            types = tuple(dtype for dtype in (*types, *written) if dtype != "Int8")
         missing = UNKNOWN if UNKNOWN in types else "other"
-        return next((name for name, _ in _DTYPES if name in types), missing)
+        return next((name for name in PRECISIONS if name in types), missing)
 
     @property
     def has_unknown_types(self) -> bool:
@@ -147,11 +150,12 @@ def parse_layer_lines(message: str) -> tuple[EngineLayer, ...]:
         EngineLayer(
             name=match["name"],
             type=match["type"],
-            inputs=tuple(re.findall(r"Datatype: (\w+)", match["inputs"])),
-            outputs=tuple(re.findall(r"Datatype: (\w+)", match["outputs"])),
+            inputs=parse_tensors(match["inputs"]),
+            outputs=parse_tensors(match["outputs"]),
             onnx_nodes=_parse_onnx_nodes(match["metadata"]),
             tactic=match["tactic"],
             profile=_find_profile(match["name"], line, profiles),
+            constants=parse_tensors(match["constants"] or ""),
         )
         for line, match in matches
     )
@@ -180,37 +184,28 @@ def parse_inspector_json(text: str, profile: int = 0) -> tuple[EngineLayer, ...]
 def _read_json_layer(entry: Mapping[str, object]) -> EngineLayer:
     name = str(entry.get("Name", ""))
     marked = _PROFILE.search(name)
-    inputs, tactic = _parse_dtypes(entry.get("Inputs")), str(entry.get("TacticName", ""))
-    if inputs and all(dtype == UNKNOWN for dtype in inputs):
-        inputs = (_guess_dtype(entry.get("Weights"), tactic), *inputs[1:])
+    inputs, tactic = read_json_tensors(entry.get("Inputs")), str(entry.get("TacticName", ""))
+    if inputs and all(tensor.dtype == UNKNOWN for tensor in inputs):
+        guessed = replace(inputs[0], dtype=_guess_dtype(entry.get("Weights"), tactic))
+        inputs = (guessed, *inputs[1:])
     return EngineLayer(
         name=name,
         type=str(entry.get("LayerType", "")),
         inputs=inputs,
-        outputs=_parse_dtypes(entry.get("Outputs")),
+        outputs=read_json_tensors(entry.get("Outputs")),
         onnx_nodes=_parse_onnx_nodes(str(entry.get("Metadata", ""))),
         tactic=tactic,
         profile=int(marked[1]) if marked else 0,
+        constants=(*read_json_tensors(entry.get("Constants")), *read_json_weights(entry)),
     )
-
-
-def _parse_dtypes(tensors: object) -> tuple[str, ...]:
-    found: list[str] = []
-    for tensor in cast("list[Mapping[str, object]]", tensors or []):
-        text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or UNKNOWN)
-        text = UNKNOWN if text.startswith("N/A") else text
-        known = (name for name, words in _DTYPES if any(word in text.lower() for word in words))
-        found.append(next(known, text))
-    return tuple(found)
 
 
 def _guess_dtype(weights: object, tactic: str) -> str:
     """The data type of a layer's weights, else that in its kernel's name, else UNKNOWN."""
     if isinstance(weights, dict):
-        text = str(cast("Mapping[str, object]", weights).get("Type", "")).lower()
-        for name, words in _DTYPES:
-            if any(word in text for word in words):
-                return name
+        dtype = name_dtype(str(cast("Mapping[str, object]", weights).get("Type", "")))
+        if dtype in PRECISIONS:
+            return dtype
     return next((name for name, pattern in _TACTIC_DTYPES if pattern.search(tactic)), UNKNOWN)
 
 

@@ -45,7 +45,7 @@ def test_line_is_read() -> None:
     )
     (layer,) = parse_layer_lines(message(text))
     assert (layer.name, layer.type, layer.tactic) == ("stem/Conv_myl0_2", "correlation", "cask")
-    assert (layer.inputs, layer.outputs) == (("Int8",), ("Half",))
+    assert (layer.inputs[0].dtype, layer.outputs[0].dtype) == ("Int8", "Half")
     assert layer.onnx_nodes == ("stem/Conv", "act/Relu")
 
 

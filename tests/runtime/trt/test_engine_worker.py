@@ -48,9 +48,9 @@ def test_build_on_every_recorded_version(plan: BuildPlan, monkeypatch, version: 
     ]
     assert plan.engine.read_bytes() == b"engine"
     assert outcome.flavour.version == version
-    assert [(layer.name, layer.profile, layer.inputs) for layer in outcome.layers] == [
-        ("head", 0, ("Float",)),
-        ("head [profile 1]", 1, ("Float",)),
+    assert [(layer.name, layer.profile, layer.inputs[0].dtype) for layer in outcome.layers] == [
+        ("head", 0, "Float"),
+        ("head [profile 1]", 1, "Float"),
     ]
     assert outcome.notes == ()
     assert world.contexts == set()

@@ -15,6 +15,7 @@ from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
+from hvt_deploy.runtime.tensorrt.layer_tensors import LayerTensor
 from hvt_deploy.runtime.tensorrt.passport import (
     Machine,
     Passport,
@@ -45,7 +46,8 @@ def passport(engine: Path) -> Passport:
     plan = BuildPlan(
         onnx, engine, "tensorrt_rtx", ("8.6", "8.9"), (Profile(1, 8, 32),), workspace_mib=4096
     )
-    layers = (EngineLayer("head", "gemm", ("Int8",), ("Half",), ("head/MatMul",)),)
+    tensors = (LayerTensor("x", "Int8"),), (LayerTensor("y", "Half"),)
+    layers = (EngineLayer("head", "gemm", *tensors, ("head/MatMul",)),)
     passport = make_passport(
         plan, BuildOutcome(engine, RTX, layers, 3.0), (), "int8", audit_layers(layers), "c" * 64
     )
