@@ -20,6 +20,8 @@ HOMES = {
     ),
     "onnxruntime": (
         "runtime/ort.py",
+        "runtime/ort_cuda.py",
+        "runtime/ort_session.py",
         "runtime/ort_pixels.py",
         "runtime/providers.py",
         "graph/",

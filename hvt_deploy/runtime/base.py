@@ -15,11 +15,41 @@ from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, PixelsHWC, Signature
 from hvt_deploy.runtime.provider_placement import Placement
 from hvt_deploy.runtime.variant import Variant
 
-# One synchronised inference: the milliseconds it took by the device's own clock, None where it has
-# none.
-BoundCall: TypeAlias = "Callable[[], float | None]"
 # How many modules' outputs `taps` holds at a time.
 TAPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Launches:
+    """How the timed inferences were put on a GPU."""
+
+    cuda_graph: bool
+    """Whether each of them replays a captured CUDA graph."""
+    note: str = ""
+    """Why there is no CUDA graph, or what lies between two launches; empty if neither."""
+    trtexec: str = ""
+    """Command of NVIDIA's own benchmark whose GPU time is that of launches back to back."""
+
+
+@dataclass(frozen=True)
+class DeviceCall:
+    """An inference on images that are on a GPU already, timed by CUDA events on its stream."""
+
+    time: Callable[[int], float]
+    """Milliseconds between two events around so many launches, put on the stream one after the
+    other; all are done when it returns."""
+    rerun: Callable[[], LogitsNK]
+    """Runs it once more; the logits, in memory that held NaN before."""
+    launches: Launches
+    """How it is launched."""
+
+    def __call__(self) -> float:
+        """Run one synchronised inference; its milliseconds."""
+        return self.time(1)
+
+
+# One synchronised inference. A GPU's tells its milliseconds by the GPU's own clock.
+BoundCall: TypeAlias = "Callable[[], None] | DeviceCall"
 
 
 @dataclass(frozen=True)

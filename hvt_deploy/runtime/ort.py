@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,24 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from hvt_deploy.core.environment import cpu_flags, int8_saturates
-from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
+from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Device
 from hvt_deploy.graph.module_graph import ModuleGraph
-from hvt_deploy.runtime.base import TAPS_AT_ONCE, BackendRequest
+from hvt_deploy.runtime.base import TAPS_AT_ONCE, BackendRequest, BoundCall
 from hvt_deploy.runtime.failures import read_first_line
+from hvt_deploy.runtime.ort_cuda import OrtCudaCall, bind_on_gpu
+from hvt_deploy.runtime.ort_session import (
+    DISABLED_OPTIMIZERS,
+    PROVIDERS,
+    check_images,
+    check_signature,
+    describe_failure,
+    make_session_options,
+    open_session,
+    provider_of,
+)
 from hvt_deploy.runtime.provider_placement import Placement, read_placement, refuse_elsewhere
-from hvt_deploy.runtime.providers import load_cuda_libraries
-from hvt_deploy.runtime.tensorrt_provider import TENSORRT_PROVIDER, load_tensorrt, make_options
-from hvt_deploy.runtime.variant import Variant
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_EXPORT_AGAIN = "Run `hvt-deploy export` again."
-
-# The names of the exceptions (their module has no stable home) that mean: this file is no valid
-# model.
-_BROKEN_FILE = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
-
-# Turns the float bias of a Q/DQ layer into an int32 one. Where the scales are tiny (FP16 Q/DQ
-# graphs) that overflows to wrong logits, and an engine has the float bias. A graph made for the CPU
-# has int32 biases of its own.
-_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 
 class OrtBackend:
@@ -51,50 +46,52 @@ class OrtBackend:
         self._request = request
         self.placement = None if request.variant.device == "cpu" else prove_placement(request)
         if self.placement is not None and not request.allow_cpu_nodes:
-            refuse_elsewhere(self.placement, _provider_of(request.variant), request.variant.name)
-        self._session = _open_session(request, _session_options(request.threads))
-        _check_signature(self._session, request)
+            refuse_elsewhere(self.placement, provider_of(request.variant), request.variant.name)
+        self._session = open_session(request, make_session_options(request.threads))
+        check_signature(self._session, request)
+        self._bound: OrtCudaCall | None = None
 
     def infer(self, images_NCHW: ImagesNCHW) -> LogitsNK:
         """Logits (N, K) in float32 for preprocessed images (N, 3, H, W)."""
         signature = self._request.signature
-        _check_images(images_NCHW, self._request)
+        check_images(images_NCHW, self._request)
         try:
             (logits_NK,) = self._session.run(
                 [signature.output_name], {signature.input_name: images_NCHW}
             )
         except Exception as error:
-            raise _cannot_run(self._request, error) from error
+            raise describe_failure(self._request, error) from error
         return np.asarray(logits_NK, np.float32)
 
-    def bind(self, images_NCHW: ImagesNCHW) -> Callable[[], None]:
+    def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
         """A call that runs one synchronised inference on these images, already on the device.
 
-        Input and output live in buffers of the device that are allocated once.
+        Input and output live in buffers of the device that are allocated once. On a GPU the call of
+        an earlier `bind` ends, see `bind_on_gpu`.
         """
+        check_images(images_NCHW, self._request)
+        if self._request.variant.device == "cuda":
+            self._release_bound()
+            self._bound = bind_on_gpu(self._request, images_NCHW)
+            return self._bound.call
+        return self._bind_on_cpu(images_NCHW)
+
+    def _bind_on_cpu(self, images_NCHW: ImagesNCHW) -> BoundCall:
         signature, session = self._request.signature, self._session
-        device = self._request.variant.device
-        _check_images(images_NCHW, self._request)
-        ordinal = self._request.ordinal if device == "cuda" else 0
-        images = onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.ascontiguousarray(images_NCHW), device, ordinal
-        )
+        images = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images_NCHW))
         shape = (len(images_NCHW), signature.num_classes)
-        logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            shape, np.float32, device, ordinal
-        )
+        logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32)
         binding = session.io_binding()
         binding.bind_ortvalue_input(signature.input_name, images)
         binding.bind_ortvalue_output(signature.output_name, logits)
 
         def run() -> None:
             session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
 
         try:
             run()
         except Exception as error:
-            raise _cannot_run(self._request, error) from error
+            raise describe_failure(self._request, error) from error
         return run
 
     def taps(
@@ -119,8 +116,14 @@ class OrtBackend:
                 yield path, outputs[graph.outputs[path]].astype(np.float32)
 
     def close(self) -> None:
-        """Free the session."""
+        """Free the session, and on a GPU what is bound."""
+        self._release_bound()
         del self._session
+
+    def _release_bound(self) -> None:
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None
 
 
 def run_part(
@@ -135,7 +138,7 @@ def run_part(
 
     Raises ToolFailure where ONNX Runtime cannot run it.
     """
-    options = _session_options(threads)
+    options = make_session_options(threads)
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder.resolve())
     )
@@ -144,8 +147,8 @@ def run_part(
         session = onnxruntime.InferenceSession(
             part.SerializeToString(),
             options,
-            providers=[_PROVIDERS[device]],
-            disabled_optimizers=_DISABLED_OPTIMIZERS,
+            providers=[PROVIDERS[device]],
+            disabled_optimizers=DISABLED_OPTIMIZERS,
             enable_fallback=0,
         )
         return dict(zip(names, map(np.asarray, session.run(names, dict(inputs))), strict=True))
@@ -161,138 +164,13 @@ def prove_placement(request: BackendRequest) -> Placement:
     Raises as `OrtBackend` does, save that nodes may be on the CPU.
     """
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
-        options = _session_options(request.threads)
+        options = make_session_options(request.threads)
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
-        session = _open_session(replace(request, allow_cpu_nodes=True), options)
-        _check_signature(session, request)
+        session = open_session(replace(request, allow_cpu_nodes=True), options)
+        check_signature(session, request)
         images = np.zeros(request.signature.images_shape(request.signature.batch or 1), np.float32)
         try:
             session.run([request.signature.output_name], {request.signature.input_name: images})
         except Exception as error:
-            raise _cannot_run(request, error) from error
+            raise describe_failure(request, error) from error
         return read_placement(Path(session.end_profiling()))
-
-
-def _open_session(
-    request: BackendRequest, options: onnxruntime.SessionOptions
-) -> onnxruntime.InferenceSession:
-    if not request.path.is_file():
-        raise BadInput(f"There is no ONNX file {request.path}.", _EXPORT_AGAIN)
-    if request.path.stat().st_size == 0:
-        raise BadInput(f"{request.path} is not a valid ONNX file: it is empty.", _EXPORT_AGAIN)
-    provider, provider_options = _provider_of(request.variant), dict[str, str]()
-    if provider not in onnxruntime.get_available_providers():
-        raise _no_provider(
-            provider,
-            f"this ONNX Runtime has only {', '.join(onnxruntime.get_available_providers())}",
-        )
-    if request.variant.device == "cuda":
-        load_cuda_libraries()
-        provider_options["device_id"] = str(request.ordinal)
-    if provider == TENSORRT_PROVIDER:
-        load_tensorrt()
-        provider_options.update(make_options(request))
-        # TensorRT gets the graph as it is in the file.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    elif request.variant.device == "cuda":
-        provider_options["use_tf32"] = "0"  # on by default: FP32 products with 10 bits of mantissa
-    if request.variant.device != "cpu" and not request.allow_cpu_nodes:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = onnxruntime.InferenceSession(
-            request.path,
-            options,
-            providers=[(provider, provider_options)],
-            disabled_optimizers=_DISABLED_OPTIMIZERS,
-            enable_fallback=0,
-        )
-    except Exception as error:
-        if type(error).__name__ in _BROKEN_FILE:
-            raise BadInput(
-                f"{request.path} is not a valid ONNX file: {read_first_line(error)}", _EXPORT_AGAIN
-            ) from error
-        if request.variant.device == "cuda":
-            raise _no_provider(provider, read_first_line(error)) from error
-        raise _cannot_run(request, error) from error
-    # A provider that fails to start is replaced by the CPU's without an error.
-    if provider not in session.get_providers():
-        raise _no_provider(
-            provider, "it does not start (CUDA or cuDNN of the wrong version, or no GPU)"
-        )
-    return session
-
-
-def _provider_of(variant: Variant) -> str:
-    return TENSORRT_PROVIDER if variant.runtime == "ort-trt" else _PROVIDERS[variant.device]
-
-
-def _session_options(threads: int) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors: what it cannot fold or fuse is no warning to a user
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Threads that spin between two calls take the cores from the other backends of this process.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if int8_saturates(cpu_flags()):
-        # Signed Q/DQ saturate too, for the optimizer makes them unsigned. This makes the weights
-        # unsigned as well, whose kernel is exact. With VNNI it would only be slower, and some
-        # graphs of other quantizers then fail.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
-
-
-def _check_signature(session: onnxruntime.InferenceSession, request: BackendRequest) -> None:
-    """Raise BadInput unless the graph takes and gives what the request says; symbolic dimensions
-    fit any size.
-    """
-    signature = request.signature
-    expected_in = (signature.batch, 3, *signature.image_size)
-    expected_out = (signature.batch, signature.num_classes)
-    found_in = {i.name: tuple(i.shape) for i in session.get_inputs()}
-    found_out = {o.name: tuple(o.shape) for o in session.get_outputs()}
-    for name, expected, found in (
-        (signature.input_name, expected_in, found_in),
-        (signature.output_name, expected_out, found_out),
-    ):
-        if name not in found or not _fits(found[name], expected):
-            raise BadInput(
-                f"{request.path}: expected '{name}' of shape {_shown(expected)}, it has "
-                f"{', '.join(f'{n!r} of shape {_shown(s)}' for n, s in found.items())}.",
-                _EXPORT_AGAIN,
-            )
-
-
-def _fits(found: tuple[int | str | None, ...], expected: tuple[int | None, ...]) -> bool:
-    if len(found) != len(expected):
-        return False
-    return all(e == f or not isinstance(f, int) for f, e in zip(found, expected, strict=True))
-
-
-def _shown(shape: tuple[int | str | None, ...]) -> str:
-    return f"({', '.join('N' if d is None else str(d) for d in shape)})"
-
-
-def _check_images(images_NCHW: ImagesNCHW, request: BackendRequest) -> None:
-    signature = request.signature
-    expected = signature.images_shape(signature.batch or len(images_NCHW))
-    if images_NCHW.shape != expected:
-        raise BadInput(
-            f"{request.variant.name} takes images of shape {expected}, got {images_NCHW.shape}."
-        )
-
-
-def _no_provider(provider: str, why: str) -> HvtDeployError:
-    return MissingEnvironment(
-        f"ONNX Runtime cannot use its {provider}: {why.rstrip('.')}.",
-        "It needs an NVIDIA GPU, the CUDA and cuDNN of its version and its GPU build: "
-        "pip uninstall onnxruntime, then pip install 'hvt-deploy[gpu]' "
-        "'onnxruntime-gpu[cuda,cudnn]' (on a Jetson: the build of its JetPack).",
-    )
-
-
-def _cannot_run(request: BackendRequest, error: Exception) -> HvtDeployError:
-    return ToolFailure(
-        f"ONNX Runtime {onnxruntime.__version__} cannot run {request.path}: "
-        f"{read_first_line(error)}"
-    )

@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from functools import cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from hvt_deploy.core.errors import MissingEnvironment
@@ -30,10 +31,15 @@ def find_linked_major() -> int | None:
     if found is None or found.origin is None:
         return None
     library = Path(found.origin).parent / _LIBRARY
-    if not library.is_file():
-        return None
-    linked = re.search(rb"libnvinfer\.so\.(\d+)", library.read_bytes())
-    return None if linked is None else int(linked[1])
+    return _read_linked_major(library) if library.is_file() else None
+
+
+@cache
+def _read_linked_major(library: Path) -> int | None:
+    """Mapped, not read: of a library of some MiB only the pages up to the name are touched."""
+    with library.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        linked = re.search(rb"libnvinfer\.so\.(\d+)", content)
+        return None if linked is None else int(linked[1])
 
 
 def load_tensorrt() -> None:

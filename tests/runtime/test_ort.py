@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from ort_graphs import WEIGHT, H, K, W, expected, images, linear, request, save_graph
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
-from hvt_deploy.runtime import ort
+from hvt_deploy.runtime import ort_session
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.provider_placement import Placement
 
@@ -245,7 +245,7 @@ def test_only_without_vnni_weights_become_unsigned(
     in it.
     """
     for flags in ({"avx2"}, {"avx2", "avx_vnni"}):
-        monkeypatch.setattr(ort, "cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(ort_session, "cpu_flags", lambda flags=flags: flags)
         OrtBackend(request(linear(tmp_path / "m.onnx")))
     assert options_seen[0].get_session_config_entry("session.x64quantprecision") == "1"
     with pytest.raises(RuntimeError, match="x64quantprecision"):

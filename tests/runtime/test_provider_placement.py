@@ -16,7 +16,7 @@ from hvt_deploy.evaluation.candidates import Candidate
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.opened_rows import open_rows
 from hvt_deploy.evaluation.record import Row
-from hvt_deploy.runtime import ort
+from hvt_deploy.runtime import ort, ort_session
 from hvt_deploy.runtime.provider_placement import Placement, read_placement
 from hvt_deploy.runtime.variant import Variant
 
@@ -93,7 +93,7 @@ def test_a_real_profile_lists_every_node_of_the_graph(tmp_path):
 @pytest.fixture
 def on_gpu(monkeypatch, gpu_profile):
     """The CPU's provider stands for CUDA's; the profile is the recorded one."""
-    monkeypatch.setitem(ort._PROVIDERS, "cuda", CPU)
+    monkeypatch.setitem(ort_session.PROVIDERS, "cuda", CPU)
     monkeypatch.setattr(ort.onnxruntime, "preload_dlls", lambda: None)
     gpu_profile.write_text(
         gpu_profile.read_text().replace(CPU, "x").replace(CUDA, CPU).replace('"x"', f'"{CUDA}"')

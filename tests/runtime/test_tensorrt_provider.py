@@ -47,6 +47,12 @@ def test_major_version_is_that_of_the_library(linked) -> None:
     assert find_linked_major() == 10
 
 
+def test_the_library_is_read_once(linked, monkeypatch) -> None:
+    assert find_linked_major() == 10
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("It is read again."))
+    assert find_linked_major() == 10
+
+
 def test_cpu_build_has_no_provider() -> None:
     assert find_linked_major() is None
     with pytest.raises(MissingEnvironment, match="has no TensorRT provider") as caught:

@@ -19,7 +19,7 @@
 enum { OK, INVALID, OUT_OF_MEMORY, NOT_INITIALIZED, NO_DEVICE = 100, NO_CONTEXT = 201,
        INVALID_HANDLE = 400, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, NOT_CAPTURED = 901 };
 enum { DEVICE_MEMORY, PINNED_MEMORY, STREAM, EVENT, GRAPH, EXECUTABLE, MODULE, KINDS };
-enum { MOST_DEVICES = 8, MOST_WORK = 64 };
+enum { MOST_DEVICES = 8, MOST_WORK = 1024 };
 
 typedef void (*function)(void *);
 typedef struct { float *values; float factor; int count; } scaling;
@@ -306,6 +306,7 @@ int cuStreamSynchronize(object *stream) {
     if (on->capturing) return on->invalid = 1, 900;
     return carry_out(on);
 }
+int cuStreamQuery(object *stream) { ENTER; FIND(on, stream, STREAM); return on->count ? 600 : OK; }
 int cuStreamIsCapturing(object *stream, int *status) { ENTER; FIND(on, stream, STREAM); *status = on->capturing; return OK; }
 int cuStreamBeginCapture_v2(object *stream, int mode) {
     ENTER;

@@ -16,14 +16,14 @@ import numpy as np
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.runtime.base import BackendRequest, BoundCall
+from hvt_deploy.runtime.base import BackendRequest, DeviceCall, Launches
 from hvt_deploy.runtime.tensorrt.api import (
     ICudaEngine,
     IExecutionContext,
     RtxICudaEngine,
     RtxTensorRT,
 )
-from hvt_deploy.runtime.tensorrt.cuda import Cuda, CudaGraph, IoBuffers
+from hvt_deploy.runtime.tensorrt.cuda import Cuda, IoBuffers, StagedBuffer
 from hvt_deploy.runtime.tensorrt.engine_io import (
     check_io_tensors,
     choose_range,
@@ -34,6 +34,7 @@ from hvt_deploy.runtime.tensorrt.flavours import open_flavour, start_library
 from hvt_deploy.runtime.tensorrt.messages import is_noise, make_logger
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 from hvt_deploy.runtime.tensorrt.rtx_contexts import RtxContexts
+from hvt_deploy.runtime.tensorrt.trtexec import write_trtexec_command
 
 
 class _BoundInference:
@@ -48,24 +49,38 @@ class _BoundInference:
         cuda: Cuda,
         context: IExecutionContext,
         launch: Callable[[], None],
+        logits: tuple[StagedBuffer, tuple[int, int]],
         resources: ExitStack,
     ) -> None:
         self._cuda = cuda
         self._context: IExecutionContext | None = context
         self._launch: Callable[[], None] | None = launch
+        self._logits = logits
         self._resources = resources
 
-    def run(self) -> float:
-        """Run it once; milliseconds between two CUDA events around it."""
-        if self._launch is None:
-            raise ToolFailure("These images are not bound any more.", "Bind them again.")
+    def time(self, launches: int) -> float:
+        """As `DeviceCall.time` says."""
+        launch = self._check_bound()
         with self._cuda.activate():
-            return self._cuda.time(self._launch)
+            return self._cuda.time(launch, launches)
+
+    def rerun(self) -> LogitsNK:
+        """As `DeviceCall.rerun` says."""
+        launch, (buffer, shape) = self._check_bound(), self._logits
+        with self._cuda.activate():
+            self._cuda.upload(np.full(shape, np.nan, np.float32), buffer)
+            launch()
+            return self._cuda.download(buffer, shape)
 
     def close(self) -> None:
         """Free the graph, then the buffers, then the context."""
         self._resources.close()
         self._launch = self._context = None
+
+    def _check_bound(self) -> Callable[[], None]:
+        if self._launch is None:
+            raise ToolFailure("These images are not bound any more.", "Bind them again.")
+        return self._launch
 
 
 class TrtBackend:
@@ -110,7 +125,7 @@ class TrtBackend:
         with self._cuda.activate():
             return np.concatenate([self._infer_part(part) for part in split])
 
-    def bind(self, images_NCHW: ImagesNCHW) -> BoundCall:
+    def bind(self, images_NCHW: ImagesNCHW) -> DeviceCall:
         """A call that runs one synchronised inference on these images, already on the device, timed
         by CUDA events. It ends the call of an earlier `bind`.
 
@@ -128,12 +143,21 @@ class TrtBackend:
             # Once without capturing: TensorRT finishes what a new shape needs in the first call.
             self._execute(context)
             self._cuda.synchronize()
-            graph = self._capture(context)
-            if graph is not None:
-                stack.enter_context(closing(graph))
-            launch = partial(self._execute, context) if graph is None else graph.launch
-            self._bound = _BoundInference(self._cuda, context, launch, stack.pop_all())
-        return self._bound.run
+            launch, why_no_graph = partial(self._execute, context), ""
+            if self._rtx is None:  # TensorRT-RTX replays graphs of its own, see `RtxContexts`
+                try:
+                    graph = stack.enter_context(closing(self._cuda.capture(launch)))
+                    launch = graph.launch
+                except ToolFailure as failure:
+                    why_no_graph = f"No CUDA graph: {failure.message}"
+                    # The failed capture must not be what the next call continues.
+                    self._execute(context)
+                    self._cuda.synchronize()
+            shape = len(images_NCHW), self._request.signature.num_classes
+            logits = (buffers.logits, shape)
+            self._bound = _BoundInference(self._cuda, context, launch, logits, stack.pop_all())
+        launches = self._describe_launches(len(images_NCHW), chosen.index, why_no_graph)
+        return DeviceCall(self._bound.time, self._bound.rerun, launches)
 
     def close(self) -> None:
         """Free the device memory, contexts, engine and stream."""
@@ -154,18 +178,18 @@ class TrtBackend:
                 self._bound.close()
             self._bound = None
 
-    def _capture(self, context: IExecutionContext) -> CudaGraph | None:
-        """One inference as a CUDA graph; None where it cannot be captured.
-
-        TensorRT-RTX captures graphs itself, see `RtxContexts`.
-        """
-        if self._rtx is not None:
-            return None
-        graph = self._cuda.capture(lambda: context.execute_async_v3(self._cuda.stream))
-        if graph is None:  # the failed capture must not be what the next call continues
-            self._execute(context)
-            self._cuda.synchronize()
-        return graph
+    def _describe_launches(self, batch: int, profile: int, why_no_graph: str) -> Launches:
+        cuda_graph, request = not why_no_graph, self._request
+        command = write_trtexec_command(
+            request.path,
+            request.signature,
+            batch,
+            self._flavour.info,
+            profile=profile,
+            ordinal=request.ordinal,
+            cuda_graph=cuda_graph,
+        )
+        return Launches(cuda_graph, why_no_graph, command)
 
     def _deserialize(self) -> ICudaEngine:
         trt = self._flavour.trt

@@ -116,30 +116,38 @@ class Cuda:
         """Wait until the stream has done everything."""
         self._call("cuStreamSynchronize", self._stream)
 
-    def time(self, enqueue: Callable[[], None]) -> float:
-        """Milliseconds that the work which `enqueue` puts on the stream took, by CUDA events; done
-        when the call returns.
+    def is_idle(self) -> bool:
+        """Whether the stream has done everything; does not wait."""
+        (error,) = self._driver.cuStreamQuery(self._stream)
+        return error == self._driver.CUresult.CUDA_SUCCESS
+
+    def time(self, enqueue: Callable[[], None], launches: int = 1) -> float:
+        """Milliseconds between two CUDA events around the work that so many calls of `enqueue` put
+        on the stream; done when the call returns.
         """
         self._call("cuEventRecord", self._start, self._stream)
-        enqueue()
+        for _ in range(launches):
+            enqueue()
         self._call("cuEventRecord", self._end, self._stream)
         self._call("cuEventSynchronize", self._end)
         return float(self._call("cuEventElapsedTime", self._start, self._end))
 
-    def capture(self, enqueue: Callable[[], bool]) -> CudaGraph | None:
-        """The work that `enqueue` puts on the stream, as a graph; None where capturing fails."""
+    def capture(self, enqueue: Callable[[], None]) -> CudaGraph:
+        """The work that `enqueue` puts on the stream, as a graph.
+
+        Raises what `enqueue` raises, and CudaFailure where its work cannot be captured.
+        """
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         graph: Handle = None
-        enqueued = False
         try:
             self._call("cuStreamBeginCapture", self._stream, mode)
             try:
-                enqueued = enqueue()
-            finally:  # even after a failure the capture has to be ended
-                graph = self._call("cuStreamEndCapture", self._stream)
-            return self._instantiate(graph) if enqueued else None
-        except CudaFailure:
-            return None
+                enqueue()
+            except BaseException:  # even then the capture has to be ended
+                _, graph = self._driver.cuStreamEndCapture(self._stream)
+                raise
+            graph = self._call("cuStreamEndCapture", self._stream)
+            return self._instantiate(graph)
         finally:
             if graph is not None:
                 self._driver.cuGraphDestroy(graph)

@@ -148,6 +148,34 @@ def test_bound_call_replays_a_graph_whatever_infer_runs_meanwhile(bench) -> None
     assert machine.executed() == ["execute 7 in profile 0"]
 
 
+def test_launches_back_to_back_and_a_rerun_use_the_captured_graph(bench) -> None:
+    machine = bench(World(CLASSIC))
+    backend = machine.open()
+    run = backend.bind(images(4))
+    machine.world.calls.clear()
+    before = machine.world.kernels
+    assert run.time(25) == 25.0
+    assert machine.world.kernels == before + 25
+    np.testing.assert_array_equal(run.rerun(), machine.world.expected(images(4)))
+    assert machine.executed() == []
+    assert run.launches.cuda_graph
+
+
+def test_trtexec_command_is_that_of_the_profile_and_version_that_run(bench) -> None:
+    machine = bench(World(CLASSIC, ranges=((1, 8, 32), (1, 1, 1))))
+    run = machine.open().bind(images(1))
+    shape = "--shapes=images:1x3x4x4 --useProfile=1"
+    flags = "--useCudaGraph --useSpinWait --noDataTransfers"
+    assert run.launches.trtexec == f"trtexec --loadEngine={machine.path} {shape} {flags}"
+    without = bench(World("11.4.0.106", capturable=False))
+    run = without.open().bind(images(4))
+    shape = "--shapes=images:4x3x4x4"
+    assert run.launches.trtexec == f"trtexec --loadEngine={without.path} {shape} --noCudaGraph"
+    rtx = bench(World(RTX))
+    run = rtx.open().bind(images(4))
+    assert run.launches.trtexec == f"tensorrt_rtx --loadEngine={rtx.path} {shape}"
+
+
 def test_captured_graph_owns_its_context_and_buffers(bench) -> None:
     machine = bench(World(CLASSIC))
     backend = machine.open()
@@ -206,6 +234,8 @@ def test_device_memory_of_infer_is_kept_from_call_to_call(bench, monkeypatch) ->
 def test_bound_call_without_a_graph_where_none_can_be_captured(bench) -> None:
     machine = bench(World(CLASSIC, capturable=False))
     run = machine.open().bind(images(4))
+    assert not run.launches.cuda_graph
+    assert run.launches.note.startswith("No CUDA graph: TensorRT 10.3.0 cannot run")
     machine.world.calls.clear()
     run()
     run()

@@ -126,13 +126,21 @@ def test_events_time_the_work_between_them(stub: Stub, cuda: Cuda) -> None:
             assert stub.launch(cuda.stream, lambda: None) == 0
 
     assert cuda.time(enqueue) == 3.0
+    assert cuda.time(enqueue, 40) == 120.0
+
+
+def test_an_idle_stream_has_done_its_work(stub: Stub, cuda: Cuda) -> None:
+    assert cuda.is_idle()
+    stub.launch(cuda.stream, lambda: None)
+    assert not cuda.is_idle()
+    cuda.synchronize()
+    assert cuda.is_idle()
 
 
 def test_graph_replays_what_was_captured(stub: Stub, cuda: Cuda) -> None:
     ran: list[str] = []
-    graph = cuda.capture(lambda: stub.launch(cuda.stream, lambda: ran.append("kernel")) == 0)
+    graph = cuda.capture(lambda: stub.launch(cuda.stream, lambda: ran.append("kernel")))
     cuda.synchronize()
-    assert graph is not None
     assert ran == []
     with closing(graph):
         assert cuda.time(graph.launch) == cuda.time(graph.launch) == 1.0
@@ -152,29 +160,28 @@ def test_capture_that_fails_leaves_nothing(
     stub: Stub, cuda: Cuda, fail, call: str, error: int
 ) -> None:
     fail(call, 1, error)
-    assert cuda.capture(lambda: True) is None
+    with pytest.raises(CudaFailure, match=f"CUDA: {call}"):
+        cuda.capture(lambda: None)
     assert stub.live() == {**OPENED, "current contexts": 1}
     cuda.synchronize()
 
 
 def test_capture_that_was_invalidated_or_raised_leaves_nothing(stub: Stub, cuda: Cuda) -> None:
-    def synchronise() -> bool:
+    def synchronise() -> None:
         with pytest.raises(CudaFailure):
             cuda.synchronize()
-        return True
 
-    assert cuda.capture(synchronise) is None
-    assert cuda.capture(lambda: False) is None
+    with pytest.raises(CudaFailure, match="cuStreamEndCapture"):
+        cuda.capture(synchronise)
     with pytest.raises(ZeroDivisionError):
-        cuda.capture(lambda: 1 / 0 > 1)
+        cuda.capture(lambda: 1 / 0)
     assert stub.live() == {**OPENED, "current contexts": 1}
     cuda.synchronize()  # the stream is not being captured any more
 
 
 def test_launch_that_fails_ends_the_context_and_everything_in_it(stub: Stub, fail) -> None:
     with closing(Cuda()) as cuda, cuda.activate():
-        graph = cuda.capture(lambda: True)
-        assert graph is not None
+        graph = cuda.capture(lambda: None)
         fail("cuGraphLaunch", 1, LAUNCH_FAILED)
         with pytest.raises(CudaFailure) as caught:
             graph.launch()
