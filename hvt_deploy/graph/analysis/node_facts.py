@@ -10,7 +10,7 @@ import onnx
 
 from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.analysis.roles import find_role, stage_of
-from hvt_deploy.graph.queries import QDQ_OPS, map_producers
+from hvt_deploy.graph.queries import QDQ_OPS, map_producers, map_readers
 
 # Operators that may be between a product and the Q/DQ of its factors, or between a softmax and the
 # product that reads it.
@@ -37,6 +37,8 @@ class NodeFacts:
     """Whether both factors of the product come from Q/DQ."""
     attention: bool = False
     """Whether it is a softmax whose result is a factor of a MatMul."""
+    is_qdq: bool = False
+    """Whether it quantizes or dequantizes; it then has the stage and role of its first reader."""
 
 
 def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
@@ -54,19 +56,30 @@ def read_facts(model: onnx.ModelProto) -> tuple[NodeFacts, ...]:
         for origin in (_origin(n, producers, (*_PASSED_THROUGH, *QDQ_OPS)) for n in node.input)
         if isinstance(origin, onnx.NodeProto) and origin.op_type == "Softmax"
     }
+    readers = map_readers(graph)
     return tuple(
         NodeFacts(
             name=node.name,
-            stage=stage_of(node.name),
-            role=find_role(node, elements),
+            stage=stage_of((owner := _find_reader(node, readers)).name),
+            role=find_role(owner, elements),
             macs=macs.get(node.name, 0),
             weights=_weight_elements(node, producers, elements) if node.name in macs else 0,
             quantized=node.name in macs
             and all(_is_dequantized(name, producers) for name in node.input[:2]),
             attention=node.name in attention,
+            is_qdq=node.op_type in QDQ_OPS,
         )
         for node in graph.node
     )
+
+
+def _find_reader(
+    node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]
+) -> onnx.NodeProto:
+    """The node itself, or the first one behind it that neither quantizes nor dequantizes."""
+    while node.op_type in QDQ_OPS and readers.get(node.output[0]):
+        node = readers[node.output[0]][0]
+    return node
 
 
 def _origin(tensor: str, producers: _Nodes, passed: tuple[str, ...]) -> onnx.NodeProto | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from hvt_deploy.graph.analysis.engine_audit import ByPrecision
 from hvt_deploy.graph.analysis.node_facts import NodeFacts
@@ -51,16 +52,18 @@ def find_groups(
 ) -> list[Group]:
     """The stage and role of each kernel.
 
-    A kernel belongs to the largest product that it computes, else to the first node that it names.
+    A kernel belongs to the largest product that it computes, else to the first node that it names,
+    a Q/DQ node only where it names no other.
     """
-    known = {node.name: (node.stage, node.role) for node in nodes}
+    known = {node.name: (node.is_qdq, (node.stage, node.role)) for node in nodes}
     largest_last = sorted(products, key=lambda product: product.node.macs)
     main = {product.layer.name: product.group for product in largest_last if product.layer}
-    return [
-        main.get(layer.name)
-        or next((known[node] for node in layer.onnx_nodes if node in known), _UNNAMED)
-        for layer in kernels
-    ]
+
+    def find_group(layer: EngineLayer) -> Group:
+        named = [known[name] for name in layer.onnx_nodes if name in known]
+        return main.get(layer.name) or min(named, key=itemgetter(0), default=(False, _UNNAMED))[1]
+
+    return [find_group(layer) for layer in kernels]
 
 
 def order_groups(
@@ -68,7 +71,8 @@ def order_groups(
 ) -> list[Group]:
     """The groups that have a kernel or a product, in the order of the graph."""
     found = {product.group for product in products} | set(groups)
-    every = dict.fromkeys((*((node.stage, node.role) for node in nodes), _UNNAMED))
+    computing_first = sorted(nodes, key=lambda node: node.is_qdq)
+    every = dict.fromkeys((*((node.stage, node.role) for node in computing_first), _UNNAMED))
     return [group for group in every if group in found]
 
 
