@@ -55,10 +55,17 @@ class GraphEdit:
         return name
 
     def add_node(
-        self, op_type: str, inputs: Sequence[str], output: str, axis: int | None = None
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        output: str,
+        axis: int | None = None,
+        name: str | None = None,
     ) -> str:
-        """Add a node with one output, whose name is the node's too; returns `output`."""
-        node = helper.make_node(op_type, inputs, [output], output)
+        """Add a node with one output, which gives the node its name if there is none; returns
+        `output`.
+        """
+        node = helper.make_node(op_type, inputs, [output], name or output)
         if axis is not None:
             node.attribute.append(helper.make_attribute("axis", axis))
         self._model.graph.node.append(node)

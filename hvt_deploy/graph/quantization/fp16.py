@@ -106,7 +106,7 @@ def find_fp32_nodes(model: onnx.ModelProto, ranges: Ranges) -> tuple[KeptNode, .
             kept.append(
                 KeptNode(node.name, f"|{name}| reaches {largest:.4g}, the limit is {limit:.4g}")
             )
-        elif node.op_type in QDQ_OPS and _is_lost(scales.get(node.input[1])):
+        elif node.op_type in QDQ_OPS and is_lost(scales.get(node.input[1])):
             kept.append(KeptNode(node.name, f"its scale {node.input[1]} is too small for FP16"))
     return (*kept, *_find_followers(model, {k.node for k in kept}))
 
@@ -151,7 +151,7 @@ def _before_quantization(model: onnx.ModelProto) -> dict[str, str]:
     return source
 
 
-def _is_lost(scale: NDArray[Any] | None) -> bool:
+def is_lost(scale: NDArray[Any] | None) -> bool:
     """Whether rounding to FP16 changes a scale by more than a percent."""
     return scale is not None and bool(
         (np.abs(scale.astype(np.float16) - scale) > 0.01 * np.abs(scale)).any()

@@ -16,6 +16,7 @@ from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
+from hvt_deploy.graph.quantization.scale_raising import raise_scales
 from hvt_deploy.graph.storage import load_onnx
 
 
@@ -45,7 +46,7 @@ def make_quantized_graph(
     quantized = _quantized(outlined.model, key, quantization, int8.ranges)
     if key != "int8":
         return outlined.fill(quantized, quantized), ()
-    half = to_fp16(quantized, int8.ranges)
+    half = to_fp16(raise_scales(quantized, int8.ranges), int8.ranges)
     return outlined.fill(half.model, quantized), half.kept_fp32
 
 
