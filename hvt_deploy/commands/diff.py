@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.evaluation.claims import compare_speedups, judge_ratio
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
-from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN
-from hvt_deploy.evaluation.record import Results, Row, read_results
-from hvt_deploy.evaluation.scores import Interval
+from hvt_deploy.evaluation.record import Results, Row, SpeedOutcome, read_results
+from hvt_deploy.evaluation.scores import Interval, Timing
 from hvt_deploy.evaluation.statistics import newcombe_interval, tango_interval
 
-Outcome = Literal["same", "better", "worse", "new", "not comparable"]
+Outcome = Literal["same", "better", "worse", "not proven", "new", "not comparable"]
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,8 @@ def _compare_rows(
             yield _accuracy_change(
                 name, measure, share, shares_after[measure], paired, same_images=same_images
             )
-    speedups = [row.timing.speedup if row.timing else None for row in (before, after)]
-    if speedups[0] is not None and speedups[1] is not None:
-        yield _speed_change(name, speedups[0], speedups[1])
+    if before.timing is not None and after.timing is not None:
+        yield from _speed_change(name, before.timing, after.timing)
 
 
 def _shares(row: Row) -> dict[str, Interval]:
@@ -177,19 +176,22 @@ def _accuracy_change(
     )
 
 
-def _speed_change(name: str, before: Interval, after: Interval) -> Change:
-    """Speed-ups over the reference of the same run: the machine's speed that day cancels."""
-    change = Interval(
-        after.estimate / before.estimate, after.low / before.high, after.high / before.low
-    )
-    outcome: Outcome = "same"
-    if change.low > 1 + SAME_SPEED_MARGIN:
-        outcome = "better"
-    elif change.high < 1 - SAME_SPEED_MARGIN:
-        outcome = "worse"
-    return Change(
-        name, "speed-up", f"{before.estimate:.2f}x", f"{after.estimate:.2f}x", outcome, change
-    )
+_SPEED_OUTCOMES: dict[SpeedOutcome, Outcome] = {
+    "faster": "better",
+    "slower": "worse",
+    "no difference": "same",
+    "not proven": "not proven",
+}
+
+
+def _speed_change(name: str, before: Timing, after: Timing) -> Iterator[Change]:
+    was, now = before.speedup, after.speedup
+    change, why_not = compare_speedups(before, after)
+    if was is None or now is None or change is None:
+        return
+    shown = f"{was.estimate:.2f}x", f"{now.estimate:.2f}x"
+    outcome = "not proven" if why_not else _SPEED_OUTCOMES[judge_ratio(change, None)]
+    yield Change(name, "speed-up", *shown, outcome, change, why_not)
 
 
 def _compare_gates(before: Results, after: Results) -> Iterator[Change]:

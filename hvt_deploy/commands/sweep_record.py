@@ -12,8 +12,9 @@ from hvt_deploy.core.workspace import now
 from hvt_deploy.evaluation.record import DataSummary, Results, Row
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
+from hvt_deploy.evaluation.scores import Latency
 
-_NO_FRONT = "No backend has accuracy and latency."
+_NO_FRONT = "No backend has an accuracy and a latency that is proven."
 IN_TURN = "Latencies were measured interleaved within a model, one model after the other."
 
 
@@ -119,10 +120,14 @@ def _rows(results: Results) -> Iterable[Row]:
             accuracy=None if results.untrained else accuracy,
             fidelity=fidelity and replace(fidelity, flips=()),
             timings=tuple(
-                replace(timing, latency=replace(timing.latency, samples_ms=(), windows_ms=()))
-                for timing in row.timings
+                replace(timing, latency=_without_windows(timing.latency)) for timing in row.timings
             ),
         )
+
+
+def _without_windows(latency: Latency) -> Latency:
+    gpu = latency.gpu and replace(latency.gpu, windows_ms=())
+    return replace(latency, samples_ms=(), windows_ms=(), gpu=gpu)
 
 
 def _prefixed(done: Sequence[Results], lines: Mapping[str, Sequence[str]]) -> Iterable[str]:
@@ -142,7 +147,7 @@ def _verdict(models: Sequence[SweptModel], rows: Sequence[Row]) -> str:
     timed = sorted(
         (latency.median / latency.batch, -row.accuracy.top1.estimate, row.backend)
         for row in rows
-        if row.accuracy is not None and row.timing is not None
+        if row.accuracy is not None and row.timing is not None and not row.timing.latency_fault
         for latency in [row.timing.latency]
     )
     best = [one for i, one in enumerate(timed) if all(one[1] < other[1] for other in timed[:i])]

@@ -10,16 +10,20 @@ from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import INT8_CALIBRATION, RESULTS, Int8CalibrationFacts, Manifest
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import now
-from hvt_deploy.evaluation.gpu_state import invalid_clocks
+from hvt_deploy.evaluation.claims import find_latency_fault, find_ratio_fault
 from hvt_deploy.evaluation.latency import speedup_interval
 from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Results, Row
-from hvt_deploy.evaluation.scores import Latency, Timing
+from hvt_deploy.evaluation.scores import Fault, Latency, Timing
 from hvt_deploy.evaluation.timing import Timings
 from hvt_deploy.evaluation.verdict import compare_precisions, judge, write_verdict
 from hvt_deploy.models.exported import spec_of_manifest
 
 # ImageNet's validation set, which papers' tables are of: images, classes.
 IMAGENET_VAL = (50_000, 1000)
+_OTHER_DEVICE = (
+    "{} ran on another device, which says nothing of the model. Install a PyTorch that can use the "
+    "GPU."
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,6 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
     rows = add_timings(measured.rows, measured.timings)
     reference = rows[0]
     candidates = [row for row in rows[1:] if row.variant.runtime != "pytorch"]
-    invalid = " ".join(filter(None, map(invalid_clocks, measured.timings.gpu)))
     return Results(
         model=manifest.model,
         slug=manifest.slug,
@@ -50,13 +53,11 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
         untrained=untrained,
         data=measured.data,
         rows=rows,
-        gates=judge(reference, candidates, settings, untrained, invalid),
+        gates=judge(reference, candidates, settings, untrained),
         verdict=write_verdict(reference, candidates, settings.margin, untrained),
         errors=tuple(_errors(rows)),
-        warnings=measured.timings.warnings,
+        warnings=(*measured.timings.warnings, *_list_faults(rows)),
         comparisons=compare_precisions(rows),
-        gpu=measured.timings.gpu,
-        invalid=invalid,
         environment=_environment(settings.threads),
         provenance=_provenance(manifest),
         class_names=measured.class_names,
@@ -91,8 +92,11 @@ def _timings(
     same_device = {r.backend for r in rows if r.variant.device == row.variant.device}
     for one in latency[row.backend]:
         than = of_base.get(one.batch)
+        fault = find_ratio_fault(than, one) if than else None
+        if base is not None and base not in same_device:
+            fault = Fault("not proven", _OTHER_DEVICE.format(base))
         speedup = than and speedup_interval(than, one)
-        yield Timing(one, speedup, base or "", base is None or base in same_device)
+        yield Timing(one, speedup, base or "", fault, find_latency_fault(one))
 
 
 def _base_of(row: Row, rows: Sequence[Row], latency: Mapping[str, Sequence[Latency]]) -> str | None:
@@ -108,18 +112,23 @@ def _base_of(row: Row, rows: Sequence[Row], latency: Mapping[str, Sequence[Laten
 
 def _errors(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
-        for timing in row.timings:
-            if not timing.latency.stable:
-                yield (
-                    f"The latency of {row.backend} at batch {timing.latency.batch} never became "
-                    "stable, so it proves nothing: is there other work on this machine?"
-                )
-    for row in rows:
         if row.accuracy and row.accuracy.not_finite:
             yield (
                 f"{row.backend} gave logits that are not finite for {row.accuracy.not_finite} of "
                 f"{row.images} images."
             )
+
+
+def _list_faults(rows: Sequence[Row]) -> Iterator[str]:
+    """Why latencies and speed-ups prove nothing, a sentence each."""
+    for row in rows:
+        for timing in row.timings:
+            at = f"{row.backend} at batch {timing.latency.batch}"
+            if timing.latency_fault:
+                yield f"The latency of {at} proves nothing. {timing.latency_fault}"
+            fault = timing.speedup_fault
+            if fault is not None and not timing.latency_fault:
+                yield f"The speed-up of {at} is {fault.mark}. {fault.why}"
 
 
 def _environment(threads: int | None) -> dict[str, str]:

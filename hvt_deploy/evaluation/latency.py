@@ -11,15 +11,15 @@ import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
 
 import numpy as np
 
-from hvt_deploy.evaluation.scores import Interval, Latency
+from hvt_deploy.evaluation.scores import GpuTiming, Interval, Latency
 from hvt_deploy.evaluation.statistics import bootstrap_median_interval, bootstrap_ratio_interval
-from hvt_deploy.runtime.base import BoundCall
+from hvt_deploy.runtime.base import BoundCall, DeviceCall
 
 BUDGET_S = 40.0
 _WARMUP_MS = 300.0
@@ -27,9 +27,6 @@ _WINDOW_MS = 60.0
 _FEWEST_CALLS, _MOST_CALLS = 3, 100
 _FEWEST_ROUNDS, KEPT_ROUNDS = 10, 20
 _TOLERANCE = 0.03
-# Two sessions of one and the same ONNX file differed by up to 4 % (memory layout): less is no
-# difference.
-SAME_SPEED_MARGIN = 0.04
 
 
 class _Series:
@@ -42,6 +39,7 @@ class _Series:
         self._clock_ns = clock_ns
         self._calls = _FEWEST_CALLS
         self.windows_ms: deque[list[float]] = deque(maxlen=KEPT_ROUNDS)
+        self.back_to_back_ms: deque[float] = deque(maxlen=KEPT_ROUNDS)
 
     def warm_up(self) -> None:
         """Run for `_WARMUP_MS`, and choose how many calls make a window of `_WINDOW_MS`."""
@@ -57,14 +55,15 @@ class _Series:
         """Measure one window, after a call that meets the caches as other backends left them."""
         self._call()
         self.windows_ms.append([self._timed_ms() for _ in range(self._calls)])
+        if isinstance(self._call, DeviceCall):
+            self.back_to_back_ms.append(self._call.time(self._calls) / self._calls)
 
     def is_stable(self) -> bool:
-        """Whether the median of the later half of the windows is that of the earlier half."""
-        medians = [median(w) for w in self.windows_ms]
-        half = len(medians) // 2
-        if len(medians) < _FEWEST_ROUNDS:
-            return False
-        return abs(median(medians[:half]) / median(medians[half:]) - 1) <= _TOLERANCE
+        """Whether the medians of the later half of the windows are those of the earlier half."""
+        one_by_one = [median(w) for w in self.windows_ms]
+        return _has_settled(one_by_one) and (
+            not self.back_to_back_ms or _has_settled([*self.back_to_back_ms])
+        )
 
     def latency(self, batch: int) -> Latency:
         """The record of the kept windows."""
@@ -79,12 +78,29 @@ class _Series:
             samples_ms=tuple(samples_ms),
             windows_ms=tuple(median(w) for w in self.windows_ms),
             stable=self.is_stable(),
+            clock="CUDA events" if isinstance(self._call, DeviceCall) else "host",
+            gpu=self._gpu_timing(),
         )
 
+    def _gpu_timing(self) -> GpuTiming | None:
+        if not isinstance(self._call, DeviceCall):
+            return None
+        windows_ms = tuple(self.back_to_back_ms)
+        return GpuTiming(median(windows_ms), windows_ms, self._call.launches)
+
     def _timed_ms(self) -> float:
+        if isinstance(self._call, DeviceCall):
+            return self._call()
         start = self._clock_ns()
-        device_ms = self._call()
-        return (self._clock_ns() - start) / 1e6 if device_ms is None else device_ms
+        self._call()
+        return (self._clock_ns() - start) / 1e6
+
+
+def _has_settled(windows_ms: Sequence[float]) -> bool:
+    half = len(windows_ms) // 2
+    if len(windows_ms) < _FEWEST_ROUNDS:
+        return False
+    return abs(median(windows_ms[:half]) / median(windows_ms[half:]) - 1) <= _TOLERANCE
 
 
 def measure_latency(
@@ -93,22 +109,22 @@ def measure_latency(
     *,
     budget_s: float = BUDGET_S,
     progress: Callable[[int, int], None] | None = None,
-    after_window: Callable[[], None] | None = None,
+    after_window: Callable[[str], None] | None = None,
     on_failure: Callable[[str, Exception], Collection[str]] | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Latency]:
     """Latency by backend of calls that each run one synchronised inference of `batch` images.
 
-    Times are those of the device (CUDA events) where a call gives them, else those of the host's
-    clock.
+    A GPU's times are by CUDA events, around one synchronised inference and, once a window, around
+    as many launches as the window has, back to back. Others are by the host's clock.
 
     After a warm-up, each round runs one window of every backend, in a seeded random order so that
     no backend always inherits the caches of the same one. Rounds go on until the median of every
     backend is stable within 3 %, at least 10 and at most until `budget_s` seconds are over; a
     backend that is not stable then has `stable` False. `progress` gets seconds spent and
-    `budget_s`. `after_window` is called after each window: a monitor looks at the GPU then. A call
-    that fails is given to `on_failure` with its backend's name; the names that it returns are left
-    out from then on. Without it the error is raised.
+    `budget_s`. `after_window` is called with the backend's name after each window: a monitor looks
+    at the GPU then. A call that fails is given to `on_failure` with its backend's name; the names
+    that it returns are left out from then on. Without it the error is raised.
     """
     start_ns, most_s = clock_ns(), math.ceil(budget_s)
     running = _RunningSeries({n: _Series(call, clock_ns) for n, call in bound.items()}, on_failure)
@@ -119,9 +135,10 @@ def measure_latency(
         while running.series:
             names = list(running.series)
             for index in shuffle(len(names)):
-                running.run(names[int(index)], _Series.run_window)
+                name = names[int(index)]
+                running.run(name, _Series.run_window)
                 if after_window is not None:
-                    after_window()
+                    after_window(name)
             spent_s = (clock_ns() - start_ns) / 1e9
             if spent_s >= budget_s or all(one.is_stable() for one in running.series.values()):
                 break

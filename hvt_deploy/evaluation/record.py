@@ -18,7 +18,7 @@ from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Timing
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.runtime.variant import Variant
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 GateName = Literal["max-top1-drop", "min-speedup", "max-latency-ms"]
 GateStatus = Literal["passed", "failed", "not proven", "skipped"]
@@ -118,29 +118,6 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class GpuState:
-    """The GPU while latencies of one batch size were measured.
-
-    A pair is the lowest and the highest reading.
-    """
-
-    name: str
-    """Product name of the GPU."""
-    batch: int
-    """Batch size."""
-    sm_mhz: tuple[int, int]
-    """SM clock, MHz."""
-    power_w: tuple[float, float]
-    """Power draw, W."""
-    temperature_c: tuple[int, int]
-    """Temperature of the GPU, degrees Celsius."""
-    throttling: tuple[str, ...]
-    """Reasons for lower clocks that were active at any time."""
-    clock_movement: float
-    """Range of the SM clock in percent of its highest value."""
-
-
-@dataclass(frozen=True)
 class DataSummary:
     """The images of a validation."""
 
@@ -202,10 +179,6 @@ class Results:
     """Measurements that failed: their numbers prove nothing."""
     comparisons: tuple[Comparison, ...] = ()
     """Whether a lower precision is faster, one for each pair of backends."""
-    gpu: tuple[GpuState, ...] = ()
-    """GPU state during the latency measurement, one for each batch size."""
-    invalid: str = ""
-    """Why no latency counts, where the GPU's clocks moved."""
     class_names: tuple[str, ...] = ()
     """Of the compared classes, in the order that counts, confusions, curves and answers use."""
     published: PublishedAccuracy | None = None

@@ -6,6 +6,11 @@ Accuracies, agreements and drops are in percent (points of percent), latencies i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from hvt_deploy.runtime.base import Launches
+
+Clock = Literal["host", "CUDA events"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,40 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class GpuState:
+    """A GPU during the windows of one latency. A pair is the lowest and the highest reading."""
+
+    name: str
+    """Product name of the GPU."""
+    sm_mhz: tuple[int, int]
+    """SM clock, MHz."""
+    median_sm_mhz: float
+    """Its median over the windows."""
+    power_w: tuple[float, float]
+    """Power draw, W."""
+    temperature_c: tuple[int, int]
+    """Temperature of the GPU, degrees Celsius."""
+    throttling: tuple[str, ...] = ()
+    """Reasons for lower clocks that were active after any window."""
+
+
+@dataclass(frozen=True)
+class GpuTiming:
+    """Inferences launched back to back on a GPU, which hides what lies between two launches."""
+
+    back_to_back_ms: float
+    """Time between two events around many launches over their number: the median of the windows."""
+    windows_ms: tuple[float, ...]
+    """The same of each window, in the order of rounds."""
+    launches: Launches
+    """How every timed inference was launched."""
+    state: GpuState | None = None
+    """The GPU in the windows of this latency; None where it could not be read."""
+
+
+@dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one inference of a batch."""
+    """Milliseconds for one synchronised inference of a batch."""
 
     batch: int
     """Images in a batch."""
@@ -41,11 +78,25 @@ class Latency:
     measured in the same round."""
     stable: bool = True
     """False where the median still moved when the time was over."""
+    clock: Clock = "host"
+    """The clock that it was measured by."""
+    gpu: GpuTiming | None = None
+    """Of a GPU: the time without launch gaps."""
 
     @property
     def throughput_img_s(self) -> float:
-        """Images per second at the median."""
-        return 1000 * self.batch / self.median
+        """Images per second: at the median, on a GPU back to back."""
+        return 1000 * self.batch / (self.gpu.back_to_back_ms if self.gpu else self.median)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a speed-up cannot be claimed."""
+
+    mark: Literal["not proven", "at the power limit"]
+    """Written next to it: one at the power limit stands, but passes no gate."""
+    why: str
+    """A sentence for the reader."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +109,10 @@ class Timing:
     """How many times as fast as `speedup_over` at the same batch size."""
     speedup_over: str = ""
     """The backend that the speed-up is over; empty where there is none."""
-    same_device: bool = True
-    """Whether both ran on the same device: a speed-up of a GPU over a CPU passes no gate."""
+    speedup_fault: Fault | None = None
+    """Why the speed-up cannot be claimed; None where it can."""
+    latency_fault: str = ""
+    """Why the latency by itself proves nothing; empty where it may."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import ImagesNCHW
@@ -13,7 +13,6 @@ from hvt_deploy.data.images import repeat_to
 from hvt_deploy.evaluation.gpu_reading import GpuReader
 from hvt_deploy.evaluation.gpu_state import GpuMonitor
 from hvt_deploy.evaluation.latency import KEPT_ROUNDS, measure_latency
-from hvt_deploy.evaluation.record import GpuState
 from hvt_deploy.evaluation.scores import Latency
 from hvt_deploy.runtime.base import Backend, BoundCall
 from hvt_deploy.runtime.failures import breaks_cuda, explain_failure
@@ -31,12 +30,10 @@ class TimedBackend:
 
 @dataclass(frozen=True)
 class Timings:
-    """Latencies by backend, in the order of the batch sizes, and the GPU state during each."""
+    """Latencies by backend, in the order of the batch sizes."""
 
     latency: Mapping[str, tuple[Latency, ...]]
     """By display name of the backend, one for each batch size."""
-    gpu: tuple[GpuState, ...] = ()
-    """GPU state, one for each batch size; empty without a GPU."""
     warnings: tuple[str, ...] = ()
     """Sentences about unstable or disturbed measurements."""
     not_timed: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -67,34 +64,37 @@ def time_backends(
     """
     session = _Session(backends)
     found: dict[str, list[Latency]] = {name: [] for name in backends}
-    states: list[GpuState] = []
     for batch in batches:
         bound = session.bind(repeat_to(images_NCHW, batch))
         read = gpu.reader.read if gpu else None
-        monitor = GpuMonitor(gpu.name, read, KEPT_ROUNDS * len(bound)) if gpu and read else None
-        observe = monitor.observe if monitor else None
+        monitor = GpuMonitor(gpu.name, read, KEPT_ROUNDS) if gpu and read else None
         with ui.progress(f"Measuring latency at batch {batch}") as progress:
             for name, latency in measure_latency(
                 bound,
                 batch,
                 progress=progress,
-                after_window=observe,
+                after_window=monitor.observe if monitor else None,
                 on_failure=session.fail,
             ).items():
-                found[name].append(latency)
-        state = monitor.state(batch) if monitor else None
-        states += [state] if state else []
+                found[name].append(_with_state(latency, monitor, name))
     warnings = [*session.warnings, *(gpu.reader.notes if gpu else ())]
-    if gpu is not None and len(states) < len(batches):
+    timed = [latency.gpu for some in found.values() for latency in some if latency.gpu]
+    if gpu is not None and not all(one.state for one in timed):
         warnings.append(
             f"The clocks of {gpu.name} could not be read: nothing shows that they did not move."
         )
     return Timings(
         {name: tuple(some) for name, some in found.items() if some},
-        tuple(states),
         tuple(warnings),
         session.not_timed,
     )
+
+
+def _with_state(latency: Latency, monitor: GpuMonitor | None, name: str) -> Latency:
+    """With the GPU's state in the windows of this backend, where it ran on the GPU."""
+    if latency.gpu is None or monitor is None:
+        return latency
+    return replace(latency, gpu=replace(latency.gpu, state=monitor.state(name)))
 
 
 class _Session:

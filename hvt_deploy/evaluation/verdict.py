@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvt_deploy.core.run_config import ValidationConfig
-from hvt_deploy.evaluation.latency import SAME_SPEED_MARGIN, median_interval, speedup_interval
-from hvt_deploy.evaluation.record import Comparison, Gate, GateName, GateStatus, Row, SpeedOutcome
-from hvt_deploy.evaluation.scores import Interval, Timing, Top1Drop
+from hvt_deploy.evaluation.claims import find_ratio_fault, judge_ratio
+from hvt_deploy.evaluation.latency import median_interval, speedup_interval
+from hvt_deploy.evaluation.record import Comparison, Gate, GateName, GateStatus, Row
+from hvt_deploy.evaluation.scores import Timing, Top1Drop
 from hvt_deploy.evaluation.statistics import images_needed
 
 UNTRAINED = "The weights are untrained, so accuracy means nothing."
+_TOO_FEW = "Too few timed rounds to say anything."
 
 
 def judge(
@@ -22,11 +24,10 @@ def judge(
     candidates: Sequence[Row],
     limits: ValidationConfig,
     untrained: bool,
-    invalid: str = "",
 ) -> tuple[Gate, ...]:
     """Every gate that is set, for every candidate that it applies to.
 
-    `invalid` says why no latency counts. Accuracy gates apply to each candidate, speed gates to
+    Accuracy gates apply to each candidate, speed gates to
     those of the lowest precision that was timed; a candidate that did not run is only judged (as
     skipped) where the user named it, or where nothing else can be judged.
     """
@@ -39,10 +40,10 @@ def judge(
     timed = _lowest_precision([c for c in candidates if c.timings])
     if limits.min_speedup is not None:
         gates += _skipped("min-speedup", limits.min_speedup, candidates, bool(timed))
-        gates += [_speedup_gate(c, limits.min_speedup, invalid) for c in timed]
+        gates += [_speedup_gate(c, limits.min_speedup) for c in timed]
     if limits.max_latency_ms is not None:
         gates += _skipped("max-latency-ms", limits.max_latency_ms, candidates, bool(timed))
-        gates += [_latency_gate(c, limits.max_latency_ms, invalid) for c in timed]
+        gates += [_latency_gate(c, limits.max_latency_ms) for c in timed]
     return tuple(gates)
 
 
@@ -113,28 +114,17 @@ def _higher_precision(row: Row, rows: Sequence[Row]) -> list[Row]:
 
 def _compare_speed(row: Row, than: Row, timing: Timing, other: Timing) -> Comparison:
     batch, ratio = timing.latency.batch, speedup_interval(other.latency, timing.latency)
-    pair = f"{row.backend} against {than.backend} at batch {batch}"
+    fault = find_ratio_fault(other.latency, timing.latency)
+    outcome = judge_ratio(ratio, fault)
+    sentence = f"{row.backend} against {than.backend} at batch {batch}: {outcome}"
     if ratio is None:
-        sentence = f"{pair}: too few timed rounds to say anything."
-        return Comparison(row.backend, than.backend, batch, None, "not proven", sentence)
-    outcome = _speed_outcome(ratio)
-    sentence = f"{pair}: {outcome}, {ratio.low:.2f} to {ratio.high:.2f} times as fast."
+        sentence += ", too few timed rounds to say anything."
+    else:
+        sentence += f", {ratio.low:.2f} to {ratio.high:.2f} times as fast."
     if outcome in ("no difference", "slower"):
         sentence += f" INT8 is not faster than {(than.variant.precision or '').upper()}."
+    sentence += f" {fault.mark.capitalize()}: {fault.why}" if fault else ""
     return Comparison(row.backend, than.backend, batch, ratio, outcome, sentence)
-
-
-def _speed_outcome(ratio: Interval) -> SpeedOutcome:
-    """Faster or slower by more than two sessions of one file may differ.
-
-    An interval that holds both says nothing.
-    """
-    fast, slow = 1 + SAME_SPEED_MARGIN, 1 - SAME_SPEED_MARGIN
-    if ratio.low > fast:
-        return "faster"
-    if ratio.high < slow:
-        return "slower"
-    return "not proven" if ratio.low < slow and ratio.high > fast else "no difference"
 
 
 def _compare_accuracy(row: Row, drop: Top1Drop, margin: float, reference: str) -> str:
@@ -181,18 +171,13 @@ def _drop_status(drop: Top1Drop, images: int, limit: float) -> tuple[GateStatus,
     return "not proven", sentence
 
 
-def _speedup_gate(row: Row, limit: float, invalid: str) -> Gate:
+def _speedup_gate(row: Row, limit: float) -> Gate:
     timing = row.timing
-    if invalid or timing is None or timing.speedup is None:
-        why = invalid or "Too few timed rounds to say anything."
+    fault = timing.speedup_fault if timing else None
+    if timing is None or timing.speedup is None or fault is not None:
+        why = f"{fault.mark.capitalize()}: {fault.why}" if fault else _TOO_FEW
         return Gate("min-speedup", row.backend, limit, "not proven", why)
     low, high, than = timing.speedup.low, timing.speedup.high, timing.speedup_over
-    if not timing.same_device:
-        why = (
-            f"{than} ran on another device: {low:.2f} to {high:.2f} times as fast says nothing of "
-            "the model. Install a PyTorch that can use the GPU."
-        )
-        return Gate("min-speedup", row.backend, limit, "not proven", why)
     if low >= limit:
         status, sentence = "passed", f"At least {low:.2f} times as fast as {than}."
     elif high < limit:
@@ -202,13 +187,11 @@ def _speedup_gate(row: Row, limit: float, invalid: str) -> Gate:
     return Gate("min-speedup", row.backend, limit, status, sentence)
 
 
-def _latency_gate(row: Row, limit: float, invalid: str) -> Gate:
-    latency = row.timing.latency if row.timing else None
-    median = median_interval(latency) if latency else None
-    if latency and not latency.stable:
-        invalid = invalid or "The median never became stable."
-    if invalid or median is None:
-        why = invalid or "Too few timed rounds to say anything."
+def _latency_gate(row: Row, limit: float) -> Gate:
+    timing = row.timing
+    median = median_interval(timing.latency) if timing else None
+    if timing is None or median is None or timing.latency_fault:
+        why = (timing and timing.latency_fault) or _TOO_FEW
         return Gate("max-latency-ms", row.backend, limit, "not proven", why)
     low, high = median.low, median.high
     if high <= limit:

@@ -13,7 +13,7 @@ from hvt_deploy.commands.diff import diff
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.evaluation.image_answers import ImageAnswers, read_answers
 from hvt_deploy.evaluation.record import DataSummary, Gate, Results, Row
-from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Latency, Timing
+from hvt_deploy.evaluation.scores import Accuracy, Fault, Fidelity, Interval, Latency, Timing
 from hvt_deploy.evaluation.statistics import newcombe_interval, wilson_interval
 from hvt_deploy.runtime.variant import Variant
 
@@ -90,11 +90,24 @@ def test_accuracy_changes_beyond_its_interval_only(files, right, outcome):
         ((1.97, 1.95, 1.99), "same"),
         ((1.8, 1.78, 1.82), "worse"),
         ((2.3, 2.28, 2.32), "better"),
-        ((1.6, 1.2, 2.0), "same"),
+        ((1.6, 1.2, 2.0), "not proven"),
     ],
 )
 def test_speed_changes_beyond_its_interval_and_what_two_sessions_differ_by(files, speedup, outcome):
     assert outcomes(diff(*files(results(), results(speedup=speedup))), "speed-up") == [outcome]
+
+
+def test_a_speed_that_was_not_proven_is_no_regression(files):
+    """The same model under load: its median never settled."""
+    before, after = results(), results(speedup=(0.9, 0.88, 0.92), status="passed")
+    row = after.rows[1]
+    fault = Fault("not proven", "Its median never became stable.")
+    wild = replace(row, timings=(replace(row.timing, speedup_fault=fault),))
+    found = diff(*files(before, replace(after, rows=(after.rows[0], wild))))
+    assert outcomes(found, "speed-up") == ["not proven"]
+    assert not found.regressed
+    (change,) = (c for c in found.changes if c.what == "speed-up")
+    assert change.note == fault.why
 
 
 def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regressions(files):

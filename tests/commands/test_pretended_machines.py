@@ -95,6 +95,10 @@ class Outcome:
         (row,) = (row for row in self["validate"]["rows"] if row["variant"]["runtime"] == "trt")
         return row
 
+    def gpu_state(self) -> dict:
+        """The GPU in the windows of the engine."""
+        return self.engine_row()["timings"][0]["latency"]["gpu"]["state"]
+
     def check_engine(self, name: str) -> None:
         """The engine ran in `validate` and `predict`, with the logits of the reference."""
         row = self.engine_row()
@@ -172,9 +176,17 @@ def test_h100(outcomes) -> None:
     found.check_engine("trt fp32 trt10.13-sm90")
     record = found["validate"]
     assert record["environment"]["gpu"] == "NVIDIA H100 80GB HBM3"
-    (state,) = record["gpu"]
+    latency = found.engine_row()["timings"][0]["latency"]
+    assert latency["clock"] == "CUDA events"
+    assert latency["gpu"]["back_to_back_ms"] == 1.0, "a millisecond a kernel, by events"
+    launches, state = latency["gpu"]["launches"], latency["gpu"]["state"]
+    assert launches["cuda_graph"]
+    assert "trtexec --loadEngine=" in launches["trtexec"]
+    assert "--shapes=images:1x3x" in launches["trtexec"]
     assert (state["sm_mhz"], state["power_w"]) == ([1100, 1100], [214.5, 214.5])
     assert state["throttling"] == ["software power cap", "software thermal slowdown"]
+    fault = found.engine_row()["timings"][0]["latency_fault"]
+    assert "held at 1100 MHz by: software power cap" in fault
     assert [check["verdict"] for check in found.device] == ["verified"] * 2
     assert found.device[0]["measured"]["pci_bus_id"] == "0000:19:00.0"
 
@@ -193,7 +205,7 @@ def test_l4_without_a_power_meter(outcomes) -> None:
     found.check_engine("trt fp32 trt10.13-sm89")
     note = "NVML does not report the power of NVIDIA L4: Not Supported."
     assert note in found["validate"]["warnings"]
-    assert found["validate"]["gpu"][0]["power_w"] == [0.0, 0.0]
+    assert found.gpu_state()["power_w"] == [0.0, 0.0]
 
 
 def test_orin_in_a_container(outcomes) -> None:
@@ -211,7 +223,7 @@ def test_mig_instance(outcomes) -> None:
     found = outcomes["MIG"]
     assert "NVIDIA H100 80GB HBM3 MIG 1g.10gb (" in found["doctor"]["facts"]["gpu"]
     found.check_engine("trt fp32 trt10.13-sm90")
-    assert found["validate"]["gpu"][0]["sm_mhz"] == [1100, 1100], "the clock of its GPU"
+    assert found.gpu_state()["sm_mhz"] == [1100, 1100], "the clock of its GPU"
 
 
 def test_two_mixed_cards(outcomes) -> None:

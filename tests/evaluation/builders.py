@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hvt_deploy.core.run_config import ValidationConfig
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
 from hvt_deploy.evaluation.record import Row
-from hvt_deploy.evaluation.scores import Interval, Latency, Timing
+from hvt_deploy.evaluation.scores import GpuState, GpuTiming, Interval, Latency, Timing
 from hvt_deploy.evaluation.verdict import judge, write_verdict
+from hvt_deploy.runtime.base import Launches
 from hvt_deploy.runtime.variant import Variant
 
 REFERENCE = Variant("pytorch", "cpu", "fp32")
@@ -63,6 +66,13 @@ def windows(median, batch=1, seed=0, spread=0.01):
     rng = np.random.default_rng(seed)
     medians = tuple((median * np.exp(rng.normal(0, spread, 20))).tolist())
     return Latency(batch, median, median, median, median, windows_ms=medians)
+
+
+def on_card(median, clocks, throttling=()):
+    """A latency on a GPU whose clock was in this range in its windows."""
+    state = GpuState("Some GPU", clocks, clocks[1], (200.0, 210.0), (60, 61), throttling)
+    timing = GpuTiming(0.9 * median, (0.9 * median,) * 20, Launches(cuda_graph=True), state)
+    return replace(windows(median), clock="CUDA events", gpu=timing)
 
 
 def on_gpu(precision, target="", runtime="trt"):

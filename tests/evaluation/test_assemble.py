@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from builders import on_card, windows
 
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.manifest import Manifest, WeightsRecord
@@ -18,7 +19,7 @@ from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.workspace import now
 from hvt_deploy.data.class_names import load_imagenet_1k
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
-from hvt_deploy.evaluation.assemble import Measured, conclude
+from hvt_deploy.evaluation.assemble import Measured, add_timings, conclude
 from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Row
 from hvt_deploy.evaluation.report.markdown import render_markdown
 from hvt_deploy.evaluation.scores import Latency
@@ -85,7 +86,32 @@ def test_nothing_is_set_beside_the_paper_that_is_not_comparable(otherwise):
     assert concluded(**otherwise).published is None
 
 
-def test_a_latency_that_never_settled_is_an_error_of_the_run():
-    assert not concluded().errors
-    (error,) = concluded(stable=False).errors
-    assert "ort fp32 at batch 1 never became stable" in error
+def test_a_latency_that_never_settled_proves_nothing_and_is_no_error():
+    assert not concluded().warnings
+    wild = concluded(stable=False)
+    assert not wild.errors
+    assert [w.partition(". ")[0] for w in wild.warnings] == [
+        "The latency of ort fp32 at batch 1 proves nothing"
+    ]
+    timing = wild.rows[1].timing
+    assert timing.speedup_fault.mark == "not proven"
+    assert "never became stable" in timing.latency_fault
+
+
+def test_a_speedup_over_an_unstable_reference_proves_nothing():
+    timings = {
+        NAMES[0]: (replace(windows(5), stable=False),),
+        NAMES[1]: (windows(5, seed=1),),
+    }
+    _, ort = add_timings(rows(), Timings(timings))
+    assert ort.timing.latency_fault == ""
+    assert "compared with never became stable" in ort.timing.speedup_fault.why
+
+
+def test_a_speedup_of_a_gpu_over_a_cpu_is_marked():
+    gpu = Variant("ort", "cuda", "fp32")
+    on_gpu = replace(rows()[1], variant=gpu, backend=gpu.name)
+    timings = {NAMES[0]: (windows(5),), gpu.name: (on_card(1, (1410, 1410)),)}
+    _, found = add_timings((rows()[0], on_gpu), Timings(timings))
+    assert found.timing.speedup.low > 4
+    assert "ran on another device" in found.timing.speedup_fault.why

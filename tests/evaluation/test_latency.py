@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hvt_deploy.evaluation.latency import measure_latency, median_interval, speedup_interval
+from hvt_deploy.runtime.base import DeviceCall, Launches
 
 
 class FakeMachine:
@@ -49,6 +50,56 @@ def test_ratios_and_medians_are_those_of_the_backends() -> None:
     middle = median_interval(result["ort"])
     assert middle is not None
     assert middle.low < 2 < middle.high
+
+
+def test_a_gpu_is_timed_by_its_own_clock_one_by_one_and_back_to_back() -> None:
+    """Each time has a launch gap of 1 ms, whatever the number of launches; the host's clock stands
+    still.
+    """
+    asked: list[int] = []
+    noise = np.random.default_rng(0)
+
+    def time_launches(launches: int) -> float:
+        asked.append(launches)
+        return (1 + 4 * launches) * float(np.exp(noise.normal(0, 0.01)))
+
+    launches = Launches(cuda_graph=True, trtexec="trtexec --loadEngine=m")
+    call = DeviceCall(time_launches, lambda: np.zeros((1, 2), np.float32), launches)
+    found = measure_latency({"trt": call}, 8, clock_ns=lambda: 0)["trt"]
+    assert found.clock == "CUDA events"
+    assert found.median == pytest.approx(5, rel=0.01)
+    assert found.gpu is not None
+    assert found.gpu.back_to_back_ms == pytest.approx(4 + 1 / 12, rel=0.01)  # 60 ms a window
+    assert len(found.gpu.windows_ms) == len(found.windows_ms)
+    assert found.gpu.launches == launches
+    assert found.throughput_img_s == pytest.approx(8000 / found.gpu.back_to_back_ms)
+    assert set(asked) == {1, 12}
+
+
+def test_a_gpu_is_stable_only_if_both_of_its_times_are() -> None:
+    grown = count()
+
+    def time_launches(launches: int) -> float:
+        return 5.0 if launches == 1 else launches * (4 + 0.1 * next(grown))
+
+    call = DeviceCall(time_launches, lambda: np.zeros((1, 2)), Launches(cuda_graph=False))
+    machine = FakeMachine()
+    cpu = machine.backend("ort", iter(lambda: 5.0, None))
+    found = measure_latency({"trt": call, "ort": cpu}, 1, budget_s=10, clock_ns=machine.clock_ns)
+    assert (found["trt"].stable, found["ort"].stable) == (False, True)
+    assert (found["ort"].clock, found["ort"].gpu) == ("host", None)
+
+
+def test_each_window_is_told_with_its_backend() -> None:
+    machine, seen = FakeMachine(), list[str]()
+    bound = {name: machine.backend(name, iter(lambda: 20.0, None)) for name in "ab"}
+
+    def after_window(name: str) -> None:
+        assert machine.calls[-1] == name
+        seen.append(name)
+
+    result = measure_latency(bound, 1, clock_ns=machine.clock_ns, after_window=after_window)
+    assert seen.count("a") == seen.count("b") == len(result["a"].windows_ms)
 
 
 def test_two_identical_backends_are_not_called_different() -> None:

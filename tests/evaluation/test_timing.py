@@ -20,7 +20,7 @@ from hvt_deploy.evaluation.gpu_reading import GpuReader, GpuReading
 from hvt_deploy.evaluation.latency import Latency, measure_latency
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.timing import TimedBackend, WatchedGpu, time_backends
-from hvt_deploy.runtime.base import BackendRequest, BoundCall
+from hvt_deploy.runtime.base import BackendRequest, BoundCall, DeviceCall, Launches
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.pytorch import PyTorchBackend
 from hvt_deploy.runtime.variant import Variant
@@ -116,22 +116,43 @@ def test_a_failure_leaves_out_a_size_and_a_sticky_cuda_error_every_gpu_row(fails
     ]
 
 
-def test_the_gpu_is_looked_at_during_every_batch_size() -> None:
+@dataclass
+class OnCard(Sleeper):
+    """A Sleeper that a GPU times."""
+
+    def bind(self, images_NCHW: np.ndarray) -> BoundCall:
+        def time_launches(launches: int) -> float:
+            time.sleep(self.ms * launches / 1000)
+            return self.ms * launches
+
+        launches = Launches(cuda_graph=True)
+        return DeviceCall(time_launches, lambda: self.infer(images_NCHW), launches)
+
+
+def test_the_gpu_is_looked_at_in_the_windows_of_each_row() -> None:
     clocks = iter(range(1000, 9000))
     gpu = WatchedGpu("Some GPU", GpuReader(lambda: GpuReading(next(clocks), 100, 50)))
-    found = time_backends(
-        {"trt": TimedBackend(Sleeper("trt", 2), "cuda")}, IMAGES, (1, 2), gpu, SilentUi()
+    backends = {
+        "trt": TimedBackend(OnCard("trt", 2), "cuda"),
+        "torch": TimedBackend(OnCard("torch", 2), "cuda"),
+        "ort": TimedBackend(Sleeper("ort", 2), "cpu"),
+    }
+    found = time_backends(backends, IMAGES, (1, 2), gpu, SilentUi())
+    trt, torch = (
+        [one.gpu.state for one in found.latency[name] if one.gpu] for name in ("trt", "torch")
     )
-    assert [state.batch for state in found.gpu] == [1, 2]
-    assert found.gpu[0].sm_mhz[1] < found.gpu[1].sm_mhz[0]
+    assert len(trt) == len(torch) == 2
+    assert trt[0].sm_mhz[1] < trt[1].sm_mhz[0], "batch 2 comes after batch 1"
+    assert trt[0].median_sm_mhz != torch[0].median_sm_mhz
+    assert found.latency["ort"][0].gpu is None
     assert found.warnings == ()
 
 
 def test_a_gpu_that_cannot_be_read_is_told() -> None:
     gpu = WatchedGpu("Some GPU", GpuReader(None, ("NVML: Not Supported.",)))
-    trt = TimedBackend(Sleeper("trt", 2), "cuda")
+    trt = TimedBackend(OnCard("trt", 2), "cuda")
     found = time_backends({"trt": trt}, IMAGES, (1,), gpu, SilentUi())
-    assert found.gpu == ()
+    assert found.latency["trt"][0].gpu.state is None
     assert found.warnings[0] == "NVML: Not Supported."
     assert "could not be read" in found.warnings[1]
 

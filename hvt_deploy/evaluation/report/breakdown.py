@@ -1,20 +1,19 @@
-"""Detail tables: classes, confusions, curves, flipped predictions, batch sizes, GPU state."""
+"""Detail tables: classes, confusions, curves, flipped predictions, batch sizes, GPU timing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hvt_deploy.evaluation.record import GpuState, Results, Row
+from hvt_deploy.evaluation.record import Results, Row
 from hvt_deploy.evaluation.report.number_format import (
     EMPTY,
     format_milliseconds,
     format_percent,
     format_points,
-    format_ratio,
-    format_ratio_range,
     format_three_digits,
 )
+from hvt_deploy.evaluation.report.speed_cells import speedup_cell
 from hvt_deploy.evaluation.report.tables import Grid, Matrix
 from hvt_deploy.evaluation.scores import (
     Accuracy,
@@ -24,6 +23,7 @@ from hvt_deploy.evaluation.scores import (
     Curve,
     Fidelity,
     Flip,
+    GpuTiming,
     Timing,
 )
 
@@ -226,9 +226,7 @@ def answer_text(answer: Answer, names: Sequence[str]) -> str:
 def timing_grid(results: Results) -> Grid | None:
     """Latency of every backend at every batch size."""
     lines = [
-        (row.backend, *_timing_cells(timing), _speedup_base(timing))
-        for row in results.rows
-        for timing in row.timings
+        (row.backend, *_timing_cells(timing)) for row in results.rows for timing in row.timings
     ]
     if not lines:
         return None
@@ -236,45 +234,51 @@ def timing_grid(results: Results) -> Grid | None:
     return Grid("Latency by batch size", ("backend", "batch", *figures), tuple(lines))
 
 
-def _speedup_base(timing: Timing) -> str:
-    elsewhere = "" if timing.same_device else " (another device)"
-    return f"{timing.speedup_over}{elsewhere}" if timing.speedup_over else EMPTY
-
-
 def _timing_cells(timing: Timing) -> tuple[str, ...]:
-    latency, speedup = timing.latency, timing.speedup
+    latency, speedup = timing.latency, speedup_cell(timing)
     quantiles = (
         format_milliseconds(ms) for ms in (latency.min, latency.median, latency.p90, latency.p99)
     )
-    shown = f"{format_ratio(speedup.estimate)} {format_ratio_range(speedup)}" if speedup else EMPTY
-    mark = "" if latency.stable else " (unstable)"
+    mark = " (not proven)" if timing.latency_fault else ""
     return (
         f"{latency.batch}{mark}",
         *quantiles,
         format_three_digits(latency.throughput_img_s),
-        shown,
+        f"{speedup.value} {speedup.spread}" if speedup else EMPTY,
+        timing.speedup_over or EMPTY,
     )
 
 
-def gpu_grid(states: Sequence[GpuState]) -> Grid | None:
-    """GPU state during each latency measurement."""
-    if not states:
+def gpu_grid(results: Results) -> Grid | None:
+    """Latencies of the GPU by CUDA events, and its state in the windows of each."""
+    lines = [
+        (row.backend, f"{timing.latency.batch}", *_gpu_cells(timing.latency.median, gpu))
+        for row in results.rows
+        for timing in row.timings
+        if (gpu := timing.latency.gpu)
+    ]
+    if not lines:
         return None
+    times = ("one call", "back to back", "CUDA graph")
+    state = ("SM clock", "power", "temperature", "throttling")
     return Grid(
-        "GPU state during latency measurements",
-        ("GPU", "batch", "SM clock", "clock change", "power", "temperature", "throttling"),
-        tuple(
-            (
-                s.name,
-                str(s.batch),
-                f"{s.sm_mhz[0]} to {s.sm_mhz[1]} MHz",
-                format_percent(s.clock_movement),
-                _format_range(s.power_w, "W"),
-                _format_range(s.temperature_c, "°C"),
-                ", ".join(s.throttling) or "none",
-            )
-            for s in states
-        ),
+        "GPU timing, by CUDA events",
+        ("backend", "batch", *times, *state),
+        tuple(lines),
+        note="Clock, power and temperature are those after the windows of this backend.",
+    )
+
+
+def _gpu_cells(one_call_ms: float, gpu: GpuTiming) -> tuple[str, ...]:
+    state = gpu.state
+    return (
+        format_milliseconds(one_call_ms),
+        format_milliseconds(gpu.back_to_back_ms),
+        "yes" if gpu.launches.cuda_graph else "no",
+        _format_range(state.sm_mhz, "MHz") if state else EMPTY,
+        _format_range(state.power_w, "W") if state else EMPTY,
+        _format_range(state.temperature_c, "°C") if state else EMPTY,
+        (", ".join(state.throttling) or "none") if state else EMPTY,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from hvt_deploy.evaluation.record import Gate, GateStatus, PublishedAccuracy, Results, Row
@@ -12,15 +12,20 @@ from hvt_deploy.evaluation.report.number_format import (
     format_count,
     format_decibels,
     format_mebibytes,
-    format_milliseconds,
     format_percent,
     format_percent_range,
     format_points,
     format_points_range,
     format_probability,
-    format_ratio,
-    format_ratio_range,
     format_three_digits,
+)
+from hvt_deploy.evaluation.report.speed_cells import (
+    back_to_back_cell,
+    clock_cell,
+    latency_column,
+    speedup_cell,
+    throughput_cell,
+    timed_runs_cell,
 )
 from hvt_deploy.evaluation.report.tables import Cell, Column, Fact, Line, Table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, define_terms
@@ -56,9 +61,10 @@ def make_summary_columns(results: Results) -> tuple[Column, ...]:
             "accuracy",
             lambda r: _percent_cell(r.fidelity and r.fidelity.agreement),
         ),
-        _latency_column(results),
-        Column("img/s", "speed", _throughput_cell),
-        Column("speed-up", "speed", lambda r: _ratio_cell(r.timing and r.timing.speedup)),
+        latency_column(results),
+        Column("back to back", "speed", back_to_back_cell),
+        Column("img/s", "speed", throughput_cell),
+        Column("speed-up", "speed", lambda r: speedup_cell(r.timing) if r.timing else None),
     )
 
 
@@ -102,7 +108,8 @@ def make_run_columns(_: Results) -> tuple[Column, ...]:
     """Device, number of timed runs, memory and artifact of a row."""
     return (
         Column("device", "detail", lambda r: Cell(r.variant.device), is_text=True),
-        Column("timed runs", "detail", _timed_runs),
+        Column("timed runs", "detail", timed_runs_cell),
+        Column("clock", "detail", clock_cell, is_text=True),
         Column("memory", "detail", lambda r: _number_cell(r.memory_mib, format_mebibytes)),
         Column(
             "artifact", "detail", lambda r: Cell(r.artifact) if r.artifact else None, is_text=True
@@ -133,8 +140,9 @@ def list_skipped(results: Results) -> tuple[Fact, ...]:
 
 
 def list_notes(results: Results) -> tuple[Fact, ...]:
-    """Notes on backends that ran."""
-    return tuple(Fact(r.backend, _note(r)) for r in results.rows if r.note and r.skipped is None)
+    """Notes on backends that ran, and the command that measures a GPU's the same way."""
+    ran = [r for r in results.rows if r.skipped is None]
+    return tuple(Fact(r.backend, note) for r in ran if (note := " ".join(_list_notes(r))))
 
 
 def describe_data(results: Results) -> tuple[Fact, ...]:
@@ -187,12 +195,10 @@ def choose_gate_tone(gate: Gate) -> Tone:
 
 
 def choose_verdict_tone(results: Results) -> Tone:
-    """The colour of the worst gate; never good for untrained weights, bad for an invalid run."""
+    """The colour of the worst gate; never good for untrained weights."""
     tones: set[Tone] = {choose_gate_tone(g) for g in results.gates}
     if results.untrained:
         tones.add("warning")
-    if results.invalid:
-        tones.add("bad")
     if "bad" in tones:
         return "bad"
     if "warning" in tones:
@@ -200,37 +206,20 @@ def choose_verdict_tone(results: Results) -> Tone:
     return "good" if tones else "neutral"
 
 
-def _latency_column(results: Results) -> Column:
-    batches = {r.timing.latency.batch for r in results.rows if r.timing}
-    if len(batches) == 1:
-        return Column(f"latency, batch {batches.pop()}", "speed", lambda r: _latency_cell(r, ""))
-    return Column("latency", "speed", lambda r: _latency_cell(r, " (batch {batch})"))
-
-
-def _latency_cell(row: Row, suffix: str) -> Cell | None:
-    if row.timing is None:
-        return None
-    latency = row.timing.latency
-    median = format_milliseconds(latency.median) + suffix.format(batch=latency.batch)
-    return Cell(
-        median, f"(p90 {format_three_digits(latency.p90)}, p99 {format_three_digits(latency.p99)})"
-    )
-
-
-def _timed_runs(row: Row) -> Cell | None:
-    samples = row.timing.latency.samples_ms if row.timing else ()
-    return Cell(f"{len(samples):,}") if samples else None
-
-
-def _note(row: Row) -> str:
+def _list_notes(row: Row) -> Iterator[str]:
+    if row.note:
+        yield row.note
     difference = row.pixel_difference
-    if difference is None:
-        return row.note
-    return (
-        f"{row.note} Its pixels differ from Pillow's by "
-        f"{format_three_digits(difference.mean)} of 255 on average, "
-        f"{format_three_digits(difference.largest)} at most."
-    )
+    if difference is not None:
+        yield (
+            f"Its pixels differ from Pillow's by {format_three_digits(difference.mean)} of 255 on "
+            f"average, {format_three_digits(difference.largest)} at most."
+        )
+    gpu = row.timing.latency.gpu if row.timing else None
+    if gpu is not None and gpu.launches.note:
+        yield gpu.launches.note
+    if gpu is not None and gpu.launches.trtexec:
+        yield f"The same as back to back: {gpu.launches.trtexec}"
 
 
 def format_precision(row: Row) -> str:
@@ -245,10 +234,6 @@ def _drop_cell(row: Row) -> Cell | None:
 def _mcnemar_cell(row: Row) -> Cell | None:
     drop = row.accuracy.drop if row.accuracy else None
     return Cell(format_probability(drop.mcnemar_p)) if drop else None
-
-
-def _throughput_cell(row: Row) -> Cell | None:
-    return Cell(format_three_digits(row.timing.latency.throughput_img_s)) if row.timing else None
 
 
 def _percent_cell(interval: Interval | None) -> Cell | None:
@@ -271,10 +256,6 @@ def _published_cell(published: float | None, measured: Interval | None) -> Cell 
     return Cell(
         format_percent(published), f"(measured {format_points(measured.estimate - published)})"
     )
-
-
-def _ratio_cell(interval: Interval | None) -> Cell | None:
-    return Cell(format_ratio(interval.estimate), format_ratio_range(interval)) if interval else None
 
 
 def _number_cell(value: float | None, write: Callable[[float], str]) -> Cell | None:

@@ -57,7 +57,7 @@ def render_html(results: Results) -> str:
         flips=breakdown.flip_groups(results),
         shown=_shown_row(results),
         answer_text=breakdown.answer_text,
-        gpu=breakdown.gpu_grid(results.gpu),
+        gpu=breakdown.gpu_grid(results),
     )
     return escape_controls(page)
 

@@ -45,8 +45,6 @@ def render_markdown(results: Results) -> str:
     blocks = [f"# {_escape(results.model)}: validation"]
     if results.untrained:
         blocks.append(f"> **{UNTRAINED_TITLE}.** {UNTRAINED_SENTENCE}")
-    if results.invalid:
-        blocks.append(f"> **INVALID LATENCIES.** {_escape(results.invalid)}")
     blocks.append(f"**{_escape(results.verdict)}**")
     blocks += [f"> **Error:** {_escape(e)}" for e in results.errors]
     blocks += [f"> **Warning:** {_escape(w)}" for w in results.warnings]
@@ -57,7 +55,7 @@ def render_markdown(results: Results) -> str:
         "Precision comparison",
         "\n".join(f"- {_escape(c.sentence)}" for c in results.comparisons),
     )
-    blocks += _grids("Latency", (timing_grid(results), gpu_grid(results.gpu)))
+    blocks += _grids("Latency", (timing_grid(results), gpu_grid(results)))
     blocks += _grids("Classes", class_grids(results))
     blocks += _grids("Confusions", confusion_grids(results))
     blocks += _grids("ROC and precision-recall curves", (curve_grid(results),))

@@ -80,7 +80,7 @@ def draw_pareto(results: Results) -> str:
 
     described = "; ".join(
         f"{p.label}: {format_percent(p.top1.estimate)} {format_percent_range(p.top1)} "
-        f"at {format_milliseconds(p.latency)}"
+        f"at {format_milliseconds(p.latency)}{'' if p.is_proven else ' (not proven)'}"
         for p in points
     )
     return draw_svg("pareto", f"Top-1 accuracy against {latency_title}", described, _INCHES, draw)
@@ -103,6 +103,7 @@ class _Point:
         is_reference: Whether it is the reference of the validation.
         latency: Median in milliseconds.
         top1: In percent.
+        is_proven: Whether the latency by itself proves anything.
 
     """
 
@@ -111,6 +112,7 @@ class _Point:
     is_reference: bool
     latency: float
     top1: Interval
+    is_proven: bool
 
 
 def _latency_batches(results: Results) -> set[int]:
@@ -147,17 +149,19 @@ def _find_points(results: Results) -> list[_Point]:
                 row is results.rows[0],
                 latency,
                 row.accuracy.top1,
+                not row.timing.latency_fault,
             )
         )
     return sorted(points, key=lambda p: p.latency)
 
 
 def _find_best(points: Sequence[_Point]) -> list[_Point]:
-    """The Pareto front: backends that no faster backend matches in accuracy."""
+    """The Pareto front of proven latencies: backends that no faster one matches in accuracy."""
+    proven = [p for p in points if p.is_proven]
     return [
         p
-        for i, p in enumerate(points)
-        if all(p.top1.estimate > q.top1.estimate for q in points[:i])
+        for i, p in enumerate(proven)
+        if all(p.top1.estimate > q.top1.estimate for q in proven[:i])
     ]
 
 
@@ -190,8 +194,8 @@ def _draw_points(axes: Axes, points: Sequence[_Point]) -> None:
             [point.top1.estimate],
             marker="D" if point.is_reference else "o",
             markersize=8,
-            color=colour,
-            markeredgecolor=COLOURS["panel"],
+            color=colour if point.is_proven else COLOURS["panel"],
+            markeredgecolor=COLOURS["panel"] if point.is_proven else colour,
             markeredgewidth=1.2,
             zorder=3,
         )

@@ -51,7 +51,7 @@ def draw_latencies(results: Results) -> str:
         _scale_milliseconds(axes, low, high)
         axes.set_yticks(
             [-place for place in range(len(timed))],
-            [short_label(row.backend, _LONGEST_TICK_LABEL) for row, _ in timed],
+            [_tick_label(row) for row, _ in timed],
         )
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
         axes.spines["left"].set_visible(False)
@@ -69,6 +69,11 @@ def draw_latencies(results: Results) -> str:
         (_WIDTH, height),
         draw,
     )
+
+
+def _tick_label(row: Row) -> str:
+    label = short_label(row.backend, _LONGEST_TICK_LABEL)
+    return f"{label}\n(not proven)" if row.timing and row.timing.latency_fault else label
 
 
 def draw_curves(results: Results) -> str:

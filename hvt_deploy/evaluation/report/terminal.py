@@ -61,15 +61,6 @@ def print_results(results: Results, console: Console) -> None:
                 box=box.HEAVY,
             )
         )
-    if results.invalid:
-        console.print(
-            Panel(
-                plain_text(results.invalid),
-                title="INVALID LATENCIES",
-                style="bold red",
-                box=box.HEAVY,
-            )
-        )
     console.print(
         Panel(
             plain_text(results.verdict),

@@ -6,6 +6,11 @@ from collections.abc import Iterable
 
 TERMS = {
     "agreement": "share of images for which a backend and the reference predict the same class.",
+    "back to back": (
+        "time of many inferences launched one after the other on a GPU, between two CUDA events, "
+        "over their number: without the gap between two launches. The latency is of one "
+        "synchronised inference."
+    ),
     "drop": "top-1 of the reference minus top-1 of the backend, in points; positive is worse.",
     "engine numerics": (
         "the engine's own Q/DQ graph run in ONNX Runtime with FP32 in the rest: "
@@ -31,7 +36,15 @@ TERMS = {
         "the power of the reference logits over the power of the error. Higher is better."
     ),
 }
-REPORT_TERMS = ("agreement", "drop", "engine numerics", "McNemar p", "reformat", "SQNR")
+REPORT_TERMS = (
+    "agreement",
+    "back to back",
+    "drop",
+    "engine numerics",
+    "McNemar p",
+    "reformat",
+    "SQNR",
+)
 
 
 def define_terms(names: Iterable[str]) -> dict[str, str]:

@@ -17,12 +17,21 @@ from hvt_deploy.evaluation.record import (
     Comparison,
     DataSummary,
     Gate,
-    GpuState,
     PublishedAccuracy,
     Results,
     Row,
 )
-from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Latency, Timing, Top1Drop
+from hvt_deploy.evaluation.scores import (
+    Accuracy,
+    Fidelity,
+    GpuState,
+    GpuTiming,
+    Interval,
+    Latency,
+    Timing,
+    Top1Drop,
+)
+from hvt_deploy.runtime.base import Launches
 from hvt_deploy.runtime.variant import Variant
 
 IMAGES = 500
@@ -250,7 +259,6 @@ def detailed(num_classes: int, images: int = 2000) -> Results:
                 "ort int8 cpu is 1.90 to 2.10 times as fast as ort fp32 at batch 1.",
             ),
         ),
-        gpu=(GpuState("Some GPU", 1, (1400, 1410), (61.0, 70.2), (50, 55), ("power cap",), 0.71),),
     )
 
 
@@ -259,6 +267,8 @@ def _measured(row: Row, meter: AccuracyMeter, median: float) -> Row:
     runs = median * np.exp(np.abs(0.06 * rng.standard_normal(400)))
     quantiles = np.quantile(runs, (0, 0.5, 0.9, 0.99)).tolist()
     timed, fidelity = Latency(1, *quantiles, tuple(runs.tolist())), meter.fidelity(row.backend)
+    if row.backend == "ort int8 cpu":
+        timed = replace(timed, clock="CUDA events", gpu=_on_card(0.9 * timed.median))
     speedup = row.timing.speedup if row.timing else None
     over = "" if fidelity is None else "pytorch fp32"
     row = replace(
@@ -278,6 +288,13 @@ def _measured(row: Row, meter: AccuracyMeter, median: float) -> Row:
         for f in fidelity.flips
     )
     return replace(row, fidelity=replace(fidelity, flips=flips))
+
+
+def _on_card(back_to_back_ms: float) -> GpuTiming:
+    command = "trtexec --loadEngine=m.engine --useCudaGraph"
+    launches = Launches(cuda_graph=False, note="No CUDA graph: a capture failed.", trtexec=command)
+    state = GpuState("Some GPU", (1400, 1410), 1405, (61.0, 70.2), (50, 55), ("power cap",))
+    return GpuTiming(back_to_back_ms, (back_to_back_ms,) * 20, launches, state)
 
 
 def thumbnail(seed: int) -> str:

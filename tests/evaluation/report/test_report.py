@@ -15,7 +15,7 @@ from rich.console import Console
 from samples import bare, detailed, trained, untrained
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.evaluation.record import read_results
+from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.evaluation.report.breakdown import (
     class_grids,
     confusion_grids,
@@ -26,9 +26,10 @@ from hvt_deploy.evaluation.report.breakdown import (
 )
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
+from hvt_deploy.evaluation.report.pareto import draw_pareto
 from hvt_deploy.evaluation.report.terminal import print_results, print_table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, TERMS
-from hvt_deploy.evaluation.scores import ClassCounts
+from hvt_deploy.evaluation.scores import ClassCounts, Fault
 from hvt_deploy.graph.analysis.engine_audit import ByPrecision, EngineAudit
 
 
@@ -146,7 +147,7 @@ def test_everything_in_the_record_is_in_html_and_markdown_alike(render_page, num
         *class_grids(results),
         *confusion_grids(results),
         timing_grid(results),
-        gpu_grid(results.gpu),
+        gpu_grid(results),
     )
     expected = [cell for grid in grids if grid for row in grid.rows for cell in row]
     curves = curve_grid(results)
@@ -189,11 +190,42 @@ def test_the_confusion_matrix_adds_up_and_is_not_drawn_for_many_classes():
     assert confusion_matrices(detailed(51)) == ()
 
 
-def test_an_invalid_run_and_untrained_classes_cannot_be_taken_for_results(render):
-    page = render(replace(trained(), invalid="The GPU's clock moved by 7.1 %."))
-    assert "INVALID" in page
-    assert "moved by 7.1 %" in page
+def test_untrained_classes_cannot_be_taken_for_results():
     assert class_grids(replace(detailed(10), untrained=True)) == ()
+
+
+def test_both_times_of_a_gpu_and_the_command_that_gives_the_same_are_shown(render):
+    text = re.sub(r"[\s\\]+", " ", render(detailed(10)))
+    for part in (
+        "back to back",
+        "(no CUDA graph)",
+        "No CUDA graph: a capture failed.",
+        "The same as back to back: trtexec --loadEngine=m.engine --useCudaGraph",
+    ):
+        assert part in text, part
+
+
+def _with_fault(mark: str) -> Results:
+    results = trained()
+    int8 = next(row for row in results.rows if row.backend == "ort int8 cpu")
+    fault = Fault(mark, "The reason.")
+    timing = replace(int8.timing, speedup_fault=fault, latency_fault="The reason.")
+    faulty = replace(int8, timings=(timing,))
+    return replace(results, rows=tuple(faulty if r is int8 else r for r in results.rows))
+
+
+def test_a_speedup_that_is_not_proven_is_not_shown_as_one(render):
+    text = render(_with_fault("not proven"))
+    assert "(3.75× measured)" in text
+    assert "3.66, 3.84" not in text
+    limited = re.sub(r"[\s\\]+", " ", render(_with_fault("at the power limit")))
+    assert "[3.66, 3.84] at the power limit" in limited
+
+
+def test_a_latency_that_is_not_proven_is_not_on_the_front():
+    assert "(not proven)" not in draw_pareto(trained())
+    page = draw_pareto(_with_fault("not proven"))
+    assert "11.0 ms (not proven)" in page
 
 
 def test_names_cannot_break_out_of_the_page():
@@ -210,12 +242,12 @@ def test_the_record_comes_back_as_it_was_written(tmp_path):
     for results in (trained(), detailed(10)):
         results.write(tmp_path / "results.json")
         assert read_results(tmp_path / "results.json") == results
-    (tmp_path / "results.json").write_text('{"schema_version": 2}')
+    (tmp_path / "results.json").write_text('{"schema_version": 3}')
     with pytest.raises(BadInput, match="missing key"):
         read_results(tmp_path / "results.json")
 
 
-@pytest.mark.parametrize("version", [1, 3, None])
+@pytest.mark.parametrize("version", [1, 2, None])
 def test_a_record_of_another_schema_is_refused_by_its_version(tmp_path, version):
     (tmp_path / "results.json").write_text(json.dumps({"schema_version": version}))
     with pytest.raises(BadInput, match=f"schema version {version}") as caught:
