@@ -13,7 +13,7 @@ from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
-from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.core.workspace import ModelFolder, check_fresh
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.runtime.backend_registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
@@ -79,8 +79,8 @@ def select_backends(
     `threads` of one inference on the CPU, None for every processor; `allow_cpu_nodes`: ONNX Runtime
     may leave nodes to the CPU where it runs on a GPU; `timed_batches` are the sizes whose latency
     will be measured; without `with_pytorch` PyTorch is neither selected nor imported. Raises
-    BadInput for an artifact that is stale or was changed, MissingEnvironment for a GPU that is not
-    there.
+    BadInput for an artifact that is stale, MissingEnvironment for a GPU that is not there. The
+    files of an artifact are checked when it is opened: BadInput where they were changed.
     """
     selector = _Selector(
         folder,
@@ -140,8 +140,7 @@ class _Selector:
         if place.device == "cuda":
             variants.append(Variant("pytorch", "cuda", "fp16"))
             variants.append(Variant("pytorch", "cuda", "fp16", "compiled"))
-        path = self._check(WEIGHTS)
-        return [self._select(path, variant, place) for variant in variants]
+        return [self._select(WEIGHTS, variant, place) for variant in variants]
 
     def select_graphs(self) -> list[Selection]:
         """ONNX Runtime's, of the device that it runs on."""
@@ -152,19 +151,19 @@ class _Selector:
             if key in artifacts:
                 precision, form = _GRAPHS[key]
                 variant = Variant("ort", place.device, precision, form)
-                selection = self._select(self._check(key), variant, place)
+                selection = self._select(key, variant, place)
                 if place.device == "cuda" and precision == "int8":
                     selection = replace(selection, note=_DEQUANTIZED)
                 found.append(selection)
         if place.device == "cuda" and find_linked_major() is not None:
             found += [
-                self._select(self._check(key), Variant("ort-trt", "cuda", key), place)
+                self._select(key, Variant("ort-trt", "cuda", key), place)
                 for key in _ON_TENSORRT_PROVIDER
                 if key in artifacts
             ]
         if PIXELS in artifacts:  # on the CPU wherever it is: only its accuracy is asked for
             variant = Variant("ort", "cpu", "fp32", "uint8")
-            found.append(self._select(self._check(PIXELS), variant, _Place("cpu")))
+            found.append(self._select(PIXELS, variant, _Place("cpu")))
         return found
 
     def select_engines(self) -> list[Selection]:
@@ -177,7 +176,7 @@ class _Selector:
         path = self.folder.file(artifact)
         passport = read_passport(path, artifact.remake)
         variant = Variant("trt", "cuda", passport.precision, target=passport.target)
-        found = self._select(self._check(key), variant, _Place("cuda"), passport.audit)
+        found = self._select(key, variant, _Place("cuda"), passport.audit)
         why = _CPU_ONLY if self.choice.kind == "cpu" else _NO_GPU
         if self.gpu is not None:
             try:
@@ -217,16 +216,15 @@ class _Selector:
             f"the CUDA provider of ONNX Runtime cannot be used: {why.rstrip('.')}." if why else ""
         )
 
-    def _check(self, key: str) -> Path:
-        return self.folder.open_artifact(self.manifest, key)
-
     def _select(
-        self, path: Path, variant: Variant, place: _Place, audit: EngineAudit | None = None
+        self, key: str, variant: Variant, place: _Place, audit: EngineAudit | None = None
     ) -> Selection:
+        """Artifact `key` as `variant`. Its files are hashed when it is opened, if it is."""
         manifest = self.manifest
+        check_fresh(manifest, key)
         request = BackendRequest(
             variant=variant,
-            path=path,
+            path=self.folder.file(manifest.artifacts[key]),
             model=manifest.model,
             signature=manifest.signature,
             threads=self.threads,
@@ -238,8 +236,10 @@ class _Selector:
         )
         if place.why_not:
             return Selection(variant, request.path, None, place.why_not)
-        if variant.form == "uint8":
-            return Selection(variant, request.path, lambda: open_pixels_backend(request))
-        return Selection(
-            variant, request.path, lambda: open_backend(request), audit=audit, note=place.note
-        )
+
+        def open_checked() -> AnyBackend:
+            self.folder.open_artifact(manifest, key)
+            is_pixels = variant.form == "uint8"
+            return open_pixels_backend(request) if is_pixels else open_backend(request)
+
+        return Selection(variant, request.path, open_checked, audit=audit, note=place.note)

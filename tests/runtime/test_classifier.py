@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -80,6 +81,19 @@ def test_what_is_not_an_image_and_what_cannot_run_is_refused(place, tmp_path):
         Classifier("fdvit_demo", "orrt", workspace=workspace)
     with pytest.raises(MissingEnvironment, match="trt cannot run here"):
         Classifier("fdvit_demo", "trt", workspace=workspace)
+
+
+def test_only_the_artifact_that_is_opened_is_checked(place, tmp_path):
+    model = shutil.copytree(place[0] / "artifacts" / "fdvit_demo", tmp_path / "fdvit_demo")
+    with next(model.glob("pytorch-*/*.safetensors")).open("ab") as weights:
+        weights.write(b"more")
+    Classifier(model, "ort", threads=1).close()
+    with pytest.raises(BadInput, match="sha256 differs"):
+        Classifier(model, "pytorch", threads=1)
+    with next(model.glob("fp32-*/*.onnx")).open("ab") as graph:
+        graph.write(b"more")
+    with pytest.raises(BadInput, match="sha256 differs"):
+        Classifier(model, "ort", threads=1)
 
 
 def test_the_verb_goes_on_after_an_unreadable_file(place, photos, tmp_path):
