@@ -72,8 +72,11 @@ def find_gpus() -> tuple[Gpu, ...]:
     return search_gpus().gpus
 
 
+@cache
 def name_driver() -> str:
-    """The driver's own version, by nvidia-smi; empty where it does not answer."""
+    """The driver's own version, by nvidia-smi, asked once per process; empty where it does not
+    answer.
+    """
     command = shutil.which("nvidia-smi")
     if command is None:
         return ""

@@ -1,4 +1,6 @@
-"""Clock, power, temperature and memory of a GPU: of NVML, or on a Jetson of the kernel's files."""
+"""A GPU as NVML describes it, and its clock, power, temperature and memory: of NVML, or on a Jetson
+of the kernel's files.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hvt_deploy.core.environment import read_meminfo_kib
+from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import Gpu
 
 # nvml.h: nvmlClocksEventReason*. Idle (1) and the clock the user asked for (2) are no complaint.
@@ -23,6 +26,24 @@ _REASONS = {
 }
 _SM_CLOCK, _GPU_TEMPERATURE = 1, 0  # nvml.h: NVML_CLOCK_SM, NVML_TEMPERATURE_GPU
 _SYS = Path("/sys")
+
+
+@dataclass(frozen=True)
+class NvmlGpu:
+    """A GPU as NVML describes it; for a MIG instance it describes the whole GPU."""
+
+    name: str
+    """Product name."""
+    compute_capability: str
+    """For example "8.6"."""
+    memory_mib: int
+    """Total memory, MiB, with what the driver keeps for itself."""
+    uuid: str
+    """Without the prefix GPU-."""
+    driver: str
+    """Version of NVIDIA's driver."""
+    cuda_version: str
+    """The newest CUDA that the driver supports: "13.0"."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,23 @@ class GpuReader:
     """Readings that are missing, and why."""
 
 
+def describe_with_nvml(gpu: Gpu) -> NvmlGpu:
+    """NVML's description of `gpu`. Raises MissingEnvironment where NVML does not give one."""
+    nvml, handle = _find_with_nvml(gpu)
+    try:
+        cuda = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+        return NvmlGpu(
+            name=str(nvml.nvmlDeviceGetName(handle)),
+            compute_capability=".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(handle))),
+            memory_mib=nvml.nvmlDeviceGetMemoryInfo(handle).total >> 20,
+            uuid=str(nvml.nvmlDeviceGetUUID(handle)).removeprefix("GPU-"),
+            driver=str(nvml.nvmlSystemGetDriverVersion()),
+            cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        )
+    except nvml.NVMLError as error:
+        raise MissingEnvironment(f"NVML does not describe {gpu.name}: {error}.") from error
+
+
 def open_gpu_reader(gpu: Gpu, sys_folder: Path = _SYS) -> GpuReader:
     """A reader of `gpu`. NVML finds it by its PCI bus id, which for a MIG instance is its GPU's."""
     by_nvml = _open_nvml(gpu)
@@ -63,12 +101,10 @@ def open_gpu_reader(gpu: Gpu, sys_folder: Path = _SYS) -> GpuReader:
 
 def _open_nvml(gpu: Gpu) -> GpuReader:
     try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
-        return GpuReader(None, ("NVML needs the Python package: pip install nvidia-ml-py",))
+        nvml, handle = _find_with_nvml(gpu)
+    except MissingEnvironment as error:
+        return GpuReader(None, (error.message,))
     try:
-        nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByPciBusId(gpu.pci_bus_id.encode())
         nvml.nvmlDeviceGetClockInfo(handle, _SM_CLOCK)
     except nvml.NVMLError as error:
         return GpuReader(None, (f"NVML: {error}.",))
@@ -95,6 +131,20 @@ def _open_nvml(gpu: Gpu) -> GpuReader:
         return GpuReading(clock, power / 1000, warmth, active, memory / 2**20)
 
     return GpuReader(read, tuple(notes))
+
+
+def _find_with_nvml(gpu: Gpu) -> tuple[Any, object]:
+    """NVML's module and its handle of `gpu`. Raises MissingEnvironment."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError as error:
+        message = "NVML needs the Python package: pip install nvidia-ml-py"
+        raise MissingEnvironment(message) from error
+    try:
+        nvml.nvmlInit()
+        return nvml, nvml.nvmlDeviceGetHandleByPciBusId(gpu.pci_bus_id.encode())
+    except nvml.NVMLError as error:
+        raise MissingEnvironment(f"NVML: {error}.") from error
 
 
 def _choose_reasons(nvml: Any, handle: object) -> Callable[[], Any]:  # noqa: ANN401

@@ -168,4 +168,6 @@ def test_nvidia_smi_that_does_not_answer_in_time_names_no_driver(
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setattr("hvt_deploy.core.gpus._SMI_LIMIT_S", 0.2)
+    name_driver.cache_clear()
     assert name_driver() == ""
+    name_driver.cache_clear()

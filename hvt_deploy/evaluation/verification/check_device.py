@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import Gpu, find_gpus, name_driver
-from hvt_deploy.evaluation.gpu_reading import open_gpu_reader
+from hvt_deploy.evaluation.gpu_reading import describe_with_nvml, open_gpu_reader
 from hvt_deploy.evaluation.verification.checks import CheckList, Fact, expect
 from hvt_deploy.evaluation.verification.torch_cuda import list_torch_gpus
 
@@ -45,40 +42,20 @@ def _compare_with_torch(measured: dict[str, Fact]) -> None:
 
 def _compare_with_nvml(gpu: Gpu, measured: dict[str, Fact]) -> None:
     """Raises CheckFailed at the first difference, MissingEnvironment where there is no NVML."""
-    nvml, handle = _open_nvml(gpu)
-    memory_mib = nvml.nvmlDeviceGetMemoryInfo(handle).total >> 20
-    cuda_version = nvml.nvmlSystemGetCudaDriverVersion_v2()
-    driver = str(nvml.nvmlSystemGetDriverVersion())
-    measured.update({"NVML memory_mib": memory_mib, "libcuda memory_mib": gpu.memory_mib})
-    measured.update({"name": gpu.name, "driver": driver, "pci_bus_id": gpu.pci_bus_id})
+    theirs = describe_with_nvml(gpu)
+    measured.update({"NVML memory_mib": theirs.memory_mib, "libcuda memory_mib": gpu.memory_mib})
+    measured.update({"name": gpu.name, "driver": theirs.driver, "pci_bus_id": gpu.pci_bus_id})
     if name_driver():
-        _expect_same("driver", name_driver(), driver, "NVML")
-    cuda = f"{cuda_version // 1000}.{cuda_version % 1000 // 10}"
-    _expect_same("CUDA version", gpu.cuda_version, cuda, "NVML")
-    capability = ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(handle)))
-    _expect_same("compute_capability", gpu.compute_capability, capability, "NVML")
-    if " MIG " in gpu.name:  # the PCI bus id is that of the whole GPU
-        return
-    _expect_same("name", gpu.name, nvml.nvmlDeviceGetName(handle), "NVML")
-    uuid = str(nvml.nvmlDeviceGetUUID(handle)).removeprefix("GPU-")
-    _expect_same("uuid", gpu.uuid, uuid, "NVML")
-    expect(
-        abs(memory_mib / gpu.memory_mib - 1) <= _MEMORY_TOLERANCE,
-        f"NVML reports {memory_mib} MiB of memory, libcuda {gpu.memory_mib} MiB.",
-    )
-
-
-def _open_nvml(gpu: Gpu) -> tuple[Any, object]:
-    try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError as error:
-        raise MissingEnvironment("There is no NVML.", "pip install nvidia-ml-py") from error
-    try:
-        nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByPciBusId(gpu.pci_bus_id.encode())
-    except nvml.NVMLError as error:
-        raise MissingEnvironment(f"NVML does not start: {error}.") from error
-    return nvml, handle
+        _expect_same("driver", name_driver(), theirs.driver, "NVML", ours_is="nvidia-smi")
+    fields = ["cuda_version", "compute_capability"]
+    if " MIG " not in gpu.name:  # NVML's description is that of the whole GPU
+        fields += ["name", "uuid"]
+        expect(
+            abs(theirs.memory_mib / gpu.memory_mib - 1) <= _MEMORY_TOLERANCE,
+            f"NVML reports {theirs.memory_mib} MiB of memory, libcuda {gpu.memory_mib} MiB.",
+        )
+    for field in fields:
+        _expect_same(field, getattr(gpu, field), getattr(theirs, field), "NVML")
 
 
 def _read_clocks(gpu: Gpu, measured: dict[str, Fact]) -> None:
@@ -105,5 +82,7 @@ def _read_clocks(gpu: Gpu, measured: dict[str, Fact]) -> None:
     expect(0 <= reading.memory_mib <= gpu.memory_mib * (1 + _MEMORY_TOLERANCE), "Memory in use.")
 
 
-def _expect_same(quantity: str, ours: object, other: object, witness: str) -> None:
-    expect(ours == other, f"libcuda gives the {quantity} {ours!r}, {witness} {other!r}.")
+def _expect_same(
+    quantity: str, ours: object, other: object, witness: str, ours_is: str = "libcuda"
+) -> None:
+    expect(ours == other, f"{ours_is} gives the {quantity} {ours!r}, {witness} {other!r}.")
