@@ -2,10 +2,10 @@
 
     python benchmarks/prepare_device.py [PACKAGE...]
 
-For Python 3.12 on x86-64. Pure-Python packages are unpacked to .device/site: put it on PYTHONPATH
-there. Packages with libraries (onnxruntime-gpu, TensorRT-RTX) are wheels in pieces of at most
-48 MiB in .device/pieces, which can be copied one by one; .device/README.txt has the commands that
-join and install them. PACKAGEs name some of them only.
+For Python 3.12 on x86-64. Small packages are unpacked to .device/site: put it on PYTHONPATH there.
+Large ones (onnxruntime-gpu, TensorRT-RTX) are wheels in pieces of at most 48 MiB in .device/pieces,
+which can be copied one by one; .device/README.txt has the commands that join and install them.
+PACKAGEs name some of them only. Versions are those of constraints.txt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.records import ROOT
 
-PURE = (
+SMALL = (
     "onnxslim",
     "typer",
     "rich",
@@ -28,9 +28,16 @@ PURE = (
     "mdurl",
     "pygments",
     "annotated-doc",
+    "pydantic",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
     "einops",
     "nvidia-ml-py",
+    "tensorrt-rtx-cu13",
 )
+# Published as source: pure Python, from which a wheel is made here.
+SOURCE = ("tensorrt-rtx-cu13",)
 LARGE = ("onnxruntime-gpu", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs")
 PIECE_BYTES = 48 << 20
 # pip matches the version of glibc exactly.
@@ -48,11 +55,16 @@ one: append each to its wheel in /tmp, in the order of their numbers.
 
 def download_wheel(package: str, folder: Path) -> Path:
     """The wheel of a package for the GPU machine, in an empty `folder`."""
-    target = ["--python-version", "3.12", "--implementation", "cp", "--only-binary=:all:"]
-    for platform in PLATFORMS:
-        target += ["--platform", f"{platform}_x86_64"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *target]
-    subprocess.run([*command, "--dest", str(folder), package], check=True)
+    if package in SOURCE:
+        action = ["wheel", "--wheel-dir", str(folder)]
+    else:
+        target = ["--python-version", "3.12", "--implementation", "cp", "--only-binary=:all:"]
+        for platform in PLATFORMS:
+            target += ["--platform", f"{platform}_x86_64"]
+        action = ["download", "--dest", str(folder), *target]
+    versions = ["--constraint", str(ROOT / "constraints.txt")]
+    command = [sys.executable, "-m", "pip", *action, "--quiet", "--no-deps", *versions, package]
+    subprocess.run(command, check=True)
     return next(folder.glob("*.whl"))
 
 
@@ -68,7 +80,7 @@ def split_file(path: Path, folder: Path, piece_bytes: int = PIECE_BYTES) -> list
 
 def main() -> None:
     """Fill .device/ with the packages that are asked for, all of them by default."""
-    asked = sys.argv[1:] or [*PURE, *LARGE]
+    asked = sys.argv[1:] or [*SMALL, *LARGE]
     for name in ("site", "pieces"):
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
     for package in asked:
