@@ -2,8 +2,9 @@
 
     python3 benchmarks/gpu_check.py [SECTION,SECTION...] [MODEL]
 
-Results go to $OUT if that is set, else to benchmarks/results. benchmarks/prepare_device.py collects
-packages that the machine lacks.
+MODEL is a name, or the file of an FP32 graph. Results go to $OUT if that is set, else to
+benchmarks/results. It ends within six minutes. benchmarks/prepare_device.py collects packages that
+the machine lacks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from hvt_deploy.commands.verify_gpu import parse_sections, verify_gpu
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.evaluation.verification.sections import DEFAULT_MODEL, SECTION_NAMES
 
+LIMIT_S = 345
+
 
 class _PrintingUi(SilentUi):
     def say(self, message: str) -> None:
@@ -32,7 +35,8 @@ def main() -> int:
     children = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), children)))
     output = Path(os.environ.get("OUT") or RESULTS)
-    return verify_gpu(sections, model or DEFAULT_MODEL, output, _PrintingUi()).exit_code
+    done = verify_gpu(sections, model or DEFAULT_MODEL, output, _PrintingUi(), LIMIT_S)
+    return done.exit_code
 
 
 if __name__ == "__main__":

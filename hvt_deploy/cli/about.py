@@ -27,7 +27,12 @@ SectionsOption = Annotated[
     str, typer.Option(metavar="NAMES", help="Sections of --verify, separated by commas.")
 ]
 VerifiedModelOption = Annotated[
-    str, typer.Option(help="The model whose graphs and engines --verify compares.")
+    str,
+    typer.Option(
+        metavar="MODEL",
+        help="The model whose graphs and engines --verify compares: a name, or MODEL.fp32.onnx of "
+        "an export made elsewhere, which needs no PyTorch.",
+    ),
 ]
 VerificationOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Where --verify writes verification*.json.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from hvt_deploy import __version__
 from hvt_deploy.core.environment import cpu_name, is_jetson, tool_versions
-from hvt_deploy.core.errors import unknown_name
+from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.gpus import Gpu, GpuSearch, name_driver, search_gpus
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
@@ -68,7 +69,7 @@ class Verification:
     hvt_deploy: str
     """Version of this package."""
     model: str
-    """Name of the model whose graphs and engines were compared."""
+    """Name of the model whose graphs and engines were compared, or of the file of its graph."""
     gpus: tuple[Gpu, ...]
     """In CUDA's order; the first is the one that was used."""
     why_no_gpu: str
@@ -102,18 +103,34 @@ def parse_sections(text: str) -> tuple[SectionName, ...]:
     return tuple(name for name in SECTION_NAMES if name in asked)
 
 
-def verify_gpu(sections: Sequence[SectionName], model: str, output: Path, ui: Ui) -> Verification:
-    """Run the sections; `output` holds verification.json and verification.SECTION.json, written
-    when a section ends.
+def verify_gpu(
+    sections: Sequence[SectionName],
+    model: str,
+    output: Path,
+    ui: Ui,
+    limit_s: float = math.inf,
+) -> Verification:
+    """Run the sections on `model`, a name or the file of an FP32 graph; `output` holds
+    verification.json and verification.SECTION.json, written when a section ends.
+
+    They end within `limit_s` together: each may take half of what is left, the last all of it, so
+    that one that hangs leaves time for the others. Raises BadInput for a file that is not there.
     """
-    search = search_gpus()
+    if model.endswith(".onnx") and not Path(model).is_file():
+        raise BadInput(f"There is no graph {model}.", "Export one: hvt-deploy export fdvit_ti")
+    started, search = time.monotonic(), search_gpus()
     output.mkdir(parents=True, exist_ok=True)
     reports: list[SectionReport] = []
     verification = _describe(search, model, reports)
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
         for name in sections:
+            left_s = max(0, limit_s - (time.monotonic() - started))
+            share_s = left_s if name == sections[-1] else left_s / 2
             job = SectionJob(name, model, Path(folder))
-            report = _run(job, SECTIONS[name].limit_s) if search.gpus else _skip(name, search)
+            if search.gpus:
+                report = _run(job, min(SECTIONS[name].limit_s, share_s))
+            else:
+                report = _skip(name, search)
             reports.append(report)
             ui.say(_summarize(report))
             verification = _describe(search, model, reports)
@@ -128,7 +145,7 @@ def _describe(search: GpuSearch, model: str, reports: Sequence[SectionReport]) -
     return Verification(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         hvt_deploy=__version__,
-        model=model,
+        model=Path(model).name,
         gpus=search.gpus,
         why_no_gpu=search.why_none,
         driver=name_driver(),
@@ -157,7 +174,7 @@ def _run(job: SectionJob, limit_s: float) -> SectionReport:
         try:
             ended = _describe_end(process.wait(limit_s))
         except subprocess.TimeoutExpired:
-            ended = f"It was stopped after {limit_s:g} s."
+            ended = f"It was stopped after {limit_s:.3g} s."
         finally:  # its own children end with it
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

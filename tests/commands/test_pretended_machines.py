@@ -15,56 +15,10 @@ from pathlib import Path
 import pytest
 from stub_libcuda.machines import MACHINES
 
+from hvt_deploy.evaluation.verification.sections import SECTION_NAMES
+
 TESTS = Path(__file__).parents[1]
-SCRIPT = """
-import json, os, sys
-from functools import partial
-from pathlib import Path
-import gpu_standins
-import matplotlib.pyplot, onnxruntime
-from command_line import run
-from hvt_deploy.commands import build_trt, doctor, predict, validate
-from hvt_deploy.core.gpus import find_gpus
-from hvt_deploy.core.serialization import to_plain
-from hvt_deploy.evaluation import timing
-from hvt_deploy.evaluation.verification.check_device import check_nvml
-from hvt_deploy.evaluation.verification.checks import CheckList
-from short_timings import measure_shortly
-from stub_libcuda import Stub
-
-timing.measure_latency = partial(measure_shortly, budget_s=0.2)
-probe_in_child = doctor.probe_in_child
-
-def probe(part):
-    # The stand-in of TensorRT is in this process only.
-    if part == "cuda":
-        return probe_in_child(part)
-    return doctor.ProbeResult(part != "tensorrt_rtx", "stands in")
-
-doctor.probe_in_child = probe
-
-def work(machine):
-    answers = {}
-    for line in machine["commands"]:
-        done = run(*line.split(), "--json", cwd=Path.cwd())
-        answers[line.split()[0]] = done.returncode, done.stdout[done.stdout.find("{"):], done.stderr
-    checks = []
-    if find_gpus():
-        check_nvml(CheckList(checks.append))
-    found = {"answers": answers, "device": to_plain(checks), "left": Stub().live()}
-    found["torch"] = "torch" in sys.modules
-    Path(machine["answers"]).write_text(json.dumps(found))
-
-for machine in json.loads(sys.stdin.read()):
-    child = os.fork()  # nothing has loaded libcuda yet
-    if child == 0:
-        os.environ.update(machine["environment"])
-        os.chdir(machine["folder"])
-        gpu_standins.install()
-        work(machine)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, machine
-"""
+SCRIPT = Path(__file__).with_name("work_on_machines.py")
 EXPLAIN = "build-trt --precision fp32 --explain"
 BUILD = "build-trt --precision fp32"
 VALIDATE = "validate --data digits --limit 60 --threads 1 --latency-batch 1"
@@ -76,12 +30,16 @@ class Outcome:
     """Attributes:
     answers: exit code, standard output and standard error, by command.
     device: the checks of `doctor --verify` in its section `device`.
+    engines: the checks of its section `tensorrt` on a graph that was exported elsewhere.
+    gpu_tests: outcome of each test of tests/gpu, and why it was skipped or failed.
     left: objects on the GPU that were not given back.
     torch: whether PyTorch was imported.
     """
 
     answers: dict[str, tuple[int, str, str]]
     device: list[dict]
+    engines: list[dict]
+    gpu_tests: dict[str, tuple[str, str]]
     left: dict[str, int]
     torch: bool
 
@@ -122,6 +80,8 @@ RUNS = {
     "the second of two": (EXPLAIN, VALIDATE, f"{PREDICT} --backend trt"),
     "H200": (VALIDATE, PREDICT),
 }
+# The compute capability of the second card.
+LIES = {"two mixed cards": {"STUB_NVML_LIES": "nvmlDeviceGetCudaComputeCapability"}}
 BUILT_ON = {"the second of two": "two mixed cards", "H200": "H100"}
 
 
@@ -137,21 +97,25 @@ def outcomes(recorded, tmp_path_factory) -> dict[str, Outcome]:
             shutil.copytree(source / "elsewhere", folder / "artifacts")
             shutil.copytree(source / "digits" / "validation", folder / "digits")
         (place / f"{name} stub").mkdir()
-        environment = MACHINES[name].start(place / f"{name} stub")
+        environment = MACHINES[name].start(place / f"{name} stub") | LIES.get(name, {})
         version = {"STANDIN_TENSORRT": "10.3.0" if "Orin" in name else "10.13.3.9"}
         machine = {"commands": commands, "environment": environment | version}
         answers = {"folder": str(folder), "answers": str(place / f"{name}.json")}
-        machines.append(machine | answers)
+        machines.append(machine | answers | {"verifies": "Orin" in name})
     paths = (TESTS.parent, TESTS, TESTS / "runtime" / "trt")
     common = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "GPU_CHECK_MODEL": "hvt_demo"}
+    common["TESTS"] = str(TESTS)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, str(SCRIPT)],
         env={**os.environ, "LD_LIBRARY_PATH": environment["LD_LIBRARY_PATH"], **common},
         input=json.dumps(machines),
         text=True,
         capture_output=True,
         check=False,
     )
+    print(done.stdout[-3000:], done.stderr[-3000:])
+    Path("/tmp/verifygpu/dbg.txt").write_text(done.stdout + done.stderr)
+    Path("/tmp/verifygpu/dbg.json").write_text((place / "Orin in a container.json").read_text())
     assert done.returncode == 0, done.stderr[-3000:]
     found = {name: json.loads((place / f"{name}.json").read_text()) for name in RUNS}
     return {name: Outcome(**fields) for name, fields in found.items()}
@@ -256,3 +220,38 @@ def test_no_gpu_that_can_be_used(outcomes, machine: str, why: str) -> None:
     assert found.engine_row()["skipped"]
     assert found["predict"]["backend"] == "ort fp32"
     assert found.device == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "outcome", "why"),
+    [
+        ("H100", "passed", ""),
+        ("L4", "passed", ""),
+        ("MIG", "passed", ""),
+        ("the second of two", "passed", ""),
+        ("two mixed cards", "failed", "libcuda gives the compute_capability '8.9', NVML '1.1'"),
+        ("Orin in a container", "skipped", "The clocks of Orin cannot be read."),
+        ("driver too old", "skipped", "there is no NVIDIA GPU here: the NVIDIA driver is too old"),
+        ("hidden", "skipped", "there is no NVIDIA GPU here: the NVIDIA driver reports"),
+    ],
+)
+def test_gpu_tests_follow_the_verdicts_of_the_sections(
+    outcomes, machine: str, outcome: str, why: str
+) -> None:
+    found = outcomes[machine].gpu_tests
+    assert tuple(found) == SECTION_NAMES
+    assert found["device"][0] == outcome
+    assert why in found["device"][1]
+    assert {found[name][0] for name in SECTION_NAMES[1:]} == {"skipped"}
+
+
+def test_engines_are_verified_on_a_jetson_from_a_graph_that_was_exported_elsewhere(
+    outcomes,
+) -> None:
+    checks = {check["name"]: check for check in outcomes["Orin in a container"].engines}
+    trtexec = checks.pop("latency against trtexec")
+    assert (trtexec["verdict"], trtexec["why"][:7]) == ("cannot here", "trtexec")
+    assert {check["verdict"] for check in checks.values()} == {"verified"}, checks
+    assert checks["fp32"]["measured"]["reference"] == "ONNX Runtime"
+    assert checks["int8"]["measured"]["int8 kernels"] > 0
+    assert checks["INT8 against FP16, batch 8"]["measured"]["fp16 batch 8 median_ms"] >= 1.0

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,17 +62,25 @@ def test_without_a_gpu_every_section_says_so(tmp_path: Path, hidden: dict[str, s
     assert written == {"verification.json", *each}
 
 
-def test_gpu_check_writes_to_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("out", ["results of today", ""])
+def test_gpu_check_writes_to_out_or_to_the_results_of_the_checkout(
+    tmp_path: Path, out: str
+) -> None:
+    scripts = tmp_path / "benchmarks"
+    scripts.mkdir()
+    for name in ("gpu_check.py", "records.py"):
+        shutil.copy(ROOT / "benchmarks" / name, scripts)
     done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "device"],
-        env={**os.environ, "OUT": str(tmp_path / "out")},
+        [sys.executable, str(scripts / "gpu_check.py"), "device"],
+        env={**os.environ, "OUT": out and str(tmp_path / out)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 3
     assert done.stdout.startswith("device: cannot here")
-    assert (tmp_path / "out" / "verification.device.json").is_file()
+    folder = tmp_path / (out or "benchmarks/results")
+    assert (folder / "verification.device.json").is_file()
 
 
 def test_device_and_cuda_on_a_pretended_h100(tmp_path: Path) -> None:
@@ -145,6 +156,89 @@ def test_section_that_takes_too_long_or_dies_has_failed(
     assert (section.verdict, section.checks[-1].why) == ("failed", why)
     assert done.exit_code == 1
     assert ("began" in section.log_end) == ("sleep" in module)
+
+
+STAND_IN = """
+import json, os, sys, time
+from hvt_deploy.evaluation.verification.child import end_with_parent
+end_with_parent()
+job, report = json.loads(sys.argv[1]), sys.argv[2]
+if job["section"] == "cuda":
+    open("sleeps", "w").close()
+    time.sleep(60)
+if job["section"] == "pytorch":
+    os.abort()
+open(report, "w").write(json.dumps([{"name": "one", "verdict": "verified"}]))
+"""
+RUN = """
+import sys
+from pathlib import Path
+from hvt_deploy.commands import verify_gpu
+from hvt_deploy.core.gpus import Gpu, GpuSearch
+from hvt_deploy.core.ui import SilentUi
+verify_gpu._CHILD = "section_stand_in"
+verify_gpu.search_gpus = lambda: GpuSearch((Gpu("NVIDIA H100", "9.0", 81559, "13.0"),))
+names = ("device", "cuda", "pytorch", "onnxruntime")
+verify_gpu.verify_gpu(names, "fdvit_demo", Path("out"), SilentUi(), float(sys.argv[1]))
+"""
+
+
+def start(folder: Path, limit_s: float) -> subprocess.Popen[bytes]:
+    """Four sections: the second hangs and the third dies."""
+    (folder / "section_stand_in.py").write_text(STAND_IN)
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
+    return subprocess.Popen([sys.executable, "-c", RUN, str(limit_s)], cwd=folder, env=environment)
+
+
+def test_the_run_ends_in_time_and_a_section_that_hangs_leaves_time_for_the_others(
+    tmp_path: Path,
+) -> None:
+    started = time.monotonic()
+    assert start(tmp_path, 3).wait() == 0
+    assert time.monotonic() - started < 5
+    record = json.loads((tmp_path / "out" / "verification.json").read_text())
+    found = {section["section"]: section for section in record["sections"]}
+    assert {name: one["verdict"] for name, one in found.items()} == {
+        "device": "verified",
+        "cuda": "failed",
+        "pytorch": "failed",
+        "onnxruntime": "verified",
+    }
+    assert 1 < found["cuda"]["seconds"] < 2
+    assert found["pytorch"]["checks"][-1]["why"] == "It was ended by SIGABRT."
+    for name, one in found.items():
+        assert json.loads((tmp_path / "out" / f"verification.{name}.json").read_text()) == one
+
+
+def test_what_was_verified_is_kept_where_the_run_is_killed_and_no_section_outlives_it(
+    tmp_path: Path,
+) -> None:
+    process = start(tmp_path, 100)
+    wait_for((tmp_path / "sleeps").is_file)
+    (child,) = find_children(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
+    record = json.loads((tmp_path / "out" / "verification.json").read_text())
+    (section,) = record["sections"]
+    assert (section["section"], section["verdict"]) == ("device", "verified")
+
+
+def wait_for(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def find_children(parent: int) -> list[str]:
+    """Those of its main thread."""
+    return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+
+
+def test_graph_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"There is no graph .*mine\.onnx"):
+        verify_gpu.verify_gpu(("cuda",), str(tmp_path / "mine.onnx"), tmp_path, SilentUi())
 
 
 def test_unknown_section() -> None:

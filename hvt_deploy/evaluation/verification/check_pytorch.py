@@ -17,6 +17,7 @@ from hvt_deploy.evaluation.verification.verified_graphs import (
     EnginePrecision,
     VerifiedGraphs,
     compare_with_reference,
+    is_graph_file,
     prepare_graphs,
 )
 from hvt_deploy.runtime.variant import Form
@@ -32,7 +33,12 @@ _FORMS: tuple[tuple[EnginePrecision, Form], ...] = (
 
 
 def check_pytorch(checks: CheckList, model: str, folder: Path, device: Device = "cuda") -> None:
-    """FP32 without TF32, FP16 and compiled FP16; on a GPU their latencies."""
+    """FP32 without TF32, FP16 and compiled FP16; on a GPU their latencies.
+
+    Raises MissingEnvironment for a graph, which PyTorch does not run.
+    """
+    if is_graph_file(model):
+        raise MissingEnvironment("PyTorch runs a model by its name, and a graph was given.")
     graphs = prepare_graphs(model, folder)
     for precision, form in _FORMS:
         if device == "cpu" and form == "compiled":

@@ -24,7 +24,7 @@ class SectionJob:
     section: SectionName
     """Which one."""
     model: str
-    """Name of the model whose graphs and engines are compared with PyTorch."""
+    """Name of the model whose graphs and engines are compared, or the file of its FP32 graph."""
     folder: Path
     """Graphs, engines and the demo are written here; the sections share it."""
 
