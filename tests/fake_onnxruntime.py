@@ -36,6 +36,7 @@ class Gpu:
     capturable: bool = True
     replay_waits: bool = False
     breaks: bool = False
+    replays_nothing: bool = False
     opened: list[Mapping[str, str]] = field(default_factory=list)
 
     def open(
@@ -103,7 +104,7 @@ class GpuSession:
     def _capture(self, stream: ctypes.c_void_p, kernel: Any) -> ctypes.c_void_p:
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
         self._check(self._driver.cuStreamBeginCapture_v2(stream, 0))
-        Stub().launch(stream.value or 0, kernel)
+        Stub().launch(stream.value or 0, (lambda: None) if self._gpu.replays_nothing else kernel)
         if not self._gpu.capturable:
             Stub().invalidate_capture(stream.value or 0)
         self._check(self._driver.cuStreamEndCapture(stream, ctypes.byref(graph)))
