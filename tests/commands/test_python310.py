@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from stub_libcuda.machines import MACHINES
 
 ROOT = Path(__file__).parents[2]
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
@@ -52,9 +53,9 @@ def device(packed, tmp_path_factory):
     subprocess.run(install, check=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
-    def run(*arguments):
+    def run(*arguments, **more):
         command = [bin_folder / "hvt-deploy", *arguments]
-        environment = {**kept, "CI": "", "OMP_NUM_THREADS": "1"}
+        environment = {**kept, "CI": "", "OMP_NUM_THREADS": "1", **more}
         return subprocess.Popen(
             command,
             cwd=device,
@@ -131,3 +132,27 @@ def test_every_verb_of_a_device_runs(device):
     finish(run("package", "--triton", "repository"))
     _, stderr = finish(run("export", "hvt_demo"), code=3)
     assert "hvt-deploy[export]" in stderr
+
+
+def test_engines_are_verified_with_a_graph_that_was_exported_elsewhere(device, packed, tmp_path):
+    """On a pretended Orin, for which TensorRT-RTX builds engines that nothing here can run."""
+    folder, run = device
+    (graph,) = packed[0].glob("artifacts/hvt_demo/fp32-*/hvt_demo.fp32.onnx")
+    machine = MACHINES["Orin in a container"].start(tmp_path)
+    stubs = {k: v for k, v in machine.items() if k.startswith(("STUB_", "LD_")) or k == "PATH"}
+    sections = "pytorch,tensorrt-rtx,tensorrt"
+    arguments = ("doctor", "--verify", "--sections", sections, "--model", str(graph), "--json")
+    record = json.loads(finish(run(*arguments, **stubs), code=3)[0])
+    assert record["model"] == "hvt_demo.fp32.onnx"
+    pytorch, rtx, tensorrt = record["sections"]
+    assert pytorch["checks"][0]["why"].startswith("PyTorch runs a model by its name")
+    assert "'tensorrt') is not installed" in tensorrt["checks"][0]["why"]
+    checks = {check["name"]: check for check in rtx["checks"]}
+    assert {check["verdict"] for check in checks.values()} == {"cannot here"}
+    assert "does not run here" in checks["fp32"]["why"]
+    assert checks["int8"]["measured"]["int8 kernels"] > 0
+    named = ("doctor", "--verify", "--sections", "tensorrt-rtx", "--json")
+    record = json.loads(finish(run(*named, **stubs), code=3)[0])
+    (check,) = record["sections"][0]["checks"]
+    assert "--model fdvit_ti.fp32.onnx" in check["why"]
+    assert (folder / "verification" / "verification.tensorrt-rtx.json").is_file()

@@ -12,7 +12,7 @@ from hvt_deploy.core.errors import CheckFailed, MissingEnvironment
 from hvt_deploy.runtime.failures import explain_failure
 
 Verdict = Literal["verified", "failed", "cannot here"]
-Fact: TypeAlias = "float | str"
+Fact: TypeAlias = float | str
 
 
 @dataclass(frozen=True)
