@@ -15,9 +15,14 @@ from hvt_deploy.core.environment import (
     int8_saturates,
     tool_versions,
 )
+from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import Gpu, name_driver, search_gpus
 from hvt_deploy.runtime.probe import Part, ProbeResult, probe_in_child
-from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
+from hvt_deploy.runtime.tensorrt.flavours import (
+    FlavourInfo,
+    available_flavours,
+    known_capabilities,
+)
 
 SATURATES = (
     "no VNNI: products of 8 bits are summed in 16 bits and saturate. hvt-deploy avoids that "
@@ -70,10 +75,10 @@ def check_machine(workspace: Path) -> Diagnosis:
         **{title: opened[part].text for part, title in _ON_GPU.items() if part in opened},
         **tool_versions(),
     }
-    build = _check_build(bool(gpus), installed)
-    return Diagnosis(
-        facts, (_export(), _quantize(), build, _check_run(bool(gpus), installed, opened))
-    )
+    stranger = _name_stranger(gpus, installed)
+    build = _check_build(bool(gpus), installed, stranger)
+    run = _check_run(bool(gpus), installed, opened, stranger)
+    return Diagnosis(facts, (_export(), _quantize(), build, run))
 
 
 def open_parts(has_gpu: bool, installed: Sequence[FlavourInfo]) -> dict[Part, ProbeResult]:
@@ -134,14 +139,26 @@ def _quantize() -> Ability:
     )
 
 
-def _check_build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
+def _name_stranger(gpus: Sequence[Gpu], installed: Sequence[FlavourInfo]) -> str:
+    """The first GPU, if TensorRT-RTX is installed and does not know it; else empty."""
+    if not gpus or "tensorrt_rtx" not in {f.name for f in installed}:
+        return ""
+    try:
+        known = known_capabilities("tensorrt_rtx")
+    except MissingEnvironment:
+        return ""  # its own line says why
+    return "" if gpus[0].compute_capability in known else gpus[0].name
+
+
+def _check_build(has_gpu: bool, installed: Sequence[FlavourInfo], stranger: str) -> Ability:
     names = {f.name for f in installed}
     if has_gpu and "tensorrt" in names:
         return Ability("build-trt", True, "TensorRT, for this GPU")
     if "tensorrt_rtx" in names:
-        return Ability(
-            "build-trt", True, "TensorRT-RTX" + ("" if has_gpu else ", ahead of time for RTX cards")
-        )
+        target = "for this GPU" if has_gpu else "ahead of time for RTX cards"
+        if stranger:
+            target = f"ahead of time for RTX cards: it does not know the {stranger}"
+        return Ability("build-trt", True, f"TensorRT-RTX, {target}")
     lacking = (
         "TensorRT or TensorRT-RTX"
         if has_gpu
@@ -151,17 +168,23 @@ def _check_build(has_gpu: bool, installed: list[FlavourInfo]) -> Ability:
 
 
 def _check_run(
-    has_gpu: bool, installed: Sequence[FlavourInfo], opened: Mapping[Part, ProbeResult]
+    has_gpu: bool,
+    installed: Sequence[FlavourInfo],
+    opened: Mapping[Part, ProbeResult],
+    stranger: str,
 ) -> Ability:
     providers = opened.get("providers", ProbeResult(False, ""))
     place = "GPU" if "CUDAExecutionProvider" in providers.text else "CPU"
     graphs = f"ONNX Runtime on the {place}" if providers.works else ""
-    started = [f.title for f in installed if f.name in opened and opened[f.name].works]
+    usable = [f for f in installed if not (stranger and f.name == "tensorrt_rtx")]
+    started = [f.title for f in usable if f.name in opened and opened[f.name].works]
     if has_gpu and started and opened["cuda"].works:
         engines = f"engines on the GPU in {' and '.join(started)}"
         return Ability("validate", True, ", ".join(filter(None, (engines, graphs))))
     if graphs:
-        why = _why_no_engine(has_gpu, installed, opened)
+        why = _why_no_engine(has_gpu, usable, opened)
+        if not why:
+            why = f"TensorRT-RTX does not know the {stranger}" if stranger else "no TensorRT"
         return Ability("validate", True, f"{graphs}; engines are skipped: {why}")
     return Ability("validate", False, "missing: onnxruntime (pip install 'hvt-deploy[cpu]')")
 
@@ -173,4 +196,4 @@ def _why_no_engine(
         return "no GPU"
     if not opened["cuda"].works:
         return opened["cuda"].text
-    return "; ".join(opened[f.name].text for f in installed) or "no TensorRT"
+    return "; ".join(opened[f.name].text for f in installed)

@@ -82,3 +82,32 @@ def test_a_validation_is_promised_what_opened(tmp_path, monkeypatch, changes, ex
     assert found.facts["CUDA"] == opened["cuda"].text
     assert found.facts["tensorrt"] == f"10.13.3: {opened['tensorrt'].text}"
     assert found.facts["PyTorch on the GPU"] == opened["pytorch"].text
+
+
+@pytest.mark.parametrize(
+    ("gpu", "build", "run"),
+    [
+        (
+            Gpu("NVIDIA H100", "9.0", 81079, "13.0"),
+            "TensorRT-RTX, ahead of time for RTX cards: it does not know the NVIDIA H100",
+            "ONNX Runtime on the GPU; engines are skipped: "
+            "TensorRT-RTX does not know the NVIDIA H100",
+        ),
+        (
+            Gpu("NVIDIA L4", "8.9", 23034, "13.0"),
+            "TensorRT-RTX, for this GPU",
+            "engines on the GPU in TensorRT-RTX 1.7.1, ONNX Runtime on the GPU",
+        ),
+    ],
+)
+def test_tensorrt_rtx_promises_nothing_on_a_card_that_it_does_not_know(
+    tmp_path, monkeypatch, gpu, build, run
+):
+    rtx = FlavourInfo("tensorrt_rtx", "1.7.1")
+    opened = {**WORKS, "tensorrt_rtx": ProbeResult(True, "its runtime starts")}
+    monkeypatch.setattr(doctor, "search_gpus", lambda: GpuSearch((gpu,)))
+    monkeypatch.setattr(doctor, "available_flavours", lambda: (rtx,))
+    monkeypatch.setattr(doctor, "probe_in_child", lambda part: opened[part])
+    abilities = {one.verb: one.why for one in doctor.check_machine(tmp_path).abilities}
+    assert abilities["build-trt"] == build
+    assert abilities["validate"] == run
