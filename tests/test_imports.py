@@ -30,7 +30,8 @@ HOMES = {
     "typer": ("cli/",),
     "rich": ("cli/", "evaluation/report/terminal.py"),
     "matplotlib": tuple(
-        f"evaluation/report/{name}.py" for name in ("svg", "pareto", "plots", "accuracy_budget")
+        f"evaluation/report/{name}.py"
+        for name in ("svg", "pareto", "plots", "cost_plot", "accuracy_budget")
     ),
 }
 

@@ -36,6 +36,8 @@ BUILD_COLUMNS = (
     "MACs",
     "Q/DQ MACs run as INT8",
     "fused attention",
+    "MiB",
+    "of FP16's",
     "seconds",
 )
 
@@ -81,6 +83,13 @@ class BuildOptions:
             min=0, max=1, help="Gate: share of the MACs with Q/DQ that must run as INT8, 0 to 1."
         ),
     ] = None
+    max_traffic: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Gate: bytes that an INT8 engine may move, as a ratio to FP16, such as 0.9.",
+        ),
+    ] = None
     explain: Annotated[bool, typer.Option("--explain", help="Only print the build plan.")] = False
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
     config_file: ConfigOption = None
@@ -92,9 +101,11 @@ class BuildOptions:
     BuildOptions,
     epilog=epilog_with_terms(
         "Examples: **hvt-deploy build-trt --int8 --calib imagenet/train --min-int8 0.9**, "
+        "**hvt-deploy build-trt --int8 --max-traffic 0.9**, "
         "**hvt-deploy build-trt fdvit_b hvt_s_0 --fp16 --int8 --profile 1,8,32 --explain**",
         "passport",
         "reformat",
+        "traffic",
     ),
 )
 def build_trt(options: BuildOptions) -> None:
@@ -109,9 +120,8 @@ def build_trt(options: BuildOptions) -> None:
         return find_exported(options.workspace, name, options.config_file, settings, ui)
 
     models = options.models or [None]
-    attempts = build_many(
-        models, precisions, open_model, ui, options.min_int8, explain=options.explain
-    )
+    gates = options.min_int8, options.max_traffic
+    attempts = build_many(models, precisions, open_model, ui, *gates, explain=options.explain)
     _show_attempts(attempts, options.as_json)
     raise typer.Exit(max(attempt.error.exit_code if attempt.error else 0 for attempt in attempts))
 
@@ -132,7 +142,7 @@ def _build_settings(options: BuildOptions) -> dict[str, object]:
 def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
     """One build in full, or the error why there is none; several as a table."""
     single = attempts[0] if len(attempts) == 1 else None
-    if single and single.error:
+    if single and single.error and not single.built:
         raise single.error
     if as_json:
         records = [_record_of(attempt) for attempt in attempts]
@@ -152,6 +162,7 @@ def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
 
 def _show_built(built: Built) -> None:
     from hvt_deploy.cli.console import open_console
+    from hvt_deploy.evaluation.report.engine_costs import describe_costs
     from hvt_deploy.evaluation.report.terminal import print_audit
 
     typer.echo(str(built.path))
@@ -162,37 +173,38 @@ def _show_built(built: Built) -> None:
             f"{', '.join(built.compute_capabilities)}. "
             "For a Jetson or for TensorRT, run build-trt on that machine."
         )
+    for line in describe_costs(built.precision, built.costs):
+        typer.echo(line)
 
 
 def _record_of(attempt: Attempt) -> dict[str, object]:
     """An attempt as `--json` shows it."""
     identity: dict[str, object] = {"model": attempt.model, "precision": attempt.precision}
     error, built = attempt.error, attempt.built
-    if error:
-        return {
-            **identity,
-            "error": error.message,
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        }
+    if attempt.explained:
+        return {**identity, **vars(attempt.explained)}
     if built:
-        return {
-            **identity,
+        identity |= {
             "path": str(built.path),
             "flavour": built.flavour,
             "audit": built.audit,
+            "costs": built.costs,
             "seconds": built.seconds,
         }
-    return {**identity, **vars(attempt.explained)}
+    if error:
+        identity |= {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    return identity
 
 
 def _row_of(attempt: Attempt) -> tuple[str, ...]:
     """An attempt as a row of `BUILD_COLUMNS`."""
+    from hvt_deploy.evaluation.report.engine_costs import traffic_cells
     from hvt_deploy.evaluation.report.engine_layers import precision_shares, quantized_share
 
     built = attempt.built
     if built is None:
-        return attempt.model, attempt.precision, "failed, see below", *[""] * 5
+        empty = [""] * (len(BUILD_COLUMNS) - 3)
+        return attempt.model, attempt.precision, "failed, see below", *empty
     audit = built.audit
     return (
         attempt.model,
@@ -202,6 +214,7 @@ def _row_of(attempt: Attempt) -> tuple[str, ...]:
         precision_shares(audit.macs),
         quantized_share(audit),
         f"{audit.fused_attention}/{audit.attention_blocks}",
+        *traffic_cells(built.costs),
         f"{built.seconds:.0f}",
     )
 
@@ -226,7 +239,7 @@ def inspect(
     """Show nodes, parameters, MACs and precision by stage and role; of an engine, its kernels."""
     from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.inspect import COLUMNS, EngineSummary, graph_rows, inspect_target
-    from hvt_deploy.evaluation.report.terminal import print_audit
+    from hvt_deploy.evaluation.report.terminal import print_audit, print_costs
 
     found = inspect_target(workspace, target)
     if as_json:
@@ -236,5 +249,6 @@ def inspect(
         if isinstance(facts, EngineSummary):
             typer.echo(f"{name}: {facts.flavour} {facts.version}, {facts.device}")
             print_audit(facts.audit, open_console(), by_group=True)
+            print_costs(facts.precision, facts.costs, open_console())
         else:
             show_table(f"{name}, opset {facts.opset}", COLUMNS, graph_rows(facts))

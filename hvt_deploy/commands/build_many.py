@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from hvt_deploy.commands.build_target import Explained, explain_build
 from hvt_deploy.commands.build_trt import Built, build_trt
-from hvt_deploy.core.errors import BadInput, HvtDeployError, as_failure
+from hvt_deploy.commands.engine_costs import check_traffic
+from hvt_deploy.core.errors import BadInput, CheckFailed, HvtDeployError, as_failure
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
@@ -27,11 +28,11 @@ class Attempt:
     precision: str
     """Precision that was asked for, "" if there is no such model."""
     built: Built | None = None
-    """The engine, if it was built."""
+    """The engine, if it was built and kept."""
     explained: Explained | None = None
     """The plan, if it was only asked for."""
     error: HvtDeployError | None = None
-    """The reason why there is neither."""
+    """The reason why there is neither, or the gate that the engine failed."""
 
 
 def build_many(
@@ -40,6 +41,7 @@ def build_many(
     open_model: OpenModel,
     ui: Ui,
     min_int8: float | None = None,
+    max_traffic: float | None = None,
     *,
     explain: bool = False,
 ) -> tuple[Attempt, ...]:
@@ -61,21 +63,34 @@ def build_many(
         )
         for precision in wanted:
             try:
-                _check_gate(min_int8, wanted)
+                _check_gate("--min-int8", min_int8, wanted)
+                _check_gate("--max-traffic", max_traffic, wanted)
                 if explain:
                     explained = explain_build(folder, config, precision)
                     attempts.append(Attempt(folder.slug, precision, explained=explained))
                 else:
                     built = build_trt(folder, config, precision, ui, min_int8)
-                    attempts.append(Attempt(folder.slug, precision, built=built))
+                    failed = _find_failed_gate(built, max_traffic)
+                    attempts.append(Attempt(folder.slug, precision, built=built, error=failed))
             except Exception as error:  # a fault in one build is no reason to lose the others
                 attempts.append(Attempt(folder.slug, precision, error=as_failure(error)))
     return tuple(attempts)
 
 
-def _check_gate(min_int8: float | None, precisions: Sequence[Precision]) -> None:
-    if min_int8 is not None and not any(precision.startswith("int8") for precision in precisions):
+def _check_gate(gate: str, limit: float | None, precisions: Sequence[Precision]) -> None:
+    if limit is not None and not any(precision.startswith("int8") for precision in precisions):
         raise BadInput(
-            f"--min-int8 is a gate on INT8 engines, and the precision is {', '.join(precisions)}.",
+            f"{gate} is a gate on INT8 engines, and the precision is {', '.join(precisions)}.",
             "Add --int8.",
         )
+
+
+def _find_failed_gate(built: Built, max_traffic: float | None) -> CheckFailed | None:
+    """The gate that an engine failed which is there all the same."""
+    if max_traffic is None or not built.precision.startswith("int8"):
+        return None
+    try:
+        check_traffic(built.path.name, built.costs, max_traffic)
+    except CheckFailed as failed:
+        return failed
+    return None

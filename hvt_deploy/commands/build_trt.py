@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.commands.build_target import Target, find_target
+from hvt_deploy.commands.engine_costs import BuiltPlan, count_costs, sum_up
 from hvt_deploy.core.errors import CheckFailed, MissingEnvironment, ToolFailure
 from hvt_deploy.core.manifest import EngineFacts, Manifest, engine_key
 from hvt_deploy.core.run_config import RunConfig
@@ -14,6 +15,7 @@ from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
+from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.graph.analysis.node_facts import NodeFacts, read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
@@ -33,7 +35,7 @@ class Built:
 
     path: Path
     """The engine file."""
-    precision: str
+    precision: Precision
     """Precision of the graph it was built from."""
     flavour: str
     """The library, with its version."""
@@ -43,6 +45,8 @@ class Built:
     """How long the build took."""
     audit: EngineAudit
     """The precisions that its layers run in."""
+    costs: tuple[ProfileCost, ...]
+    """Its cost at the batch of each profile, next to that of FP16."""
     ahead_of_time: bool
     """Whether it was built without the GPU it is for."""
 
@@ -126,8 +130,10 @@ def build_from_graph(
             audit = audit_layers(outcome.layers, facts)
             if precision.startswith("int8"):
                 check_int8(plan.engine.name, audit, facts, min_int8)
+            costs = count_costs(folder, manifest, precision, BuiltPlan(plan, outcome, facts), ui)
+            calibration = _calibration(manifest, precision)
             passport = make_passport(
-                plan, outcome, target.gpus, precision, audit, _calibration(manifest, precision)
+                plan, outcome, target.gpus, precision, audit, calibration, costs
             )
             passport.write(plan.engine)
             manifest = folder.add(
@@ -136,7 +142,7 @@ def build_from_graph(
                 staged,
                 plan.engine.name,
                 _remake(folder.slug, precision, target),
-                facts=_describe_engine(precision, plan, outcome, target),
+                facts=_describe_engine(precision, plan, outcome, target, costs),
                 parents=(precision,),
             )
     return Built(
@@ -146,6 +152,7 @@ def build_from_graph(
         target.capabilities,
         outcome.seconds,
         audit,
+        costs,
         ahead_of_time=not target.gpus,
     )
 
@@ -200,7 +207,11 @@ def _calibration(manifest: Manifest, precision: str) -> str:
 
 
 def _describe_engine(
-    precision: Precision, plan: BuildPlan, outcome: BuildOutcome, target: Target
+    precision: Precision,
+    plan: BuildPlan,
+    outcome: BuildOutcome,
+    target: Target,
+    costs: Sequence[ProfileCost],
 ) -> EngineFacts:
     return EngineFacts(
         precision=precision,
@@ -210,6 +221,7 @@ def _describe_engine(
         gpu=target.gpus[0].name if target.gpus else "",
         profiles=tuple((p.min, p.opt, p.max) for p in plan.profiles),
         build_s=outcome.seconds,
+        costs=tuple(map(sum_up, costs)),
     )
 
 

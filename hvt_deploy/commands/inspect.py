@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.types import Precision
 from hvt_deploy.core.workspace import find_model
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
+from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.graph.analysis.summary import GraphSummary, summarize_graph
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.passport import read_passport
@@ -28,10 +30,12 @@ class EngineSummary:
     """Version of that library."""
     device: str
     """GPU it was built on, or compute capabilities it was built for."""
-    precision: str
+    precision: Precision
     """Precision of its graph."""
     audit: EngineAudit
     """The precisions that its layers run in."""
+    costs: tuple[ProfileCost, ...]
+    """Its cost at the batch of each profile, next to that of FP16."""
 
 
 def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | EngineSummary]:
@@ -66,7 +70,12 @@ def _inspect_file(path: Path) -> GraphSummary | EngineSummary:
         or f"built ahead of time for compute capability {', '.join(passport.compute_capabilities)}"
     )
     return EngineSummary(
-        passport.flavour, passport.version, device, passport.precision, passport.audit
+        flavour=passport.flavour,
+        version=passport.version,
+        device=device,
+        precision=passport.precision,
+        audit=passport.audit,
+        costs=passport.costs,
     )
 
 

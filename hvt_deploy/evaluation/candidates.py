@@ -73,7 +73,8 @@ def _plan(manifest: Manifest, selected: Selection) -> Candidate:
         backend=variant.name,
         variant=variant,
         artifact=selected.path.name,
-        audit=selected.audit,
+        audit=selected.passport and selected.passport.audit,
+        costs=selected.passport.costs if selected.passport else (),
         note=f"{EMULATED if emulated else _NOTES.get(variant.form, '')} {selected.note}".strip(),
         skipped=selected.why_not or None,
     )

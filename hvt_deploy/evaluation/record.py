@@ -16,6 +16,7 @@ from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Timing
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
+from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.runtime.variant import Variant
 
 SCHEMA_VERSION = 3
@@ -61,6 +62,8 @@ class Row:
     """For a graph with its preprocessing."""
     audit: EngineAudit | None = None
     """For an engine."""
+    costs: tuple[ProfileCost, ...] = ()
+    """For an engine: its cost at the batch of each profile, next to that of FP16."""
     placement: Mapping[str, str] = field(default_factory=dict[str, str])
     """Execution provider of each node, where ONNX Runtime ran on a GPU."""
     note: str = ""
@@ -115,6 +118,9 @@ class Comparison:
     """Faster, slower or neither, by the whole interval."""
     sentence: str
     """The outcome for a reader."""
+    predicted: float | None = None
+    """Of two engines: bytes that `backend` moves over those of `than`, by the list of layers; the
+    time of one over the other's is 1 / `ratio`."""
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,21 @@ def _compare_speed(row: Row, than: Row, timing: Timing, other: Timing) -> Compar
         sentence += f", {ratio.low:.2f} to {ratio.high:.2f} times as fast."
     if outcome in ("no difference", "slower"):
         sentence += f" INT8 is not faster than {(than.variant.precision or '').upper()}."
+    predicted = _predict_time(row, than, batch)
+    if predicted is not None and ratio is not None:
+        sentence += (
+            f" It takes {1 / ratio.high:.2f} to {1 / ratio.low:.2f} times as long; by the bytes "
+            f"that its kernels move {predicted:.2f} were predicted."
+        )
     sentence += f" {fault.mark.capitalize()}: {fault.why}" if fault else ""
-    return Comparison(row.backend, than.backend, batch, ratio, outcome, sentence)
+    return Comparison(row.backend, than.backend, batch, ratio, outcome, sentence, predicted)
+
+
+def _predict_time(row: Row, than: Row, batch: int) -> float | None:
+    """The traffic of an engine in times of FP16's at this batch size; None where not counted."""
+    if (than.variant.runtime, than.variant.precision) != ("trt", "fp16"):
+        return None
+    return next((cost.traffic_ratio for cost in row.costs if cost.batch == batch), None)
 
 
 def _compare_accuracy(row: Row, drop: Top1Drop, margin: float, reference: str) -> str:

@@ -14,12 +14,12 @@ from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
 from hvt_deploy.core.workspace import ModelFolder, check_fresh
-from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.runtime.backend_registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
 from hvt_deploy.runtime.tensorrt.flavours import available_flavours
 from hvt_deploy.runtime.tensorrt.passport import (
     Machine,
+    Passport,
     check_passport,
     describe_other_card,
     read_passport,
@@ -58,7 +58,7 @@ class Selection:
     """None where it is known beforehand that it cannot run."""
     why_not: str = ""
     """Why it cannot run; empty if it can."""
-    audit: EngineAudit | None = None
+    passport: Passport | None = None
     """For an engine."""
     note: str = ""
     """A note for readers of its figures; empty if none."""
@@ -176,7 +176,7 @@ class _Selector:
         path = self.folder.file(artifact)
         passport = read_passport(path, artifact.remake)
         variant = Variant("trt", "cuda", passport.precision, target=passport.target)
-        found = self._select(key, variant, _Place("cuda"), passport.audit)
+        found = self._select(key, variant, _Place("cuda"), passport)
         why = _CPU_ONLY if self.choice.kind == "cpu" else _NO_GPU
         if self.gpu is not None:
             try:
@@ -186,7 +186,7 @@ class _Selector:
                 why = f"{error.message} {error.hint}"
             else:
                 return replace(found, note=describe_other_card(passport, self.gpu))
-        return Selection(variant, path, None, why, passport.audit)
+        return Selection(variant, path, None, why, passport)
 
     def _find_place(self, why_not: Callable[[], str]) -> _Place:
         """On the GPU unless `why_not` tells why the runtime cannot use it."""
@@ -217,7 +217,7 @@ class _Selector:
         )
 
     def _select(
-        self, key: str, variant: Variant, place: _Place, audit: EngineAudit | None = None
+        self, key: str, variant: Variant, place: _Place, passport: Passport | None = None
     ) -> Selection:
         """Artifact `key` as `variant`. Its files are hashed when it is opened, if it is."""
         manifest = self.manifest
@@ -242,4 +242,4 @@ class _Selector:
             is_pixels = variant.form == "uint8"
             return open_pixels_backend(request) if is_pixels else open_backend(request)
 
-        return Selection(variant, request.path, open_checked, audit=audit, note=place.note)
+        return Selection(variant, request.path, open_checked, passport=passport, note=place.note)

@@ -15,6 +15,7 @@ from hvt_deploy.commands import build_trt as build_step
 from hvt_deploy.commands.build_target import explain_build
 from hvt_deploy.commands.build_trt import build_from_graph, check_int8
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.engine_costs import sum_up
 from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import EngineFacts, Manifest, WeightsRecord
@@ -129,8 +130,10 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
             gpu="",
             profiles=((1, 2, 4), (1, 1, 1)),
             build_s=built.seconds,
+            costs=tuple(map(sum_up, built.costs)),
         )
     }
+    assert passport.costs == built.costs
     assert artifact.remake == (
         "hvt-deploy build-trt net --precision int8 --profile 1,2,4 --profile 1,1,1 "
         "--compute-capability 8.6 --flavour rtx"

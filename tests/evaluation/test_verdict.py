@@ -12,6 +12,7 @@ from hvt_deploy.core.run_config import ValidationConfig
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.scores import Fault, Interval, Latency, Timing
 from hvt_deploy.evaluation.verdict import compare_precisions, judge, write_verdict
+from hvt_deploy.graph.analysis.engine_cost import EngineCost, KernelCost, ProfileCost
 
 
 def gate(images, flipped, limit, **options):
@@ -243,3 +244,20 @@ def test_a_comparison_at_other_clocks_says_so():
     (found,) = compare_precisions([fp16, int8])
     assert found.outcome == "faster"
     assert "At the power limit: The GPU ran at 1410 and 1300 MHz" in found.sentence
+
+
+def test_the_time_of_an_engine_is_next_to_what_its_bytes_predict():
+    def cost(mebibytes):
+        return EngineCost(8, KernelCost(5, read={"fp16": mebibytes << 20}), ())
+
+    costs = (ProfileCost(8, cost(40), cost(50)),)
+    fp16, int8 = timed(on_gpu("fp16"), 5.0, batch=8), timed(on_gpu("int8"), 4.5, batch=8, seed=1)
+    (found,) = compare_precisions([fp16, replace(int8, costs=costs)])
+    assert found.predicted == 0.8
+    assert "It takes 0.9" in found.sentence
+    assert found.sentence.endswith("by the bytes that its kernels move 0.80 were predicted.")
+    of_ort = timed(on_gpu("fp16", runtime="ort"), 5.0, batch=8)
+    for rows in ([fp16, int8], [of_ort, timed(on_gpu("int8", runtime="ort"), 4.0, batch=8)]):
+        assert compare_precisions(rows)[0].predicted is None
+    other = replace(timed(on_gpu("int8"), 4.5), costs=costs)  # at batch 1
+    assert compare_precisions([timed(on_gpu("fp16"), 5.0), other])[0].predicted is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hvt_deploy.evaluation.record import Results
 from hvt_deploy.evaluation.report import breakdown, content
+from hvt_deploy.evaluation.report.cost_plot import draw_costs
+from hvt_deploy.evaluation.report.engine_costs import cost_grids, list_costs
 from hvt_deploy.evaluation.report.engine_layers import engines_table
 from hvt_deploy.evaluation.report.number_format import EMPTY, escape_controls
 from hvt_deploy.evaluation.report.pareto import draw_pareto, explain_no_pareto
@@ -32,6 +34,9 @@ def render_html(results: Results) -> str:
         accuracy=content.fill_table(results, content.make_accuracy_columns(results)),
         runs=content.fill_table(results, content.make_run_columns(results)),
         engines=engines_table(results),
+        costs=list_costs(results),
+        cost_grids=cost_grids(results),
+        cost_plots=draw_costs(results),
         gates=[
             (gate, content.format_gate(gate), content.choose_gate_tone(gate))
             for gate in results.gates

@@ -32,6 +32,7 @@ from hvt_deploy.evaluation.report.content import (
     make_run_columns,
     make_summary_columns,
 )
+from hvt_deploy.evaluation.report.engine_costs import cost_grids, list_costs
 from hvt_deploy.evaluation.report.engine_layers import engines_table
 from hvt_deploy.evaluation.report.number_format import escape_controls
 from hvt_deploy.evaluation.report.tables import Cell, Fact, Grid, Line, Table
@@ -66,6 +67,8 @@ def render_markdown(results: Results) -> str:
     runs = fill_table(results, make_run_columns(results))
     blocks += _section("Devices and artifacts", _backend_table(runs))
     blocks += _section("Engine layer precision", _backend_table(engines_table(results)))
+    blocks += _section("Engine cost", _bullets(list_costs(results)))
+    blocks += _grids("Engine cost by stage and role", cost_grids(results))
     blocks += _section("Data", _bullets(describe_data(results)))
     if results.data.unreadable:
         blocks.append(

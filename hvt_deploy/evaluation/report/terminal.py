@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from hvt_deploy.core.types import Precision
 from hvt_deploy.evaluation.record import Results
 from hvt_deploy.evaluation.report.content import (
     INTERVALS_SENTENCE,
@@ -27,6 +28,11 @@ from hvt_deploy.evaluation.report.content import (
     list_skipped,
     make_summary_columns,
 )
+from hvt_deploy.evaluation.report.engine_costs import (
+    describe_costs,
+    list_cost_grids,
+    list_costs,
+)
 from hvt_deploy.evaluation.report.engine_layers import (
     GROUP_COLUMNS,
     audit_facts,
@@ -40,6 +46,7 @@ from hvt_deploy.evaluation.report.number_format import (
 )
 from hvt_deploy.evaluation.report.tables import Cell, Line, Table
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
+from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 
 STYLES: dict[Tone, str] = {
     "good": "bold green",
@@ -86,6 +93,7 @@ def print_results(results: Results, console: Console) -> None:
         "Engine layer precision",
         [(f.label, f.value, "") for f in engine_facts(results)],
     )
+    _print_list(console, "Engine cost", [(f.label, f.value, "") for f in list_costs(results)])
     _print_list(
         console, "Skipped backends", [(f.label, f.value, "yellow") for f in list_skipped(results)]
     )
@@ -123,6 +131,14 @@ def print_audit(audit: EngineAudit, console: Console, *, by_group: bool = False)
     )
     if by_group:
         print_table("By stage and role", GROUP_COLUMNS, group_rows(audit), console)
+
+
+def print_costs(precision: Precision, costs: Sequence[ProfileCost], console: Console) -> None:
+    """Print the cost of an engine at each batch size, by stage and role, and in sentences."""
+    for grid in list_cost_grids(precision, costs):
+        print_table(grid.title, grid.headings, grid.rows, console)
+    for line in describe_costs(precision, costs):
+        console.print(plain_text(line), soft_wrap=True)
 
 
 def _result_tables(results: Results, console: Console) -> list[RenderableType]:

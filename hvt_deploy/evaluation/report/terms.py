@@ -35,6 +35,10 @@ TERMS = {
         "signal-to-quantization-noise ratio of the logits in dB: "
         "the power of the reference logits over the power of the error. Higher is better."
     ),
+    "traffic": (
+        "bytes of activations and weights that an engine's kernels read and write in one "
+        "inference, by its own list of layers: a latency proxy that needs no GPU."
+    ),
 }
 REPORT_TERMS = (
     "agreement",
@@ -44,6 +48,7 @@ REPORT_TERMS = (
     "McNemar p",
     "reformat",
     "SQNR",
+    "traffic",
 )
 
 

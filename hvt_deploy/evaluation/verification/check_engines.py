@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,12 @@ from hvt_deploy.evaluation.verification.verified_graphs import (
     compare_with_reference,
     prepare_graphs,
 )
+from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.graph.analysis.node_facts import read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import build_engine
+from hvt_deploy.runtime.tensorrt.cost import count_profile_cost
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
 from hvt_deploy.runtime.tensorrt.passport import (
     Machine,
@@ -61,6 +63,8 @@ class _BuiltEngine:
     """The engine file; its passport is next to it."""
     for_this_card: bool
     """Whether it was built for this GPU's compute capability, or without one."""
+    costs: tuple[ProfileCost, ...]
+    """Its cost at OPT of each profile."""
 
 
 def check_engines(checks: CheckList, asked: FlavourChoice, model: str, folder: Path) -> None:
@@ -118,8 +122,13 @@ def _build(
             outcome = build_engine(plan)
         except HvtDeployError as second:
             raise MissingEnvironment(f"{error.message} {second.message}") from second
-    audit = audit_layers(outcome.layers, read_facts(load_onnx(onnx, weights=False)))
-    make_passport(plan, outcome, gpus, precision, audit, "").write(plan.engine)
+    nodes = read_facts(load_onnx(onnx, weights=False))
+    audit = audit_layers(outcome.layers, nodes)
+    costs = tuple(
+        count_profile_cost(plan, outcome, nodes, place, profile.opt)
+        for place, profile in enumerate(_PROFILES)
+    )
+    make_passport(plan, outcome, gpus, precision, audit, "", costs).write(plan.engine)
     measured.update({"library": outcome.flavour.title, "build_s": outcome.seconds})
     measured.update({"kernels": audit.kernels, "int8 kernels": audit.layers.int8})
     measured["int8 share of Q/DQ MACs"] = audit.int8_share
@@ -128,7 +137,7 @@ def _build(
         (audit.layers.int8 > 0) == (precision == "int8"),
         f"{audit.layers.int8} kernels of the {precision} engine are INT8.",
     )
-    return _BuiltEngine(plan.engine, for_this_card)
+    return _BuiltEngine(plan.engine, for_this_card, costs)
 
 
 def _check_engine(
@@ -191,6 +200,27 @@ def _time_engines(
             for precision in ("fp16", "int8")
         }
         time_bound(bound, batch, measured, speedup_of="int8")
+    int8, fp16 = (_get(engines, precision).costs for precision in ("int8", "fp16"))
+    _add_prediction(batch, int8, fp16, measured)
+
+
+def _add_prediction(
+    batch: int,
+    int8: Sequence[ProfileCost],
+    fp16: Sequence[ProfileCost],
+    measured: dict[str, Fact],
+) -> None:
+    """The time of INT8 in times of FP16, next to the prediction: the ratio of bytes by the lists of
+    layers.
+    """
+    own = {cost.batch: cost for cost in int8}
+    for reference in fp16:
+        if reference.batch == batch and batch in own:
+            predicted = replace(own[batch], fp16=reference.own).traffic_ratio
+            measured["predicted time ratio"] = "unknown" if predicted is None else predicted
+    speed = measured.get(f"int8 batch {batch} times as fast")
+    if isinstance(speed, float) and "predicted time ratio" in measured:
+        measured["measured time ratio"] = 1 / speed
 
 
 def _compare_with_trtexec(

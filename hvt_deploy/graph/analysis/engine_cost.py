@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hvt_deploy.core.types import Skipped
 from hvt_deploy.graph.analysis.engine_audit import ByPrecision
-
-MIB = 2**20
 
 
 def _none() -> Mapping[str, int]:
@@ -69,3 +68,31 @@ class EngineCost:
     """The cost of all kernels."""
     groups: tuple[GroupCost, ...]
     """The same by stage and role, as far as kernels name nodes."""
+
+
+@dataclass(frozen=True)
+class ProfileCost:
+    """The cost of an engine at the batch size that one of its profiles is tuned for."""
+
+    batch: int
+    """The batch size: OPT of the profile."""
+    own: EngineCost | Skipped
+    """The cost of the engine; Skipped where it cannot be counted."""
+    fp16: EngineCost | Skipped | None = None
+    """That of the FP16 engine of the same model, profile and target; None: not an INT8 engine."""
+    note: str = ""
+    """How it was counted, where not in the list of the engine's own layers."""
+
+    @property
+    def traffic_ratio(self) -> float | None:
+        """Bytes of activations and weights over those of FP16; None where one is not known."""
+        if isinstance(self.own, EngineCost) and isinstance(self.fp16, EngineCost):
+            return self.own.whole.traffic_bytes / self.fp16.whole.traffic_bytes
+        return None
+
+    @property
+    def kernel_ratio(self) -> float | None:
+        """Kernels over those of FP16; None where one is not known."""
+        if isinstance(self.own, EngineCost) and isinstance(self.fp16, EngineCost):
+            return self.own.whole.kernels / self.fp16.whole.kernels
+        return None

@@ -14,10 +14,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hvt_deploy.core.errors import ToolFailure
+from hvt_deploy.core.errors import HvtDeployError, ToolFailure
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.graph.analysis.engine_audit import ByPrecision
-from hvt_deploy.graph.analysis.engine_cost import EngineCost, GroupCost, KernelCost
+from hvt_deploy.graph.analysis.engine_cost import (
+    EngineCost,
+    GroupCost,
+    KernelCost,
+    ProfileCost,
+)
 from hvt_deploy.graph.analysis.node_facts import NodeFacts, read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.attribution import (
@@ -27,7 +32,7 @@ from hvt_deploy.runtime.tensorrt.attribution import (
     order_groups,
     sum_by_precision,
 )
-from hvt_deploy.runtime.tensorrt.build import build_engine
+from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
 from hvt_deploy.runtime.tensorrt.layer_tensors import LayerTensor
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
@@ -107,6 +112,35 @@ def _complete_constants(
         if layer and weights and not layer.constants:
             missing[layer.name].append(LayerTensor(product.node.name, layer.precision, (weights,)))
     return [replace(k, constants=k.constants or tuple(missing[k.name])) for k in kernels]
+
+
+def count_profile_cost(
+    plan: BuildPlan,
+    outcome: BuildOutcome,
+    nodes: Sequence[NodeFacts],
+    profile: int,
+    batch: int,
+    build: Callable[[BuildPlan, int], EngineCost | Skipped] = find_cost,
+) -> ProfileCost:
+    """The cost of an engine at `batch`, OPT of its profile number `profile`.
+
+    TensorRT-RTX lists no sizes for a range of batches: then the cost is that of another build of
+    the graph, made by `build` for this batch alone. Where that fails, too, the cost is Skipped.
+    """
+    layers = [layer for layer in outcome.layers if layer.profile == profile]
+    own = count_cost(layers, nodes, batch)
+    if isinstance(own, EngineCost) or not layers or plan.flavour != "tensorrt_rtx":
+        return ProfileCost(batch, own)
+    try:
+        alone = build(plan, batch)
+    except HvtDeployError as error:
+        why = f"{own.why}, and a build for batch {batch} alone failed: {error.message}"
+        return ProfileCost(batch, Skipped(WHAT, why))
+    kernels = sum(layer.is_kernel for layer in layers)
+    note = f"Counted in a build for batch {batch} alone"
+    if isinstance(alone, EngineCost) and alone.whole.kernels != kernels:
+        note += f", of {alone.whole.kernels} kernels; the engine has {kernels}"
+    return ProfileCost(batch, alone, note=f"{note}.")
 
 
 def _sum_cost(

@@ -16,6 +16,7 @@ from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import FlavourName, Precision, Skipped
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
+from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
@@ -46,6 +47,7 @@ class Passport:
         tool_versions: versions of the installed packages, by distribution name.
         hvt_deploy: version of this package.
         schema_version: version of this record.
+        costs: cost at the batch of each profile, next to that of FP16.
     """
 
     engine_sha256: str
@@ -61,6 +63,7 @@ class Passport:
     tool_versions: Mapping[str, str]
     hvt_deploy: str
     schema_version: int = PASSPORT_SCHEMA
+    costs: tuple[ProfileCost, ...] = ()
 
     @property
     def target(self) -> str:
@@ -96,6 +99,7 @@ def make_passport(
     precision: Precision,
     audit: EngineAudit,
     calibration_sha256: str,
+    costs: tuple[ProfileCost, ...] = (),
 ) -> Passport:
     """The passport of an engine that was just built from `plan.onnx`."""
     return Passport(
@@ -111,6 +115,7 @@ def make_passport(
         audit=audit,
         tool_versions=tool_versions(),
         hvt_deploy=__version__,
+        costs=costs,
     )
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from samples import bare, detailed, trained, untrained
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.types import Skipped
 from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.evaluation.report.breakdown import (
     class_grids,
@@ -31,6 +32,7 @@ from hvt_deploy.evaluation.report.terminal import print_results, print_table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, TERMS
 from hvt_deploy.evaluation.scores import ClassCounts, Fault
 from hvt_deploy.graph.analysis.engine_audit import ByPrecision, EngineAudit
+from hvt_deploy.graph.analysis.engine_cost import EngineCost, GroupCost, KernelCost, ProfileCost
 
 
 def terminal(results):
@@ -100,6 +102,45 @@ def test_engines_show_what_they_compute_in_even_where_they_cannot_run(render):
         "170",
     ):
         assert part in text, part
+
+
+def kernels(count, mebibytes):
+    whole = KernelCost(
+        count, 1, {"fp16": 2**20}, {"fp16": (mebibytes - 1) * 2**20}, {"int8": 2**20}
+    )
+    groups = (GroupCost("0", "fc1", whole), GroupCost("", "other", KernelCost()))
+    return EngineCost(8, whole, groups)
+
+
+def test_cost_of_an_engine_is_next_to_that_of_fp16(render):
+    def show(*costs):
+        rows = [replace(r, costs=costs) if r.backend == "trt int8" else r for r in trained().rows]
+        text = render(replace(trained(), rows=tuple(rows)))
+        return re.sub(r"[\s\\]+", " ", html.unescape(re.sub(r"</?d[tdl]>", " ", text)))
+
+    assert "Engine cost" not in show()
+    text = show(ProfileCost(8, kernels(12, 20), kernels(10, 30), "Counted alone."))
+    for part in (
+        "INT8: 12 kernels, 20 + 1.0 MiB; FP16: 10 kernels, 30 + 1.0 MiB (activations + weights, "
+        "batch 8). INT8 moves 32 % less than FP16 in 20 % more kernels; measure on the device.",
+        "Counted alone.",
+    ):
+        assert part in text
+    text = show(ProfileCost(8, kernels(12, 40), kernels(12, 30)))
+    assert "moves 32 % more than FP16 in as many kernels; measure on the device. By this" in text
+    text = show(ProfileCost(8, Skipped("engine cost", "no dimensions"), kernels(10, 30)))
+    assert "INT8: unknown (no dimensions); FP16: 10 kernels" in text
+    assert "moves" not in text.partition("Engine cost")[2].partition("Data")[0]
+
+
+def test_pages_show_cost_by_stage_and_role():
+    costs = (ProfileCost(8, kernels(12, 20), kernels(10, 30)),)
+    rows = [replace(r, costs=costs) if r.backend == "trt int8" else r for r in trained().rows]
+    results = replace(trained(), rows=tuple(rows))
+    assert "| 0 | fc1 | 12 | 1 | 1.0 | 19 | 1.0 |  | 21 | 31 | 10 |" in render_markdown(results)
+    page = render_html(results)
+    assert "fc1: 21.0 MiB INT8, 31.0 MiB FP16" in page  # the description of the plot
+    assert page.count('aria-labelledby="cost-') == 1
 
 
 class Outside(HTMLParser):

@@ -11,8 +11,11 @@ import pytest
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.types import Skipped
+from hvt_deploy.graph.analysis.engine_cost import ProfileCost
+from hvt_deploy.graph.analysis.node_facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
+from hvt_deploy.runtime.tensorrt.cost import count_cost
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
 from hvt_deploy.runtime.tensorrt.layer_tensors import LayerTensor
@@ -46,11 +49,13 @@ def passport(engine: Path) -> Passport:
     plan = BuildPlan(
         onnx, engine, "tensorrt_rtx", ("8.6", "8.9"), (Profile(1, 8, 32),), workspace_mib=4096
     )
-    tensors = (LayerTensor("x", "Int8"),), (LayerTensor("y", "Half"),)
+    tensors = (LayerTensor("x", "Int8", (4,)),), (LayerTensor("y", "Half", (4,)),)
     layers = (EngineLayer("head", "gemm", *tensors, ("head/MatMul",)),)
-    passport = make_passport(
-        plan, BuildOutcome(engine, RTX, layers, 3.0), (), "int8", audit_layers(layers), "c" * 64
-    )
+    outcome = BuildOutcome(engine, RTX, layers, 3.0)
+    nodes = (NodeFacts("head/MatMul", "head", "head", macs=4, weights=4),)
+    costs = (ProfileCost(8, count_cost(layers, nodes, 8), Skipped("engine cost", "no graph")),)
+    audit = audit_layers(layers)
+    passport = make_passport(plan, outcome, (), "int8", audit, "c" * 64, costs)
     passport.write(engine)
     return passport
 
