@@ -30,7 +30,7 @@ _LONGEST = (
     "test_weights.py",
     "test_divergence.py",
     "test_hvt.py",
-    "test_gpu_suite.py",
+    "test_pretended_machines.py",
     "test_published.py",
     "test_preprocess_in_graph.py",
     "test_triton.py",

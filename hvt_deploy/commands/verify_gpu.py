@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,19 +19,21 @@ from pathlib import Path
 
 from hvt_deploy import __version__
 from hvt_deploy.core.environment import cpu_name, is_jetson, tool_versions
-from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.errors import MissingEnvironment, unknown_name
 from hvt_deploy.core.gpus import Gpu, GpuSearch, name_driver, search_gpus
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.evaluation.verification.checks import Check, Verdict, judge
 from hvt_deploy.evaluation.verification.child import read_checks
 from hvt_deploy.evaluation.verification.sections import (
+    GRAPH_SUFFIX,
     SECTION_NAMES,
     SECTIONS,
     SectionJob,
     SectionName,
     list_readme_rows,
 )
+from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, available_flavours
 
 _CHILD = "hvt_deploy.evaluation.verification.child"
@@ -56,8 +59,11 @@ class SectionReport:
 
     @property
     def problems(self) -> str:
-        """The checks that failed or cannot be done, with their reasons."""
-        return "\n".join(f"{check.name}: {check.why}" for check in self.checks if check.why)
+        """The checks that failed or cannot be done, by their reasons."""
+        by_reason: dict[str, list[str]] = {}
+        for check in self.checks:
+            by_reason.setdefault(check.why, []).append(check.name)
+        return "\n".join(f"{'; '.join(names)}: {why}" for why, names in by_reason.items() if why)
 
 
 @dataclass(frozen=True)
@@ -114,10 +120,10 @@ def verify_gpu(
     verification.json and verification.SECTION.json, written when a section ends.
 
     They end within `limit_s` together: each may take half of what is left, the last all of it, so
-    that one that hangs leaves time for the others. Raises BadInput for a file that is not there.
+    that one that hangs leaves time for the others. Raises BadInput for an unknown model and for a
+    file that is no such graph.
     """
-    if model.endswith(".onnx") and not Path(model).is_file():
-        raise BadInput(f"There is no graph {model}.", "Export one: hvt-deploy export fdvit_ti")
+    _check_model(model)
     started, search = time.monotonic(), search_gpus()
     output.mkdir(parents=True, exist_ok=True)
     reports: list[SectionReport] = []
@@ -137,6 +143,16 @@ def verify_gpu(
             _write(output / f"verification.{name}.json", report)
             _write(output / "verification.json", verification)
     return verification
+
+
+def _check_model(model: str) -> None:
+    if model.endswith(GRAPH_SUFFIX):
+        from hvt_deploy.evaluation.verification.verified_graphs import check_graph
+
+        check_graph(Path(model))
+        return
+    with contextlib.suppress(MissingEnvironment):  # the sections that need it say so
+        get_spec(model)
 
 
 def _describe(search: GpuSearch, model: str, reports: Sequence[SectionReport]) -> Verification:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 from stub_libcuda.machines import MACHINES
 
@@ -236,9 +237,24 @@ def find_children(parent: int) -> list[str]:
     return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
 
 
-def test_graph_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"There is no graph .*mine\.onnx"):
-        verify_gpu.verify_gpu(("cuda",), str(tmp_path / "mine.onnx"), tmp_path, SilentUi())
+def test_a_model_that_cannot_be_verified_is_refused_before_anything_runs(
+    tmp_path: Path, exported_graph
+) -> None:
+    """Exit code 2, and no verdict."""
+    half = onnx.load(exported_graph("fdvit_demo"))
+    half.graph.node.append(onnx.helper.make_node("DequantizeLinear", ["x"], ["y"]))
+    (tmp_path / "empty.onnx").touch()
+    onnx.save(half, tmp_path / "int8.onnx")
+    for model, why in {
+        "absent.onnx": r"absent\.onnx is missing",
+        "empty.onnx": r"empty\.onnx is not an FP32 graph",
+        "int8.onnx": r"int8\.onnx is not an FP32 graph",
+        "nosuch": "Unknown model 'nosuch'",
+    }.items():
+        given = str(tmp_path / model) if model.endswith(".onnx") else model
+        with pytest.raises(BadInput, match=why):
+            verify_gpu.verify_gpu(("cuda",), given, tmp_path / "out", SilentUi())
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_section() -> None:

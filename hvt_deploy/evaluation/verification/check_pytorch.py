@@ -12,12 +12,12 @@ from hvt_deploy.core.types import Device
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.evaluation.verification.bound_timing import time_bound
 from hvt_deploy.evaluation.verification.checks import CheckList, Fact, expect
+from hvt_deploy.evaluation.verification.sections import GRAPH_SUFFIX
 from hvt_deploy.evaluation.verification.torch_cuda import tf32_allowed
 from hvt_deploy.evaluation.verification.verified_graphs import (
     EnginePrecision,
     VerifiedGraphs,
     compare_with_reference,
-    is_graph_file,
     prepare_graphs,
 )
 from hvt_deploy.runtime.variant import Form
@@ -37,7 +37,7 @@ def check_pytorch(checks: CheckList, model: str, folder: Path, device: Device = 
 
     Raises MissingEnvironment for a graph, which PyTorch does not run.
     """
-    if is_graph_file(model):
+    if model.endswith(GRAPH_SUFFIX):
         raise MissingEnvironment("PyTorch runs a model by its name, and a graph was given.")
     graphs = prepare_graphs(model, folder)
     for precision, form in _FORMS:

@@ -23,6 +23,7 @@ from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.types import Device, Precision, Runtime
 from hvt_deploy.evaluation.parity import compare_logits, draw_seeded_noise
 from hvt_deploy.evaluation.verification.checks import Fact
+from hvt_deploy.evaluation.verification.sections import GRAPH_SUFFIX
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
@@ -43,7 +44,6 @@ FP32_SQNR_DB = 90.0
 # How much further from the reference than ONNX Runtime on the CPU a GPU may be, in the same graph.
 _MARGIN_DB = 3.0
 _RECORD = "graphs.json"
-_GRAPH_SUFFIX = ".onnx"
 # FP16 between Q and DQ is wrong in ONNX Runtime on the CPU.
 _CPU_PRECISIONS: Mapping[EnginePrecision, Precision] = {"fp16": "fp16", "int8": "int8-fp32"}
 
@@ -105,9 +105,9 @@ class VerifiedGraphs:
         return self.folder / "logits.npy"
 
 
-def is_graph_file(model: str) -> bool:
-    """Whether the sections are given a graph, not the name of a model."""
-    return model.endswith(_GRAPH_SUFFIX)
+def check_graph(file: Path) -> None:
+    """Raise BadInput unless `file` is an FP32 graph from images of any batch size to logits."""
+    _read_signature(load_onnx(file, weights=False), file)
 
 
 def prepare_graphs(model: str, folder: Path) -> VerifiedGraphs:
@@ -121,7 +121,9 @@ def prepare_graphs(model: str, folder: Path) -> VerifiedGraphs:
     if record.is_file():
         return from_plain(VerifiedGraphs, json.loads(record.read_text(encoding="utf-8")))
     require("onnxruntime", "cpu")
-    graphs = _take_graph(Path(model), folder) if is_graph_file(model) else _export(model, folder)
+    graphs = (
+        _take_graph(Path(model), folder) if model.endswith(GRAPH_SUFFIX) else _export(model, folder)
+    )
     _quantize(graphs)
     graphs = replace(
         graphs, least_sqnr_db={p: _least_sqnr_db(graphs, p) for p in ENGINE_PRECISIONS}
@@ -177,7 +179,7 @@ def _export(name: str, folder: Path) -> VerifiedGraphs:
 def _take_graph(file: Path, folder: Path) -> VerifiedGraphs:
     """A copy of the FP32 graph, and ONNX Runtime's logits."""
     model = load_onnx(file)
-    name = file.name.removesuffix(_GRAPH_SUFFIX).removesuffix(".fp32")
+    name = file.name.removesuffix(GRAPH_SUFFIX).removesuffix(".fp32")
     graphs = VerifiedGraphs(folder, name, _read_signature(model, file), "ONNX Runtime")
     save_onnx(model, graphs.onnx("fp32"))
     with closing(graphs.open("ort", "cpu", "fp32")) as backend:
