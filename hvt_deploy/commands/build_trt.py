@@ -14,6 +14,7 @@ from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.evaluation.report.engine_costs import describe_costs
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.graph.analysis.node_facts import NodeFacts, read_facts
@@ -88,6 +89,8 @@ def build_engine_if_possible(
             f"Built {built.path}: {built.audit.kernels} kernels, "
             f"{built.audit.layers.int8} INT8 layers"
         )
+        for line in describe_costs(precision, built.costs):
+            ui.say(line)
     except MissingEnvironment as error:
         ui.warn(f"No {precision} engine: {error.message} {error.hint}")
 

@@ -90,9 +90,16 @@ SECTIONS: Mapping[SectionName, Section] = {
     "cuda": Section(180, "the CUDA layer: memory, copies, events, captured graphs", _cuda),
     "pytorch": Section(420, "PyTorch on CUDA: FP32 without TF32, FP16, compiled", _pytorch),
     "onnxruntime": Section(300, "ONNX Runtime's CUDA provider", _onnxruntime),
-    "tensorrt-rtx": Section(420, "TensorRT-RTX engines run, INT8 and FP16 timed", _tensorrt_rtx),
+    "tensorrt-rtx": Section(
+        420,
+        "TensorRT-RTX engines run, INT8 and FP16 timed; whether their traffic predicted it",
+        _tensorrt_rtx,
+    ),
     "tensorrt": Section(
-        600, "engines of the full TensorRT are built and run, INT8 and FP16 timed", _tensorrt
+        600,
+        "engines of the full TensorRT are built and run, INT8 and FP16 timed; "
+        "whether their traffic predicted it",
+        _tensorrt,
     ),
     "demo": Section(420, "`demo` on a GPU", _demo),
 }
