@@ -53,14 +53,14 @@ def count_cost(
     kernels = [layer for layer in layers if layer.is_kernel]
     if not kernels:
         return Skipped(WHAT, "the layers of the engine could not be read")
+    if not nodes and any(layer.constants is None for layer in kernels):
+        return Skipped(WHAT, "weights are neither in the list of layers nor known from the graph")
     products = find_products(kernels, nodes)
     kernels = _complete_constants(kernels, products)
     for layer in kernels:
-        for tensor in (*layer.inputs, *layer.outputs, *layer.constants):
+        for tensor in (*layer.inputs, *layer.outputs, *(layer.constants or ())):
             if tensor.size_bytes is None:
                 return Skipped(WHAT, _describe_unknown(layer, tensor))
-    if not nodes and not any(layer.constants for layer in kernels):
-        return Skipped(WHAT, "weights are neither in the list of layers nor known from the graph")
     counted = batch if nodes else None
     groups = find_groups(kernels, products, nodes)
     return EngineCost(
@@ -102,16 +102,17 @@ def find_cost(
 def _complete_constants(
     kernels: Sequence[EngineLayer], products: Sequence[Product]
 ) -> list[EngineLayer]:
-    """The kernels, those that list no constants with the weights of the products that they compute.
-
-    TensorRT lists none for kernels that it generates and for matrix products.
+    """The kernels; those of which the list does not tell the constants get the weights of the
+    products that they compute: TensorRT's kernels for matrix products.
     """
     missing: defaultdict[str, list[LayerTensor]] = defaultdict(list)
     for product in products:
         layer, weights = product.layer, product.node.weights
-        if layer and weights and not layer.constants:
+        if layer and weights and layer.constants is None:
             missing[layer.name].append(LayerTensor(product.node.name, layer.precision, (weights,)))
-    return [replace(k, constants=k.constants or tuple(missing[k.name])) for k in kernels]
+    return [
+        replace(k, constants=tuple(missing[k.name])) if k.constants is None else k for k in kernels
+    ]
 
 
 def count_profile_cost(
@@ -154,7 +155,7 @@ def _sum_cost(
         moves_only=sum(layer.is_reformat for layer in kernels),
         read=_sum_bytes(tensor for layer in kernels for tensor in layer.inputs),
         written=_sum_bytes(tensor for layer in kernels for tensor in layer.outputs),
-        weights=_sum_bytes(tensor for layer in kernels for tensor in layer.constants),
+        weights=_sum_bytes(tensor for layer in kernels for tensor in layer.constants or ()),
         macs=macs,
     )
 

@@ -20,8 +20,8 @@ from hvt_deploy.runtime.tensorrt.layer_tensors import (
     LayerTensor,
     name_dtype,
     parse_tensors,
+    read_json_constants,
     read_json_tensors,
-    read_json_weights,
 )
 
 _LINE = re.compile(
@@ -65,8 +65,8 @@ class EngineLayer:
         onnx_nodes: names of the ONNX nodes that the layer computes.
         tactic: the kernel's name, "" where there is none.
         profile: index of the optimization profile that the layer belongs to.
-        constants: the weights and other constants that it reads; TensorRT lists them for some
-            layers only, TensorRT-RTX for all.
+        constants: the weights and other constants that it reads; None where the list does not say:
+            TensorRT's has those of some layers only, TensorRT-RTX's of all.
     """
 
     name: str
@@ -76,7 +76,7 @@ class EngineLayer:
     onnx_nodes: tuple[str, ...]
     tactic: str = ""
     profile: int = 0
-    constants: tuple[LayerTensor, ...] = ()
+    constants: tuple[LayerTensor, ...] | None = None
 
     @property
     def is_kernel(self) -> bool:
@@ -155,7 +155,7 @@ def parse_layer_lines(message: str) -> tuple[EngineLayer, ...]:
             onnx_nodes=_parse_onnx_nodes(match["metadata"]),
             tactic=match["tactic"],
             profile=_find_profile(match["name"], line, profiles),
-            constants=parse_tensors(match["constants"] or ""),
+            constants=None if match["constants"] is None else parse_tensors(match["constants"]),
         )
         for line, match in matches
     )
@@ -196,7 +196,7 @@ def _read_json_layer(entry: Mapping[str, object]) -> EngineLayer:
         onnx_nodes=_parse_onnx_nodes(str(entry.get("Metadata", ""))),
         tactic=tactic,
         profile=int(marked[1]) if marked else 0,
-        constants=(*read_json_tensors(entry.get("Constants")), *read_json_weights(entry)),
+        constants=read_json_constants(entry),
     )
 
 

@@ -84,15 +84,17 @@ def read_json_tensors(tensors: object) -> tuple[LayerTensor, ...]:
     )
 
 
-def read_json_weights(layer: Mapping[str, object]) -> tuple[LayerTensor, ...]:
-    """A layer's own constants in JSON: `"Weights": {"Type": "Int8", "Count": 131072}`, `"Bias"`."""
-    constants: list[LayerTensor] = []
+def read_json_constants(layer: Mapping[str, object]) -> tuple[LayerTensor, ...] | None:
+    """The constants of a layer in JSON: a list `"Constants"`, or `"Weights": {"Type": "Int8",
+    "Count": 131072}` and `"Bias"`; None where it has neither.
+    """
+    constants = list(read_json_tensors(layer.get("Constants")))
     for key, value in layer.items():
         if isinstance(value, dict) and "Type" in value and "Count" in value:
             facts = cast("Mapping[str, object]", value)
             dims = _read_dims([facts["Count"]])
             constants.append(LayerTensor(key, name_dtype(str(facts["Type"])), dims))
-    return tuple(constants)
+    return tuple(constants) if constants or "Constants" in layer else None
 
 
 def _read_dims(dims: object) -> tuple[int, ...] | None:

@@ -67,6 +67,14 @@ def test_a_tensor_of_unknown_size_makes_the_cost_unknown(printed: str, instead: 
     assert "'__myl_Move_myl0_1' tensor 'x'" in found.why
 
 
+def test_a_kernel_that_lists_no_constants_reads_none() -> None:
+    """TensorRT-RTX may name a product in several kernels; one of them reads the weights."""
+    constants = LINES[LINES.index("[ { Name: w,") : LINES.index(", Outputs: [ { Name: mask")]
+    found = counted(LINES.replace(constants, "[]"))
+    assert isinstance(found, EngineCost)
+    assert found.whole.weights == {}
+
+
 def test_no_layers_are_no_cost() -> None:
     assert isinstance(count_cost((), NODES, 2), Skipped)
 
