@@ -124,6 +124,9 @@ def test_what_the_libraries_disagree_on_has_failed(tmp_path: Path) -> None:
     lies = {"STUB_NVML_LIES": "nvmlDeviceGetCudaComputeCapability"}
     fails = {"STUB_CUDA_FAIL": "cuGraphInstantiate:1:2"}
     environment = {**MACHINES["two mixed cards"].start(tmp_path), **lies, **fails}
+    sanitizer = tmp_path / "compute-sanitizer"
+    sanitizer.write_text("#!/bin/sh\necho '========= Error: Device not supported'\nexit 1\n")
+    sanitizer.chmod(0o755)
     code, record, _ = run(tmp_path, environment, "--sections", "device,cuda")
     assert code == 1
     device, cuda = record["sections"]
@@ -132,6 +135,8 @@ def test_what_the_libraries_disagree_on_has_failed(tmp_path: Path) -> None:
     assert verdicts(cuda)["memory back at start"] == "failed"
     assert "cuGraphInstantiate failed" in cuda["checks"][0]["why"]
     assert verdicts(cuda)["copies"] == "verified"
+    assert cuda["checks"][-1]["why"] == "compute-sanitizer cannot observe the GPU here."
+    assert verdicts(cuda)["compute-sanitizer"] == "cannot here"
     assert record["verified_rows"] == []
 
 
