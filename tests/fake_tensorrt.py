@@ -314,7 +314,9 @@ class EngineInspector(Recorded):
         self.execution_context: IExecutionContext | None = None
 
     def get_engine_information(self, format: Member) -> str:
-        """Layers of every profile; formats only of fixed shapes or the context's own profile."""
+        """Layers of every profile; formats and sizes only of fixed shapes or the context's own
+        profile.
+        """
         assert str(format) == "LayerInformationFormat.JSON"
         world, context = self._world, self.execution_context
         shown = context._profile if context is not None and context._batch else -1
@@ -326,7 +328,8 @@ class EngineInspector(Recorded):
 
     def _layer(self, profile: int, told: bool) -> Mapping[str, object]:
         text = self._world.format_of(self._content) if told else "N/A due to dynamic shapes"
-        tensor = {"Name": "images", "Format/Datatype": text}
+        batch = self._world.ranges[profile][1] if told else -1
+        tensor = {"Name": "images", "Dimensions": [batch, 3, 8, 8], "Format/Datatype": text}
         name = "head" if profile == 0 else f"head [profile {profile}]"
         layer = {"Name": name, "LayerType": "gemm", "Inputs": [tensor], "Outputs": [tensor]}
         weights = {"Weights": {"Type": self._world.weights, "Count": 50}}

@@ -111,6 +111,9 @@ def test_int8_is_timed_against_fp16_and_trtexec_gets_the_same_shape(found) -> No
     assert measured["fp16 batch 1 median_ms"] == 1.0, "a kernel of the stub takes a millisecond"
     assert measured["int8 batch 1 times as fast"] == 1.0
     assert measured["int8 batch 1 times as fast, 95 %"] == "1.000 to 1.000"
+    assert (measured["predicted time ratio"], measured["measured time ratio"]) == (0.5, 1.0)
+    measured = found["tensorrt"]["INT8 against FP16, batch 32"]["measured"]
+    assert "predicted time ratio" not in measured, "it is no profile's OPT"
     measured = found["tensorrt"]["latency against trtexec"]["measured"]
     assert (measured["ours batch 8 median_ms"], measured["trtexec median_ms"]) == (1.0, 1.01)
     assert "--shapes=images:8x3x" in found["trtexec"]

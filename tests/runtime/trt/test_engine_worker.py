@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 from fake_tensorrt import RTX, VERSIONS, FakeTensorRT, World
 
+from hvt_deploy.core.types import Skipped
+from hvt_deploy.graph.analysis.engine_cost import EngineCost
+from hvt_deploy.graph.analysis.node_facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.build_process import compile_engine
+from hvt_deploy.runtime.tensorrt.cost import count_profile_cost
 from hvt_deploy.runtime.tensorrt.monitor import make_monitor
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
@@ -70,6 +74,22 @@ def test_every_profile_of_an_int8_engine_is_inspected_with_its_shape(
     assert [(layer.profile, layer.precision) for layer in layers] == [
         (profile, "Int8") for profile in range(len(ranges))
     ]
+
+
+def test_cost_of_every_profile_is_in_the_inspector_s_list(plan: BuildPlan, monkeypatch) -> None:
+    """TensorRT needs no second build; what its list does not tell stays unknown."""
+    install(monkeypatch, World("10.13.3.9", ranges=((1, 8, 32), (1, 1, 1))))
+    plan = replace(plan, profiles=(Profile(1, 8, 32), Profile(1, 1, 1)))
+    outcome, nodes = compile_engine(plan), (NodeFacts("head", "head", "head"),)
+    for place, batch in enumerate((8, 1)):
+        cost = count_profile_cost(plan, outcome, nodes, place, batch).own
+        assert isinstance(cost, EngineCost)
+        assert (cost.whole.kernels, cost.whole.read) == (1, {"fp32": batch * 3 * 8 * 8 * 4})
+    install(monkeypatch, World("10.13.3.9", formats_told=False, weights="Int8"))
+    plan = replace(plan, profiles=(Profile(1, 8, 32),))
+    unknown = count_profile_cost(plan, compile_engine(plan), nodes, 0, 8).own
+    assert isinstance(unknown, Skipped)
+    assert "dimensions [-1, 3, 8, 8]" in unknown.why
 
 
 def test_formats_that_the_inspector_does_not_tell_are_those_of_the_weights(
