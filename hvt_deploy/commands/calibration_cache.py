@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches
 from hvt_deploy.evaluation.parity import draw_seeded_noise
 from hvt_deploy.graph.quantization.calibration import (
-    Batches,
     CalibrationImages,
     Int8Settings,
     calibrate_int8,
@@ -39,9 +37,12 @@ from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ra
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
+# The measurements that are stored with the ranges: a new one is part of the key.
+_MEASURED = "ranges of tensors, and of the channels of normalizations"
 # Of the calibration images, how many INT8's passes are found on, and how many others they are
 # judged on.
 _SOME = 32
+_MEASURED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def _ranges(
 ) -> tuple[Manifest, Ranges]:
     fp32 = folder.open_artifact(manifest, "fp32")
     preprocessing = json.dumps(to_plain(manifest.preprocessing), sort_keys=True)
-    key = _cache_key(chosen.content_key, manifest.artifacts["fp32"].sha256, preprocessing)
+    fp32_sha256 = manifest.artifacts["fp32"].sha256
+    key = _cache_key(_MEASURED, chosen.content_key, fp32_sha256, preprocessing)
     before = manifest.facts(CALIBRATION, CalibrationFacts)
     if before and before.key == key and is_fresh(manifest, CALIBRATION):
         return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION))
@@ -159,17 +161,17 @@ def _int8(
             folder.open_artifact(manifest, INT8_CALIBRATION).parent
         )
     fp32 = folder.open_artifact(manifest, "fp32")
-    reader, samples = _Reader(manifest, config.calibration.batch_size), chosen.samples()
+    # Many tensors of a batch are outputs, or exist once for each calibrator.
+    reader = _Reader(manifest, min(_MEASURED_AT_ONCE, config.calibration.batch_size))
+    samples = chosen.samples()
     step = max(1, len(samples) // (2 * _SOME))
     some = samples[:: 2 * step][:_SOME]
     others = samples[step :: 2 * step][:_SOME] or some
 
-    def batches(samples: tuple[Sample, ...]) -> Batches:
-        return lambda: reader.batches(samples)
-
-    images = CalibrationImages(batches(samples), batches(some), batches(others))
-    with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as scratch:
-        found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), Path(scratch), ui)
+    images = CalibrationImages(
+        reader.batches(samples), list(reader.batches(some)), list(reader.batches(others))
+    )
+    found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), ui)
     for effect in found.effects:
         ui.say(f"{effect.name}: {effect}")
     with folder.staging() as staged:

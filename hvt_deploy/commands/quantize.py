@@ -71,13 +71,22 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
             ),
         )
         manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
+        missing: list[GraphKey] = []
         for key in GRAPHS_OF[precision]:
-            recipe = _recipe(config, calibrated, key)
             before = manifest.facts(key, GraphFacts)
-            if before and before.recipe == recipe and is_fresh(manifest, key):
+            if (
+                before
+                and before.recipe == _recipe(config, calibrated, key)
+                and is_fresh(manifest, key)
+            ):
                 folder.open_artifact(manifest, key)
-                continue
-            manifest = _add_graph(folder, manifest, config, key, calibrated, ui)
+            else:
+                missing.append(key)
+        if missing:
+            fp32 = folder.open_artifact(manifest, "fp32")
+            reference_NK = _logits(fp32, "fp32", manifest, calibrated.images)
+            for key in missing:
+                manifest = _add_graph(folder, manifest, config, key, calibrated, reference_NK, ui)
     return manifest
 
 
@@ -93,9 +102,10 @@ def _add_graph(
     config: RunConfig,
     key: GraphKey,
     calibrated: Calibrated,
+    reference_NK: LogitsNK,
     ui: Ui,
 ) -> Manifest:
-    """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
+    """Make one graph, compare it with the logits of FP32 through ONNX Runtime, store it."""
     fp32 = folder.open_artifact(manifest, "fp32")
     graph, kept_fp32 = make_quantized_graph(
         fp32, key, config.quantization, calibrated.ranges, calibrated.int8
@@ -107,8 +117,8 @@ def _add_graph(
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
-        reference = _logits(fp32, "fp32", manifest, calibrated.images)
-        parity = compare_logits(reference, _logits(path, key, manifest, calibrated.images))
+        found_NK = _logits(path, key, manifest, calibrated.images)
+        parity = compare_logits(reference_NK, found_NK)
         if key == "fp16" and not parity.sqnr_db >= FP16_MIN_SQNR_DB:
             raise CheckFailed(
                 f"The logits of the FP16 graph of {manifest.slug} have an SQNR of "
@@ -117,7 +127,7 @@ def _add_graph(
                 "Calibrate on images the model was trained for (--calib DIR), so that large "
                 "ranges stay FP32.",
             )
-        ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(reference)} images")
+        ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(found_NK)} images")
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
         return folder.add(
             manifest,

@@ -1,15 +1,14 @@
 """INT8 calibration: clipping thresholds, SmoothQuant and bias correction, found on images.
 
-Each of these is judged on images that it was not found on, and kept only if the logits come closer
-to FP32.
+Ranges and histograms are of all images. Each of these passes is judged on images that it was not
+chosen on, and kept only if the logits come closer to FP32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -24,15 +23,10 @@ from hvt_deploy.graph.quantization.int8_calibration import Effect, Int8Calibrati
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.product_error import ProductError, measure_products
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
-from hvt_deploy.graph.quantization.ranges import (
-    Ranges,
-    collect_histograms,
-    collect_ranges,
-)
-from hvt_deploy.graph.quantization.smooth_quant import measure_smoothing, smooth
-from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.quantization.ranges import Ranges, collect_histograms
+from hvt_deploy.graph.quantization.smooth_quant import choose_smoothing, smooth, smooth_ranges
+from hvt_deploy.graph.storage import load_onnx
 
-Batches: TypeAlias = Callable[[], Iterable[ImagesNCHW]]
 # A pass that gains less than this is not worth a change of the graph.
 _WORTH_DB = 0.1
 # Thresholds overfit the images they were found on more than the other passes: a small gain here was
@@ -44,14 +38,14 @@ _LARGE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Functions that read batches of images (N, 3, H, W) anew at each call."""
+    """Batches (N, 3, H, W) of the images that ranges were measured on."""
 
-    all: Batches
-    """All images, for ranges and histograms."""
-    some: Batches
-    """A part of the images, to choose parameters on."""
-    others: Batches
-    """Other images, to judge the choices on."""
+    all: Iterable[ImagesNCHW]
+    """All of them, read once."""
+    some: Sequence[ImagesNCHW]
+    """A part to choose parameters on."""
+    others: Sequence[ImagesNCHW]
+    """Another part, to judge the choices on."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,7 @@ class _Judge:
 
     roles: tuple[str, ...]
     """Roles of the nodes that get Q/DQ."""
-    images: Batches
+    images: Sequence[ImagesNCHW]
     """Images (N, 3, H, W) in batches."""
     threads: int
     """CPU threads of ONNX Runtime."""
@@ -82,8 +76,20 @@ class _Judge:
     def measure_db(self, model: onnx.ModelProto, ranges: Ranges) -> float:
         """The SQNR of the logits of `model` in INT8."""
         quantized = quantize_int8(model, ranges, self.roles)
-        found_NK = _run_logits(quantized, self.images, Path(), self.threads)
+        found_NK = _run_logits(quantized, self.images, self.threads)
         return sqnr_db(*signal_and_noise(self.reference_NK, found_NK))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """The calibration after some of its passes."""
+
+    model: onnx.ModelProto
+    """The FP32 graph that gets Q/DQ."""
+    found: Int8Calibration
+    """The passes so far."""
+    db: float
+    """SQNR of the logits in INT8."""
 
 
 def calibrate_int8(
@@ -92,43 +98,53 @@ def calibrate_int8(
     settings: Int8Settings,
     images: CalibrationImages,
     threads: int,
-    scratch: Path,
     ui: Ui,
 ) -> Int8Calibration:
     """Calibrate INT8 for the ONNX file `fp32` with its measured `ranges`.
 
-    `scratch` is a folder for intermediate graphs. A graph that is too large for several copies in
-    memory gets thresholds from histograms only: `auto` is `max` there, and no recovery pass runs.
-    Raises BadInput if no node has one of the roles.
+    A graph that is too large for several copies in memory gets thresholds from histograms only:
+    `auto` is `max` there, and no recovery pass runs. Raises BadInput if no node has one of the
+    roles.
     """
     model = load_onnx(fp32, weights=False)
     external = any(
         tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer
     )
-    if external or model.ByteSize() > _LARGE_BYTES:
-        return _calibrate_by_histograms(fp32, ranges, settings, images, threads, ui)
+    large = external or model.ByteSize() > _LARGE_BYTES
+    plain = Int8Calibration(Ranges(ranges.tensors))
+    if settings.calibrator == "max" and (large or not settings.recovery):
+        return plain
+    if large:
+        return _calibrate_by_histograms(model, fp32.parent, plain, settings, images, threads, ui)
     with ui.progress("Recovering INT8 accuracy") as progress:
-        reference_NK = _run_logits(model, images.others, fp32.parent, threads)
+        reference_NK = _run_logits(model, images.others, threads)
         judge = _Judge(settings.roles, images.others, threads, reference_NK)
-        found = Int8Calibration(ranges)
+        stage = _Stage(model, plain, judge.measure_db(model, ranges))
         progress(1, 5)
         if "smooth-quant" in settings.recovery:
-            found = _try_smoothing(fp32, found, images, judge, scratch)
+            stage = _try_smoothing(stage, ranges, judge)
         progress(2, 5)
-        prepared = found.prepare(model)
-        path = scratch / "prepared.onnx"
-        save_onnx(prepared, path)
-        found = _try_clipping(path, found, settings.calibrator, images, judge)
+        thresholds = _choose_thresholds(stage, settings, images, threads)
+        progress(3, 5)
+        errors = measure_products(
+            stage.model,
+            quantize_int8(stage.model, stage.found.ranges, settings.roles),
+            {c: stage.found.ranges.clip(found) for c, found in thresholds.items()},
+            images.some,
+            threads,
+        )
         progress(4, 5)
+        if settings.calibrator != "max":
+            stage = _try_clipping(stage, settings.calibrator, thresholds, errors, judge)
         if "bias-correction" in settings.recovery:
-            found = _try_bias_correction(path, found, images, judge)
+            stage = _try_bias_correction(stage, errors, judge)
         progress(5, 5)
-    return found
+    return stage.found
 
 
-def _run_logits(model: onnx.ModelProto, images: Batches, folder: Path, threads: int) -> LogitsNK:
-    run, output = open_graph(model, folder, threads), model.graph.output[0].name
-    return np.concatenate([run([output], images_NCHW)[0] for images_NCHW in images()])
+def _run_logits(model: onnx.ModelProto, images: Sequence[ImagesNCHW], threads: int) -> LogitsNK:
+    run, output = open_graph(model, Path(), threads), model.graph.output[0].name
+    return np.concatenate([run([output], images_NCHW)[0] for images_NCHW in images])
 
 
 def _judge_effect(
@@ -137,99 +153,98 @@ def _judge_effect(
     return Effect(name, before_db, after_db, kept=after_db > before_db + worth_db)
 
 
-def _try_smoothing(
-    fp32: Path, found: Int8Calibration, images: CalibrationImages, judge: _Judge, scratch: Path
-) -> Int8Calibration:
-    model = load_onnx(fp32)
-    scales = measure_smoothing(fp32, select_nodes(model, judge.roles), images.some(), judge.threads)
+def _try_smoothing(stage: _Stage, measured: Ranges, judge: _Judge) -> _Stage:
+    scales = choose_smoothing(stage.model, measured, select_nodes(stage.model, judge.roles))
     if not scales:
-        return found
-    smoothed, path = smooth(model, scales), scratch / "smoothed.onnx"
-    save_onnx(smoothed, path)
-    ranges = collect_ranges(path, images.all(), judge.threads)
-    effect = _judge_effect(
-        "smooth-quant", judge.measure_db(model, found.ranges), judge.measure_db(smoothed, ranges)
-    )
+        return stage
+    smoothed = smooth(stage.model, scales)
+    ranges = smooth_ranges(stage.model, measured, scales)
+    effect = _judge_effect("smooth-quant", stage.db, judge.measure_db(smoothed, ranges))
+    found = replace(stage.found, effects=(*stage.found.effects, effect))
     if not effect.kept:
-        return replace(found, effects=(*found.effects, effect))
-    return replace(found, ranges=ranges, smoothing=scales, effects=(*found.effects, effect))
+        return replace(stage, found=found)
+    return _Stage(smoothed, replace(found, ranges=ranges, smoothing=scales), effect.after_db)
+
+
+def _choose_thresholds(
+    stage: _Stage, settings: Int8Settings, images: CalibrationImages, threads: int
+) -> dict[Calibrator, dict[str, float]]:
+    """The thresholds of each calibrator that is to be tried, by the quantized tensor."""
+    ranges, calibrator = stage.found.ranges, settings.calibrator
+    readers = _readers_of_quantized(stage.model, settings.roles)
+    if calibrator == "max":
+        return {"max": {name: ranges.largest(name) for name in readers}}
+    histograms = collect_histograms(stage.model, ranges, list(readers), images.all, threads)
+    return {
+        c: {
+            name: choose_threshold(histogram, ranges.largest(name), c)
+            for name, histogram in histograms.items()
+        }
+        for c in (CALIBRATORS if calibrator == "auto" else (calibrator,))
+    }
 
 
 def _try_clipping(
-    path: Path,
-    found: Int8Calibration,
+    stage: _Stage,
     calibrator: CalibratorChoice,
-    images: CalibrationImages,
+    thresholds: Mapping[Calibrator, Mapping[str, float]],
+    errors: Mapping[Calibrator, Mapping[str, ProductError]],
     judge: _Judge,
-) -> Int8Calibration:
+) -> _Stage:
     """Clip at the thresholds of one calibrator, or for each tensor of the one with the smallest
     local error.
     """
-    if calibrator == "max":
-        return found
-    model = load_onnx(path)
-    readers = _readers_of_quantized(model, judge.roles)
-    histograms = collect_histograms(path, found.ranges, list(readers), images.all(), judge.threads)
-    tried: tuple[Calibrator, ...] = CALIBRATORS if calibrator == "auto" else (calibrator,)
-    thresholds = {
-        c: {
-            name: choose_threshold(histogram, found.ranges.largest(name), c)
-            for name, histogram in histograms.items()
-        }
-        for c in tried
-    }
-    errors: dict[Calibrator, Mapping[str, ProductError]] = {
-        c: measure_products(
-            path,
-            quantize_int8(model, found.ranges.clip(thresholds[c]), judge.roles),
-            images.some(),
-            judge.threads,
-        )
-        for c in tried
-    }
     clipping: dict[str, Calibrator] = {
-        tensor: min(tried, key=lambda c: sum(errors[c][name].relative_noise for name in names))
-        for tensor, names in readers.items()
+        tensor: min(errors, key=lambda c: sum(errors[c][name].relative_noise for name in names))
+        for tensor, names in _readers_of_quantized(stage.model, judge.roles).items()
     }
-    ranges = found.ranges.clip({tensor: thresholds[c][tensor] for tensor, c in clipping.items()})
-    before_db, after_db = judge.measure_db(model, found.ranges), judge.measure_db(model, ranges)
-    effect = _judge_effect(f"calibrator {calibrator}", before_db, after_db, _CLIPPING_WORTH_DB)
+    ranges = stage.found.ranges.clip({name: thresholds[c][name] for name, c in clipping.items()})
+    after_db = judge.measure_db(stage.model, ranges)
+    effect = _judge_effect(f"calibrator {calibrator}", stage.db, after_db, _CLIPPING_WORTH_DB)
     kept = effect.kept or calibrator != "auto"  # a calibrator that was named is always used
-    by_role = _sqnr_by_role(model, errors)
-    effects = (*found.effects, replace(effect, kept=kept))
+    found = replace(
+        stage.found,
+        sqnr_by_role=_sqnr_by_role(stage.model, errors),
+        effects=(*stage.found.effects, replace(effect, kept=kept)),
+    )
     if not kept:
-        return replace(found, sqnr_by_role=by_role, effects=effects)
-    return replace(found, ranges=ranges, clipping=clipping, sqnr_by_role=by_role, effects=effects)
+        return replace(stage, found=found)
+    return _Stage(stage.model, replace(found, ranges=ranges, clipping=clipping), after_db)
 
 
 def _try_bias_correction(
-    path: Path, found: Int8Calibration, images: CalibrationImages, judge: _Judge
-) -> Int8Calibration:
-    model = load_onnx(path)
-    quantized = quantize_int8(model, found.ranges, judge.roles)
-    errors = measure_products(path, quantized, images.some(), judge.threads)
-    shifts = {name: error.shift for name, error in errors.items()}
-    before_db = judge.measure_db(model, found.ranges)
-    effect = _judge_effect(
-        "bias-correction", before_db, judge.measure_db(correct_biases(model, shifts), found.ranges)
-    )
-    return replace(found, shifts=shifts if effect.kept else {}, effects=(*found.effects, effect))
+    stage: _Stage, errors: Mapping[Calibrator, Mapping[str, ProductError]], judge: _Judge
+) -> _Stage:
+    """Subtract the mean errors that the products have with the ranges of `stage`."""
+    shifts = {
+        name: errors[stage.found.clipping.get(tensor, "max")][name].shift
+        for tensor, names in _readers_of_quantized(stage.model, judge.roles).items()
+        for name in names
+    }
+    corrected = correct_biases(stage.model, shifts)
+    after_db = judge.measure_db(corrected, stage.found.ranges)
+    effect = _judge_effect("bias-correction", stage.db, after_db)
+    effects = (*stage.found.effects, effect)
+    if not effect.kept:
+        return replace(stage, found=replace(stage.found, effects=effects))
+    return _Stage(corrected, replace(stage.found, shifts=shifts, effects=effects), after_db)
 
 
 def _calibrate_by_histograms(
-    fp32: Path,
-    ranges: Ranges,
+    model: onnx.ModelProto,
+    folder: Path,
+    plain: Int8Calibration,
     settings: Int8Settings,
     images: CalibrationImages,
     threads: int,
     ui: Ui,
 ) -> Int8Calibration:
-    calibrator = settings.calibrator
-    if calibrator in ("auto", "max"):
-        return Int8Calibration(ranges)
+    calibrator, ranges = settings.calibrator, plain.ranges
+    if calibrator == "auto":
+        return plain
     with ui.progress(f"Calibrating: {calibrator}"):
-        readers = _readers_of_quantized(load_onnx(fp32, weights=False), settings.roles)
-        histograms = collect_histograms(fp32, ranges, list(readers), images.all(), threads)
+        readers = _readers_of_quantized(model, settings.roles)
+        histograms = collect_histograms(model, ranges, list(readers), images.all, threads, folder)
     found = {
         name: choose_threshold(h, ranges.largest(name), calibrator)
         for name, h in histograms.items()

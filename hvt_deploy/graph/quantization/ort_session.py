@@ -29,6 +29,8 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
     # The default order runs nodes that were appended for measuring at the end, with every
     # activation still in memory.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    # Threads that spin while NumPy works between two runs cost as much again as the runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)
     )

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.types import Calibrator
+from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.qdq import INT8, find_scales
+from hvt_deploy.graph.quantization.ranges import ROWS_AXIS, Ranges, reduce_rows
 from hvt_deploy.graph.queries import PRODUCT_OPS, find_output_channel_axis, map_producers
-from hvt_deploy.graph.storage import load_onnx
 
-_COPY_SUFFIX = "/int8"
-# From this opset on ReduceMean takes its axes as an input.
-_AXES_INPUT_OPSET = 18
-_SUMS = ("signal", "noise", "shift")
+_SUMS, _ZERO = ("noise", "shift"), "compare/zero"
 
 
 @dataclass(frozen=True)
@@ -41,116 +41,124 @@ class ProductError:
 
 
 def measure_products(
-    fp32: Path, quantized: onnx.ModelProto, batches: Iterable[ImagesNCHW], threads: int
-) -> Mapping[str, ProductError]:
-    """The local error of each quantized product (by node name) of `quantized`, made from the file
-    `fp32`.
+    model: onnx.ModelProto,
+    quantized: onnx.ModelProto,
+    ranges: Mapping[Calibrator, Ranges],
+    batches: Iterable[ImagesNCHW],
+    threads: int,
+) -> dict[Calibrator, dict[str, ProductError]]:
+    """The local error of each quantized product (by node name) of `quantized`, the INT8 form of
+    `model`, with the scales that each calibrator's ranges give its activation.
 
-    Both must have the same opset. Each batch is (N, 3, H, W); memory does not grow with their
-    number.
+    Products of two activations are left out. Each batch is (N, 3, H, W); memory does not grow with
+    their number.
     """
-    model = load_onnx(fp32, weights=False)
-    names = _add_quantized_copies(model, quantized)
-    run = open_graph(model, fp32.parent, threads)
-    wanted = [f"{name}/{sum_}" for name in names for sum_ in _SUMS]
-    sums: list[NDArray[np.float64]] = [np.zeros(())] * len(wanted)
-    images = 0
+    measured = copy_model(model)
+    names = _add_quantized_copies(measured, quantized, ranges)
+    run = open_graph(measured, Path(), threads)
+    signals = [f"{name}/signal" for name in names]
+    wanted = [f"{name}/{c}/{sum_}" for c in ranges for name in names for sum_ in _SUMS]
+    sums, images = dict[str, NDArray[np.float64]](), 0
     for images_NCHW in batches:
         images += len(images_NCHW)
-        for i, value in enumerate(run(wanted, images_NCHW)):
+        found = run([*signals, *wanted], images_NCHW)
+        for output, value in zip((*signals, *wanted), found, strict=True):
             # The shift is a mean over the batch, to be weighted with its number of images.
-            weight = len(images_NCHW) if wanted[i].endswith("/shift") else 1
-            sums[i] = sums[i] + value.astype(np.float64) * weight
+            weight = len(images_NCHW) if output.endswith("/shift") else 1
+            sums[output] = sums.get(output, 0) + value.astype(np.float64) * weight
     return {
-        name: ProductError(
-            float(sums[3 * i]), float(sums[3 * i + 1]), sums[3 * i + 2] / max(images, 1)
-        )
-        for i, name in enumerate(names)
+        c: {
+            name: ProductError(
+                float(sums[f"{name}/signal"]),
+                float(sums[f"{name}/{c}/noise"]),
+                sums[f"{name}/{c}/shift"] / max(images, 1),
+            )
+            for name in names
+        }
+        for c in ranges
     }
 
 
-def _add_quantized_copies(model: onnx.ModelProto, quantized: onnx.ModelProto) -> list[str]:
-    """Add to FP32 `model` a copy of each quantized product with its Q/DQ, and nodes that compare it
-    with the original; returns the names of the products.
+def _add_quantized_copies(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, ranges: Mapping[Calibrator, Ranges]
+) -> list[str]:
+    """Add to FP32 `model` a copy of each quantized product for each calibrator, and nodes that
+    compare it with the original; returns the names of the products.
     """
-    producers = map_producers(quantized.graph)
-    originals = {node.name: node for node in model.graph.node}
-    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    rows = numpy_helper.from_array(np.array([0]), "compare/rows")
-    model.graph.initializer.append(rows)
-    names: list[str] = []
+    graph, producers = model.graph, map_producers(quantized.graph)
+    originals = {node.name: node for node in graph.node}
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    graph.initializer.append(ROWS_AXIS)
+    added, names = dict[str, onnx.TensorProto](), list[str]()
     for node in quantized.graph.node:
         original = originals.get(node.name)
         if original is None or node.op_type not in PRODUCT_OPS or original.input[1] not in weights:
             continue
-        dequantizer = producers.get(node.input[0])
-        if dequantizer is None or dequantizer.op_type != "DequantizeLinear":
+        weight, activation = producers.get(node.input[1]), original.input[0]
+        if weight is None or weight.op_type != "DequantizeLinear":
             continue
         names.append(node.name)
-        quantizer, weight = producers[dequantizer.input[0]], producers[node.input[1]]
-        prefix = f"{node.name}{_COPY_SUFFIX}"
-        for copied, inputs in (
-            (quantizer, quantizer.input),
-            (dequantizer, (f"{prefix}/{quantizer.name}", *dequantizer.input[1:])),
-            (weight, weight.input),
-            (
+        added |= {name: constants[name] for name in weight.input}
+        _copy(graph, weight, weight.input, f"{node.name}/weight")
+        _add_signal(model, original, weights[original.input[1]])
+        for calibrator, found in ranges.items():
+            prefix, scale = f"{node.name}/{calibrator}", f"{activation}/{calibrator}/scale"
+            largest = np.array(found.largest(activation), np.float32)
+            added[scale] = numpy_helper.from_array(find_scales(largest, INT8), scale)
+            for op, source in (("QuantizeLinear", activation), ("DequantizeLinear", f"{prefix}/Q")):
+                name = f"{prefix}/{op[0]}"
+                graph.node.append(helper.make_node(op, [source, scale, _ZERO], [name], name))
+            _copy(
+                graph,
                 node,
-                (f"{prefix}/{dequantizer.name}", f"{prefix}/{weight.name}", *node.input[2:]),
-            ),
-        ):
-            name = f"{prefix}/{copied.name}"
-            copy = helper.make_node(copied.op_type, list(inputs), [name], name)
-            copy.attribute.extend(copied.attribute)
-            model.graph.node.append(copy)
-        _add_comparison(
-            model, node.name, original, f"{prefix}/{node.name}", weights[original.input[1]]
-        )
-    used = {name for node in model.graph.node for name in node.input} - weights.keys()
-    model.graph.initializer.extend(
-        tensor for tensor in quantized.graph.initializer if tensor.name in used
-    )
+                (f"{prefix}/D", f"{node.name}/weight", *node.input[2:]),
+                f"{prefix}/result",
+            )
+            _add_comparison(model, original, prefix)
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
+    graph.initializer.extend(added.values())
     return names
 
 
-def _add_comparison(
-    model: onnx.ModelProto,
-    name: str,
-    original: onnx.NodeProto,
-    result: str,
-    weight_dims: Sequence[int],
+def _copy(graph: onnx.GraphProto, node: onnx.NodeProto, inputs: Sequence[str], output: str) -> None:
+    copied = helper.make_node(node.op_type, list(inputs), [output], output)
+    copied.attribute.extend(node.attribute)
+    graph.node.append(copied)
+
+
+def _add_signal(
+    model: onnx.ModelProto, product: onnx.NodeProto, weight_dims: Sequence[int]
 ) -> None:
-    """Add the outputs `<name>/signal`, `/noise` and `/shift` of `result` against `original`."""
-    graph, convolution = model.graph, original.op_type == "Conv"
-    channels = weight_dims[find_output_channel_axis(original)]
-    shape = numpy_helper.from_array(np.array([-1, channels]), f"{name}/shape")
-    graph.initializer.append(shape)
-    error, by_channel = f"{name}/error", f"{name}/error_NC"
-    axes_given = read_opset(model) >= _AXES_INPUT_OPSET
-    graph.node.extend(
-        [
-            helper.make_node(
-                "ReduceSumSquare", [original.output[0]], [f"{name}/signal"], keepdims=0
-            ),
-            helper.make_node("Sub", [result, original.output[0]], [error]),
-            helper.make_node("ReduceSumSquare", [error], [f"{name}/noise"], keepdims=0),
-            *(
-                [helper.make_node("Transpose", [error], [f"{error}_NHWC"], perm=[0, 2, 3, 1])]
-                if convolution
-                else []
-            ),
-            helper.make_node(
-                "Reshape", [f"{error}_NHWC" if convolution else error, shape.name], [by_channel]
-            ),
-            helper.make_node(
-                "ReduceMean", [by_channel, "compare/rows"], [f"{name}/shift"], keepdims=0
-            )
-            if axes_given
-            else helper.make_node(
-                "ReduceMean", [by_channel], [f"{name}/shift"], keepdims=0, axes=[0]
-            ),
-        ]
+    """Add the output `<name>/signal` of a product, and the shape `<name>/shape` of its rows."""
+    channels = weight_dims[find_output_channel_axis(product)]
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.array([-1, channels]), f"{product.name}/shape")
     )
-    for sum_ in _SUMS:
-        graph.output.append(
-            helper.make_tensor_value_info(f"{name}/{sum_}", TensorProto.FLOAT, None)
+    signal = f"{product.name}/signal"
+    model.graph.node.append(
+        helper.make_node("ReduceSumSquare", [product.output[0]], [signal], keepdims=0)
+    )
+    _add_output(model.graph, signal)
+
+
+def _add_comparison(model: onnx.ModelProto, product: onnx.NodeProto, prefix: str) -> None:
+    """Add the outputs `<prefix>/noise` and `/shift` of `<prefix>/result` against the product."""
+    graph, error, channels_last = model.graph, f"{prefix}/error", f"{prefix}/error_NHWC"
+    convolution = product.op_type == "Conv"
+    graph.node.append(helper.make_node("Sub", [f"{prefix}/result", product.output[0]], [error]))
+    graph.node.append(helper.make_node("ReduceSumSquare", [error], [f"{prefix}/noise"], keepdims=0))
+    if convolution:
+        graph.node.append(
+            helper.make_node("Transpose", [error], [channels_last], perm=[0, 2, 3, 1])
         )
+    rows = [channels_last if convolution else error, f"{product.name}/shape"]
+    graph.node.append(helper.make_node("Reshape", rows, [f"{error}_NC"]))
+    shift = reduce_rows("ReduceMean", f"{error}_NC", f"{prefix}/shift", read_opset(model))
+    graph.node.append(shift)
+    for sum_ in _SUMS:
+        _add_output(graph, f"{prefix}/{sum_}")
+
+
+def _add_output(graph: onnx.GraphProto, name: str) -> None:
+    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))

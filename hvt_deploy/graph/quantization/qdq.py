@@ -132,6 +132,14 @@ def insert_qdq(
     return writer.edit.done()
 
 
+def find_scales(largest: NDArray[np.float32], number_format: EightBitFormat) -> NDArray[np.float32]:
+    """The scales of tensors or channels by their largest magnitudes: so that it is the largest
+    number of the format; 1 where it is 0 (a channel of zeros), as ONNX Runtime has it.
+    """
+    scales = (largest.astype(np.float64) / number_format.largest).astype(np.float32)
+    return np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)
+
+
 def quantize_weight(
     weight: NDArray[Any],
     scales: NDArray[np.float32],
@@ -243,13 +251,9 @@ class _Writer:
         return self._find_scales(np.array(self.ranges.largest(name), np.float32), name)
 
     def _find_scales(self, largest: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-        """Largest magnitude / largest level; 1 where it is 0 (a channel of zeros), as ONNX Runtime
-        has it.
-        """
         if not np.isfinite(largest).all():
             raise ToolFailure(
                 f"The range of tensor {name} is not finite.",
                 "Check the weights and calibrate again.",
             )
-        scales = (largest.astype(np.float64) / self.number_format.largest).astype(np.float32)
-        return np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)
+        return find_scales(largest, self.number_format)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.graph.edit import copy_model
+from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.calibrators import BINS, Histogram
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.storage import load_onnx
+
+# From this opset on a reduction takes its axes as an input.
+_AXES_INPUT_OPSET = 18
+ROWS_AXIS = numpy_helper.from_array(np.array([0]), "reduce/rows_axis")
+# Operators whose result has the values of their first input.
+_LAYOUT_OPS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+_NO_FOLDER = Path()
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,10 @@ class Ranges:
 
     tensors: Mapping[str, tuple[float, float]]
     """The smallest and the largest value of each tensor over all images, by name."""
+    channels: Mapping[str, tuple[tuple[float, float], ...]] = field(
+        default_factory=dict[str, tuple[tuple[float, float], ...]]
+    )
+    """The same of each channel, of the results of layer normalizations."""
 
     def largest(self, name: str) -> float:
         """The largest magnitude of a tensor; 0 if it was not measured, as for a constant."""
@@ -34,40 +46,48 @@ class Ranges:
 
     def clip(self, thresholds: Mapping[str, float]) -> Ranges:
         """The ranges, with (-threshold, threshold) for the tensors in `thresholds`."""
-        return Ranges({**self.tensors, **{name: (-t, t) for name, t in thresholds.items()}})
+        clipped = {name: (-t, t) for name, t in thresholds.items()}
+        return replace(self, tensors={**self.tensors, **clipped})
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(dict(self.tensors), indent=1), encoding="utf-8")
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
 
 def read_ranges(path: Path) -> Ranges:
     """Read what `Ranges.write` wrote. Raises BadInput if it is not that."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Ranges({str(name): (float(low), float(high)) for name, (low, high) in data.items()})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return Ranges(
+            {name: (float(low), float(high)) for name, (low, high) in data["tensors"].items()},
+            {
+                name: tuple((float(low), float(high)) for low, high in channels)
+                for name, channels in data["channels"].items()
+            },
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(
             f"{path} does not hold ranges: {error}.", "Calibrate again: hvt-deploy quantize"
         ) from None
 
 
 def collect_histograms(
-    onnx_path: Path,
+    model: onnx.ModelProto,
     ranges: Ranges,
     tensors: Sequence[str],
     batches: Iterable[ImagesNCHW],
     threads: int,
+    folder: Path = _NO_FOLDER,
 ) -> Mapping[str, Histogram]:
     """The histogram of the magnitudes of each tensor, from 0 to the largest of its range.
 
-    Each batch is (N, 3, H, W); one is in memory at a time.
+    Each batch is (N, 3, H, W). External weights of `model` are in `folder`.
     """
-    model = load_onnx(onnx_path, weights=False)
+    probed = copy_model(model)
     inside = [name for name in tensors if name != model.graph.input[0].name]
     for name in inside:
-        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    run = open_graph(model, onnx_path.parent, threads)
+        probed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    run = open_graph(probed, folder, threads)
     histograms = {name: np.zeros(BINS, np.int64) for name in tensors}
     for images_NCHW in batches:
         values = {
@@ -90,28 +110,41 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
     ToolFailure naming a tensor that is not finite.
     """
     model = load_onnx(onnx_path, weights=False)
-    names = _float_tensors(model)
-    run = open_graph(_add_extremes(model, names), onnx_path.parent, threads)
-    wanted = [f"{name}/{end}" for name in names for end in ("min", "max")]
-    low, high = np.full(len(names), math.inf), np.full(len(names), -math.inf)
+    names, same = _float_tensors(model), _map_layouts(model)
+    normalized = _normalized_tensors(model)
+    measured = [name for name in names if name not in same]
+    run = open_graph(_add_extremes(model, measured, normalized), onnx_path.parent, threads)
+    wanted = [f"{name}/{end}" for name in measured for end in ("min", "max")]
+    extremes: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for images_NCHW in batches:
-        extremes = np.array(run(wanted, images_NCHW), np.float64)
-        low, high = np.minimum(low, extremes[0::2]), np.maximum(high, extremes[1::2])
-        _refuse_not_finite(names, low, high)
-    if not np.isfinite(low).all():
+        found = run(wanted, images_NCHW)
+        pairs = zip(found[0::2], found[1::2], strict=True)
+        before = extremes or [(np.inf, -np.inf)] * len(measured)
+        extremes = [
+            (np.minimum(low, a), np.maximum(high, b))
+            for (low, high), (a, b) in zip(before, pairs, strict=True)
+        ]
+        _refuse_not_finite(measured, extremes)
+    if not extremes:
         raise BadInput(
             "There was no image to calibrate on.", "Give a folder of images with --calib DIR."
         )
-    return Ranges({name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)})
+    by_name = dict(zip(measured, extremes, strict=True))
+    tensors = {name: by_name[same.get(name, name)] for name in names}
+    return Ranges(
+        {name: (float(low.min()), float(high.max())) for name, (low, high) in tensors.items()},
+        {
+            name: tuple(zip(by_name[name][0].tolist(), by_name[name][1].tolist(), strict=True))
+            for name in normalized
+        },
+    )
 
 
-def _refuse_not_finite(
-    names: list[str], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> None:
-    for name, a, b in zip(names, low, high, strict=True):
-        if not (math.isfinite(a) and math.isfinite(b)):
+def _refuse_not_finite(names: list[str], extremes: list[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    for name, (low, high) in zip(names, extremes, strict=True):
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise ToolFailure(
-                f"Tensor {name} is not finite in FP32: from {a} to {b}.",
+                f"Tensor {name} is not finite in FP32: from {low.min()} to {high.max()}.",
                 "Check the weights: some are too large or not finite.",
             )
 
@@ -125,14 +158,55 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
     return [*outputs, model.graph.input[0].name]
 
 
-def _add_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    augmented = copy_model(model)
+def _map_layouts(model: onnx.ModelProto) -> dict[str, str]:
+    """The computed tensor whose values each result of a layout operator has."""
+    sources: dict[str, str] = {}
+    made = {name for node in model.graph.node for name in node.output} | {model.graph.input[0].name}
+    for node in model.graph.node:
+        if node.op_type in _LAYOUT_OPS and node.input[0] in made:
+            sources[node.output[0]] = sources.get(node.input[0], node.input[0])
+    return sources
+
+
+def _normalized_tensors(model: onnx.ModelProto) -> list[str]:
+    """The results of normalizations over the last axis, that of the channels."""
+    return [
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "LayerNormalization"
+        and all(a.i == -1 for a in node.attribute if a.name == "axis")
+    ]
+
+
+def _add_extremes(
+    model: onnx.ModelProto, names: list[str], normalized: Collection[str]
+) -> onnx.ModelProto:
+    """Outputs `<name>/min` and `/max` of each tensor, or of each channel (C,) of a `normalized`
+    one.
+    """
+    augmented, opset = copy_model(model), read_opset(model)
+    graph = augmented.graph
+    graph.initializer.append(ROWS_AXIS)
     for name in names:
+        rows = f"{name}/rows"
+        if name in normalized:
+            graph.node.append(helper.make_node("Flatten", [name], [rows], axis=-1))
         for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
-            augmented.graph.node.append(
-                helper.make_node(op, [name], [f"{name}/{end}"], f"{name}/{end}", keepdims=0)
+            output = f"{name}/{end}"
+            graph.node.append(
+                reduce_rows(op, rows, output, opset)
+                if name in normalized
+                else helper.make_node(op, [name], [output], keepdims=0)
             )
-            augmented.graph.output.append(
-                helper.make_tensor_value_info(f"{name}/{end}", TensorProto.FLOAT, [])
-            )
+            graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
     return augmented
+
+
+def reduce_rows(op: str, source: str, output: str, opset: int) -> onnx.NodeProto:
+    """A reduction of a tensor (rows, C) to (C,), in a graph that has `ROWS_AXIS`."""
+    node = helper.make_node(op, [source], [output], keepdims=0)
+    if opset >= _AXES_INPUT_OPSET:
+        node.input.append(ROWS_AXIS.name)
+    else:
+        node.attribute.append(helper.make_attribute("axes", [0]))
+    return node

@@ -8,21 +8,18 @@ max|W_j|^(1-a). Exact in FP32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
 from hvt_deploy.graph.edit import GraphEdit
-from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.queries import find_output_channel_axis, map_readers, weight_is_transposed
-from hvt_deploy.graph.storage import load_onnx
 
 # The exponent a, the share of the outliers that moves into the weights: the paper's value.
 _MIGRATION = 0.5
@@ -31,44 +28,27 @@ _LAYOUT_OPS = ("Reshape", "Transpose")
 _LINEARS = ("MatMul", "Gemm")
 
 
-def measure_smoothing(
-    fp32: Path, quantized: Collection[str], batches: Iterable[ImagesNCHW], threads: int
+def choose_smoothing(
+    model: onnx.ModelProto, ranges: Ranges, quantized: Collection[str]
 ) -> Mapping[str, NDArray[np.float32]]:
     """The scales s_C (C,) of each LayerNormalization (by node name) that only Linears among the
-    `quantized` nodes read.
-
-    Each batch is (N, 3, H, W); memory does not grow with their number.
+    `quantized` nodes read, from the measured ranges of its channels.
     """
-    model = load_onnx(fp32, weights=False)
-    linears = _smoothable(model, quantized)
-    outputs = {node.name: node.output[0] for node in model.graph.node if node.name in linears}
-    if not outputs:
-        return {}
-    for output in outputs.values():
-        model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
-    run = open_graph(model, fp32.parent, threads)
-    largest: dict[str, NDArray[np.float32]] = {}
-    for images_NCHW in batches:
-        for name, values in zip(outputs, run(list(outputs.values()), images_NCHW), strict=True):
-            found = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
-            largest[name] = np.maximum(largest[name], found) if name in largest else found
-    weights = _read_constants(
-        model, [linear.input[1] for nodes in linears.values() for linear in nodes]
-    )
-    return {
-        name: _scales(
-            maxima,
-            [
-                np.abs(weights[node.input[1]]).max(axis=find_output_channel_axis(node))
-                for node in linears[name]
-            ],
-        )
-        for name, maxima in largest.items()
-    }
+    edit, outputs = GraphEdit(model), {node.name: node.output[0] for node in model.graph.node}
+    scales: dict[str, NDArray[np.float32]] = {}
+    for name, linears in _smoothable(model, ranges, quantized).items():
+        extremes = np.array(ranges.channels[outputs[name]], np.float32)
+        weights = [
+            np.abs(weight).max(axis=find_output_channel_axis(linear))
+            for linear in linears
+            if (weight := edit.constant(linear.input[1])) is not None
+        ]
+        scales[name] = _scales(np.abs(extremes).max(axis=1), weights)
+    return scales
 
 
 def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
-    """`model` with the scales of `measure_smoothing` moved from normalizations into Linears.
+    """`model` with the scales of `choose_smoothing` moved from normalizations into Linears.
 
     In exact arithmetic it is the same function.
     """
@@ -90,15 +70,32 @@ def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) ->
     return edit.done()
 
 
+def smooth_ranges(
+    model: onnx.ModelProto, ranges: Ranges, scales: Mapping[str, NDArray[np.float32]]
+) -> Ranges:
+    """The ranges of `smooth(model, scales)`, from those of `model`: only those of normalizations,
+    also in another layout, are different.
+    """
+    readers, tensors = map_readers(model.graph), dict(ranges.tensors)
+    for node in [node for node in model.graph.node if node.name in scales]:
+        extremes = np.array(ranges.channels[node.output[0]]) / scales[node.name][:, None]
+        changed = [node.output[0]]
+        while changed:
+            tensor = changed.pop()
+            tensors[tensor] = (float(extremes[:, 0].min()), float(extremes[:, 1].max()))
+            changed += [r.output[0] for r in readers.get(tensor, []) if r.op_type in _LAYOUT_OPS]
+    return Ranges(tensors)
+
+
 def _smoothable(
-    model: onnx.ModelProto, quantized: Collection[str]
+    model: onnx.ModelProto, ranges: Ranges, quantized: Collection[str]
 ) -> dict[str, list[onnx.NodeProto]]:
     """The normalizations (by node name) whose result only quantized Linears read, and these."""
     readers, shapes = map_readers(model.graph), infer_batch1_shapes(model)
     constants = {t.name for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL}
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type == "LayerNormalization" and set(node.input[1:]) <= constants:
+        if node.output[0] in ranges.channels and set(node.input[1:]) <= constants:
             linears = _find_linears(node.output[0], readers, shapes)
             if linears and all(n.name in quantized and n.input[1] in constants for n in linears):
                 found[node.name] = linears
@@ -139,9 +136,3 @@ def _scales(
     s_C = np.maximum(largest_C, 1e-5) ** _MIGRATION / weight_C ** (1 - _MIGRATION)
     relative_C = s_C / np.exp(np.log(s_C).mean())
     return np.minimum(np.maximum(relative_C, 1e-3), 1e3).astype(np.float32)
-
-
-def _read_constants(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    return {
-        t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in set(names)
-    }

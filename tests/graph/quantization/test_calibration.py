@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import numpy_helper, parser
 from running import run, sqnr
 
 from hvt_deploy.core.types import CALIBRATORS
@@ -23,8 +23,8 @@ from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.product_error import measure_products
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import collect_histograms, collect_ranges
-from hvt_deploy.graph.quantization.smooth_quant import measure_smoothing, smooth
-from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.quantization.smooth_quant import choose_smoothing, smooth, smooth_ranges
+from hvt_deploy.graph.storage import save_onnx
 
 
 def histogram_of(values):
@@ -93,10 +93,11 @@ def planted_ranges(path, images):
     return collect_ranges(path, [images[:4], images[4:]], threads=1)
 
 
-def test_histograms_count_every_value_of_every_batch(path, planted_ranges, images):
-    tensors = ["images", load_onnx(path).graph.node[0].output[0]]
-    one = collect_histograms(path, planted_ranges, tensors, [images], threads=1)
-    several = collect_histograms(path, planted_ranges, tensors, [images[:2], images[2:]], threads=1)
+def test_histograms_count_every_value_of_every_batch(model, planted_ranges, images):
+    tensors = ["images", model.graph.node[0].output[0]]
+    batches = [images[:2], images[2:]]
+    one = collect_histograms(model, planted_ranges, tensors, [images], threads=1)
+    several = collect_histograms(model, planted_ranges, tensors, batches, threads=1)
     assert one["images"].sum() == images.size
     expected = np.histogram(np.abs(images), BINS, (0, planted_ranges.largest("images")))[0]
     assert np.abs(one["images"] - expected).sum() <= 4, "but for values on an edge"
@@ -107,44 +108,82 @@ def test_histograms_count_every_value_of_every_batch(path, planted_ranges, image
 def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channel(
     path, model, images, planted_ranges
 ):
-    nodes = select_nodes(model, DEFAULT_INT8_ROLES)
-    scales = measure_smoothing(path, nodes, [images], threads=1)
+    scales = choose_smoothing(model, planted_ranges, select_nodes(model, DEFAULT_INT8_ROLES))
     norms = [name for name in scales if name.startswith("transformers.0.blocks.0.norm1")]
     assert int(np.argmax(scales[norms[0]])) == 3
     smoothed = smooth(model, scales)
     expected = run(model, images)
     assert np.abs(run(smoothed, images) - expected).max() <= 2e-5 * np.abs(expected).max()
-    smoothed_path = path.with_name("smoothed.onnx")
-    save_onnx(smoothed, smoothed_path)
-    ranges = collect_ranges(smoothed_path, [images], threads=1)
+    ranges = smooth_ranges(model, planted_ranges, scales)
     before = sqnr(expected, run(quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES), images))
     after = sqnr(expected, run(quantize_int8(smoothed, ranges, DEFAULT_INT8_ROLES), images))
     assert after > before + 3
 
 
-def test_a_normalization_that_another_node_reads_is_not_smoothed(path, model, images):
+def test_ranges_after_smoothing_are_those_that_images_would_show(
+    path, model, images, planted_ranges
+):
+    scales = choose_smoothing(model, planted_ranges, select_nodes(model, DEFAULT_INT8_ROLES))
+    smoothed_path = path.with_name("smoothed.onnx")
+    save_onnx(smooth(model, scales), smoothed_path)
+    measured = collect_ranges(smoothed_path, [images], threads=1).tensors
+    found = smooth_ranges(model, planted_ranges, scales).tensors
+    assert found.keys() == measured.keys()
+    changed = [name for name, ends in found.items() if ends != planted_ranges.tensors[name]]
+    assert len(changed) == len(scales)
+    for name, ends in measured.items():
+        size = max(map(abs, ends))
+        assert found[name] == pytest.approx(ends, rel=1e-4, abs=1e-4 * size), name
+
+
+def test_smoothing_reaches_a_linear_behind_another_layout(tmp_path):
+    windows = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 4, 6] images) =>
+        (float[N, 2, 2, 3] logits) <int64[4] windows = {-1, 2, 2, 6}, float[6] ones =
+        {1, 1, 90, 1, 1, 1}, float[6] zeros = {0, 0, 3, 0, 0, 0}> {
+        [norm] x = LayerNormalization (images, ones, zeros) [cut] y = Reshape (x, windows)
+        [turn] z = Transpose <perm = [0, 2, 1, 3]> (y) [qkv] logits = MatMul (z, w) }"""
+    )
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 3)).astype(np.float32)
+    windows.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    save_onnx(windows, tmp_path / "m.onnx")
+    images = rng.standard_normal((8, 4, 6)).astype(np.float32)
+    ranges = collect_ranges(tmp_path / "m.onnx", [images[:3], images[3:]], threads=1)
+    assert ranges.tensors["x"] == ranges.tensors["y"] == ranges.tensors["z"]
+    scales = choose_smoothing(windows, ranges, ["qkv"])
+    save_onnx(smooth(windows, scales), tmp_path / "s.onnx")
+    measured = collect_ranges(tmp_path / "s.onnx", [images], threads=1).tensors
+    found = smooth_ranges(windows, ranges, scales).tensors
+    assert found["z"] != ranges.tensors["z"]
+    for name, ends in measured.items():
+        assert found[name] == pytest.approx(ends, rel=1e-4), name
+
+
+def test_a_normalization_that_another_node_reads_is_not_smoothed(model, planted_ranges):
     nodes = select_nodes(model, DEFAULT_INT8_ROLES)
-    some = measure_smoothing(path, nodes, [images], threads=1)
+    some = choose_smoothing(model, planted_ranges, nodes)
     without_fc1 = [name for name in nodes if ".fc1/" not in name]
-    fewer = measure_smoothing(path, without_fc1, [images], threads=1)
+    fewer = choose_smoothing(model, planted_ranges, without_fc1)
     assert {name for name in some if "norm2" in name} and not {
         name for name in fewer if "norm2" in name
     }
 
 
 def test_a_model_with_nothing_to_smooth_or_to_look_into_is_calibrated_all_the_same(
-    path, planted_ranges, images
+    model, planted_ranges, images
 ):
-    assert measure_smoothing(path, (), [images], threads=1) == {}
-    only = collect_histograms(path, planted_ranges, ["images"], [images], threads=1)
+    assert choose_smoothing(model, planted_ranges, ()) == {}
+    only = collect_histograms(model, planted_ranges, ["images"], [images], threads=1)
     assert {name: counts.sum() for name, counts in only.items()} == {"images": images.size}
 
 
-def test_products_are_measured_on_the_activations_of_fp32(path, model, images, planted_ranges):
+def test_products_are_measured_on_the_activations_of_fp32(model, images, planted_ranges):
     fc1 = quantize_int8(model, planted_ranges, ("fc1",))
     everything = quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES)
-    alone = measure_products(path, fc1, [images[:4], images[4:]], threads=1)
-    together = measure_products(path, everything, [images], threads=1)
+    whole = {"max": planted_ranges}
+    alone = measure_products(model, fc1, whole, [images[:4], images[4:]], 1)["max"]
+    together = measure_products(model, everything, whole, [images], 1)["max"]
     assert len(together) == len(select_nodes(model, DEFAULT_INT8_ROLES))
     assert alone
     for name, error in alone.items():
@@ -155,9 +194,28 @@ def test_products_are_measured_on_the_activations_of_fp32(path, model, images, p
         )
 
 
-def test_bias_correction_takes_the_mean_error_away(path, model, images, planted_ranges):
+def test_every_calibrator_is_measured_as_if_alone(model, images, planted_ranges):
+    activation = next(n for n in model.graph.node if "0.mlp.fc1/MatMul" in n.name).input[0]
+    half = planted_ranges.clip({activation: planted_ranges.largest(activation) / 2})
+    errors = measure_products(
+        model,
+        quantize_int8(model, planted_ranges, ("fc1",)),
+        {"max": planted_ranges, "mse": half},
+        [images],
+        1,
+    )
+    for calibrator, ranges in (("max", planted_ranges), ("mse", half)):
+        quantized = quantize_int8(model, ranges, ("fc1",))
+        (alone,) = measure_products(model, quantized, {calibrator: ranges}, [images], 1).values()
+        for name, error in alone.items():
+            assert error.noise == pytest.approx(errors[calibrator][name].noise, rel=1e-5)
+    different = [n for n, e in errors["max"].items() if e.noise != errors["mse"][n].noise]
+    assert len(different) == 1
+
+
+def test_bias_correction_takes_the_mean_error_away(model, images, planted_ranges):
     quantized = quantize_int8(model, planted_ranges, ("qkv",))
-    errors = measure_products(path, quantized, [images], threads=1)
+    errors = measure_products(model, quantized, {"max": planted_ranges}, [images], 1)["max"]
     corrected = correct_biases(model, {name: error.shift for name, error in errors.items()})
     first = "transformers.0.blocks.0.attn.qkv/Add"
     outputs = {n.name: n.output[0] for n in model.graph.node}
@@ -177,15 +235,9 @@ def test_bias_correction_takes_the_mean_error_away(path, model, images, planted_
 def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
     path, model, images, planted_ranges, tmp_path
 ):
-    def some():
-        return [images[:4]]
-
-    def others():
-        return [images[4:]]
-
     settings = Int8Settings(DEFAULT_INT8_ROLES, "auto", ("smooth-quant", "bias-correction"))
-    read = CalibrationImages(lambda: [images], some, others)
-    found = calibrate_int8(path, planted_ranges, settings, read, 1, tmp_path, SilentUi())
+    read = CalibrationImages([images], [images[:4]], [images[4:]])
+    found = calibrate_int8(path, planted_ranges, settings, read, 1, SilentUi())
     effects = {effect.name: effect for effect in found.effects}
     assert list(effects) == ["smooth-quant", "calibrator auto", "bias-correction"]
     assert effects["smooth-quant"].kept and found.smoothing
@@ -210,11 +262,9 @@ def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
     assert made.SerializeToString() == graph.SerializeToString()
 
 
-def test_without_recovery_and_with_max_nothing_changes(
-    path, model, planted_ranges, images, tmp_path
-):
+def test_without_recovery_and_with_max_nothing_changes(path, model, planted_ranges, images):
     settings = Int8Settings(DEFAULT_INT8_ROLES, "max", ())
-    read = CalibrationImages(lambda: [images], lambda: [images], lambda: [images])
-    found = calibrate_int8(path, planted_ranges, settings, read, 1, tmp_path, SilentUi())
-    assert found.ranges == planted_ranges
+    read = CalibrationImages([images], [images], [images])
+    found = calibrate_int8(path, planted_ranges, settings, read, 1, SilentUi())
+    assert found.ranges.tensors == planted_ranges.tensors
     assert found.prepare(model) is model

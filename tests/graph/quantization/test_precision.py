@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
@@ -14,6 +15,7 @@ from running import run, sqnr
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, find_role
+from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.fp16 import to_fp16
@@ -27,6 +29,23 @@ def test_ranges_are_those_of_all_batches(fp32, ranges, images):
     logits = run(fp32, images)
     assert ranges.tensors["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-5)
     assert len(ranges.tensors) > len(fp32.graph.node) * 0.9
+
+
+def test_ranges_of_every_tensor_and_channel_are_those_of_its_values(fp32, ranges, images):
+    probe, names = copy_model(fp32), [name for name in ranges.tensors if name != "images"]
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(probe.SerializeToString())
+    values = dict(zip(names, session.run(names, {"images": images}), strict=True))
+    for name, found in values.items():
+        expected = (found.min(), found.max())
+        assert ranges.tensors[name] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
+    norms = [n.output[0] for n in fp32.graph.node if n.op_type == "LayerNormalization"]
+    assert list(ranges.channels) == norms
+    for name in norms:
+        by_channel = values[name].reshape(-1, values[name].shape[-1])
+        expected = np.stack([by_channel.min(axis=0), by_channel.max(axis=0)], axis=1)
+        np.testing.assert_allclose(ranges.channels[name], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_ranges_come_back_from_their_file(ranges, tmp_path):
