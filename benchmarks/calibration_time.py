@@ -5,9 +5,10 @@ Every row is a process of its own, from an exported FP32 graph and a folder of i
 graphs: ours with its defaults, ours with `--calibrator max` without recovery passes, and
 `quantize_static` with minimum and maximum of the same images in the same batches, for the
 placement and the form that TensorRT wants. Ours makes four graphs (FP16, INT8 with FP16 and with
-FP32 in the rest, the CPU variant) and compares each with FP32. `--before` measures ours of another checkout, too. CPU time is user + system of
-the process and its children, memory the largest resident set. SQNR is that of the logits on other
-photographs. Random weights and crops of photographs, digits for the demo models. Minutes.
+FP32 in the rest, the CPU variant) and compares each with FP32. `--before` measures ours of another
+checkout, too. CPU time is user + system of the process and its children, memory the largest
+resident set. SQNR is that of the logits on other photographs. Random weights and crops of
+photographs, digits for the demo models. Minutes.
 """
 
 from __future__ import annotations
