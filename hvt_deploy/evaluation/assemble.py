@@ -127,7 +127,7 @@ def _list_faults(rows: Sequence[Row]) -> Iterator[str]:
             if timing.latency_fault:
                 yield f"The latency of {at} proves nothing. {timing.latency_fault}"
             fault = timing.speedup_fault
-            if fault is not None and not timing.latency_fault:
+            if fault is not None and fault.why != timing.latency_fault:
                 yield f"The speed-up of {at} is {fault.mark}. {fault.why}"
 
 

@@ -17,6 +17,7 @@ from hvt_deploy.evaluation.scores import Fault, GpuState, Interval, Latency, Tim
 SAME_SPEED_MARGIN = 0.04
 # Of the SM clock, in percent.
 MOST_CLOCK_MOVEMENT = 3.0
+_LOCK = "nvidia-smi --lock-gpu-clocks"
 _UNSETTLED = "{} never became stable: is there other work on this machine?"
 
 
@@ -76,11 +77,15 @@ def _find_clock_fault(state: GpuState) -> str:
     reasons = ", ".join(state.throttling)
     if moved > MOST_CLOCK_MOVEMENT:
         because = f", because of: {reasons}" if reasons else ""
-        return (
-            f"The clock of {state.name} moved by {moved:.1f} % ({low} to {high} MHz), "
-            f"{MOST_CLOCK_MOVEMENT:g} % are allowed{because}. Lock it: nvidia-smi --lock-gpu-clocks"
+        found = (
+            f"moved by {moved:.1f} % ({low} to {high} MHz), {MOST_CLOCK_MOVEMENT:g} % are "
+            f"allowed{because}"
         )
-    return f"The clock of {state.name} was held at {high} MHz by: {reasons}." if reasons else ""
+    elif reasons:
+        found = f"was held at {high} MHz by: {reasons}"
+    else:
+        return ""
+    return f"The clock of {state.name} {found}. Lock one that it can hold: {_LOCK}"
 
 
 def _apart(a_mhz: float, b_mhz: float) -> float:

@@ -47,7 +47,7 @@ def rows():
     )
 
 
-def concluded(images=IMAGES, weights="official", subset=None, stable=True):
+def concluded(images=IMAGES, weights="official", subset=None, stable=True, found=None):
     config = with_flags(config_of("fdvit_b"), {"validation.subset": subset})
     names = load_imagenet_1k()
     manifest = Manifest(
@@ -65,7 +65,8 @@ def concluded(images=IMAGES, weights="official", subset=None, stable=True):
     slow = Latency(1, 5.0, 5.0, 5.0, 5.0, windows_ms=(5.0,) * 20)
     timings = Timings({NAMES[0]: (slow,), NAMES[1]: (replace(slow, stable=stable),)})
     data = DataSummary("val", images, CLASSES, "by wnid", 0, subset=subset)
-    return conclude(manifest, config, Measured(rows(), timings, data, names.names))
+    found_rows, timings = found or (rows(), timings)
+    return conclude(manifest, config, Measured(found_rows, timings, data, names.names))
 
 
 def test_official_weights_on_the_whole_set_stand_beside_the_published_figures():
@@ -111,7 +112,14 @@ def test_a_speedup_over_an_unstable_reference_proves_nothing():
 def test_a_speedup_of_a_gpu_over_a_cpu_is_marked():
     gpu = Variant("ort", "cuda", "fp32")
     on_gpu = replace(rows()[1], variant=gpu, backend=gpu.name)
-    timings = {NAMES[0]: (windows(5),), gpu.name: (on_card(1, (1410, 1410)),)}
-    _, found = add_timings((rows()[0], on_gpu), Timings(timings))
-    assert found.timing.speedup.low > 4
-    assert "ran on another device" in found.timing.speedup_fault.why
+    throttled = on_card(1, (1410, 1410), ("software power cap",))
+    timings = Timings({NAMES[0]: (windows(5),), gpu.name: (throttled,)})
+    results = concluded(found=((rows()[0], on_gpu), timings))
+    timing = results.rows[1].timing
+    assert timing.speedup.low > 4
+    assert "ran on another device" in timing.speedup_fault.why
+    assert "held at 1410 MHz" in timing.latency_fault
+    assert [w.partition(". ")[0] for w in results.warnings] == [
+        "The latency of ort fp32 at batch 1 proves nothing",
+        "The speed-up of ort fp32 at batch 1 is not proven",
+    ]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.runtime import pytorch
 from hvt_deploy.runtime.pytorch import PyTorchBackend
 from hvt_deploy.runtime.variant import Variant
 
@@ -130,3 +131,26 @@ def test_taps_give_each_modules_output_and_leave_out_what_has_none(
         np.testing.assert_allclose(taps["0"], module(x).numpy(), rtol=1e-5, atol=1e-6)
     assert taps["0.4"].min() < 0, "what works in place afterwards changes nothing"
     np.testing.assert_array_equal(taps["model"], backend.infer(images(2)))
+
+
+def test_launches_on_a_gpu_lie_between_two_events_and_are_waited_for_once(monkeypatch) -> None:
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+            self.name = f"event {sum(call.startswith('made') for call in done)}"
+            done.append(f"made {self.name}")
+
+        def record(self) -> None:
+            done.append(self.name)
+
+        def synchronize(self) -> None:
+            done.append(f"wait for {self.name}")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1.0 if (self.name, end.name) == ("event 0", "event 1") else -1.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert pytorch._time_on_gpu(lambda: done.append("run"), 3) == 1.0
+    assert done[2:] == ["event 0", *["run"] * 3, "event 1", "wait for event 1"]

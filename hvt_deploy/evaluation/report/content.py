@@ -219,7 +219,7 @@ def _list_notes(row: Row) -> Iterator[str]:
     if gpu is not None and gpu.launches.note:
         yield gpu.launches.note
     if gpu is not None and gpu.launches.trtexec:
-        yield f"The same as back to back: {gpu.launches.trtexec}"
+        yield f"GPU compute time of the same, launched back to back: {gpu.launches.trtexec}"
 
 
 def format_precision(row: Row) -> str:

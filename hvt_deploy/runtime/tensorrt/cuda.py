@@ -262,6 +262,7 @@ def _import_driver() -> Any:  # noqa: ANN401 - an untyped module
         return importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
         raise MissingEnvironment(
-            "Running an engine needs the Python package 'cuda-bindings', which is not installed.",
+            "Engines, and timing on a GPU, need the Python package 'cuda-bindings', which is not "
+            "installed.",
             "Install it: pip install 'cuda-bindings>=12.6' (on JetPack 6: 'cuda-bindings<13')",
         ) from error

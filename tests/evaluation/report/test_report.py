@@ -241,7 +241,7 @@ def test_both_times_of_a_gpu_and_the_command_that_gives_the_same_are_shown(rende
         "back to back",
         "(no CUDA graph)",
         "No CUDA graph: a capture failed.",
-        "The same as back to back: trtexec --loadEngine=m.engine --useCudaGraph",
+        "launched back to back: trtexec --loadEngine=m.engine --useCudaGraph",
     ):
         assert part in text, part
 
