@@ -96,7 +96,7 @@ SECTIONS: Mapping[SectionName, Section] = {
         _tensorrt_rtx,
     ),
     "tensorrt": Section(
-        600,
+        1800,  # a Jetson builds for minutes
         "engines of the full TensorRT are built and run, INT8 and FP16 timed; "
         "whether their traffic predicted it",
         _tensorrt,

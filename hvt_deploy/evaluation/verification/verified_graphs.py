@@ -41,8 +41,9 @@ ENGINE_PRECISIONS: tuple[EnginePrecision, ...] = ("fp32", "fp16", "int8")
 IMAGES = 16
 # FP32 that is really TF32 (10 bits of mantissa) is at about 63 dB.
 FP32_SQNR_DB = 90.0
-# How much further from the reference than ONNX Runtime on the CPU a GPU may be, in the same graph.
-_MARGIN_DB = 3.0
+# How much further from the reference than ONNX Runtime on the CPU a GPU may be. FP16 is rounded in
+# other places: PyTorch's on the CPU is up to 5.6 dB further away (faster_vit_demo).
+_MARGINS_DB: Mapping[EnginePrecision, float] = {"fp16": 9.0, "int8": 3.0}
 _RECORD = "graphs.json"
 # FP16 between Q and DQ is wrong in ONNX Runtime on the CPU.
 _CPU_PRECISIONS: Mapping[EnginePrecision, Precision] = {"fp16": "fp16", "int8": "int8-fp32"}
@@ -223,4 +224,4 @@ def _least_sqnr_db(graphs: VerifiedGraphs, precision: EnginePrecision) -> float:
         return FP32_SQNR_DB
     with closing(graphs.open("ort", "cpu", _CPU_PRECISIONS[precision])) as backend:
         logits_NK = backend.infer(graphs.images_NCHW)
-    return compare_logits(graphs.logits_NK, logits_NK).sqnr_db - _MARGIN_DB
+    return compare_logits(graphs.logits_NK, logits_NK).sqnr_db - _MARGINS_DB[precision]
