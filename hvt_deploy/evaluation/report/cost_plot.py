@@ -26,9 +26,9 @@ _Bars = Mapping[str, float]
 def draw_costs(results: Results) -> list[tuple[str, str]]:
     """A title and a plot for every engine and batch size that is compared with FP16."""
     return [
-        (f"{row.backend}, batch {cost.batch}", _draw(f"cost-{index}-{cost.batch}", own, fp16))
+        (f"{row.backend}, batch {cost.batch}", _draw(f"cost-{index}-{place}", own, fp16))
         for index, row in enumerate(results.rows)
-        for cost in row.costs
+        for place, cost in enumerate(row.costs)
         if isinstance(own := cost.own, EngineCost) and isinstance(fp16 := cost.fp16, EngineCost)
     ]
 

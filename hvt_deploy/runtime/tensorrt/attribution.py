@@ -52,16 +52,19 @@ def find_groups(
 ) -> list[Group]:
     """The stage and role of each kernel.
 
-    A kernel belongs to the largest product that it computes, else to the first node that it names,
-    a Q/DQ node only where it names no other.
+    A kernel belongs to the largest product that it computes, else to the largest that it names (the
+    kernel that adds a bias to its result), else to the first node that it names, a Q/DQ node only
+    where it names no other.
     """
-    known = {node.name: (node.is_qdq, (node.stage, node.role)) for node in nodes}
+    known = {node.name: ((-node.macs, node.is_qdq), (node.stage, node.role)) for node in nodes}
     largest_last = sorted(products, key=lambda product: product.node.macs)
     main = {product.layer.name: product.group for product in largest_last if product.layer}
 
     def find_group(layer: EngineLayer) -> Group:
         named = [known[name] for name in layer.onnx_nodes if name in known]
-        return main.get(layer.name) or min(named, key=itemgetter(0), default=(False, _UNNAMED))[1]
+        return (
+            main.get(layer.name) or min(named, key=itemgetter(0), default=((0, False), _UNNAMED))[1]
+        )
 
     return [find_group(layer) for layer in kernels]
 

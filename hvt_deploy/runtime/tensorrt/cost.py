@@ -3,7 +3,8 @@
 Every kernel reads each tensor that is listed among its inputs and writes each among its outputs;
 elements × bytes of an element, summed over all kernels, are the activations' bytes. The constants
 that the kernels read (weights, biases, position biases) are the weights' bytes and in no other sum.
-Caches and padding are left out. What only computes shapes, waits or signals is no kernel.
+A tensor that a kernel lists twice counts twice; caches are left out. What only computes shapes,
+waits or signals is no kernel.
 """
 
 from __future__ import annotations

@@ -377,3 +377,34 @@ def test_without_the_graph_macs_are_unknown() -> None:
 def test_audit_goes_through_json() -> None:
     audit = audit_of(CONV, MHA)
     assert from_plain(EngineAudit, json.loads(json.dumps(to_plain(audit)))) == audit
+
+
+@pytest.mark.parametrize(
+    ("named", "group"),
+    [
+        (("norm", "q"), ("1", "norm")),
+        (("q",), ("1", "qkv")),
+        (("q", "act", "conv"), ("0", "conv")),  # what follows a product INT8 has in its own kernel
+        (("conv", "big"), ("1", "fc1")),
+        ((), ("", "other")),
+    ],
+)
+def test_kernel_that_is_no_product_belongs_to_the_product_that_it_names(named, group) -> None:
+    nodes = (
+        NodeFacts("q", "1", "qkv", is_qdq=True),
+        NodeFacts("act", "0", "activation"),
+        NodeFacts("norm", "1", "norm"),
+        NodeFacts("conv", "0", "conv", macs=10),
+        NodeFacts("big", "1", "fc1", macs=20),
+    )
+    metadata = "".join(f"[ONNX Layer: {name}]" for name in named)
+    products = (
+        line(f"{name}_myl0_1", "gemm", "Half->Half", metadata=f"[ONNX Layer: {name}]")
+        for name in ("conv", "big")
+    )
+    kernel = line("__myl_MulAdd_myl0_2", "kgen", "Half->Half", metadata=metadata)
+    found = audit_layers(parse_layer_lines(message(*products, kernel)), nodes)
+    counts = {(g.stage, g.role): g.layers.total for g in found.groups}
+    alone = audit_layers(parse_layer_lines(message(kernel)), nodes)
+    assert counts[group] == 1 + (group in {("0", "conv"), ("1", "fc1")})
+    assert [(g.stage, g.role) for g in alone.groups if g.layers.total] == [group]
