@@ -37,6 +37,8 @@ class Gpu:
     replay_waits: bool = False
     breaks: bool = False
     replays_nothing: bool = False
+    on_streams: int = 0
+    outlived: bool = False
     opened: list[Mapping[str, str]] = field(default_factory=list)
 
     def open(
@@ -62,7 +64,9 @@ class GpuSession:
         self._driver = ctypes.CDLL(os.environ["STUB_LIBCUDA"])
         self._runs: dict[int, int] = {}
         self._graphs: dict[int, ctypes.c_void_p] = {}
-        weakref.finalize(self, _destroy, self._driver, self._graphs)
+        if "user_compute_stream" in options:
+            gpu.on_streams += 1
+            weakref.finalize(self, _destroy, self._driver, self._graphs, gpu)
 
     def get_inputs(self) -> Sequence[Any]:
         return self._real.get_inputs()
@@ -168,6 +172,9 @@ def _view(address: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(floats, np.float32).reshape(shape)
 
 
-def _destroy(driver: ctypes.CDLL, graphs: Mapping[int, ctypes.c_void_p]) -> None:
+def _destroy(driver: ctypes.CDLL, graphs: Mapping[int, ctypes.c_void_p], gpu: Gpu) -> None:
     for executable in graphs.values():
         driver.cuGraphExecDestroy(executable)
+    # Its libraries hold the stream, which has to live longer.
+    gpu.outlived |= Stub().live().get("streams", 0) < gpu.on_streams
+    gpu.on_streams -= 1

@@ -57,12 +57,10 @@ class OrtCudaCall:
             self._buffers = IoBuffers(self._cuda)
             keep.callback(self._free)
             self._place(images_NCHW)
-            options = _make_provider_options(request, self._cuda.stream, with_graph)
-            self._session = open_session(request, make_session_options(request.threads), options)
-            self._binding = self._bind(self._session)
-            for _ in range(_RUNS_UNTIL_CAPTURED):
-                self._launch()
-                self._cuda.synchronize()
+            try:
+                self._open(with_graph)
+            except Exception as error:
+                raise _drop_frames(error) from error.__cause__
             note = why_no_graph or (_WAITS if self._waits() else "")
             self._keep = keep.pop_all()
         self.call = DeviceCall(self._time, self._rerun, Launches(with_graph, note))
@@ -83,14 +81,22 @@ class OrtCudaCall:
             self._launch()
             return self._cuda.download(self._buffers.logits, self._shape)
 
+    def _open(self, with_graph: bool) -> None:
+        """Open the session, and run it until nothing is allocated and all is captured."""
+        request = self._request
+        options = _make_provider_options(request, self._cuda.stream, with_graph)
+        self._session = open_session(request, make_session_options(request.threads), options)
+        self._binding = self._bind(self._session)
+        for _ in range(_RUNS_UNTIL_CAPTURED):
+            self._launch()
+            self._cuda.synchronize()
+
     def _launch(self) -> None:
         session, binding = self._check_bound()
         try:
             session.run_with_iobinding(binding, self._options)
         except Exception as error:
-            # Without its frames, which would keep the session when it is closed.
-            bare = error.with_traceback(None)
-            raise describe_failure(self._request, bare) from bare
+            raise describe_failure(self._request, error) from error
 
     def _check_bound(self) -> tuple[onnxruntime.InferenceSession, onnxruntime.IOBinding]:
         if self._session is None or self._binding is None:
@@ -145,6 +151,15 @@ def bind_on_gpu(request: BackendRequest, images_NCHW: ImagesNCHW) -> OrtCudaCall
             raise
         why = f"No CUDA graph: {_read_cause(error)}"
     return OrtCudaCall(request, images_NCHW, with_graph=False, why_no_graph=why)
+
+
+def _drop_frames(error: Exception) -> Exception:
+    """Without the frames in which it and its cause arose: they would keep the session, which must
+    not outlive its stream.
+    """
+    if error.__cause__ is not None:
+        error.__cause__.__traceback__ = None
+    return error.with_traceback(None)
 
 
 def _read_cause(error: Exception) -> str:

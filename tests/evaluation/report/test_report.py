@@ -17,6 +17,7 @@ from samples import bare, detailed, trained, untrained
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.evaluation.record import Results, read_results
+from hvt_deploy.evaluation.report import pareto
 from hvt_deploy.evaluation.report.breakdown import (
     class_grids,
     confusion_grids,
@@ -267,6 +268,11 @@ def test_a_latency_that_is_not_proven_is_not_on_the_front():
     assert "(not proven)" not in draw_pareto(trained())
     page = draw_pareto(_with_fault("not proven"))
     assert "11.0 ms (not proven)" in page
+    fronts = [
+        [point.label for point in pareto._find_best(pareto._find_points(results))]
+        for results in (trained(), _with_fault("not proven"))
+    ]
+    assert fronts == [["ort int8 cpu", "ort fp32"], ["ort fp32"]]
 
 
 def test_names_cannot_break_out_of_the_page():

@@ -34,8 +34,10 @@ PROVIDERS = ["CUDAExecutionProvider", "TensorrtExecutionProvider"]
 def open_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub: Stub):
     """Opens a backend on a GPU; when it is closed nothing may be left over."""
     opened: list[OrtBackend] = []
+    gpus: list[Gpu] = []
 
     def open_backend(gpu: Gpu, runtime: str = "ort") -> OrtBackend:
+        gpus.append(gpu)
         monkeypatch.setattr(onnxruntime, "InferenceSession", gpu.open)
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: PROVIDERS)
         monkeypatch.setattr(ort_session, "load_cuda_libraries", lambda: None)
@@ -50,6 +52,7 @@ def open_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub: Stub):
     for backend in opened:
         backend.close()
     assert stub.live() == {}
+    assert not any(gpu.outlived for gpu in gpus if not gpu.breaks), "a session without its stream"
 
 
 def bind(backend: OrtBackend, batch: int) -> DeviceCall:
