@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.records import RESULTS, ROOT
 from hvt_deploy.commands.verify_gpu import parse_sections, verify_gpu
+from hvt_deploy.core.errors import HvtDeployError
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.evaluation.verification.sections import DEFAULT_MODEL, SECTION_NAMES
 
@@ -31,11 +32,15 @@ class _PrintingUi(SilentUi):
 def main() -> int:
     """Run the sections that are asked for; returns the exit code."""
     asked, model = [*sys.argv[1:], "", ""][:2]
-    sections = parse_sections(asked) if asked else SECTION_NAMES
     children = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), children)))
     output = Path(os.environ.get("OUT") or RESULTS)
-    done = verify_gpu(sections, model or DEFAULT_MODEL, output, _PrintingUi(), LIMIT_S)
+    try:
+        sections = parse_sections(asked) if asked else SECTION_NAMES
+        done = verify_gpu(sections, model or DEFAULT_MODEL, output, _PrintingUi(), LIMIT_S)
+    except HvtDeployError as error:
+        print(error.message, error.hint, file=sys.stderr)
+        return error.exit_code
     return done.exit_code
 
 
