@@ -67,10 +67,10 @@ class Evidence:
 
 
 def relative_error(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> float:
-    """The largest root mean square difference of any slice along any axis but the first, over that
-    of the reference.
+    """The largest root mean square difference of any slice along any axis, over that of the
+    reference.
 
-    A slice is a channel, a token, a row of pixels or the whole: what is wrong in one channel counts
+    A slice is an image, a channel, a token or a row of pixels: what is wrong in one channel counts
     as if it were wrong in all. NOT_FINITE where the candidate is not finite and the reference is.
     """
     expected, found = reference.astype(np.float64), candidate.astype(np.float64)
@@ -79,7 +79,7 @@ def relative_error(reference: NDArray[np.float32], candidate: NDArray[np.float32
     squares = np.square(found - expected)
     axes = range(squares.ndim)
     worst = max(
-        (float(squares.mean(axis=tuple(i for i in axes if i != axis)).max()) for axis in axes[1:]),
+        (float(squares.mean(axis=tuple(i for i in axes if i != axis)).max()) for axis in axes),
         default=float(squares.mean()),
     )
     scale = float(np.square(expected).mean())

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -70,6 +71,40 @@ class GraphEdit:
             node.attribute.append(helper.make_attribute("axis", axis))
         self._model.graph.node.append(node)
         return output
+
+    def split_weight(self, name: str, parts: Sequence[str]) -> bool:
+        """Add an initializer's equal parts along its last axis; a graph input is replaced by them.
+
+        False for any other tensor.
+        """
+        value = self.constant(name)
+        if value is not None:
+            for part, columns in zip(parts, np.split(value, len(parts), axis=-1), strict=True):
+                self.add_constant(part, np.ascontiguousarray(columns))
+            return True
+        for whole in [taken for taken in self._model.graph.input if taken.name == name]:
+            for part in parts:
+                added = self._model.graph.input.add()
+                added.CopyFrom(whole)
+                added.name = part
+                added.type.tensor_type.shape.dim[-1].dim_value //= len(parts)
+            self._model.graph.input.remove(whole)
+            return True
+        return False
+
+    def add_copy(
+        self, node: onnx.NodeProto, number: int, inputs: Sequence[str], output: str = ""
+    ) -> str:
+        """Add a copy of a node with one output that reads `inputs`; returns its output.
+
+        Its name and its output's, where none is given, end with ".NUMBER".
+        """
+        copied = self._model.graph.node.add()
+        copied.CopyFrom(node)
+        copied.name = f"{node.name}.{number}"
+        copied.input[:] = inputs
+        copied.output[:] = [output or f"{node.output[0]}.{number}"]
+        return copied.output[0]
 
     def forget_type(self, name: str) -> None:
         """Drop the recorded type and shape of a tensor that a change invalidates."""

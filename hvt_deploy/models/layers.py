@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+# The shift of a LayerNorm that carries the biases behind it.
+_NORM_SHIFT = 0.125
 
 
 class Mlp(nn.Module):
@@ -33,82 +37,80 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, tokens_BNC: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        return self.proj(self.mix_values(self.qkv(tokens_BNC), bias_ENN))
+    def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Tokens (..., N, C) to tokens (..., N, C)."""
+        return self.proj(self.mix_values(self.qkv(tokens_BNC), bias))
 
-    def mix_values(self, qkv_BNF: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
-        """Queries, keys and values (B, N, 3C) to mixed values (B, N, C).
+    def mix_values(self, qkv_BNF: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Queries, keys and values (..., N, 3C) to mixed values (..., N, C).
 
-        `bias_ENN` (E, N, N), where given, is added to the scaled scores of every image.
+        `bias`, where given, is added to the scaled scores (..., E, N, N).
         """
         q_BEND, k_BEND, v_BEND = rearrange(
-            qkv_BNF, "b n (part e d) -> part b e n d", part=3, e=self.heads
+            qkv_BNF, "... n (part e d) -> part ... e n d", part=3, e=self.heads
         ).unbind(0)
-        scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(2, 3)
-        if bias_ENN is not None:
-            scores_BENN = scores_BENN + bias_ENN
-        return rearrange(scores_BENN.softmax(dim=3) @ v_BEND, "b e n d -> b n (e d)")
+        scores_BENN = (q_BEND * self.head_dim**-0.5) @ k_BEND.transpose(-2, -1)
+        if bias is not None:
+            scores_BENN = scores_BENN + bias
+        return rearrange(scores_BENN.softmax(dim=-1) @ v_BEND, "... e n d -> ... n (e d)")
 
 
 class DeployedAttention(nn.Module):
-    """`SelfAttention` for inference, with exact rewrites.
+    """A LayerNorm and the `SelfAttention` behind it for inference, with exact rewrites.
 
-    Scale and key bias are folded by `fold_score_scale`. Zero channels widen each head to a multiple
-    of 8, which tensor cores need: without them TensorRT-RTX copies q, k, v and the result into
-    padded buffers, one more kernel in each block. `bias_ENN` (E, N, N) is a constant; `gamma_C`, a
-    layer scale of the result, is folded into `proj`. `local`, a depthwise convolution of the values
-    as a square map, is added before `proj`.
+    With tokens before images and q, k and v without bias (`fold_norm`), an FP16 engine's product
+    writes what its attention kernel reads, where they were copied before
+    (`graph.split_products`). Zero channels widen each head to a multiple of 8, which tensor cores
+    need.
+    `bias`, a constant, is added to the scores (..., E, N, N); `gamma_C`, a layer scale of the
+    result, is folded into `proj`. `local`, a depthwise convolution of the values as a square map,
+    is added before `proj`.
     """
 
     bias: Tensor | None
 
     def __init__(
         self,
+        norm: nn.LayerNorm,
         reference: SelfAttention,
-        bias_ENN: Tensor | None = None,
+        bias: Tensor | None = None,
         gamma_C: Tensor | None = None,
         local: nn.Conv2d | None = None,
     ) -> None:
         super().__init__()
-        self.heads, self.head_dim = reference.heads, -(-reference.head_dim // 8) * 8
-        self.qkv = fold_score_scale(reference.qkv, self.heads, self.head_dim)
-        self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=3), MatrixProduct()
-        self.register_buffer("bias", None if bias_ENN is None else bias_ENN.detach().clone())
+        self.heads, width = reference.heads, -(-reference.head_dim // 8) * 8
+        self.norm, weight = fold_norm(norm, reference.qkv)
+        q, k, v = weight.chunk(3)
+        scaled = (q * reference.head_dim**-0.5, k, v)
+        self.qkv = linear_from(torch.cat([pad_heads(rows, self.heads, width) for rows in scaled]))
+        self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=-1), MatrixProduct()
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self.get_v = None
         if local is not None:
             self.get_v = depthwise_from(
-                *(pad_heads(p, self.heads, self.head_dim) for p in local.parameters())
+                *(pad_heads(p, self.heads, width) for p in local.parameters())
             )
         scale_C = torch.ones_like(reference.proj.bias) if gamma_C is None else gamma_C.detach()
-        weight_FC = pad_heads(reference.proj.weight.T, self.heads, self.head_dim) * scale_C
+        weight_FC = pad_heads(reference.proj.weight.T, self.heads, width) * scale_C
         self.proj = linear_from(weight_FC.T.contiguous(), reference.proj.bias.detach() * scale_C)
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        qkv_BNF = self.qkv(tokens_BNC)
-        if self.get_v is None:
-            # Transposed as one and then cut: TensorRT-RTX needs one copy for q, k and v. Cut first,
-            # it needs three; a 5-D reshape crashes its compiler.
-            heads_BEND = rearrange(qkv_BNF, "b n (e d) -> b e n d", e=3 * self.heads)
-            q_BEND, k_BEND, v_BEND = heads_BEND.chunk(3, dim=1)
-        else:
-            # Where the values are read as a map too, cut first is one kernel less.
-            q_BEND, k_BEND, v_BEND = (
-                rearrange(part_BNC, "b n (e d) -> b e n d", e=self.heads)
-                for part_BNC in qkv_BNF.chunk(3, dim=2)
-            )
-        scores_BENN = self.score(q_BEND, k_BEND.transpose(2, 3))
+    def forward(self, tokens_NBC: Tensor) -> Tensor:
+        """Tokens (N, B, C) to tokens (N, B, C)."""
+        qkv_NBF = self.qkv(self.norm(tokens_NBC))
+        # Transposed as one and then cut: INT8 engines need one copy for q, k and v. Cut first, they
+        # need three.
+        heads_BEND = rearrange(qkv_NBF, "n ... (e d) -> ... e n d", e=3 * self.heads)
+        q_BEND, k_BEND, v_BEND = heads_BEND.chunk(3, dim=-3)
+        scores_BENN = self.score(q_BEND, k_BEND.transpose(-2, -1))
         if self.bias is not None:
             scores_BENN = scores_BENN + self.bias
         mixed_BEND = self.value(self.softmax(scores_BENN), v_BEND)
-        mixed_BNC = rearrange(mixed_BEND, "b e n d -> b n (e d)")
+        mixed_NBC = rearrange(mixed_BEND, "... e n d -> n ... (e d)")
         if self.get_v is not None:
-            # The values cut out a second time: two kernels less than with `v_BEND`'s.
-            values_BNC = qkv_BNF[:, :, -mixed_BNC.shape[2] :]
-            side = math.isqrt(tokens_BNC.shape[1])
-            mixed_BNC = mixed_BNC + map_to_tokens(self.get_v(tokens_to_map(values_BNC, side)))
-        return self.proj(mixed_BNC)
+            side = math.isqrt(len(tokens_NBC))
+            map_BCHW = rearrange(v_BEND, "b e (h w) d -> b (e d) h w", h=side)
+            mixed_NBC = mixed_NBC + map_to_sequence(self.get_v(map_BCHW))
+        return self.proj(mixed_NBC)
 
 
 def map_to_tokens(map_BCHW: Tensor) -> Tensor:
@@ -117,25 +119,43 @@ def map_to_tokens(map_BCHW: Tensor) -> Tensor:
     return rearrange(map_BCHW, "b c h w -> b c (h w)").transpose(1, 2)
 
 
+def map_to_sequence(map_BCHW: Tensor) -> Tensor:
+    """A map (B, C, H, W) as tokens (H*W, B, C) in raster order."""
+    return rearrange(map_BCHW, "b c h w -> (h w) b c")
+
+
+def position_to_sequence(position_1NC: Tensor) -> Tensor:
+    """A copy of what is added to tokens (1, N, C) for tokens (N, B, C): (N, 1, C)."""
+    return position_1NC.detach().transpose(0, 1).clone()
+
+
+def sequence_to_map(tokens_NBC: Tensor, side: int) -> Tensor:
+    """Tokens (n*n, B, C) in raster order as a square map (B, C, n, n)."""
+    return rearrange(tokens_NBC, "(h w) b c -> b c h w", h=side)
+
+
 def tokens_to_map(tokens_BNC: Tensor, side: int) -> Tensor:
     """Tokens (B, n*n, C) in raster order as a square map (B, C, n, n)."""
     return rearrange(tokens_BNC, "b (h w) c -> b c h w", h=side)
 
 
-def fold_score_scale(qkv: nn.Linear, heads: int, head_dim: int) -> nn.Linear:
-    """The Linear of q, k and v (C -> 3C) for unscaled scores, heads padded to `head_dim`.
+def fold_norm(norm: nn.LayerNorm, qkv: nn.Linear) -> tuple[nn.LayerNorm, Tensor]:
+    """A LayerNorm and a weight (3C, C) without bias, for the Linear `qkv` (C -> 3C) behind `norm`.
 
-    The scale, 1 / sqrt of the own head dimension, is folded into the query weights. The key bias is
-    zero: it adds the same number to all scores of a query, which softmax ignores.
+    The channels of a normalized token sum to zero before the norm's scale and shift. The scale is
+    folded into the weight. With one shift s for all channels they sum to C * s: so b / (C * s) in
+    each column of a row, whose own mean is taken off, adds a bias b. That of the keys is left out:
+    it adds the same number to all scores of a query, which softmax ignores.
     """
-    scale = (qkv.in_features // heads) ** -0.5
-    weights, biases = list(qkv.weight.detach().chunk(3)), list(qkv.bias.detach().chunk(3))
-    weights[0], biases[0], biases[1] = weights[0] * scale, biases[0] * scale, biases[1] * 0
-    padded = (
-        torch.cat([pad_heads(rows, heads, head_dim) for rows in parts])
-        for parts in (weights, biases)
-    )
-    return linear_from(*padded)
+    channels, weight = qkv.in_features, qkv.weight.detach()
+    q_bias, _, v_bias = (weight @ norm.bias.detach() + qkv.bias.detach()).chunk(3)
+    bias = torch.cat((q_bias, torch.zeros_like(q_bias), v_bias))
+    scaled = weight * norm.weight.detach()
+    spread = bias / (channels * _NORM_SHIFT) - scaled.mean(dim=1)
+    folded = copy.deepcopy(norm)
+    folded.weight = nn.Parameter(torch.ones_like(norm.weight))
+    folded.bias = nn.Parameter(torch.full_like(norm.bias, _NORM_SHIFT))
+    return folded, scaled + spread[:, None]
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -172,7 +192,7 @@ class MatrixProduct(nn.Module):
 
 
 class LinearMap(nn.Module):
-    """A constant matrix (M, N) applied along the tokens of (B, N, C)."""
+    """A constant matrix (M, N) applied to columns (N, K)."""
 
     matrix: Tensor
 
@@ -180,9 +200,9 @@ class LinearMap(nn.Module):
         super().__init__()
         self.register_buffer("matrix", matrix_MN)
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, M, C)."""
-        return self.matrix @ tokens_BNC
+    def forward(self, columns_NK: Tensor) -> Tensor:
+        """Columns (N, K) to columns (M, K)."""
+        return self.matrix @ columns_NK
 
 
 def align_corners_matrix(source: int, target: int) -> Tensor:
@@ -200,10 +220,12 @@ def align_corners_matrix(source: int, target: int) -> Tensor:
     return matrix
 
 
-def linear_from(weight: Tensor, bias: Tensor) -> nn.Linear:
+def linear_from(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     """A Linear with this weight (out, in) and bias (out), on their device and in their dtype."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias)
     return layer
 
 

@@ -84,14 +84,15 @@ def test_the_exported_graph_keeps_the_contract_and_every_product_has_a_role(smal
     }
 
 
-def test_an_engine_fuses_all_attention_and_needs_a_fifth_fewer_kernels_than_the_plain_export(
+def test_an_engine_fuses_all_attention_and_needs_a_third_fewer_kernels_than_the_plain_export(
     exported_graph, tmp_path: Path
 ) -> None:
     graph, model = load_onnx(exported_graph("hvt_demo")), create_model("hvt_demo")
     plain = simplify(export_onnx(model, Signature(model.spec.image_size, 10), 18), "onnxslim")
     deployed, reference = (build_fp16(g, tmp_path) for g in (graph, convert_opset(plain, 17)))
     assert deployed.fused_attention == len(model.blocks)
-    assert deployed.kernels <= 0.8 * reference.kernels
+    assert deployed.reformats <= 1, "q, k and v are read where their product wrote them"
+    assert deployed.kernels <= 0.7 * reference.kernels
 
 
 def build_fp16(graph: onnx.ModelProto, folder: Path) -> EngineAudit:
@@ -112,7 +113,8 @@ def test_pooling_by_slices_is_max_pooling(kernel: int, tokens: int) -> None:
     block = HVTBlock(64, 1, 1, kernel, (tokens - kernel) // 2 + 1).double()
     inputs = torch.randn(2, tokens, 64, dtype=torch.float64)
     with torch.no_grad():
-        assert torch.allclose(DeployedBlock(block)(inputs), block(inputs), rtol=0, atol=1e-12)
+        deployed = DeployedBlock(block)(inputs.transpose(0, 1)).transpose(0, 1)
+        assert torch.allclose(deployed, block(inputs), rtol=0, atol=1e-12)
 
 
 def test_an_own_configuration_makes_a_model(tmp_path) -> None:

@@ -7,7 +7,7 @@ inputs. `Outline.fill` inserts the real weights, one at a time, in the type that
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.large_weights import is_large
 from hvt_deploy.graph.quantization.qdq import QUANTIZED_SUFFIX, SCALE_SUFFIX, quantize_weight
 from hvt_deploy.graph.queries import find_output_channel_axis
+from hvt_deploy.graph.split_products import name_parts
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,20 @@ class Outline:
         graph = made.graph
         scales = {t.name: t for t in quantized.graph.initializer if t.name.endswith(SCALE_SUFFIX)}
         types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-        for value in [value for value in graph.input if value.name in self.external]:
+        holders = {
+            name: [holder for holder in (name, *name_parts(name)) if holder in types]
+            for name in self.external
+        }
+        filled = {holder for found in holders.values() for holder in found}
+        for value in [value for value in graph.input if value.name in filled]:
             graph.input.remove(value)
         initializers = {tensor.name: tensor for tensor in graph.initializer}
         for name, tensor in self.external.items():
-            if name in types:
-                values = self._read(tensor)
-                if types[name] == onnx.TensorProto.FLOAT16:
-                    values = _to_half(values)
-                graph.initializer.append(numpy_helper.from_array(values, name))
+            for holder, values in self._read_parts(tensor, holders[name]):
+                half = types[holder] == onnx.TensorProto.FLOAT16
+                graph.initializer.append(
+                    numpy_helper.from_array(_to_half(values) if half else values, holder)
+                )
             placeholder = initializers.get(f"{name}{QUANTIZED_SUFFIX}")
             if placeholder is not None:
                 scale = numpy_helper.to_array(scales[f"{name}{SCALE_SUFFIX}"])
@@ -61,6 +67,16 @@ class Outline:
         if self.external:
             del graph.value_info[:]  # shapes that were inferred from placeholders
         return made
+
+    def _read_parts(
+        self, tensor: onnx.TensorProto, holders: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[Any]]]:
+        """The weight for its one holder, or an equal part of its columns for each of several."""
+        if len(holders) == 1:
+            yield holders[0], self._read(tensor)
+        elif holders:
+            parts = np.split(self._read(tensor), len(holders), axis=-1)
+            yield from zip(holders, map(np.ascontiguousarray, parts), strict=True)
 
     def _read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         return numpy_helper.to_array(tensor, str(self.folder))

@@ -16,10 +16,10 @@ from onnx import numpy_helper
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import ToolFailure
-from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.queries import QDQ_OPS, find_used, map_producers
+from hvt_deploy.graph.split_products import split_products
 from hvt_deploy.graph.topological_order import sort_nodes
 
 FP16_MAX = 65504.0
@@ -73,7 +73,7 @@ def to_fp16(model: onnx.ModelProto, ranges: Ranges | None) -> Fp16Result:
     interface = [model.graph.input[0].name, *(value.name for value in model.graph.output)]
     with contextlib.redirect_stdout(io.StringIO()):
         result = convert_float_to_float16(  # pyright: ignore[reportUnknownVariableType]
-            copy_model(model),
+            split_products(model, {k.node for k in kept}),
             keep_io_types=interface,  # pyright: ignore[reportArgumentType] - it takes names, too
             node_block_list=[k.node for k in kept],
         )

@@ -1,7 +1,8 @@
 """DFvT's deployed form: norms, scales and masks folded, tokens kept window by window.
 
-Shapes as in `model`. Within a stage the tokens are in the order of the windows: every step but
-attention works on each token alone or on all of them. No reshape fixes the batch size.
+Shapes as in `model`, tokens (N, B, C). Within a stage the first token of every window comes before
+the second of any, so cutting into windows moves nothing: every step but attention works on each
+token alone or on all of them. No reshape fixes the batch size.
 """
 
 from __future__ import annotations
@@ -23,16 +24,15 @@ from hvt_deploy.models.dfvt.model import (
     window_order,
 )
 from hvt_deploy.models.layers import (
-    MatrixProduct,
+    DeployedAttention,
     fold_batch_norm,
-    fold_score_scale,
-    map_to_tokens,
-    tokens_to_map,
+    map_to_sequence,
+    sequence_to_map,
 )
 
 
 class Reorder(nn.Module):
-    """Tokens (B, N, C) in another order: output token i is input token `order[i]`."""
+    """Tokens (N, B, C) in another order: output token i is input token `order[i]`."""
 
     order: Tensor
 
@@ -40,58 +40,37 @@ class Reorder(nn.Module):
         super().__init__()
         self.register_buffer("order", order_N)
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        return tokens_BNC.index_select(1, self.order)
+    def forward(self, tokens_NBC: Tensor) -> Tensor:
+        """Tokens (N, B, C) to tokens (N, B, C)."""
+        return tokens_NBC.index_select(0, self.order)
 
 
-class DeployedWindowAttention(nn.Module):
-    """`WindowAttention` on tokens in the order of the windows, with exact rewrites.
+class DeployedWindowAttention(DeployedAttention):
+    """A LayerNorm and the `WindowAttention` behind it on tokens in the order of the stage.
 
-    The scale is folded into the query weights. The key bias is zero: it adds the same number to all
-    scores of a query, which softmax ignores. Position bias and mask are one constant, (G, E, W, W)
-    for shifted windows and (E, W, W) for others; the shift is a constant reordering of the tokens
-    before and after.
+    Position bias and mask are one constant, (G, 1, E, W, W) for shifted windows and (E, W, W) for
+    others; the shift is a constant reordering of the tokens before and after.
     """
 
-    bias: Tensor
-
-    def __init__(self, reference: WindowAttention) -> None:
-        super().__init__()
-        self.heads, self.head_dim, self.tokens = (
-            reference.heads,
-            reference.head_dim,
-            reference.window**2,
-        )
-        self.qkv = fold_score_scale(reference.qkv, self.heads, self.head_dim)
-        self.proj = copy.deepcopy(reference.proj)
-        self.score, self.softmax, self.value = MatrixProduct(), nn.Softmax(dim=-1), MatrixProduct()
-        bias_GEWW = reference.bias().detach()
-        self.register_buffer("bias", bias_GEWW if reference.shift else bias_GEWW[0])
+    def __init__(self, norm: nn.LayerNorm, reference: WindowAttention) -> None:
+        bias_GEWW = reference.relative_bias()
+        super().__init__(norm, reference, bias_GEWW[:, None] if reference.shift else bias_GEWW[0])
+        self.tokens = reference.window**2
         # Only the bias of shifted windows differs from window to window.
-        self.windows = "b g" if reference.shift else "(b g)"
+        self.windows = "g b" if reference.shift else "(g b)"
         self.shift = self.unshift = nn.Identity()
         if reference.shift:
-            plain = window_order(reference.side, reference.window, 0)
-            order = plain.argsort()[window_order(reference.side, reference.window, reference.shift)]
+            plain = _sequence_order(reference.side, reference.window, 0)
+            shifted = _sequence_order(reference.side, reference.window, reference.shift)
+            order = plain.argsort()[shifted]
             self.shift, self.unshift = Reorder(order), Reorder(order.argsort())
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C)."""
-        # One transposition of q, k and v together, split by heads after it: two kernels less than
-        # one for each.
-        qkv = rearrange(
-            self.qkv(self.shift(tokens_BNC)),
-            f"b (g w) (e d) -> {self.windows} e w d",
-            w=self.tokens,
-            e=3 * self.heads,
-        )
-        q, k, v = qkv.chunk(3, dim=-3)
-        mixed = self.value(self.softmax(self.score(q, k.transpose(-2, -1)) + self.bias), v)
-        mixed_BNC = rearrange(
-            mixed, f"{self.windows} e w d -> b (g w) (e d)", g=tokens_BNC.shape[1] // self.tokens
-        )
-        return self.unshift(self.proj(mixed_BNC))
+    def forward(self, tokens_NBC: Tensor) -> Tensor:
+        """Tokens (N, B, C) to tokens (N, B, C)."""
+        windows, count = self.windows, len(tokens_NBC) // self.tokens
+        shifted_NBC = self.shift(tokens_NBC)
+        mixed = super().forward(rearrange(shifted_NBC, f"(w g) b c -> w {windows} c", g=count))
+        return self.unshift(rearrange(mixed, f"w {windows} c -> (w g) b c", g=count))
 
 
 class DeployedSelect(nn.Module):
@@ -110,37 +89,44 @@ class DeployedSelect(nn.Module):
         self.spatial.bias = nn.Parameter(norm.bias.detach() * weight_C)
         self.fc_channel = copy.deepcopy(reference.fc_channel)
 
-    def forward(self, tokens_BNC: Tensor, local_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, C)."""
-        gate_B1C = self.fc_channel(tokens_BNC.mean(dim=1, keepdim=True))
-        gate_BN1 = self.spatial(local_BNC).sum(dim=2, keepdim=True)
-        return tokens_BNC + (gate_BN1 + gate_B1C).sigmoid() * (local_BNC - tokens_BNC)
+    def forward(self, tokens_NBC: Tensor, local_NBC: Tensor) -> Tensor:
+        """Tokens (N, B, C) and local features (N, B, C) to tokens (N, B, C)."""
+        gate_1BC = self.fc_channel(tokens_NBC.mean(dim=0, keepdim=True))
+        gate_NB1 = self.spatial(local_NBC).sum(dim=2, keepdim=True)
+        return tokens_NBC + (gate_NB1 + gate_1BC).sigmoid() * (local_NBC - tokens_NBC)
 
 
 class DeployedStage(nn.Module):
-    """`Stage` between maps: inside, the tokens are in the order of the windows."""
+    """`Stage` between maps: inside, the tokens are in the order of their places in windows."""
 
     def __init__(self, reference: DFvTStage) -> None:
         super().__init__()
         self.blocks = copy.deepcopy(reference.blocks)
         for block in self.blocks:
             block = cast("DFvTBlock", block)
-            block.attn = DeployedWindowAttention(cast("WindowAttention", block.attn))
+            attention = cast("WindowAttention", block.attn)
+            block.attn = DeployedWindowAttention(cast("nn.LayerNorm", block.norm1), attention)
+            block.norm1 = nn.Identity()
             block.select = DeployedSelect(cast("DFvTSelect", block.select))
         self.downsample = copy.deepcopy(reference.downsample)
         self.arrange = self.restore = nn.Identity()
         if reference.window < reference.side:
-            order = window_order(reference.side, reference.window, 0)
+            order = _sequence_order(reference.side, reference.window, 0)
             self.arrange, self.restore = Reorder(order), Reorder(order.argsort())
 
-    def forward(self, tokens_BNC: Tensor, local_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) and local features (B, N, C) to tokens (B, N, 2C), or (B, N, C) of the
+    def forward(self, tokens_NBC: Tensor, local_NBC: Tensor) -> Tensor:
+        """Tokens (N, B, C) and local features (N, B, C) to tokens (N, B, 2C), or (N, B, C) of the
         last stage.
         """
-        tokens_BNC, local_BNC = self.arrange(tokens_BNC), self.arrange(local_BNC)
+        tokens_NBC, local_NBC = self.arrange(tokens_NBC), self.arrange(local_NBC)
         for block in self.blocks:
-            tokens_BNC = block(tokens_BNC, local_BNC)
-        return self.restore(self.downsample(tokens_BNC))
+            tokens_NBC = block(tokens_NBC, local_NBC)
+        return self.restore(self.downsample(tokens_NBC))
+
+
+def _sequence_order(side: int, window: int, shift: int) -> Tensor:
+    """Raster positions (n*n): the first token of each window, the second of each, and so on."""
+    return rearrange(window_order(side, window, shift), "(g w) -> (w g)", w=window**2)
 
 
 def _fold(layers: nn.Sequential) -> nn.Sequential:
@@ -198,11 +184,11 @@ class DeployedDFvT(nn.Module):
         for i, stage in enumerate(list(self.layers)[:-1]):
             detailed_BCHW, share_BCHW = self.convlayers[i](map_BCHW)
             local_BCHW = self.multiresolution_conv[i](detailed_BCHW)
-            local_BNC = stage(
-                map_to_tokens(self.pool(map_BCHW) + share_BCHW), map_to_tokens(local_BCHW)
+            local_NBC = stage(
+                map_to_sequence(self.pool(map_BCHW) + share_BCHW), map_to_sequence(local_BCHW)
             )
-            map_BCHW = tokens_to_map(local_BNC, local_BCHW.shape[2])
+            map_BCHW = sequence_to_map(local_NBC, local_BCHW.shape[2])
         _, share_BCHW = self.convlayers[-1](map_BCHW)
-        local_BNC = map_to_tokens(map_BCHW)
-        tokens_BNC = self.layers[-1](local_BNC + map_to_tokens(share_BCHW), local_BNC)
-        return self.head(self.norm(tokens_BNC).mean(dim=1))
+        local_NBC = map_to_sequence(map_BCHW)
+        tokens_NBC = self.layers[-1](local_NBC + map_to_sequence(share_BCHW), local_NBC)
+        return self.head(self.norm(tokens_NBC).mean(dim=0))

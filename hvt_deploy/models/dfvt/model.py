@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hvt_deploy.models.dfvt.spec import DFvTArchitecture
-from hvt_deploy.models.layers import Mlp, map_to_tokens, tokens_to_map
+from hvt_deploy.models.layers import Mlp, SelfAttention, map_to_tokens, tokens_to_map
 
 _MASKED = -100.0
 _GATE_REDUCTION = 16
@@ -94,25 +94,17 @@ def space_to_depth(map_BCHW: Tensor) -> Tensor:
     return rearrange(map_BCHW, "b c (h i) (w j) -> b (j i c) h w", i=2, j=2)
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(SelfAttention):
     """Attention within square windows with a learned bias by relative position, as in Swin."""
 
     def __init__(self, channels: int, heads: int, side: int, window: int, shift: int) -> None:
-        super().__init__()
-        self.heads, self.head_dim, self.side, self.window, self.shift = (
-            heads,
-            channels // heads,
-            side,
-            window,
-            shift,
-        )
+        super().__init__(channels, heads)
+        self.side, self.window, self.shift = side, window, shift
         self.relative_position_bias_table = nn.Parameter(
             0.02 * torch.randn((2 * window - 1) ** 2, heads)
         )
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
 
-    def bias(self) -> Tensor:
+    def relative_bias(self) -> Tensor:
         """The bias of the scores (G or 1, E, W, W): by position, with the mask where shifted."""
         table = self.relative_position_bias_table
         bias_1EWW = table[relative_position_index(self.window)].permute(2, 0, 1)[None]
@@ -120,16 +112,12 @@ class WindowAttention(nn.Module):
             return bias_1EWW
         return bias_1EWW + shift_mask(self.side, self.window, self.shift)[:, None].to(table)
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
+    def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
         order = window_order(self.side, self.window, self.shift)
         windows_BGWC = rearrange(tokens_BNC[:, order], "b (g w) c -> b g w c", w=self.window**2)
-        q, k, v = rearrange(
-            self.qkv(windows_BGWC), "b g w (part e d) -> part b g e w d", part=3, e=self.heads
-        ).unbind(0)
-        scores_BGEWW = (q * self.head_dim**-0.5) @ k.transpose(3, 4) + self.bias()
-        mixed_BNC = rearrange(scores_BGEWW.softmax(dim=4) @ v, "b g e w d -> b (g w) (e d)")
-        return self.proj(mixed_BNC)[:, order.argsort()]
+        mixed_BGWC = super().forward(windows_BGWC, self.relative_bias() if bias is None else bias)
+        return rearrange(mixed_BGWC, "b g w c -> b (g w) c")[:, order.argsort()]
 
 
 class DFvTSelect(nn.Module):
@@ -165,7 +153,7 @@ class DFvTBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.select: nn.Module = DFvTSelect(channels)
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1: nn.Module = nn.LayerNorm(channels)
         self.attn: nn.Module = WindowAttention(channels, heads, side, window, shift)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels, mlp_ratio)

@@ -28,7 +28,8 @@ from hvt_deploy.models.layers import (
     Mlp,
     batch_norm_affine,
     linear_from,
-    map_to_tokens,
+    map_to_sequence,
+    position_to_sequence,
 )
 
 
@@ -53,14 +54,15 @@ class DeployedTokenInitializer(nn.Module):
         self.pos_embed.bias = nn.Parameter(cast("Tensor", conv.bias).detach().clone())
 
     def forward(self, map_BCHW: Tensor) -> Tensor:
-        """The padded map (B, C, H, W) to each window's carrier tokens (B*R*S, T, C)."""
+        """The padded map (B, C, H, W) to each window's carrier tokens (T, R*S*B, C)."""
         side = self.layout.side
         grid_BCHW = self.pos_embed(map_BCHW)
-        return rearrange(grid_BCHW, "b c (r i) (s j) -> (b r s) (i j) c", i=side, j=side)
+        return rearrange(grid_BCHW, "b c (r i) (s j) -> (i j) (r s b) c", i=side, j=side)
 
 
 class DeployedTokenBlock(nn.Module):
-    """`TokenBlock` for inference. Carrier tokens stay in the order of the windows.
+    """`TokenBlock` for inference. Carrier tokens stay in the order that cutting into
+    windows leaves: the first of each window, then the second of each.
 
     Attention does not care for the order of its tokens, so positions and biases are put into that
     order once, instead of the tokens into raster order and back in every block.
@@ -74,11 +76,12 @@ class DeployedTokenBlock(nn.Module):
         super().__init__()
         layout = self.layout = reference.layout
         tokens = reference.window**2 + (0 if layout is None else layout.side**2)
-        self.register_buffer("pos_embed", reference.pos_embed(reference.window).detach())
-        self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
-        self.attn = DeployedAttention(
-            reference.attn, reference.attn.pos_emb_funct(tokens), reference.gamma3
+        self.register_buffer(
+            "pos_embed", position_to_sequence(reference.pos_embed(reference.window))
         )
+        bias_ENN = reference.attn.pos_emb_funct(tokens)
+        self.attn = DeployedAttention(reference.norm1, reference.attn, bias_ENN, reference.gamma3)
+        self.norm2 = copy.deepcopy(reference.norm2)
         self.mlp = _scaled_mlp(reference.mlp, reference.gamma4)
         if layout is not None:
             self._add_carriers(reference, layout)
@@ -86,48 +89,48 @@ class DeployedTokenBlock(nn.Module):
     def _add_carriers(self, reference: TokenBlock, layout: Carriers) -> None:
         places = torch.arange(layout.count)[None, :, None]
         raster = layout.to_raster(places).flatten()
-        in_windows = raster.argsort()
-        bias = reference.hat_attn.pos_emb_funct(layout.count)[:, in_windows][:, :, in_windows]
+        # Of each token here: its index window by window, and in raster order.
+        by_window = rearrange(places.flatten(), "(g t) -> (t g)", t=layout.side**2)
+        in_raster = raster.argsort()[by_window]
+        bias = reference.hat_attn.pos_emb_funct(layout.count)[:, in_raster][:, :, in_raster]
         position = reference.hat_pos_embed
         term = (
             None
             if position is None
-            else position(layout.rows * layout.side).detach()[:, in_windows]
+            else position_to_sequence(position(layout.rows * layout.side))[in_raster]
         )
         self.register_buffer("hat_pos_embed", term)
-        self.hat_norm1, self.hat_norm2 = (
-            copy.deepcopy(reference.hat_norm1),
-            copy.deepcopy(reference.hat_norm2),
+        self.hat_attn = DeployedAttention(
+            reference.hat_norm1, reference.hat_attn, bias, reference.gamma1
         )
-        self.hat_attn = DeployedAttention(reference.hat_attn, bias, reference.gamma1)
+        self.hat_norm2 = copy.deepcopy(reference.hat_norm2)
         self.hat_mlp = _scaled_mlp(reference.hat_mlp, reference.gamma2)
         # Where the official code gives tokens to other windows than they came from.
+        moved = raster[layout.to_windows(places).flatten()]
         swapped = layout.rows != layout.columns
-        self.register_buffer(
-            "order", raster[layout.to_windows(places).flatten()] if swapped else None
-        )
+        self.register_buffer("order", by_window.argsort()[moved[by_window]] if swapped else None)
 
     def forward(self, carriers: Tensor | None, tokens: Tensor) -> Tensor:
-        """Carriers (B*R*S, T, C), where there are any, and tokens (B*R*S, N, C) to both in one
+        """Carriers (T, R*S*B, C), where there are any, and tokens (N, R*S*B, C) to both in one
         sequence.
         """
         tokens = tokens + self.pos_embed
         if carriers is not None:
-            tokens = torch.cat([self._mix_carriers(carriers), tokens], dim=1)
-        tokens = tokens + self.attn(self.norm1(tokens))
+            tokens = torch.cat([self._mix_carriers(carriers), tokens])
+        tokens = tokens + self.attn(tokens)
         return tokens + self.mlp(self.norm2(tokens))
 
     def _mix_carriers(self, carriers: Tensor) -> Tensor:
         layout = cast("Carriers", self.layout)
         windows = layout.rows * layout.columns
-        mixed = rearrange(carriers, "(b g) t c -> b (g t) c", g=windows)
+        mixed = rearrange(carriers, "t (g b) c -> (t g) b c", g=windows)
         if self.hat_pos_embed is not None:
             mixed = mixed + self.hat_pos_embed
-        mixed = mixed + self.hat_attn(self.hat_norm1(mixed))
+        mixed = mixed + self.hat_attn(mixed)
         mixed = mixed + self.hat_mlp(self.hat_norm2(mixed))
         if self.order is not None:
-            mixed = mixed.index_select(1, self.order)
-        return rearrange(mixed, "b (g t) c -> (b g) t c", g=windows)
+            mixed = mixed.index_select(0, self.order)
+        return rearrange(mixed, "(t g) b c -> t (g b) c", g=windows)
 
 
 class DeployedPropagation(nn.Module):
@@ -145,9 +148,9 @@ class DeployedPropagation(nn.Module):
         )
 
     def forward(self, carriers: Tensor, tokens: Tensor) -> Tensor:
-        """Carriers (B*R*S, T, C) and tokens (B*R*S, N, C) to tokens."""
+        """Carriers (T, R*S*B, C) and tokens (N, R*S*B, C) to tokens."""
         scaled = carriers if self.gamma1 is None else carriers * self.gamma1
-        return tokens + scaled.index_select(1, self.nearest)
+        return tokens + scaled.index_select(0, self.nearest)
 
 
 class DeployedTokenLevel(nn.Module):
@@ -179,7 +182,7 @@ class DeployedTokenLevel(nn.Module):
             tokens = cast("Tensor", block(carriers, tokens))
             if self.layout is not None:
                 share = self.layout.side**2
-                carriers, tokens = tokens[:, :share], tokens[:, share:]
+                carriers, tokens = tokens[:share], tokens[share:]
                 if self.propagation is not None and i == len(self.blocks) - 1:
                     tokens = self.propagation(carriers, tokens)
         if self.downsample is None:
@@ -190,20 +193,20 @@ class DeployedTokenLevel(nn.Module):
     def _to_windows(self, map_BCHW: Tensor) -> Tensor:
         window = self.window
         if self.grid == (1, 1):
-            return map_to_tokens(map_BCHW)
-        return rearrange(map_BCHW, "b c (r i) (s j) -> (b r s) (i j) c", i=window, j=window)
+            return map_to_sequence(map_BCHW)
+        return rearrange(map_BCHW, "b c (r i) (s j) -> (i j) (r s b) c", i=window, j=window)
 
     def _to_map(self, tokens: Tensor) -> Tensor:
         (rows, columns), (height, width) = self.grid, self.size
         padded_BCHW = rearrange(
-            tokens, "(b r s) (i j) c -> b c (r i) (s j)", r=rows, s=columns, i=self.window
+            tokens, "(i j) (r s b) c -> b c (r i) (s j)", r=rows, s=columns, i=self.window
         )
         return padded_BCHW if self.padded == self.size else padded_BCHW[:, :, :height, :width]
 
     def _averaged(self, tokens: Tensor) -> Tensor:
         if self.padded == self.size:
             rows, columns = self.grid
-            return rearrange(tokens, "(b g) n c -> b (g n) c", g=rows * columns).mean(dim=1)
+            return rearrange(tokens, "n (g b) c -> (n g) b c", g=rows * columns).mean(dim=0)
         return self._to_map(tokens).mean(dim=(2, 3))
 
 

@@ -30,11 +30,11 @@ class Attention(SelfAttention):
         super().__init__(channels, heads)
         self.pos_emb_funct = RelativeBias(heads, window)
 
-    def forward(self, tokens_BNC: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C)."""
-        if bias_ENN is None:
-            bias_ENN = self.pos_emb_funct(tokens_BNC.shape[1])
-        return super().forward(tokens_BNC, bias_ENN)
+        if bias is None:
+            bias = self.pos_emb_funct(tokens_BNC.shape[1])
+        return super().forward(tokens_BNC, bias)
 
 
 class Carriers(nn.Module):

@@ -9,6 +9,7 @@ import copy
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from hvt_deploy.models.fdvit.model import FDViT, FDViTBlock, LocalAttention, Pool
@@ -16,8 +17,7 @@ from hvt_deploy.models.layers import (
     DeployedAttention,
     LinearMap,
     align_corners_matrix,
-    map_to_tokens,
-    tokens_to_map,
+    map_to_sequence,
 )
 
 
@@ -33,9 +33,11 @@ class DeployedPool(nn.Module):
         # the kernels.
         self.resample = LinearMap(torch.kron(along, along).to(self.conv.weight))
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, n*n, C) to a map (B, C', n', n')."""
-        return self.conv(tokens_to_map(self.resample(self.ln(tokens_BNC)), self.out_side))
+    def forward(self, tokens_NBC: Tensor) -> Tensor:
+        """Tokens (n*n, B, C) to a map (B, C', n', n')."""
+        columns = self.resample(rearrange(self.ln(tokens_NBC), "n b c -> n (b c)"))
+        side, channels = self.out_side, tokens_NBC.shape[2]
+        return self.conv(rearrange(columns, "(h w) (b c) -> b c h w", h=side, c=channels))
 
 
 class DeployedFDViT(nn.Module):
@@ -49,16 +51,18 @@ class DeployedFDViT(nn.Module):
         self.transformers = copy.deepcopy(reference.transformers)
         for block in list(self.transformers.modules()):
             if isinstance(block, FDViTBlock) and isinstance(block.attn, LocalAttention):
-                block.attn = DeployedAttention(block.attn, local=block.attn.get_v)
+                norm = cast("nn.LayerNorm", block.norm1)
+                block.norm1 = nn.Identity()
+                block.attn = DeployedAttention(norm, block.attn, local=block.attn.get_v)
         self.pools = nn.ModuleList(DeployedPool(cast("Pool", pool)) for pool in reference.pools)
         self.norm, self.head = copy.deepcopy(reference.norm), copy.deepcopy(reference.head)
         self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images (B, 3, H, W) to logits (B, K)."""
-        tokens_BNC = map_to_tokens(self.patch_embed(images_NCHW) + self.pos_embed)
+        tokens_NBC = map_to_sequence(self.patch_embed(images_NCHW) + self.pos_embed)
         for i, stage in enumerate(self.transformers):
-            tokens_BNC = stage(tokens_BNC)
+            tokens_NBC = stage(tokens_NBC)
             if i < len(self.pools):
-                tokens_BNC = map_to_tokens(self.pools[i](tokens_BNC))
-        return self.head(self.norm(tokens_BNC).mean(dim=1))
+                tokens_NBC = map_to_sequence(self.pools[i](tokens_NBC))
+        return self.head(self.norm(tokens_NBC).mean(dim=0))

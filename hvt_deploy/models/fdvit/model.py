@@ -44,13 +44,13 @@ class LocalAttention(SelfAttention):
         super().__init__(channels, heads)
         self.get_v = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
-    def forward(self, tokens_BNC: Tensor, bias_ENN: Tensor | None = None) -> Tensor:
+    def forward(self, tokens_BNC: Tensor, bias: Tensor | None = None) -> Tensor:
         """Tokens (B, N, C) of a square map to tokens (B, N, C)."""
         qkv_BNF = self.qkv(tokens_BNC)
         values_BNC = qkv_BNF.chunk(3, dim=2)[2]
         side = math.isqrt(tokens_BNC.shape[1])
         local_BNC = map_to_tokens(self.get_v(tokens_to_map(values_BNC, side)))
-        return self.proj(self.mix_values(qkv_BNF, bias_ENN) + local_BNC)
+        return self.proj(self.mix_values(qkv_BNF, bias) + local_BNC)
 
 
 class FDViTBlock(nn.Module):
@@ -58,7 +58,7 @@ class FDViTBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=_BLOCK_EPS)
+        self.norm1: nn.Module = nn.LayerNorm(channels, eps=_BLOCK_EPS)
         self.attn: nn.Module = LocalAttention(channels, heads)
         self.norm2 = nn.LayerNorm(channels, eps=_BLOCK_EPS)
         self.mlp = Mlp(channels, mlp_ratio)

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from hvt_deploy.models.hvt.model import HVT, HVTBlock
 from hvt_deploy.models.hvt.spec import POOL_STRIDE
-from hvt_deploy.models.layers import DeployedAttention, SelfAttention
+from hvt_deploy.models.layers import (
+    DeployedAttention,
+    SelfAttention,
+    map_to_sequence,
+    position_to_sequence,
+)
 
 
 class DeployedBlock(nn.Module):
@@ -21,22 +26,23 @@ class DeployedBlock(nn.Module):
 
     def __init__(self, reference: HVTBlock) -> None:
         super().__init__()
-        self.norm1, self.norm2 = copy.deepcopy(reference.norm1), copy.deepcopy(reference.norm2)
-        self.attn = DeployedAttention(cast("SelfAttention", reference.attn))
+        self.attn = DeployedAttention(reference.norm1, cast("SelfAttention", reference.attn))
+        self.norm2 = copy.deepcopy(reference.norm2)
         self.mlp = copy.deepcopy(reference.mlp)
-        self.pos_embed = None if reference.pos_embed is None else copy.deepcopy(reference.pos_embed)
+        self.pos_embed = None
+        if reference.pos_embed is not None:
+            self.pos_embed = nn.Parameter(position_to_sequence(reference.pos_embed))
         self.pool_kernel = reference.pool_kernel
 
-    def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N', C)."""
-        tokens_BNC = tokens_BNC + self.attn(self.norm1(tokens_BNC))
-        tokens_BNC = tokens_BNC + self.mlp(self.norm2(tokens_BNC))
+    def forward(self, tokens_NBC: Tensor) -> Tensor:
+        """Tokens (N, B, C) to tokens (N', B, C)."""
+        tokens_NBC = tokens_NBC + self.attn(tokens_NBC)
+        tokens_NBC = tokens_NBC + self.mlp(self.norm2(tokens_NBC))
         if self.pos_embed is None:
-            return tokens_BNC
-        last = tokens_BNC.shape[1] - self.pool_kernel
+            return tokens_NBC
+        last = len(tokens_NBC) - self.pool_kernel
         slices = (
-            tokens_BNC[:, first : first + last + 1 : POOL_STRIDE]
-            for first in range(self.pool_kernel)
+            tokens_NBC[first : first + last + 1 : POOL_STRIDE] for first in range(self.pool_kernel)
         )
         return reduce(torch.maximum, slices) + self.pos_embed
 
@@ -47,10 +53,8 @@ class DeployedHVT(nn.Module):
     def __init__(self, reference: HVT) -> None:
         super().__init__()
         self.num_classes = reference.num_classes
-        self.patch_embed, self.pos_embed = (
-            copy.deepcopy(reference.patch_embed),
-            copy.deepcopy(reference.pos_embed),
-        )
+        self.patch_embed = copy.deepcopy(reference.patch_embed.proj)
+        self.pos_embed = nn.Parameter(position_to_sequence(reference.pos_embed))
         self.blocks = nn.Sequential(
             *(DeployedBlock(cast("HVTBlock", block)) for block in reference.blocks)
         )
@@ -59,5 +63,6 @@ class DeployedHVT(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Images (B, 3, H, W) to logits (B, K)."""
-        tokens_BNC = self.blocks(self.patch_embed(images_NCHW) + self.pos_embed)
-        return self.head(self.norm(tokens_BNC).mean(dim=1))
+        tokens_NBC = map_to_sequence(self.patch_embed(images_NCHW)) + self.pos_embed
+        tokens_NBC = self.blocks(tokens_NBC)
+        return self.head(self.norm(tokens_NBC).mean(dim=0))

@@ -109,7 +109,7 @@ def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channe
     path, model, images, planted_ranges
 ):
     scales = choose_smoothing(model, planted_ranges, select_nodes(model, DEFAULT_INT8_ROLES))
-    norms = [name for name in scales if name.startswith("transformers.0.blocks.0.norm1")]
+    norms = [name for name in scales if name.startswith("transformers.0.blocks.0.attn.norm")]
     assert int(np.argmax(scales[norms[0]])) == 3
     smoothed = smooth(model, scales)
     expected = run(model, images)
@@ -214,10 +214,10 @@ def test_every_calibrator_is_measured_as_if_alone(model, images, planted_ranges)
 
 
 def test_bias_correction_takes_the_mean_error_away(model, images, planted_ranges):
-    quantized = quantize_int8(model, planted_ranges, ("qkv",))
+    quantized = quantize_int8(model, planted_ranges, ("proj",))
     errors = measure_products(model, quantized, {"max": planted_ranges}, [images], 1)["max"]
     corrected = correct_biases(model, {name: error.shift for name, error in errors.items()})
-    first = "transformers.0.blocks.0.attn.qkv/Add"
+    first = "transformers.0.blocks.0.attn.proj/Add"
     outputs = {n.name: n.output[0] for n in model.graph.node}
 
     def mean_of(graph):
@@ -228,7 +228,7 @@ def test_bias_correction_takes_the_mean_error_away(model, images, planted_ranges
 
     expected = mean_of(model)
     before = np.abs(mean_of(quantized) - expected).max()
-    after = np.abs(mean_of(quantize_int8(corrected, planted_ranges, ("qkv",))) - expected).max()
+    after = np.abs(mean_of(quantize_int8(corrected, planted_ranges, ("proj",))) - expected).max()
     assert after < before / 20
 
 

@@ -242,7 +242,7 @@ def test_int8_and_its_cpu_variant_stay_near_fp32(fp32, ranges, images):
     variant = run(make_cpu_variant(signed, ranges), images, optimize=False)
     assert sqnr(reference, engine) > 20
     assert sqnr(reference, variant) > 20
-    assert sqnr(engine, variant) > sqnr(reference, engine)
+    assert sqnr(engine, variant) > 25
 
 
 def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):
