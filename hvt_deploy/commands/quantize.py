@@ -8,7 +8,7 @@ and `int8-cpu` for its CPU kernels.
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
@@ -52,6 +52,16 @@ _PRECISION_OF: dict[GraphKey, Precision] = {
 }
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """The FP32 graph that others are made from and compared with."""
+
+    path: Path
+    """Its file."""
+    logits_NK: LogitsNK  # noqa: N815
+    """Its logits for the images of the comparison."""
+
+
 def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
     """Make the graphs of `precision` that are not there yet; returns the manifest that names them.
 
@@ -84,9 +94,9 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
                 missing.append(key)
         if missing:
             fp32 = folder.open_artifact(manifest, "fp32")
-            reference_NK = _logits(fp32, "fp32", manifest, calibrated.images)
+            reference = _Reference(fp32, _logits(fp32, "fp32", manifest, calibrated.images))
             for key in missing:
-                manifest = _add_graph(folder, manifest, config, key, calibrated, reference_NK, ui)
+                manifest = _add_graph(folder, manifest, config, key, calibrated, reference, ui)
     return manifest
 
 
@@ -102,13 +112,12 @@ def _add_graph(
     config: RunConfig,
     key: GraphKey,
     calibrated: Calibrated,
-    reference_NK: LogitsNK,
+    reference: _Reference,
     ui: Ui,
 ) -> Manifest:
-    """Make one graph, compare it with the logits of FP32 through ONNX Runtime, store it."""
-    fp32 = folder.open_artifact(manifest, "fp32")
+    """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
     graph, kept_fp32 = make_quantized_graph(
-        fp32, key, config.quantization, calibrated.ranges, calibrated.int8
+        reference.path, key, config.quantization, calibrated.ranges, calibrated.int8
     )
     opset = read_opset(graph)
     exported = manifest.facts("fp32", GraphFacts)
@@ -118,7 +127,7 @@ def _add_graph(
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
         found_NK = _logits(path, key, manifest, calibrated.images)
-        parity = compare_logits(reference_NK, found_NK)
+        parity = compare_logits(reference.logits_NK, found_NK)
         if key == "fp16" and not parity.sqnr_db >= FP16_MIN_SQNR_DB:
             raise CheckFailed(
                 f"The logits of the FP16 graph of {manifest.slug} have an SQNR of "
@@ -154,6 +163,7 @@ def _logits(path: Path, key: GraphKey, manifest: Manifest, images_NCHW: ImagesNC
         model=manifest.model,
         signature=manifest.signature,
         threads=cpu_count(),
+        timed_batches=(),
     )
     with closing(open_backend(request)) as backend:
         return backend.infer(images_NCHW)

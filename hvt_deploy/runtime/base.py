@@ -75,7 +75,8 @@ class BackendRequest:
     options: ModelOptions = DEFAULT_OPTIONS
     """Options that define the network, for pytorch."""
     timed_batches: tuple[int, ...] = (1,)
-    """Batch sizes whose latency is measured: torch.compile compiles for these and no other."""
+    """Batch sizes whose latency is measured: torch.compile compiles for these and no other. With
+    none, threads of ONNX Runtime do not spin."""
 
 
 class Backend(Protocol):

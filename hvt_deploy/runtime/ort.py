@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Device
@@ -21,7 +22,6 @@ from hvt_deploy.runtime.base import TAPS_AT_ONCE, BackendRequest, BoundCall
 from hvt_deploy.runtime.failures import read_first_line
 from hvt_deploy.runtime.ort_cuda import OrtCudaCall, bind_on_gpu
 from hvt_deploy.runtime.ort_session import (
-    DISABLED_OPTIMIZERS,
     PROVIDERS,
     check_images,
     check_signature,
@@ -47,7 +47,8 @@ class OrtBackend:
         self.placement = None if request.variant.device == "cpu" else prove_placement(request)
         if self.placement is not None and not request.allow_cpu_nodes:
             refuse_elsewhere(self.placement, provider_of(request.variant), request.variant.name)
-        self._session = open_session(request, make_session_options(request.threads))
+        options = make_session_options(request.threads, spin=bool(request.timed_batches))
+        self._session = open_session(request, options)
         check_signature(self._session, request)
         self._bound: OrtCudaCall | None = None
 
@@ -148,7 +149,7 @@ def run_part(
             part.SerializeToString(),
             options,
             providers=[PROVIDERS[device]],
-            disabled_optimizers=DISABLED_OPTIMIZERS,
+            disabled_optimizers=ORT_DISABLED_OPTIMIZERS,
             enable_fallback=0,
         )
         return dict(zip(names, map(np.asarray, session.run(names, dict(inputs))), strict=True))

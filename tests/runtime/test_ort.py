@@ -120,7 +120,7 @@ def test_operator_without_a_kernel_is_a_tool_failure_that_names_it(tmp_path: Pat
 
 
 def test_float_bias_of_a_quantized_layer_survives(tmp_path: Path) -> None:
-    """With scales this small ONNX Runtime's int32 bias overflows: see `_DISABLED_OPTIMIZERS`."""
+    """With scales this small ONNX Runtime's int32 bias overflows: see `ORT_DISABLED_OPTIMIZERS`."""
     weight_scale = np.full(K, 1e-9, np.float32)
     weights = {
         "scale": np.array(1 / 64, np.float32),

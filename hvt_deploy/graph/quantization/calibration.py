@@ -106,15 +106,14 @@ def calibrate_int8(
     `auto` is `max` there, and no recovery pass runs. Raises BadInput if no node has one of the
     roles.
     """
+    plain = Int8Calibration(Ranges(ranges.tensors))
+    if settings.calibrator == "max" and not settings.recovery:
+        return plain
     model = load_onnx(fp32, weights=False)
     external = any(
         tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer
     )
-    large = external or model.ByteSize() > _LARGE_BYTES
-    plain = Int8Calibration(Ranges(ranges.tensors))
-    if settings.calibrator == "max" and (large or not settings.recovery):
-        return plain
-    if large:
+    if external or model.ByteSize() > _LARGE_BYTES:
         return _calibrate_by_histograms(model, fp32.parent, plain, settings, images, threads, ui)
     with ui.progress("Recovering INT8 accuracy") as progress:
         reference_NK = _run_logits(model, images.others, threads)
@@ -240,7 +239,7 @@ def _calibrate_by_histograms(
     ui: Ui,
 ) -> Int8Calibration:
     calibrator, ranges = settings.calibrator, plain.ranges
-    if calibrator == "auto":
+    if calibrator in ("auto", "max"):
         return plain
     with ui.progress(f"Calibrating: {calibrator}"):
         readers = _readers_of_quantized(model, settings.roles)

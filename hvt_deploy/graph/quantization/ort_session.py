@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from hvt_deploy.core.environment import require
+from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS, cpu_flags, int8_saturates, require
 from hvt_deploy.core.tensors import ImagesNCHW
 
 RunGraph: TypeAlias = Callable[[Sequence[str], ImagesNCHW], list[NDArray[np.float32]]]
@@ -31,11 +31,16 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # Threads that spin while NumPy works between two runs cost as much again as the runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if int8_saturates(cpu_flags()):  # as in `runtime/ort_session.py`
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)
     )
     session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=ORT_DISABLED_OPTIMIZERS,
     )
     images = model.graph.input[0].name
 
