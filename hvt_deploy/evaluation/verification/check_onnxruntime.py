@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from hvt_deploy.evaluation.verification.verified_graphs import (
     prepare_graphs,
 )
 from hvt_deploy.runtime.base import Backend, BackendRequest, PlacedBackend
-from hvt_deploy.runtime.ort_cuda import OrtCudaCall, bind_on_gpu
 from hvt_deploy.runtime.variant import Variant
 
 _PROVIDER = "CUDAExecutionProvider"
@@ -58,17 +58,20 @@ def compare_captured(
     """Raises CheckFailed unless a CUDA graph is captured and replays the logits of a run without,
     the same again each time; which of the two is faster is only measured.
     """
+    # Imports ONNX Runtime, without which the section cannot be done and has not failed.
+    from hvt_deploy.runtime.ort_cuda import OrtCudaCall, bind_on_gpu
+
     with ExitStack() as stack:
         plain = stack.enter_context(closing(OrtCudaCall(request, images_NCHW, with_graph=False)))
         captured = stack.enter_context(closing(bind_on_gpu(request, images_NCHW)))
         calls = {"plain": plain.call, "captured": captured.call}
         for name, call in calls.items():
+            measured[f"{name} median_ms"] = median(call() for _ in range(_LAUNCHES))
             measured[f"{name} back to back_ms"] = call.time(_LAUNCHES) / _LAUNCHES
             measured[f"{name} note"] = call.launches.note
         expect(captured.call.launches.cuda_graph, captured.call.launches.note)
         eager_NK, replayed_NK = plain.call.rerun(), captured.call.rerun()
         again_NK = captured.call.rerun()
-        time_bound(calls, len(images_NCHW), measured, speedup_of="captured")
     expect(bool(np.isfinite(replayed_NK).all()), "A replay left logits that it did not write.")
     expect(np.array_equal(replayed_NK, again_NK), "Two replays give other logits.")
     measured["sqnr_db"] = sqnr_db = compare_logits(eager_NK, replayed_NK).sqnr_db

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,15 @@ def test_lines_of_the_readme_that_a_machine_settles() -> None:
     assert JETSON_ROW in list_readme_rows(JETSON_SECTIONS, on_jetson=True)
     assert JETSON_ROW not in list_readme_rows(JETSON_SECTIONS, on_jetson=False)
     assert JETSON_ROW not in list_readme_rows(JETSON_SECTIONS[:2], on_jetson=True)
+
+
+def test_onnxruntime_that_is_not_installed_has_not_failed(tmp_path, monkeypatch) -> None:
+    for module in [name for name in sys.modules if name.startswith("hvt_deploy.runtime.ort")]:
+        monkeypatch.delitem(sys.modules, module)
+    check = "hvt_deploy.evaluation.verification.check_onnxruntime"
+    monkeypatch.delitem(sys.modules, check, raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingEnvironment, match="onnxruntime"):
+        SECTIONS["onnxruntime"].run(
+            CheckList(lambda _: None), SectionJob("onnxruntime", "fdvit_demo", tmp_path)
+        )
