@@ -23,7 +23,13 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_table
-from hvt_deploy.core.types import CALIBRATORS, DEFAULT_WORKSPACE, CalibratorChoice, Precision
+from hvt_deploy.core.types import (
+    CALIBRATORS,
+    DEFAULT_WORKSPACE,
+    CalibratorChoice,
+    FlavourChoice,
+    Precision,
+)
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.find_recipe import Budgeted
@@ -51,6 +57,12 @@ class QuantizeOptions:
     bias_correction: Annotated[
         bool, typer.Option(help="Try bias correction: remove the mean error of INT8 layers.")
     ] = True
+    flavour: Annotated[
+        FlavourChoice | None,
+        typer.Option(
+            help="TensorRT library to place INT8 for (default: the one that builds here)."
+        ),
+    ] = None
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Quantization recipe that --budget wrote.")
     ] = None
@@ -120,6 +132,7 @@ def _quantize_settings(options: QuantizeOptions) -> dict[str, object]:
         "calibration.folder": options.calib,
         "calibration.images": options.calib_images,
         "calibration.seed": options.seed,
+        "engine.flavour": options.flavour,
         "quantization": load_recipe(options.recipe) if options.recipe else None,
         "quantization.calibrator": options.calibrator,
         "quantization.recovery": recovery,

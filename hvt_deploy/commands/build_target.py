@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.gpus import Gpu, find_gpus
 from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.run_config import RunConfig
-from hvt_deploy.core.types import Precision
+from hvt_deploy.core.types import Int8Target, Precision
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
@@ -118,13 +119,29 @@ def find_target(config: RunConfig, manifest: Manifest) -> Target:
     """
     gpus = find_gpus()
     named = parse_capabilities(config.engine.compute_capabilities)
-    for_others = bool(named) and named != tuple(gpu.compute_capability for gpu in gpus[:1])
-    flavour = choose_flavour(config.engine.flavour, bool(gpus), for_other_gpus=for_others)
+    flavour = _choose_library(config, gpus)
     known = known_capabilities(flavour.name)
     capabilities = choose_capabilities(flavour.name, gpus, named, known)
     if gpus and gpus[0].compute_capability not in capabilities:
         gpus = ()
     return Target(flavour, capabilities, gpus, _profiles(config, manifest))
+
+
+def find_int8_target(config: RunConfig) -> Int8Target:
+    """The library that INT8 graphs are placed for: the one that builds here, else TensorRT-RTX."""
+    if config.engine.flavour != "auto":
+        return config.engine.flavour
+    try:
+        flavour = _choose_library(config, find_gpus())
+    except MissingEnvironment:
+        return "rtx"
+    return "rtx" if flavour.name == "tensorrt_rtx" else "tensorrt"
+
+
+def _choose_library(config: RunConfig, gpus: Sequence[Gpu]) -> FlavourInfo:
+    named = parse_capabilities(config.engine.compute_capabilities)
+    for_others = bool(named) and named != tuple(gpu.compute_capability for gpu in gpus[:1])
+    return choose_flavour(config.engine.flavour, bool(gpus), for_other_gpus=for_others)
 
 
 def _profiles(config: RunConfig, manifest: Manifest) -> tuple[Profile, ...]:

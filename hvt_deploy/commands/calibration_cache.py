@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
@@ -33,12 +34,14 @@ from hvt_deploy.graph.quantization.calibration import (
     calibrate_int8,
 )
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, read_int8_calibration
+from hvt_deploy.graph.quantization.quantized_graph import find_engine_placement
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
+from hvt_deploy.graph.storage import load_onnx
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
 # The measurements that are stored with the ranges: a new one is part of the key.
-_MEASURED = "ranges of tensors, and of the channels of normalizations"
+_MEASURED = "ranges of tensors, and of the channels of normalizations and Linears"
 # Of the calibration images, how many INT8's passes are found on, and how many others they are
 # judged on.
 _SOME = 32
@@ -114,7 +117,9 @@ def calibrate(
     if not int8:
         return manifest, Calibrated(ranges, images)
     manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
-    return manifest, Calibrated(ranges, images, found)
+    # The channels' ranges are stored once, with those that were measured.
+    complete = replace(found, ranges=replace(found.ranges, channels=ranges.channels))
+    return manifest, Calibrated(ranges, images, complete)
 
 
 def _ranges(
@@ -152,15 +157,23 @@ def _int8(
     ranges: Ranges,
     ui: Ui,
 ) -> tuple[Manifest, Int8Calibration]:
-    quantization = config.quantization
-    settings = Int8Settings(quantization.int8_roles, quantization.calibrator, quantization.recovery)
+    quantization, fp32 = config.quantization, folder.open_artifact(manifest, "fp32")
+    roles = quantization.int8_roles
+    settings = Int8Settings(
+        tuple(dict.fromkeys((*roles.rtx, *roles.tensorrt, *roles.cpu))),
+        quantization.calibrator,
+        quantization.recovery,
+        find_engine_placement(
+            load_onnx(fp32, weights=False), quantization, find_int8_target(config)
+        ),
+        quantization.int8_attention,
+    )
     key = _cache_key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
     before = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
     if before and before.key == key and is_fresh(manifest, INT8_CALIBRATION):
         return manifest, read_int8_calibration(
             folder.open_artifact(manifest, INT8_CALIBRATION).parent
         )
-    fp32 = folder.open_artifact(manifest, "fp32")
     # Many tensors of a batch are outputs, or exist once for each calibrator.
     reader = _Reader(manifest, min(_MEASURED_AT_ONCE, config.calibration.batch_size))
     samples = chosen.samples()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
-from hvt_deploy.core.run_config import QuantizationConfig, RunConfig, dump_config
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.core.run_config import RunConfig, dump_config
+from hvt_deploy.models.int8_defaults import find_int8_defaults
 from hvt_deploy.models.registry import get_spec, list_specs
 
 
@@ -23,7 +23,7 @@ def config_of(
         model=spec.name,
         num_classes=spec.num_classes,
         preprocessing=spec.preprocessing,
-        quantization=QuantizationConfig(int8_roles=tuple(DEFAULT_INT8_ROLES)),
+        quantization=find_int8_defaults(spec.family),
         options=spec.options,
     )
 

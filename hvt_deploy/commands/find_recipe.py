@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import calibrate
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.core.environment import cpu_count, require
@@ -32,6 +33,7 @@ from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest
 from hvt_deploy.evaluation.recipe_search import RecipeBench, TrialCache, search_recipe
 from hvt_deploy.evaluation.report.accuracy_budget import draw_budget, render_budget
 from hvt_deploy.evaluation.statistics import images_needed
+from hvt_deploy.graph.quantization.quantized_graph import find_engine_placement
 from hvt_deploy.graph.storage import load_onnx
 
 # Without --budget-images: enough for the budget, and at least so many for a search that is not
@@ -82,7 +84,12 @@ def find_recipe(folder: ModelFolder, config: RunConfig, request: BudgetRequest, 
         bench = RecipeBench(
             model,
             calibrated.int8.ranges,
-            config.quantization,
+            find_engine_placement(
+                model,
+                config.quantization,
+                find_int8_target(config),
+                attention=calibrated.int8.attention,
+            ),
             manifest.preprocessing,
             manifest.signature.batch,
         )
@@ -138,6 +145,7 @@ def _trial_key(
     parts = [
         manifest.artifacts[INT8_CALIBRATION].sha256,
         to_plain(config.quantization),
+        find_int8_target(config),
         request.label_free,
     ]
     return hash_bytes(json.dumps([parts, contents, labels]).encode())

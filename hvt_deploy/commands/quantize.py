@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import CheckFailed
@@ -103,7 +104,8 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
 def _recipe(config: RunConfig, calibrated: Calibrated, key: GraphKey) -> GraphRecipe:
     """The settings that define a graph; a graph with other settings is rebuilt."""
     quantization = None if key == "fp16" else config.quantization
-    return GraphRecipe(calibrated.ranges is not None, quantization)
+    target = find_int8_target(config) if key in ("int8", "int8-fp32") else None
+    return GraphRecipe(calibrated.ranges is not None, quantization, target)
 
 
 def _add_graph(
@@ -117,7 +119,12 @@ def _add_graph(
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
     graph, kept_fp32 = make_quantized_graph(
-        reference.path, key, config.quantization, calibrated.ranges, calibrated.int8
+        reference.path,
+        key,
+        config.quantization,
+        find_int8_target(config),
+        calibrated.ranges,
+        calibrated.int8,
     )
     opset = read_opset(graph)
     exported = manifest.facts("fp32", GraphFacts)

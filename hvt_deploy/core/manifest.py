@@ -10,9 +10,16 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.run_config import QuantizationConfig, RunConfig
 from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.tensors import Signature
-from hvt_deploy.core.types import Calibrator, FlavourName, Precision, Preprocessing, SubsetName
+from hvt_deploy.core.types import (
+    Calibrator,
+    FlavourName,
+    Int8Target,
+    Precision,
+    Preprocessing,
+    SubsetName,
+)
 
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 3
 
 # The keys of artifacts. A graph's key is its precision, except for the INT8 graph in the form that
 # ONNX Runtime's CPU kernels are fast on, and for the FP32 graph behind its preprocessing.
@@ -50,6 +57,8 @@ class GraphRecipe:
     """Whether activation ranges were measured on images."""
     quantization: QuantizationConfig | None = None
     """Where Q/DQ go; None for FP16."""
+    target: Int8Target | None = None
+    """The TensorRT library that Q/DQ are placed for; None for FP16 and the CPU variant."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import (
     CalibratorChoice,
     FlavourChoice,
+    Int8Attention,
     Precision,
     Preprocessing,
     Recovery,
@@ -56,11 +57,29 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True)
+class Int8Roles:
+    """Roles of the Conv and Linear nodes that get Q/DQ, by what runs the graph."""
+
+    rtx: tuple[str, ...]
+    """For TensorRT-RTX, whose INT8 convolutions write FP32; where the graph has no node of these
+    roles, those of `tensorrt`."""
+    tensorrt: tuple[str, ...]
+    """For TensorRT."""
+    cpu: tuple[str, ...]
+    """For ONNX Runtime on the CPU."""
+
+
+@dataclass(frozen=True)
 class QuantizationConfig:
     """Where INT8 is used and how its ranges are found. This section by itself is a recipe."""
 
-    int8_roles: tuple[str, ...]
+    int8_roles: Int8Roles
     """Roles of the Conv and Linear nodes that get Q/DQ."""
+    int8_outputs: tuple[str, ...] = ()
+    """Roles of the Linears that write INT8 in an engine."""
+    int8_attention: Int8Attention = "auto"
+    """Whether attention is INT8 in an engine that has a kernel for it; auto: where it costs little
+    accuracy."""
     excluded: tuple[str, ...] = ()
     """Groups (`stage/role`) that get none."""
     calibrator: CalibratorChoice = "auto"

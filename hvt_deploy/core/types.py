@@ -22,6 +22,9 @@ Recovery = Literal["smooth-quant", "bias-correction"]
 # The Python module of a TensorRT library; a choice may leave it to the machine.
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 FlavourChoice = Literal["auto", "tensorrt", "rtx"]
+# The TensorRT library that INT8 is placed for; whether attention is INT8: `auto` is by the logits.
+Int8Target = Literal["rtx", "tensorrt"]
+Int8Attention = Literal["auto", "always", "never"]
 # `ort-trt` is the TensorRT provider of ONNX Runtime.
 Runtime = Literal["pytorch", "ort", "ort-trt", "trt"]
 Device = Literal["cpu", "cuda"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +17,6 @@ from onnx import ModelProto
 
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.files import cache_folder, replace_file
-from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import Preprocessing
@@ -29,8 +28,9 @@ from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.evaluation.statistics import tango_interval
 from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.analysis.roles import find_group
+from hvt_deploy.graph.quantization.engine_int8 import EnginePlacement, quantize_for_engine
 from hvt_deploy.graph.quantization.ort_session import open_graph
-from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
+from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 
 Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
@@ -55,8 +55,8 @@ class RecipeBench:
     """The prepared FP32 graph."""
     ranges: Ranges
     """Activation ranges of that graph."""
-    recipe: QuantizationConfig
-    """Roles to quantize, and groups that are always left out."""
+    placement: EnginePlacement
+    """What is INT8, and the groups that are always left out."""
     preprocessing: Preprocessing
     """From image files to the input."""
     batch: int | None
@@ -66,7 +66,7 @@ class RecipeBench:
         """The groups that the recipe quantizes, each with its share of all MACs."""
         macs = count_macs(self.model)
         constants = {tensor.name for tensor in self.model.graph.initializer}
-        quantized = set(select_nodes(self.model, self.recipe.int8_roles, self.recipe.excluded))
+        quantized = set(select_nodes(self.model, self.placement.roles, self.placement.excluded))
         shares: dict[str, float] = {}
         for node in self.model.graph.node:
             if node.name in quantized:
@@ -80,8 +80,8 @@ class RecipeBench:
         """Every group in INT8 but those `excluded`; None runs the FP32 graph."""
         graph = self.model
         if excluded is not None:
-            excluded = {*self.recipe.excluded, *excluded}
-            graph = quantize_int8(self.model, self.ranges, self.recipe.int8_roles, excluded)
+            placement = replace(self.placement, excluded=(*self.placement.excluded, *excluded))
+            graph = quantize_for_engine(self.model, self.ranges, placement)
         run, output = open_graph(graph, Path(), cpu_count()), graph.graph.output[0].name
         logits: list[LogitsNK] = []
         labels: list[LabelsN] = []

@@ -50,6 +50,7 @@ def place(tmp_path_factory):
         export=replace(config.export, weights=str(place / "planted.safetensors")),
         calibration=replace(config.calibration, folder=str(digits.calibration), images=64),
         quantization=replace(config.quantization, calibrator="max", recovery=()),
+        engine=replace(config.engine, flavour="tensorrt"),  # where the head is INT8
     )
     with torch.no_grad():
         export(ModelFolder(place / "artifacts" / "m"), config, None, SilentUi())
@@ -109,7 +110,7 @@ def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")
     runs = []
-    real = recipe_search.quantize_int8
+    real = recipe_search.quantize_for_engine
 
     def counted(*arguments):
         runs.append(arguments)
@@ -117,7 +118,7 @@ def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(recipe_search, "quantize_int8", counted)
+    monkeypatch.setattr(recipe_search, "quantize_for_engine", counted)
     with pytest.raises(KeyboardInterrupt):
         find_recipe(folder, config, request_of(digits, label_free=True), SilentUi())
     first = len(runs)

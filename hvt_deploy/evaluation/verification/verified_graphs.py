@@ -17,14 +17,12 @@ import onnx
 
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
-from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.types import Device, Precision, Runtime
 from hvt_deploy.evaluation.parity import compare_logits, draw_seeded_noise
 from hvt_deploy.evaluation.verification.checks import Fact
 from hvt_deploy.evaluation.verification.sections import GRAPH_SUFFIX
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
@@ -32,6 +30,8 @@ from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.queries import QDQ_OPS
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.models.int8_defaults import find_int8_defaults
+from hvt_deploy.models.registry import list_specs
 from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import Backend, BackendRequest
 from hvt_deploy.runtime.variant import Form, Variant
@@ -209,12 +209,17 @@ def _read_signature(model: onnx.ModelProto, file: Path) -> Signature:
 
 
 def _quantize(graphs: VerifiedGraphs) -> None:
-    """Write the FP16 and INT8 graphs, with ranges of the images that are compared."""
+    """Write the FP16 and INT8 graphs, with ranges of the images that are compared.
+
+    INT8 is placed as for TensorRT-RTX, also for TensorRT, which runs that as well.
+    """
     fp32, batches = graphs.onnx("fp32"), np.array_split(graphs.images_NCHW, 4)
     ranges = collect_ranges(fp32, batches, threads=cpu_count())
-    settings = QuantizationConfig(int8_roles=tuple(DEFAULT_INT8_ROLES))
+    families = {spec.name: spec.family for spec in list_specs()}
+    settings = find_int8_defaults(families.get(graphs.model, ""))
+    int8 = Int8Calibration(ranges, attention=settings.int8_attention == "always")
     for precision in ("fp16", "int8", "int8-fp32"):
-        model, _ = make_quantized_graph(fp32, precision, settings, ranges, Int8Calibration(ranges))
+        model, _ = make_quantized_graph(fp32, precision, settings, "rtx", ranges, int8)
         save_onnx(model, graphs.onnx(precision))
 
 

@@ -63,18 +63,11 @@ _ATTENTION = r"(^|\.)((hat_)?attn|context_module\.main)$"
 _NUMBERED = "transformers|pools|levels|stages|layers|convlayers|multiresolution_conv"
 _STAGE = re.compile(rf"(?:^|\.)(?:{_NUMBERED})\.(\d+)(?:\.|$)")
 _BLOCK_NUMBER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
-# Depthwise convolutions are left out: few multiplications, and an extra kernel for each Q/DQ.
-DEFAULT_INT8_ROLES: tuple[Role, ...] = (
-    "stem",
-    "conv",
-    "downsample",
-    "carrier token",
-    "qkv",
-    "proj",
-    "fc1",
-    "fc2",
-    "head",
-)
+# The Linears of a transformer block.
+LINEAR_ROLES: tuple[Role, ...] = ("carrier token", "qkv", "proj", "fc1", "fc2")
+# All products that are worth INT8. Depthwise convolutions are left out: few multiplications, and an
+# extra kernel for each Q/DQ.
+DEFAULT_INT8_ROLES: tuple[Role, ...] = ("stem", "conv", "downsample", *LINEAR_ROLES, "head")
 
 
 def find_role(node: onnx.NodeProto, constants: Collection[str]) -> Role:

@@ -14,11 +14,22 @@ import numpy as np
 import onnx
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, signal_and_noise, sqnr_db
-from hvt_deploy.core.types import CALIBRATORS, Calibrator, CalibratorChoice, Recovery
+from hvt_deploy.core.types import (
+    CALIBRATORS,
+    Calibrator,
+    CalibratorChoice,
+    Int8Attention,
+    Recovery,
+)
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.graph.analysis.roles import find_role
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibrators import choose_threshold
+from hvt_deploy.graph.quantization.engine_int8 import (
+    EnginePlacement,
+    find_int8_attention,
+    quantize_for_engine,
+)
 from hvt_deploy.graph.quantization.int8_calibration import Effect, Int8Calibration
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.product_error import ProductError, measure_products
@@ -33,6 +44,8 @@ _WORTH_DB = 0.1
 # a loss of 4 dB on other photographs (faster_vit_0_224, random weights;
 # `benchmarks/quantization.py`).
 _CLIPPING_WORTH_DB = 0.5
+# What 8-bit attention may cost: it saves a kernel per block and a good part of the traffic.
+_ATTENTION_COSTS_DB = 1.5
 _LARGE_BYTES = 2**30
 
 
@@ -58,6 +71,10 @@ class Int8Settings:
     """The calibrator of all tensors, or `auto` for the best one of each tensor."""
     recovery: tuple[Recovery, ...]
     """The recovery passes to try."""
+    engine: EnginePlacement
+    """What an engine computes in INT8, before attention is decided."""
+    attention: Int8Attention
+    """Whether attention is INT8; auto: where the logits allow it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,10 @@ class _Judge:
 
     def measure_db(self, model: onnx.ModelProto, ranges: Ranges) -> float:
         """The SQNR of the logits of `model` in INT8."""
-        quantized = quantize_int8(model, ranges, self.roles)
+        return self.compare(quantize_int8(model, ranges, self.roles))
+
+    def compare(self, quantized: onnx.ModelProto) -> float:
+        """The SQNR of the logits of an INT8 graph."""
         found_NK = _run_logits(quantized, self.images, self.threads)
         return sqnr_db(*signal_and_noise(self.reference_NK, found_NK))
 
@@ -106,8 +126,8 @@ def calibrate_int8(
     `auto` is `max` there, and no recovery pass runs. Raises BadInput if no node has one of the
     roles.
     """
-    plain = Int8Calibration(Ranges(ranges.tensors))
-    if settings.calibrator == "max" and not settings.recovery:
+    plain = Int8Calibration(Ranges(ranges.tensors), attention=settings.attention == "always")
+    if settings.calibrator == "max" and not (settings.recovery or settings.attention == "auto"):
         return plain
     model = load_onnx(fp32, weights=False)
     external = any(
@@ -137,6 +157,8 @@ def calibrate_int8(
             stage = _try_clipping(stage, settings.calibrator, thresholds, errors, judge)
         if "bias-correction" in settings.recovery:
             stage = _try_bias_correction(stage, errors, judge)
+        if settings.attention == "auto":
+            stage = _try_attention(stage, ranges, settings.engine, judge)
         progress(5, 5)
     return stage.found
 
@@ -229,6 +251,23 @@ def _try_bias_correction(
     return _Stage(corrected, replace(stage.found, shifts=shifts, effects=effects), after_db)
 
 
+def _try_attention(
+    stage: _Stage, measured: Ranges, engine: EnginePlacement, judge: _Judge
+) -> _Stage:
+    """Judged on the graph of the engine, whose Linears may write INT8."""
+    blocks = find_int8_attention(stage.model)
+    if not blocks:
+        return stage
+    ranges = replace(stage.found.ranges, channels=measured.channels)
+    before_db, after_db = (
+        judge.compare(quantize_for_engine(stage.model, ranges, replace(engine, attention=names)))
+        for names in ((), blocks)
+    )
+    effect = _judge_effect("INT8 attention", before_db, after_db, -_ATTENTION_COSTS_DB)
+    effects = (*stage.found.effects, effect)
+    return replace(stage, found=replace(stage.found, attention=effect.kept, effects=effects))
+
+
 def _calibrate_by_histograms(
     model: onnx.ModelProto,
     folder: Path,
@@ -248,7 +287,7 @@ def _calibrate_by_histograms(
         name: choose_threshold(h, ranges.largest(name), calibrator)
         for name, h in histograms.items()
     }
-    return Int8Calibration(ranges.clip(found), dict.fromkeys(found, calibrator))
+    return replace(plain, ranges=ranges.clip(found), clipping=dict.fromkeys(found, calibrator))
 
 
 def _readers_of_quantized(model: onnx.ModelProto, roles: tuple[str, ...]) -> dict[str, list[str]]:

@@ -19,7 +19,12 @@ from onnx import helper, numpy_helper
 
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.large_weights import is_large
-from hvt_deploy.graph.quantization.qdq import QUANTIZED_SUFFIX, SCALE_SUFFIX, quantize_weight
+from hvt_deploy.graph.quantization.qdq import (
+    INT8,
+    QUANTIZED_SUFFIX,
+    find_scales,
+    quantize_weight,
+)
 from hvt_deploy.graph.queries import find_output_channel_axis
 from hvt_deploy.graph.split_products import name_parts
 
@@ -37,13 +42,14 @@ class Outline:
     channel_axes: Mapping[str, int]
     """The axis of the output channels in each weight to quantize, by name."""
 
-    def fill(self, made: onnx.ModelProto, quantized: onnx.ModelProto) -> onnx.ModelProto:
+    def fill(self, made: onnx.ModelProto) -> onnx.ModelProto:
         """`made`, which passes made from `model`, changed in place to hold the real weights.
 
-        The scales are read from `quantized`, the graph before FP16 rounded them.
+        Their integers are those of the scales that the Q/DQ writer found in `model`, before FP16
+        rounded them.
         """
         graph = made.graph
-        scales = {t.name: t for t in quantized.graph.initializer if t.name.endswith(SCALE_SUFFIX)}
+        outlined = {tensor.name: tensor for tensor in self.model.graph.initializer}
         types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
         holders = {
             name: [holder for holder in (name, *name_parts(name)) if holder in types]
@@ -61,7 +67,7 @@ class Outline:
                 )
             placeholder = initializers.get(f"{name}{QUANTIZED_SUFFIX}")
             if placeholder is not None:
-                scale = numpy_helper.to_array(scales[f"{name}{SCALE_SUFFIX}"])
+                scale = find_scales(numpy_helper.to_array(outlined[name]).ravel(), INT8)
                 real = quantize_weight(self._read(tensor), scale, self.channel_axes[name])
                 placeholder.CopyFrom(numpy_helper.from_array(real, placeholder.name))
         if self.external:

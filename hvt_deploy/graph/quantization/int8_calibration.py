@@ -63,6 +63,8 @@ class Int8Calibration:
         default_factory=dict[str, NDArray[np.float64]]
     )
     """Mean errors (C,) that bias correction subtracts, by the name of the product."""
+    attention: bool = False
+    """Whether attention is INT8 in an engine that has a kernel for it."""
 
     def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The FP32 graph that Q/DQ are inserted into: smoothed, with corrected biases."""
@@ -76,6 +78,7 @@ class Int8Calibration:
             "clipping": self.clipping,
             "sqnr_by_role": self.sqnr_by_role,
             "effects": to_plain(self.effects),
+            "attention": self.attention,
         }
         (folder / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         vectors: dict[str, NDArray[Any]] = {f"smoothing:{k}": v for k, v in self.smoothing.items()}
@@ -101,6 +104,7 @@ def read_int8_calibration(folder: Path) -> Int8Calibration:
             tuple(from_plain(Effect, effect, _FACTS) for effect in facts["effects"]),
             _with_prefix(vectors, "smoothing:"),
             {name: shift.astype(np.float64) for name, shift in shifts.items()},
+            bool(facts["attention"]),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(

@@ -26,7 +26,7 @@ from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.queries import PRODUCT_OPS, find_output_channel_axis
 
-QUANTIZED_SUFFIX, SCALE_SUFFIX = "_quantized", "_scale"
+QUANTIZED_SUFFIX, _SCALE_SUFFIX = "_quantized", "_scale"
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class _Writer:
     def _add_parameters(self, name: str, scales: NDArray[np.float32]) -> tuple[str, str]:
         zeros = np.zeros(scales.shape, self.number_format.element)
         return (
-            self.edit.add_constant(f"{name}{SCALE_SUFFIX}", scales),
+            self.edit.add_constant(f"{name}{_SCALE_SUFFIX}", scales),
             self.edit.add_constant(f"{name}_zero_point", zeros),
         )
 

@@ -9,8 +9,14 @@ from onnx import ModelProto
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import GraphKey
 from hvt_deploy.core.run_config import QuantizationConfig
+from hvt_deploy.core.types import Int8Target
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
+from hvt_deploy.graph.quantization.engine_int8 import (
+    EnginePlacement,
+    find_int8_attention,
+    quantize_for_engine,
+)
 from hvt_deploy.graph.quantization.external_weights import Outline, make_outline
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
@@ -24,42 +30,63 @@ def make_quantized_graph(
     fp32: Path,
     key: GraphKey,
     quantization: QuantizationConfig,
+    target: Int8Target,
     ranges: Ranges | None,
     int8: Int8Calibration | None,
 ) -> tuple[ModelProto, tuple[KeptNode, ...]]:
     """The graph of artifact `key` from the FP32 file, and the nodes that FP16 left in FP32.
 
-    Raises BadInput for INT8 without `int8`.
+    `target` says where Q/DQ of an engine's graph pay. Raises BadInput for INT8 without `int8`.
     """
     if key == "fp16":
         outlined = make_outline(load_onnx(fp32, weights=False), fp32.parent, ())
         half = to_fp16(outlined.model, ranges)
-        return outlined.fill(half.model, outlined.model), half.kept_fp32
+        return outlined.fill(half.model), half.kept_fp32
     if int8 is None:
         raise BadInput(
             "INT8 needs ranges measured on real images.", "Give training images with --calib DIR."
         )
-    outlined = _outline(fp32, quantization, int8)
-    quantized = _quantized(outlined.model, key, quantization, int8.ranges)
-    if key != "int8":
-        return outlined.fill(quantized, quantized), ()
-    half = to_fp16(raise_scales(quantized, int8.ranges), int8.ranges)
-    return outlined.fill(half.model, quantized), half.kept_fp32
-
-
-def _outline(fp32: Path, quantization: QuantizationConfig, int8: Int8Calibration) -> Outline:
-    """The outline of the prepared graph; the graph itself is not kept in memory."""
-    prepared = int8.prepare(load_onnx(fp32, weights=False))
-    chosen = select_nodes(prepared, quantization.int8_roles, quantization.excluded)
-    return make_outline(prepared, fp32.parent, chosen)
-
-
-def _quantized(
-    model: ModelProto, key: GraphKey, quantization: QuantizationConfig, ranges: Ranges
-) -> ModelProto:
-    """The Q/DQ graph of `key`, with FP32 in the rest."""
-    roles, excluded = quantization.int8_roles, quantization.excluded
+    placement, outlined = _place(fp32, key, quantization, target, int8)
+    model, int8_ranges = outlined.model, int8.ranges
     if key == "int8-cpu":
-        return make_cpu_variant(quantize_int8(model, ranges, roles, excluded), ranges)
-    opset = read_opset(model) if key == "int8-fp32" else max(QDQ_OPSET, read_opset(model))
-    return quantize_int8(convert_opset(model, opset), ranges, roles, excluded)
+        signed = quantize_int8(model, int8_ranges, placement.roles, placement.excluded)
+        return outlined.fill(make_cpu_variant(signed, int8_ranges)), ()
+    if key == "int8-fp32":
+        return outlined.fill(quantize_for_engine(model, int8_ranges, placement)), ()
+    model = convert_opset(model, max(QDQ_OPSET, read_opset(model)))
+    quantized = quantize_for_engine(model, int8_ranges, placement)
+    half = to_fp16(raise_scales(quantized, int8_ranges), int8_ranges)
+    return outlined.fill(half.model), half.kept_fp32
+
+
+def _place(
+    fp32: Path,
+    key: GraphKey,
+    quantization: QuantizationConfig,
+    target: Int8Target,
+    int8: Int8Calibration,
+) -> tuple[EnginePlacement, Outline]:
+    """Where Q/DQ go, and the outline of the prepared graph, which is not kept in memory itself."""
+    prepared = int8.prepare(load_onnx(fp32, weights=False))
+    placement = (
+        EnginePlacement(quantization.int8_roles.cpu, excluded=quantization.excluded)
+        if key == "int8-cpu"
+        else find_engine_placement(prepared, quantization, target, attention=int8.attention)
+    )
+    chosen = select_nodes(prepared, placement.roles, placement.excluded)
+    return placement, make_outline(prepared, fp32.parent, chosen)
+
+
+def find_engine_placement(
+    model: ModelProto,
+    quantization: QuantizationConfig,
+    target: Int8Target,
+    *,
+    attention: bool = False,
+) -> EnginePlacement:
+    """What an engine of the library `target` computes in INT8."""
+    roles, excluded = getattr(quantization.int8_roles, target), quantization.excluded
+    if target == "rtx" and not select_nodes(model, roles, excluded):
+        roles = quantization.int8_roles.tensorrt
+    blocks = find_int8_attention(model) if attention else ()
+    return EnginePlacement(roles, quantization.int8_outputs, blocks, excluded)

@@ -40,7 +40,7 @@ class Ranges:
     channels: Mapping[str, tuple[tuple[float, float], ...]] = field(
         default_factory=dict[str, tuple[tuple[float, float], ...]]
     )
-    """The same of each channel, of the results of layer normalizations."""
+    """The same of each channel, of the results of layer normalizations and Linears."""
 
     def largest(self, name: str) -> float:
         """The largest magnitude of a tensor; 0 if it was not measured, as for a constant."""
@@ -53,7 +53,7 @@ class Ranges:
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
 def read_ranges(path: Path) -> Ranges:
@@ -120,9 +120,9 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
     """
     model = load_onnx(onnx_path, weights=False)
     names, same = _float_tensors(model), _map_layouts(model)
-    normalized = _normalized_tensors(model)
+    by_channel = _channel_tensors(model)
     measured = [name for name in names if name not in same]
-    run = open_graph(_add_extremes(model, measured, normalized), onnx_path.parent, threads)
+    run = open_graph(_add_extremes(model, measured, by_channel), onnx_path.parent, threads)
     wanted = [f"{name}/{end}" for name in measured for end in ("min", "max")]
     extremes: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for images_NCHW in batches:
@@ -144,7 +144,7 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
         {name: (float(low.min()), float(high.max())) for name, (low, high) in tensors.items()},
         {
             name: tuple(zip(by_name[name][0].tolist(), by_name[name][1].tolist(), strict=True))
-            for name in normalized
+            for name in by_channel
         },
     )
 
@@ -177,34 +177,38 @@ def _map_layouts(model: onnx.ModelProto) -> dict[str, str]:
     return sources
 
 
-def _normalized_tensors(model: onnx.ModelProto) -> list[str]:
-    """The results of normalizations over the last axis, that of the channels."""
+def _channel_tensors(model: onnx.ModelProto) -> list[str]:
+    """The results whose last axis are channels: of normalizations over it and of Linears."""
+    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
     return [
         node.output[0]
         for node in model.graph.node
-        if node.op_type == "LayerNormalization"
-        and all(a.i == -1 for a in node.attribute if a.name == "axis")
+        if (
+            node.op_type == "LayerNormalization"
+            and all(a.i == -1 for a in node.attribute if a.name == "axis")
+        )
+        or (node.op_type == "MatMul" and node.input[1] in weights)
     ]
 
 
 def _add_extremes(
-    model: onnx.ModelProto, names: list[str], normalized: Collection[str]
+    model: onnx.ModelProto, names: list[str], by_channel: Collection[str]
 ) -> onnx.ModelProto:
-    """Outputs `<name>/min` and `/max` of each tensor, or of each channel (C,) of a `normalized`
-    one.
+    """Outputs `<name>/min` and `/max` of each tensor, with one for each channel (C,) of those in
+    `by_channel`.
     """
     augmented, opset = copy_model(model), read_opset(model)
     graph = augmented.graph
     graph.initializer.append(ROWS_AXIS)
     for name in names:
         rows = f"{name}/rows"
-        if name in normalized:
+        if name in by_channel:
             graph.node.append(helper.make_node("Flatten", [name], [rows], axis=-1))
         for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
             output = f"{name}/{end}"
             graph.node.append(
                 reduce_rows(op, rows, output, opset)
-                if name in normalized
+                if name in by_channel
                 else helper.make_node(op, [name], [output], keepdims=0)
             )
             graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))

@@ -39,7 +39,13 @@ def raise_scales(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
         levels, scales = (edit.constant(name) for name in dequantize.input[:2])
         bias = edit.constant(node.input[2]) if len(node.input) > 2 else np.zeros(1)
         output = node.output[0]
-        if levels is None or scales is None or bias is None or output not in ranges.tensors:
+        if (
+            levels is None
+            or scales is None
+            or bias is None
+            or not scales.ndim
+            or output not in ranges.tensors
+        ):
             continue
         axis = next((a.i for a in dequantize.attribute if a.name == "axis"), 0)
         used = levels.any(axis=tuple(i for i in range(levels.ndim) if i != axis))

@@ -19,6 +19,7 @@ from hvt_deploy.graph.quantization.calibration import (
     calibrate_int8,
 )
 from hvt_deploy.graph.quantization.calibrators import BINS, LEVELS, choose_threshold
+from hvt_deploy.graph.quantization.engine_int8 import EnginePlacement
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.product_error import measure_products
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
@@ -232,10 +233,15 @@ def test_bias_correction_takes_the_mean_error_away(model, images, planted_ranges
     assert after < before / 20
 
 
+def make_settings(calibrator, recovery):
+    engine = EnginePlacement(DEFAULT_INT8_ROLES)
+    return Int8Settings(DEFAULT_INT8_ROLES, calibrator, recovery, engine, "never")
+
+
 def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
     path, model, images, planted_ranges, tmp_path
 ):
-    settings = Int8Settings(DEFAULT_INT8_ROLES, "auto", ("smooth-quant", "bias-correction"))
+    settings = make_settings("auto", ("smooth-quant", "bias-correction"))
     read = CalibrationImages([images], [images[:4]], [images[4:]])
     found = calibrate_int8(path, planted_ranges, settings, read, 1, SilentUi())
     effects = {effect.name: effect for effect in found.effects}
@@ -263,7 +269,7 @@ def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
 
 
 def test_without_recovery_and_with_max_nothing_changes(path, model, planted_ranges, images):
-    settings = Int8Settings(DEFAULT_INT8_ROLES, "max", ())
+    settings = make_settings("max", ())
     read = CalibrationImages([images], [images], [images])
     found = calibrate_int8(path, planted_ranges, settings, read, 1, SilentUi())
     assert found.ranges.tensors == planted_ranges.tensors

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from hvt_deploy.commands.quantize import GRAPHS_OF
-from hvt_deploy.core.run_config import QuantizationConfig
+from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.graph import large_weights
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
 from hvt_deploy.graph.quantization.external_weights import make_outline
@@ -49,18 +49,17 @@ def test_ranges_do_not_depend_on_where_the_weights_are(files):
 def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
     monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
     inside, beside, ranges, _ = files
-    quantization = QuantizationConfig(DEFAULT_INT8_ROLES)
-    expected, kept = make_quantized_graph(
-        inside, key, quantization, ranges, Int8Calibration(ranges)
-    )
-    found, also_kept = make_quantized_graph(
-        beside, key, quantization, ranges, Int8Calibration(ranges)
-    )
+    roles = Int8Roles(*[DEFAULT_INT8_ROLES] * 3)
+    quantization = QuantizationConfig(roles, int8_outputs=("qkv", "fc1"))
+    int8 = Int8Calibration(ranges, attention=True)
+    expected, kept = make_quantized_graph(inside, key, quantization, "rtx", ranges, int8)
+    found, also_kept = make_quantized_graph(beside, key, quantization, "rtx", ranges, int8)
     assert [(n.name, n.op_type, *n.input) for n in found.graph.node] == [
         (n.name, n.op_type, *n.input) for n in expected.graph.node
     ]
     assert [value.name for value in found.graph.input] == ["images"]
     assert kept == also_kept
+    assert any("_by_channel" in n.name for n in found.graph.node) == (key in ("int8", "int8-fp32"))
     assert any("_raised_" in t.name for t in found.graph.initializer) == (key == "int8")
     wanted = {tensor.name: numpy_helper.to_array(tensor) for tensor in expected.graph.initializer}
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in found.graph.initializer}

@@ -40,9 +40,14 @@ def test_ranges_of_every_tensor_and_channel_are_those_of_its_values(fp32, ranges
     for name, found in values.items():
         expected = (found.min(), found.max())
         assert ranges.tensors[name] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
-    norms = [n.output[0] for n in fp32.graph.node if n.op_type == "LayerNormalization"]
-    assert list(ranges.channels) == norms
-    for name in norms:
+    weights = {tensor.name for tensor in fp32.graph.initializer if len(tensor.dims) == 2}
+    with_channels = [
+        n.output[0]
+        for n in fp32.graph.node
+        if n.op_type == "LayerNormalization" or (n.op_type == "MatMul" and n.input[1] in weights)
+    ]
+    assert list(ranges.channels) == with_channels
+    for name in with_channels:
         by_channel = values[name].reshape(-1, values[name].shape[-1])
         expected = np.stack([by_channel.min(axis=0), by_channel.max(axis=0)], axis=1)
         np.testing.assert_allclose(ranges.channels[name], expected, rtol=1e-4, atol=1e-5)
