@@ -51,6 +51,8 @@ def test_engines_fuse_all_attention_and_compute_in_int8(
     int8 = build_trt(folder, config, "int8", SilentUi(), min_int8=1.0).audit
     assert fp16.fused_attention == int8.fused_attention == fp16.attention_blocks == blocks
     assert (fp16.layers.int8, fp16.macs.int8, fp16.macs.fp32) == (0, 0, 0)
+    int8_attention = config.quantization.int8_attention == "always"
+    assert (fp16.int8_attention, int8.int8_attention) == (0, blocks if int8_attention else 0)
     # Each of the Linears of every block that the family has in INT8, at least.
     linears = {"qkv", "proj", "fc1", "fc2"} & {*config.quantization.int8_roles.rtx}
     assert int8.layers.int8 >= len(linears) * blocks >= 3 * blocks

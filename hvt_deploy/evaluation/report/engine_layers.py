@@ -91,11 +91,10 @@ def quantized_share(audit: EngineAudit) -> str:
 
 def fused_attention(audit: EngineAudit) -> str:
     """Attention blocks that run as one fused kernel, of all attention blocks."""
-    return (
-        f"{audit.fused_attention} of {audit.attention_blocks}"
-        if audit.macs.total
-        else str(audit.fused_attention)
-    )
+    fused = str(audit.fused_attention)
+    if audit.macs.total:
+        fused = f"{fused} of {audit.attention_blocks}"
+    return f"{fused}, {audit.int8_attention} in INT8" if audit.int8_attention else fused
 
 
 def precision_shares(counts: ByPrecision) -> str:

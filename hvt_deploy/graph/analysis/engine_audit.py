@@ -82,6 +82,8 @@ class EngineAudit:
     """The nodes with Q/DQ that do not run in INT8."""
     groups: tuple[GroupAudit, ...]
     """The same numbers by stage and role, as far as kernels name nodes."""
+    int8_attention: int = 0
+    """Those of `fused_attention` that read and write INT8."""
 
     @property
     def int8_share(self) -> float:

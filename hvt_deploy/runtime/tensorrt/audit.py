@@ -45,19 +45,26 @@ def _audit_profile(
     quantized = [product for product in products if product.node.quantized]
     int8 = [product for product in quantized if product.precision == "int8"]
     whole = _count_group("", "", kernels, products)
+    fused = [layer for layer in kernels if FUSED_ATTENTION in layer.name]
     return EngineAudit(
         kernels=len(kernels),
         layers=whole.layers,
         reformats=whole.reformats,
         macs=whole.macs,
         weights=whole.weights,
-        fused_attention=sum(FUSED_ATTENTION in layer.name for layer in kernels),
+        fused_attention=len(fused),
         attention_blocks=sum(node.attention for node in nodes),
         quantized_macs=sum(product.node.macs for product in quantized),
         quantized_int8_macs=sum(product.node.macs for product in int8),
         not_int8=tuple(_describe_not_int8(product) for product in quantized if product not in int8),
         groups=_count_groups(kernels, products, nodes),
+        int8_attention=sum(_is_int8_attention(layer) for layer in fused),
     )
+
+
+def _is_int8_attention(layer: EngineLayer) -> bool:
+    """Whether q, k, v and the result are INT8; what else it reads is added to the scores."""
+    return {t.dtype for t in (*layer.inputs[:3], *layer.outputs)} == {"Int8"}
 
 
 def _count_groups(
