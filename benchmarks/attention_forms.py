@@ -124,7 +124,7 @@ class PlainTransformer(nn.Module):
 
 def measure_form(order: str, products: str, biases: str) -> Record:
     """Kernels and traffic of a form in FP16 and with INT8 Linears."""
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
     model = PlainTransformer(order, products, biases)
     for parameter in model.parameters():  # no bias may be zero, or it is simplified away
         parameter.data.add_(0.02 * torch.randn(parameter.shape))

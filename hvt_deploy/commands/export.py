@@ -21,6 +21,7 @@ from hvt_deploy.data.class_names import choose_class_names
 from hvt_deploy.evaluation.export_parity import prove_parity
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
+from hvt_deploy.graph.gelu_order import order_gelu
 from hvt_deploy.graph.opset import check_opset, convert_opset, read_opset
 from hvt_deploy.graph.preprocessing import add_preprocessing, check_preprocessing
 from hvt_deploy.graph.simplify import simplify
@@ -205,7 +206,7 @@ def _write_graph(
         layer_norms = sum(isinstance(module, nn.LayerNorm) for module in deployed.modules())
         _release(deployed)
         progress(2, 5)
-        graph = simplify(graph, config.export.simplifier)
+        graph = order_gelu(simplify(graph, config.export.simplifier))
         progress(3, 5)
         graph = convert_opset(graph, config.export.opset)
         # timm's models are as they are: breaches are warnings. Parity finds a false
