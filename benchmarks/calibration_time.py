@@ -33,12 +33,10 @@ from benchmarks.records import (
     Record,
     describe_conditions,
     format_table,
-    run_hvt_deploy,
     update_models,
     write_record,
 )
-from hvt_deploy.core.tensors import LogitsNK
-from hvt_deploy.core.workspace import open_folder
+from hvt_deploy.core.tensors import LogitsNK, Signature
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.base import BackendRequest
@@ -104,15 +102,31 @@ def measure_process(command: Sequence[str], folder: Path, checkout: Path) -> Rec
 def measure_ours(
     model: str, exported: Path, pictures: Pictures, count: int, row: str, checkout: Path
 ) -> tuple[Record, Path]:
-    """The row of our own quantizer in a copy of `exported`, and its INT8 graph."""
+    """The row of our own quantizer in a copy of `exported`, which the same `checkout` made, and its
+    INT8 graph.
+    """
     folder = Path(tempfile.mkdtemp(dir=exported.parent))
     shutil.copytree(exported, folder / "artifacts")
     quantize = ("quantize", model, "--int8", "--calib-images", str(count))
     command = [sys.executable, "-m", "hvt_deploy", *quantize]
     command += ["--calib", str(pictures.calibration), *FLAGS[row]]
     found = measure_process(command, folder, checkout)
-    place = open_folder(folder / "artifacts", model)
-    return found, place.open_artifact(place.read(), "int8-fp32")
+    return found, find_graph(folder / "artifacts", "int8-fp32")
+
+
+def export(model: str, folder: Path, checkout: Path) -> Path:
+    """The workspace with the model as `checkout` exports it, in a new folder."""
+    folder.mkdir()
+    weights = "auto" if model.endswith("_demo") else "random"
+    command = [sys.executable, "-m", "hvt_deploy", "export", model, "--weights", weights]
+    measure_process(command, folder, checkout)
+    return folder / "artifacts"
+
+
+def find_graph(workspace: Path, key: str) -> Path:
+    """The graph of the only model in a workspace, which another version may have written."""
+    (path,) = workspace.glob(f"*/{key}-*/*.{'onnx' if key == 'fp32' else f'{key}.onnx'}")
+    return path
 
 
 def measure_model(model: str, count: int, rounds: int, before: Path | None) -> Record:
@@ -121,31 +135,33 @@ def measure_model(model: str, count: int, rounds: int, before: Path | None) -> R
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pictures = make_pictures(model, folder, -(-count // 2))
-        weights = "auto" if model.endswith("_demo") else "random"
-        run_hvt_deploy(folder, "export", model, "--weights", weights)
-        exported = folder / "artifacts"
-        place = open_folder(exported, model)
-        fp32 = place.open_artifact(place.read(), "fp32")
+        exported = export(model, folder / "now", ROOT)
+        exported_before = before and export(model, folder / "before", before)
+        fp32 = find_graph(exported, "fp32")
         ort_arguments = (model, str(fp32), str(pictures.calibration), str(count))
         rounds_of: dict[str, list[Record]] = {}
         graphs: dict[str, Path] = {}
         for _ in range(rounds):
             for row in (DEFAULT, MAX):
-                for name, checkout in ((row, ROOT), (f"before: {row}", before)):
-                    if checkout is None:
+                for name, checkout, workspace in (
+                    (row, ROOT, exported),
+                    (f"before: {row}", before, exported_before),
+                ):
+                    if checkout is None or workspace is None:
                         continue
                     found, graphs[name] = measure_ours(
-                        model, exported, pictures, count, row, checkout
+                        model, workspace, pictures, count, row, checkout
                     )
                     rounds_of.setdefault(name, []).append(found)
             graphs[ORT] = folder / "ort.onnx"
             command = [sys.executable, "-c", ORT_CODE, *ort_arguments, str(graphs[ORT])]
             rounds_of.setdefault(ORT, []).append(measure_process(command, folder, ROOT))
+        signature = Signature(spec.image_size, spec.num_classes)
         images_NCHW, _ = read_pictures(pictures, spec.preprocessing, HELD_OUT_IMAGES)
 
         def infer(path: Path) -> LogitsNK:
             request = BackendRequest(
-                Variant("ort", "cpu", "int8"), path, model, place.read().signature, threads=2
+                Variant("ort", "cpu", "int8"), path, model, signature, threads=2
             )
             return infer_in_batches(OrtBackend(request).infer, images_NCHW)
 
