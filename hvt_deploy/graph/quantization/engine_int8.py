@@ -7,14 +7,22 @@ TensorRT-RTX writes FP32 from INT8 convolutions, so there they stay FP16.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
 from hvt_deploy.graph.quantization.int8_results import quantize_results
-from hvt_deploy.graph.quantization.qdq import INT8, Placement, insert_qdq, select_nodes
-from hvt_deploy.graph.quantization.ranges import Ranges
+from hvt_deploy.graph.quantization.qdq import (
+    INT8,
+    Placement,
+    find_scales,
+    insert_qdq,
+    select_nodes,
+)
+from hvt_deploy.graph.quantization.ranges import LAYOUT_OPS, Ranges
 from hvt_deploy.graph.queries import map_producers, map_readers
 
 # TensorRT has one INT8 kernel for a whole attention block of these head sizes, up to 512 keys.
@@ -60,18 +68,35 @@ def quantize_for_engine(
     chosen = select_nodes(model, placement.roles, placement.excluded)
     blocks = [b for b in find_attention(model) if b.value.name in placement.attention and chosen]
     products = [node.name for block in blocks for node in (block.score, block.value)]
+    scales: dict[str, float] = {block.value.input[0]: _SOFTMAX_SCALE for block in blocks}
+    readers = map_readers(model.graph)
+    for result in (block.value.output[0] for block in blocks):
+        scales[result] = _find_scale(ranges, _follow_layout(result, readers))
     quantized = insert_qdq(
         model,
         ranges,
         Placement(
             nodes={*chosen, *products},
             outputs={block.value.name for block in blocks},
-            scales={block.value.input[0]: _SOFTMAX_SCALE for block in blocks},
+            scales=scales,
         ),
         INT8,
     )
     written = {*select_nodes(model, placement.outputs, placement.excluded)} & {*chosen}
     return quantize_results(quantized, ranges, written)
+
+
+def _follow_layout(tensor: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> str:
+    """The tensor behind the layout operators that alone read `tensor`. With its scale for both, an
+    engine quantizes once; a calibrator may have clipped the tensor that a Linear reads.
+    """
+    while len(found := readers.get(tensor, ())) == 1 and found[0].op_type in LAYOUT_OPS:
+        tensor = found[0].output[0]
+    return tensor
+
+
+def _find_scale(ranges: Ranges, tensor: str) -> float:
+    return float(find_scales(np.array(ranges.largest(tensor), np.float32), INT8))
 
 
 def find_int8_attention(model: onnx.ModelProto) -> tuple[str, ...]:

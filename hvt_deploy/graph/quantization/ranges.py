@@ -25,7 +25,7 @@ from hvt_deploy.graph.storage import load_onnx
 _AXES_INPUT_OPSET = 18
 ROWS_AXIS = numpy_helper.from_array(np.array([0]), "reduce/rows_axis")
 # Operators whose result has the values of their first input.
-_LAYOUT_OPS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+LAYOUT_OPS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _NO_FOLDER = Path()
 # So many numbers at a time stay in a core's cache while they are counted.
 _CACHED = 2**16
@@ -172,7 +172,7 @@ def _map_layouts(model: onnx.ModelProto) -> dict[str, str]:
     sources: dict[str, str] = {}
     made = {name for node in model.graph.node for name in node.output} | {model.graph.input[0].name}
     for node in model.graph.node:
-        if node.op_type in _LAYOUT_OPS and node.input[0] in made:
+        if node.op_type in LAYOUT_OPS and node.input[0] in made:
             sources[node.output[0]] = sources.get(node.input[0], node.input[0])
     return sources
 

@@ -187,6 +187,22 @@ def test_attention_is_quantized_with_the_scale_of_probabilities(hvt):
     assert np.allclose(scales, 1 / 127)
 
 
+def test_attention_and_the_linear_behind_it_quantize_with_one_scale(hvt):
+    """Also where a calibrator clipped what the Linear reads: else an engine quantizes twice."""
+    model, ranges, _ = hvt
+    read = {n.name: n.input[0] for n in model.graph.node if n.name.endswith("proj/MatMul")}
+    clipped = ranges.clip({name: ranges.largest(name) / 2 for name in read.values()})
+    placement = EnginePlacement(("proj",), (), find_int8_attention(model))
+    made = quantize_for_engine(model, clipped, placement)
+    constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    quantizers = {n.input[0]: n for n in made.graph.node if n.op_type == "QuantizeLinear"}
+    values = [n.output[0] for n in made.graph.node if n.name in placement.attention]
+    assert len(values) == len(read) == 6
+    for value, projected in zip(values, read.values(), strict=True):
+        scales = [constants[quantizers[name].input[1]] for name in (value, projected)]
+        assert scales[0] == scales[1] == np.float32(clipped.largest(projected) / 127)
+
+
 def test_without_the_ranges_of_channels_there_is_an_error(hvt):
     model, ranges, _ = hvt
     old = replace(ranges, channels={})
