@@ -4,8 +4,9 @@ For each model and placement: kernels, memory traffic and fused attention in the
 TensorRT-RTX (SM86, batch 8 and 1, no GPU needed), SQNR of the logits against FP32, and top-1 where
 the weights are trained (the demo models, on the digits' validation images). Others have random
 weights and crops of photographs: these prove no accuracy. Ranges are largest magnitudes, no
-recovery pass runs, so that placements alone are compared. Writes results/int8_placement.json and
-int8_placement.md; ends with 1 if a goal is missed.
+recovery pass runs, so that placements alone are compared. "chosen" is the product's default, where
+attention of timm's models is judged on the calibration images. Writes results/int8_placement.json
+and int8_placement.md; ends with 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +34,18 @@ from benchmarks.records import (
 )
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.environment import cpu_count
-from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Skipped
+from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, LINEAR_ROLES
 from hvt_deploy.graph.opset import convert_opset, read_opset
+from hvt_deploy.graph.quantization.calibration import (
+    CalibrationImages,
+    Int8Settings,
+    calibrate_int8,
+)
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
     find_attention,
@@ -101,10 +107,19 @@ def list_placements(
     }
 
 
-def choose(model: onnx.ModelProto, quantization: QuantizationConfig) -> EnginePlacement:
-    """The product's default for TensorRT-RTX, with attention where the family has it always."""
-    always = quantization.int8_attention == "always"
-    return find_engine_placement(model, quantization, "rtx", attention=always)
+def choose(name: str, path: Path, ranges: Ranges, batches: Sequence[ImagesNCHW]) -> EnginePlacement:
+    """The product's default for TensorRT-RTX, with attention where the calibration has it."""
+    quantization, model = config_of(name).quantization, load_onnx(path)
+    settings = Int8Settings(
+        quantization.int8_roles.rtx,
+        "max",
+        (),
+        find_engine_placement(model, quantization, "rtx"),
+        quantization.int8_attention,
+    )
+    images = CalibrationImages(batches, batches[::2], batches[1::2])
+    found = calibrate_int8(path, ranges, settings, images, cpu_count(), SilentUi())
+    return find_engine_placement(model, quantization, "rtx", attention=found.attention)
 
 
 def measure_model(name: str) -> Record:
@@ -126,10 +141,9 @@ def measure_model(name: str) -> Record:
         )
         model = convert_opset(fp32, max(QDQ_OPSET, read_opset(fp32)))
         expected_NK = infer(model, images_NCHW)
+        chosen = choose(name, path, ranges, batches)
         rows: dict[str, Record] = {}
-        for title, placement in list_placements(
-            model, choose(model, config_of(name).quantization)
-        ).items():
+        for title, placement in list_placements(model, chosen).items():
             graph = quantize_for_engine(model, ranges, placement) if placement else model
             found_NK = expected_NK if graph is model else infer(graph, images_NCHW)
             rows[title] = measure_costs(graph, ranges, folder)
