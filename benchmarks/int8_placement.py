@@ -39,7 +39,7 @@ from hvt_deploy.core.types import Skipped
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.evaluation.parity import compare_logits
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, LINEAR_ROLES
+from hvt_deploy.graph.analysis.roles import LINEAR_ROLES, PRODUCT_ROLES
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.calibration import (
     CalibrationImages,
@@ -98,7 +98,7 @@ def list_placements(
     writing = EnginePlacement(LINEAR_ROLES, LINEAR_ROLES)
     return {
         FP16: None,
-        FORMER: EnginePlacement(DEFAULT_INT8_ROLES),
+        FORMER: EnginePlacement(PRODUCT_ROLES),
         "Linears": EnginePlacement(LINEAR_ROLES),
         "Linears, attention": EnginePlacement(LINEAR_ROLES, (), attention),
         "Linears that write INT8": writing,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.core.types import Int8Attention
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, LINEAR_ROLES, Role
+from hvt_deploy.graph.analysis.roles import LINEAR_ROLES, PRODUCT_ROLES, Role
 
 # The Linears that are INT8 in TensorRT-RTX, and whether attention is, where trained weights or the
 # engine's kernels want something else than the default (benchmarks/results/int8_placement.md).
@@ -20,5 +20,5 @@ _OF_FAMILY: dict[str, tuple[tuple[Role, ...], Int8Attention]] = {
 def find_int8_defaults(family: str) -> QuantizationConfig:
     """The default of a family; of an unknown one as of timm's models."""
     linears, attention = _OF_FAMILY.get(family, (LINEAR_ROLES, "auto"))
-    roles = Int8Roles(rtx=linears, tensorrt=DEFAULT_INT8_ROLES, cpu=DEFAULT_INT8_ROLES)
+    roles = Int8Roles(rtx=linears, tensorrt=PRODUCT_ROLES, cpu=PRODUCT_ROLES)
     return QuantizationConfig(roles, LINEAR_ROLES, attention)

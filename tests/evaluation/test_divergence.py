@@ -19,7 +19,7 @@ from hvt_deploy.evaluation.divergence import (
     relative_error,
 )
 from hvt_deploy.evaluation.parity import draw_seeded_noise
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.module_graph import ModuleGraph, read_module_path
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.qdq import quantize_int8
@@ -45,7 +45,7 @@ class Family:
         shutil.copy(exported.file(manifest.artifacts["fp32"]), folder / "fp32.onnx")
         fp32 = load_onnx(folder / "fp32.onnx")
         ranges = collect_ranges(folder / "fp32.onnx", [self.images], 1)
-        save_onnx(quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), folder / "int8.onnx")
+        save_onnx(quantize_int8(fp32, ranges, PRODUCT_ROLES), folder / "int8.onnx")
         save_onnx(to_fp16(fp32, ranges).model, folder / "fp16.onnx")
         model, _ = load_model(
             get_spec(manifest.model), exported.file(manifest.artifacts["pytorch"]), 10

@@ -19,7 +19,7 @@ from timm.data import create_transform, resolve_data_config
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.data.images import preprocess
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, to_fp16
 from hvt_deploy.graph.quantization.qdq import quantize_int8
@@ -191,7 +191,7 @@ def test_engines_of_both_precisions_are_built(graph_at, tmp_path, name) -> None:
     half = build(to_fp16(graph, ranges).model, tmp_path / "fp16.onnx")
     assert half.layers.fp16 > half.layers.fp32
     graph = convert_opset(graph, QDQ_OPSET)
-    quantized = to_fp16(quantize_int8(graph, ranges, DEFAULT_INT8_ROLES), ranges).model
+    quantized = to_fp16(quantize_int8(graph, ranges, PRODUCT_ROLES), ranges).model
     assert build(quantized, tmp_path / "int8.onnx").layers.int8 > 0
 
 

@@ -67,7 +67,7 @@ _BLOCK_NUMBER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 LINEAR_ROLES: tuple[Role, ...] = ("carrier token", "qkv", "proj", "fc1", "fc2")
 # All products that are worth INT8. Depthwise convolutions are left out: few multiplications, and an
 # extra kernel for each Q/DQ.
-DEFAULT_INT8_ROLES: tuple[Role, ...] = ("stem", "conv", "downsample", *LINEAR_ROLES, "head")
+PRODUCT_ROLES: tuple[Role, ...] = ("stem", "conv", "downsample", *LINEAR_ROLES, "head")
 
 
 def find_role(node: onnx.NodeProto, constants: Collection[str]) -> Role:

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from hvt_deploy.commands.inspect import COLUMNS, graph_rows, inspect_onnx
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.graph.analysis.macs import count_macs
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.analysis.summary import summarize_graph
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
@@ -31,9 +31,9 @@ def test_every_node_parameter_and_mac_is_in_one_group(fp32):
 
 def test_int8_and_fp16_are_counted_by_their_macs(fp32, ranges):
     raised = convert_opset(fp32, 20)
-    mixed = to_fp16(quantize_int8(raised, ranges, DEFAULT_INT8_ROLES), ranges).model
+    mixed = to_fp16(quantize_int8(raised, ranges, PRODUCT_ROLES), ranges).model
     macs = count_macs(fp32)
-    quantized = sum(macs[name] for name in select_nodes(fp32, DEFAULT_INT8_ROLES))
+    quantized = sum(macs[name] for name in select_nodes(fp32, PRODUCT_ROLES))
     facts = summarize_graph(mixed)
     assert facts.macs["int8"] == quantized
     assert sum(facts.macs.values()) == sum(macs.values())

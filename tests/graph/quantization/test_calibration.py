@@ -11,7 +11,7 @@ from running import run, sqnr
 
 from hvt_deploy.core.types import CALIBRATORS
 from hvt_deploy.core.ui import SilentUi
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibration import (
     CalibrationImages,
@@ -109,22 +109,22 @@ def test_histograms_count_every_value_of_every_batch(model, planted_ranges, imag
 def test_smoothing_changes_nothing_in_fp32_and_saves_int8_from_an_outlier_channel(
     path, model, images, planted_ranges
 ):
-    scales = choose_smoothing(model, planted_ranges, select_nodes(model, DEFAULT_INT8_ROLES))
+    scales = choose_smoothing(model, planted_ranges, select_nodes(model, PRODUCT_ROLES))
     norms = [name for name in scales if name.startswith("transformers.0.blocks.0.attn.norm")]
     assert int(np.argmax(scales[norms[0]])) == 3
     smoothed = smooth(model, scales)
     expected = run(model, images)
     assert np.abs(run(smoothed, images) - expected).max() <= 2e-5 * np.abs(expected).max()
     ranges = smooth_ranges(model, planted_ranges, scales)
-    before = sqnr(expected, run(quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES), images))
-    after = sqnr(expected, run(quantize_int8(smoothed, ranges, DEFAULT_INT8_ROLES), images))
+    before = sqnr(expected, run(quantize_int8(model, planted_ranges, PRODUCT_ROLES), images))
+    after = sqnr(expected, run(quantize_int8(smoothed, ranges, PRODUCT_ROLES), images))
     assert after > before + 3
 
 
 def test_ranges_after_smoothing_are_those_that_images_would_show(
     path, model, images, planted_ranges
 ):
-    scales = choose_smoothing(model, planted_ranges, select_nodes(model, DEFAULT_INT8_ROLES))
+    scales = choose_smoothing(model, planted_ranges, select_nodes(model, PRODUCT_ROLES))
     smoothed_path = path.with_name("smoothed.onnx")
     save_onnx(smooth(model, scales), smoothed_path)
     measured = collect_ranges(smoothed_path, [images], threads=1).tensors
@@ -162,7 +162,7 @@ def test_smoothing_reaches_a_linear_behind_another_layout(tmp_path):
 
 
 def test_a_normalization_that_another_node_reads_is_not_smoothed(model, planted_ranges):
-    nodes = select_nodes(model, DEFAULT_INT8_ROLES)
+    nodes = select_nodes(model, PRODUCT_ROLES)
     some = choose_smoothing(model, planted_ranges, nodes)
     without_fc1 = [name for name in nodes if ".fc1/" not in name]
     fewer = choose_smoothing(model, planted_ranges, without_fc1)
@@ -181,11 +181,11 @@ def test_a_model_with_nothing_to_smooth_or_to_look_into_is_calibrated_all_the_sa
 
 def test_products_are_measured_on_the_activations_of_fp32(model, images, planted_ranges):
     fc1 = quantize_int8(model, planted_ranges, ("fc1",))
-    everything = quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES)
+    everything = quantize_int8(model, planted_ranges, PRODUCT_ROLES)
     whole = {"max": planted_ranges}
     alone = measure_products(model, fc1, whole, [images[:4], images[4:]], 1)["max"]
     together = measure_products(model, everything, whole, [images], 1)["max"]
-    assert len(together) == len(select_nodes(model, DEFAULT_INT8_ROLES))
+    assert len(together) == len(select_nodes(model, PRODUCT_ROLES))
     assert alone
     for name, error in alone.items():
         assert 0 < error.relative_noise < 0.01
@@ -234,8 +234,8 @@ def test_bias_correction_takes_the_mean_error_away(model, images, planted_ranges
 
 
 def make_settings(calibrator, recovery):
-    engine = EnginePlacement(DEFAULT_INT8_ROLES)
-    return Int8Settings(DEFAULT_INT8_ROLES, calibrator, recovery, engine, "never")
+    engine = EnginePlacement(PRODUCT_ROLES)
+    return Int8Settings(PRODUCT_ROLES, calibrator, recovery, engine, "never")
 
 
 def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
@@ -254,8 +254,8 @@ def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
     )
     assert set(found.sqnr_by_role["fc2"]) == set(CALIBRATORS)
     expected = run(model, images)
-    plain = sqnr(expected, run(quantize_int8(model, planted_ranges, DEFAULT_INT8_ROLES), images))
-    graph = quantize_int8(found.prepare(model), found.ranges, DEFAULT_INT8_ROLES)
+    plain = sqnr(expected, run(quantize_int8(model, planted_ranges, PRODUCT_ROLES), images))
+    graph = quantize_int8(found.prepare(model), found.ranges, PRODUCT_ROLES)
     assert sqnr(expected, run(graph, images)) > plain + 3
     found.write(tmp_path)
     again = read_int8_calibration(tmp_path)
@@ -264,7 +264,7 @@ def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
         found.clipping,
         found.effects,
     )
-    made = quantize_int8(again.prepare(model), again.ranges, DEFAULT_INT8_ROLES)
+    made = quantize_int8(again.prepare(model), again.ranges, PRODUCT_ROLES)
     assert made.SerializeToString() == graph.SerializeToString()
 
 

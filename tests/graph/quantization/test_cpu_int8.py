@@ -14,7 +14,7 @@ import running
 from onnx import numpy_helper, parser
 from running import sqnr
 
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.quantization.cpu_int8 import (
     gather_gelu,
     make_cpu_variant,
@@ -79,7 +79,7 @@ def calibrated(name, images, exported_graph):
     """The FP32 graph of a small model, its INT8 graph for engines and the ranges of both."""
     path = exported_graph(name)
     fp32, ranges = load_onnx(path), collect_ranges(path, [images], threads=1)
-    return fp32, quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), ranges
+    return fp32, quantize_int8(fp32, ranges, PRODUCT_ROLES), ranges
 
 
 def test_unsigned_activations_are_exactly_the_same_numbers(calibrated, images):

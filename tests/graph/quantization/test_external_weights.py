@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from hvt_deploy.commands.quantize import GRAPHS_OF
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.graph import large_weights
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.quantization.external_weights import make_outline
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.qdq import select_nodes
@@ -49,7 +49,7 @@ def test_ranges_do_not_depend_on_where_the_weights_are(files):
 def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
     monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
     inside, beside, ranges, _ = files
-    roles = Int8Roles(*[DEFAULT_INT8_ROLES] * 3)
+    roles = Int8Roles(*[PRODUCT_ROLES] * 3)
     quantization = QuantizationConfig(roles, int8_outputs=("qkv", "fc1"))
     int8 = Int8Calibration(ranges, attention=True)
     expected, kept = make_quantized_graph(inside, key, quantization, "rtx", ranges, int8)
@@ -73,6 +73,6 @@ def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, 
 def test_an_outline_is_small_and_reads_weights_only_to_find_their_largest(files, monkeypatch):
     monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
     model = load_onnx(files[1], weights=False)
-    outlined = make_outline(model, files[1].parent, select_nodes(model, DEFAULT_INT8_ROLES))
+    outlined = make_outline(model, files[1].parent, select_nodes(model, PRODUCT_ROLES))
     assert len(outlined.external) > 20
     assert outlined.model.ByteSize() < 0.2 * files[0].stat().st_size

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from running import run, sqnr
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES, find_role
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES, find_role
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
@@ -157,7 +157,7 @@ def planted_linear(value, tmp_path):
 
 def test_a_planted_large_input_of_a_quantized_linear_stays_fp32_with_its_qdq(tmp_path):
     model, ranges, x = planted_linear(100_000.0, tmp_path)
-    audited = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), ranges)
+    audited = to_fp16(quantize_int8(model, ranges, PRODUCT_ROLES), ranges)
     kinds = {
         node.op_type
         for node in audited.model.graph.node
@@ -168,13 +168,13 @@ def test_a_planted_large_input_of_a_quantized_linear_stays_fp32_with_its_qdq(tmp
     half = ReferenceEvaluator(audited.model).run(None, {"images": x})[0]
     assert np.isfinite(half).all()
     assert np.abs(half - expected).max() <= 0.03 * np.abs(expected).max()
-    without = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), None)
+    without = to_fp16(quantize_int8(model, ranges, PRODUCT_ROLES), None)
     assert not np.isfinite(ReferenceEvaluator(without.model).run(None, {"images": x})[0]).all()
 
 
 def test_scales_too_small_for_fp16_stay_fp32(tmp_path):
     model, ranges, _ = planted_linear(0.00001, tmp_path)
-    audited = to_fp16(quantize_int8(model, ranges, DEFAULT_INT8_ROLES), ranges)
+    audited = to_fp16(quantize_int8(model, ranges, PRODUCT_ROLES), ranges)
     assert any("too small for FP16" in kept.reason for kept in audited.kept_fp32)
     # Engines refuse a product whose operands are dequantized to different types.
     assert {"QuantizeLinear", "DequantizeLinear", "MatMul"} <= {
@@ -193,8 +193,8 @@ def test_scales_too_small_for_fp16_stay_fp32(tmp_path):
 
 
 def test_quantized_nodes_are_signed_symmetric_and_per_channel(fp32, ranges):
-    quantized = quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES)
-    chosen = set(select_nodes(fp32, DEFAULT_INT8_ROLES))
+    quantized = quantize_int8(fp32, ranges, PRODUCT_ROLES)
+    chosen = set(select_nodes(fp32, PRODUCT_ROLES))
     producers = {out: node for node in quantized.graph.node for out in node.output}
     weights = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
     assert len(chosen) > 20
@@ -242,7 +242,7 @@ def test_only_the_roles_asked_for_are_quantized(fp32, ranges):
 
 
 def test_int8_and_its_cpu_variant_stay_near_fp32(fp32, ranges, images):
-    signed = quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES)
+    signed = quantize_int8(fp32, ranges, PRODUCT_ROLES)
     reference, engine = run(fp32, images), run(signed, images, optimize=False)
     variant = run(make_cpu_variant(signed, ranges), images, optimize=False)
     assert sqnr(reference, engine) > 20
@@ -252,9 +252,9 @@ def test_int8_and_its_cpu_variant_stay_near_fp32(fp32, ranges, images):
 
 def test_int8_with_fp16_needs_opset_19(fp32, ranges, images):
     with pytest.raises(ToolFailure, match="19"):
-        to_fp16(quantize_int8(fp32, ranges, DEFAULT_INT8_ROLES), ranges)
+        to_fp16(quantize_int8(fp32, ranges, PRODUCT_ROLES), ranges)
     raised = convert_opset(fp32, 19)
-    mixed = to_fp16(quantize_int8(raised, ranges, DEFAULT_INT8_ROLES), ranges).model
+    mixed = to_fp16(quantize_int8(raised, ranges, PRODUCT_ROLES), ranges).model
     onnx.checker.check_model(mixed, full_check=True)
     scales = {n.input[1] for n in mixed.graph.node if n.op_type == "QuantizeLinear"}
     types = {t.data_type for t in mixed.graph.initializer if t.name in scales}

@@ -15,7 +15,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.quantization.qdq import (
     FP8,
@@ -96,7 +96,7 @@ def assert_same_parameters(
 
 
 def test_the_default_placement_is_that_of_the_oracle(fp32, ranges):
-    assert_equal_to_ort(fp32, ranges, DEFAULT_INT8_ROLES)
+    assert_equal_to_ort(fp32, ranges, PRODUCT_ROLES)
 
 
 def test_convolutions_shared_weights_and_channels_of_zeros_are_those_of_the_oracle():

@@ -9,7 +9,7 @@ from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 from running import run, sqnr
 
-from hvt_deploy.graph.analysis.roles import DEFAULT_INT8_ROLES
+from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.qdq import INT8, Placement, insert_qdq, quantize_int8
@@ -103,7 +103,7 @@ def test_folded_layer_scales_of_a_faster_vit_keep_no_product_in_fp32(exported_gr
     images = np.random.default_rng(0).standard_normal((8, 3, 64, 64), np.float32)
     ranges = collect_ranges(path, [images], threads=1)
     model = convert_opset(load_onnx(path), 19)
-    quantized = quantize_int8(model, ranges, DEFAULT_INT8_ROLES)
+    quantized = quantize_int8(model, ranges, PRODUCT_ROLES)
     raised = raise_scales(quantized, ranges)
     expected = run(quantized, images, optimize=False)
     np.testing.assert_array_equal(run(raised, images, optimize=False), expected)
