@@ -8,8 +8,9 @@ from pathlib import Path
 
 from hvt_deploy.commands.build_target import Target, find_target
 from hvt_deploy.commands.engine_costs import BuiltPlan, count_costs, sum_up
+from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import CheckFailed, MissingEnvironment, ToolFailure
-from hvt_deploy.core.manifest import EngineFacts, Manifest, engine_key
+from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui

@@ -15,17 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, writing_to
-from hvt_deploy.core.manifest import (
-    RECORDED,
-    RESULTS,
-    WEIGHTS,
-    Artifact,
-    EngineFacts,
-    Manifest,
-    parse_manifest,
-)
+from hvt_deploy.core.manifest import RECORDED, RESULTS, WEIGHTS, Artifact, Manifest, parse_manifest
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.core.workspace import MANIFEST, ModelFolder, now, open_folder

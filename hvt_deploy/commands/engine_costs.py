@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from hvt_deploy.core.engine_facts import CostFacts, CostTotals, EngineFacts
 from hvt_deploy.core.errors import CheckFailed, HvtDeployError
-from hvt_deploy.core.manifest import CostFacts, CostTotals, EngineFacts, Manifest, engine_key
+from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.types import Precision, Skipped
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh

@@ -16,9 +16,10 @@ from hvt_deploy.commands.build_target import explain_build
 from hvt_deploy.commands.build_trt import build_from_graph, check_int8
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.engine_costs import sum_up
+from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.gpus import Gpu
-from hvt_deploy.core.manifest import EngineFacts, Manifest, WeightsRecord
+from hvt_deploy.core.manifest import Manifest, WeightsRecord
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing

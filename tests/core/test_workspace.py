@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.manifest import (
     CalibrationFacts,
-    EngineFacts,
     GraphFacts,
     GraphRecipe,
     Int8CalibrationFacts,

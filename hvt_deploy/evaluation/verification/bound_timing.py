@@ -23,6 +23,8 @@ def time_bound(
         measured[f"{name} batch {batch} median_ms"] = latency.median
         measured[f"{name} batch {batch} p99_ms"] = latency.p99
         measured[f"{name} batch {batch} stable"] = str(latency.stable)
+        if latency.gpu:
+            measured[f"{name} batch {batch} back to back_ms"] = latency.gpu.back_to_back_ms
         expect(latency.min > 0, f"{name} took {latency.min} ms.")
     if speedup_of:
         interval = speedup_interval(latencies[next(iter(bound))], latencies[speedup_of])

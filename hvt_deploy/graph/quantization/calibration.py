@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
-from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, signal_and_noise, sqnr_db
+from hvt_deploy.core.tensors import ImagesNCHW, sqnr_db
 from hvt_deploy.core.types import (
     CALIBRATORS,
     Calibrator,
@@ -30,16 +29,14 @@ from hvt_deploy.graph.quantization.engine_int8 import (
     find_int8_attention,
     quantize_for_engine,
 )
-from hvt_deploy.graph.quantization.int8_calibration import Effect, Int8Calibration
-from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
+from hvt_deploy.graph.quantization.logits_judge import LogitsJudge, judge_effect, run_logits
 from hvt_deploy.graph.quantization.product_error import ProductError, measure_products
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_histograms
 from hvt_deploy.graph.quantization.smooth_quant import choose_smoothing, smooth, smooth_ranges
 from hvt_deploy.graph.storage import load_onnx
 
-# A pass that gains less than this is not worth a change of the graph.
-_WORTH_DB = 0.1
 # Thresholds overfit the images they were found on more than the other passes: a small gain here was
 # a loss of 4 dB on other photographs (faster_vit_0_224, random weights;
 # `benchmarks/quantization.py`).
@@ -78,29 +75,6 @@ class Int8Settings:
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """Measures the logits of INT8 graphs against those of FP32."""
-
-    roles: tuple[str, ...]
-    """Roles of the nodes that get Q/DQ."""
-    images: Sequence[ImagesNCHW]
-    """Images (N, 3, H, W) in batches."""
-    threads: int
-    """CPU threads of ONNX Runtime."""
-    reference_NK: LogitsNK  # noqa: N815
-    """Logits of the FP32 graph for these images."""
-
-    def measure_db(self, model: onnx.ModelProto, ranges: Ranges) -> float:
-        """The SQNR of the logits of `model` in INT8."""
-        return self.compare(quantize_int8(model, ranges, self.roles))
-
-    def compare(self, quantized: onnx.ModelProto) -> float:
-        """The SQNR of the logits of an INT8 graph."""
-        found_NK = _run_logits(quantized, self.images, self.threads)
-        return sqnr_db(*signal_and_noise(self.reference_NK, found_NK))
-
-
-@dataclass(frozen=True)
 class _Stage:
     """The calibration after some of its passes."""
 
@@ -136,8 +110,8 @@ def calibrate_int8(
     if external or model.ByteSize() > _LARGE_BYTES:
         return _calibrate_by_histograms(model, fp32.parent, plain, settings, images, threads, ui)
     with ui.progress("Recovering INT8 accuracy") as progress:
-        reference_NK = _run_logits(model, images.others, threads)
-        judge = _Judge(settings.roles, images.others, threads, reference_NK)
+        reference_NK = run_logits(model, images.others, threads)
+        judge = LogitsJudge(settings.roles, images.others, threads, reference_NK)
         stage = _Stage(model, plain, judge.measure_db(model, ranges))
         progress(1, 5)
         if "smooth-quant" in settings.recovery:
@@ -163,24 +137,13 @@ def calibrate_int8(
     return stage.found
 
 
-def _run_logits(model: onnx.ModelProto, images: Sequence[ImagesNCHW], threads: int) -> LogitsNK:
-    run, output = open_graph(model, Path(), threads), model.graph.output[0].name
-    return np.concatenate([run([output], images_NCHW)[0] for images_NCHW in images])
-
-
-def _judge_effect(
-    name: str, before_db: float, after_db: float, worth_db: float = _WORTH_DB
-) -> Effect:
-    return Effect(name, before_db, after_db, kept=after_db > before_db + worth_db)
-
-
-def _try_smoothing(stage: _Stage, measured: Ranges, judge: _Judge) -> _Stage:
+def _try_smoothing(stage: _Stage, measured: Ranges, judge: LogitsJudge) -> _Stage:
     scales = choose_smoothing(stage.model, measured, select_nodes(stage.model, judge.roles))
     if not scales:
         return stage
     smoothed = smooth(stage.model, scales)
     ranges = smooth_ranges(stage.model, measured, scales)
-    effect = _judge_effect("smooth-quant", stage.db, judge.measure_db(smoothed, ranges))
+    effect = judge_effect("smooth-quant", stage.db, judge.measure_db(smoothed, ranges))
     found = replace(stage.found, effects=(*stage.found.effects, effect))
     if not effect.kept:
         return replace(stage, found=found)
@@ -210,7 +173,7 @@ def _try_clipping(
     calibrator: CalibratorChoice,
     thresholds: Mapping[Calibrator, Mapping[str, float]],
     errors: Mapping[Calibrator, Mapping[str, ProductError]],
-    judge: _Judge,
+    judge: LogitsJudge,
 ) -> _Stage:
     """Clip at the thresholds of one calibrator, or for each tensor of the one with the smallest
     local error.
@@ -221,7 +184,7 @@ def _try_clipping(
     }
     ranges = stage.found.ranges.clip({name: thresholds[c][name] for name, c in clipping.items()})
     after_db = judge.measure_db(stage.model, ranges)
-    effect = _judge_effect(f"calibrator {calibrator}", stage.db, after_db, _CLIPPING_WORTH_DB)
+    effect = judge_effect(f"calibrator {calibrator}", stage.db, after_db, _CLIPPING_WORTH_DB)
     kept = effect.kept or calibrator != "auto"  # a calibrator that was named is always used
     found = replace(
         stage.found,
@@ -234,7 +197,7 @@ def _try_clipping(
 
 
 def _try_bias_correction(
-    stage: _Stage, errors: Mapping[Calibrator, Mapping[str, ProductError]], judge: _Judge
+    stage: _Stage, errors: Mapping[Calibrator, Mapping[str, ProductError]], judge: LogitsJudge
 ) -> _Stage:
     """Subtract the mean errors that the products have with the ranges of `stage`."""
     shifts = {
@@ -244,7 +207,7 @@ def _try_bias_correction(
     }
     corrected = correct_biases(stage.model, shifts)
     after_db = judge.measure_db(corrected, stage.found.ranges)
-    effect = _judge_effect("bias-correction", stage.db, after_db)
+    effect = judge_effect("bias-correction", stage.db, after_db)
     effects = (*stage.found.effects, effect)
     if not effect.kept:
         return replace(stage, found=replace(stage.found, effects=effects))
@@ -252,7 +215,7 @@ def _try_bias_correction(
 
 
 def _try_attention(
-    stage: _Stage, measured: Ranges, engine: EnginePlacement, judge: _Judge
+    stage: _Stage, measured: Ranges, engine: EnginePlacement, judge: LogitsJudge
 ) -> _Stage:
     """Judged on the graph of the engine, whose Linears may write INT8."""
     blocks = find_int8_attention(stage.model)
@@ -263,7 +226,7 @@ def _try_attention(
         judge.compare(quantize_for_engine(stage.model, ranges, replace(engine, attention=names)))
         for names in ((), blocks)
     )
-    effect = _judge_effect("INT8 attention", before_db, after_db, -_ATTENTION_COSTS_DB)
+    effect = judge_effect("INT8 attention", before_db, after_db, -_ATTENTION_COSTS_DB)
     effects = (*stage.found.effects, effect)
     return replace(stage, found=replace(stage.found, attention=effect.kept, effects=effects))
 

@@ -12,7 +12,8 @@ import pytest
 from command_line import run
 
 from hvt_deploy.commands.package import package_triton
-from hvt_deploy.core.manifest import EngineFacts, engine_key
+from hvt_deploy.core.engine_facts import EngineFacts
+from hvt_deploy.core.manifest import engine_key
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.runtime.triton.served_profiles import ServedProfiles, choose_served_profiles
 
