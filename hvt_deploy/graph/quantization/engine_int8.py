@@ -28,8 +28,6 @@ from hvt_deploy.graph.queries import map_producers, map_readers
 # TensorRT has one INT8 kernel for a whole attention block of these head sizes, up to 512 keys.
 _HEAD_DIMS = (16, 32, 64)
 _MOST_KEYS = 512
-# A probability is at most 1, the largest level 127.
-_SOFTMAX_SCALE = 1 / 127
 # Between the scores and their softmax: scale, position bias, mask.
 _SCORE_OPS = ("Add", "Sub", "Mul", "Div", "Where", "Reshape")
 
@@ -68,10 +66,9 @@ def quantize_for_engine(
     chosen = select_nodes(model, placement.roles, placement.excluded)
     blocks = [b for b in find_attention(model) if b.value.name in placement.attention and chosen]
     products = [node.name for block in blocks for node in (block.score, block.value)]
-    scales: dict[str, float] = {block.value.input[0]: _SOFTMAX_SCALE for block in blocks}
+    results = [block.value.output[0] for block in blocks]
     readers = map_readers(model.graph)
-    for result in (block.value.output[0] for block in blocks):
-        scales[result] = _find_scale(ranges, _follow_layout(result, readers))
+    scales = {name: _find_scale(ranges, _follow_layout(name, readers)) for name in results}
     quantized = insert_qdq(
         model,
         ranges,

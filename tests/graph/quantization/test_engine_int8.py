@@ -171,20 +171,29 @@ def test_a_softmax_with_another_reader_is_no_attention():
     )
 
 
-def test_attention_is_quantized_with_the_scale_of_probabilities(hvt):
-    model, ranges, _ = hvt
-    made = quantize_for_engine(
-        model, ranges, EnginePlacement(("fc1",), (), find_int8_attention(model))
-    )
+def test_probabilities_are_quantized_by_their_range(hvt):
+    """With a scale of 1/127 most probabilities of 64 keys would be level 0 or 1."""
+    model, ranges, images = hvt
+    attention = find_int8_attention(model)
+    made = quantize_for_engine(model, ranges, EnginePlacement(("fc1",), (), attention))
     constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
-    probabilities = {n.output[0] for n in made.graph.node if n.op_type == "Softmax"}
-    scales = [
-        constants[n.input[1]]
+    probabilities = [n.output[0] for n in made.graph.node if n.op_type == "Softmax"]
+    scales = {
+        n.input[0]: constants[n.input[1]]
         for n in made.graph.node
         if n.op_type == "QuantizeLinear" and n.input[0] in probabilities
+    }
+    assert [scales[name] for name in probabilities] == [
+        np.float32(ranges.largest(name) / 127) for name in probabilities
     ]
-    assert len(scales) == 6
-    assert np.allclose(scales, 1 / 127)
+    assert min(scales.values()) < 0.8 / 127
+    coarse = ranges.clip(dict.fromkeys(probabilities, 1.0))
+    plain, without = (
+        quantize_for_engine(model, ranges_, EnginePlacement(("fc1",), (), attention))
+        for ranges_ in (ranges, coarse)
+    )
+    expected = run(model, images)
+    assert sqnr(expected, run(plain, images)) > sqnr(expected, run(without, images)) + 1
 
 
 def test_attention_and_the_linear_behind_it_quantize_with_one_scale(hvt):
@@ -259,7 +268,7 @@ def digits(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "kept"), [("hvt_demo", False), ("faster_vit_demo", True)])
 def test_attention_is_judged_by_the_logits(exported_graph, digits, tmp_path, name, kept):
-    """HVT's trained attention loses 5 dB in INT8, FasterViT's nothing."""
+    """HVT's trained attention loses 2 dB in INT8, FasterViT's nothing."""
     path, spec = exported_graph(name), get_spec(name)
     samples = choose_calibration(digits.calibration, 32, seed=0).samples()
     images = [batch.images_NCHW for batch in load_batches(samples, spec.preprocessing, 16, 1)]
@@ -270,6 +279,6 @@ def test_attention_is_judged_by_the_logits(exported_graph, digits, tmp_path, nam
     found = calibrate_int8(path, ranges, settings, read, 1, SilentUi())
     (effect,) = found.effects
     assert (effect.name, effect.kept, found.attention) == ("INT8 attention", kept, kept)
-    assert (effect.before_db - effect.after_db > 3) != kept
+    assert (effect.before_db - effect.after_db > 1.5) != kept
     found.write(tmp_path)
     assert read_int8_calibration(tmp_path).attention == kept
