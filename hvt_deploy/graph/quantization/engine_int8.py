@@ -98,7 +98,7 @@ def _find_scale(ranges: Ranges, tensor: str) -> float:
 
 def find_int8_attention(model: onnx.ModelProto) -> tuple[str, ...]:
     """The attention that TensorRT has an INT8 kernel for, as in `EnginePlacement`: heads of 16, 32
-    or 64 channels and at most 512 keys.
+    or 64 channels, at most 512 keys and more than one query.
     """
     shapes = infer_batch1_shapes(model)
 
@@ -112,6 +112,7 @@ def find_int8_attention(model: onnx.ModelProto) -> tuple[str, ...]:
             and query[-1] in _HEAD_DIMS
             and value[-1] in _HEAD_DIMS
             and scores[-1] <= _MOST_KEYS
+            and scores[-2] > 1  # a class token's own attention is no fused kernel
         )
 
     return tuple(block.value.name for block in find_attention(model) if fits(block))

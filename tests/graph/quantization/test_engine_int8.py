@@ -161,6 +161,14 @@ def test_attention_is_int8_where_tensorrt_has_a_kernel(head, keys, found):
     assert blocks == ("value",) * found
 
 
+def test_the_attention_of_one_query_is_left_in_fp16():
+    """XCiT's class attention: no fused kernel, and Q/DQ would cost kernels of their own."""
+    one = ATTENTION.replace("N, 2, KEYS, HEAD] q", "N, 2, 1, HEAD] q")
+    model = parse_attention(32, 49, one.replace("N, 2, KEYS, HEAD] out", "N, 2, 1, HEAD] out"))
+    assert len(find_attention(model)) == 1
+    assert find_int8_attention(model) == ()
+
+
 def test_a_softmax_with_another_reader_is_no_attention():
     also = ATTENTION.replace(", v) }", ", v)  twice = Relu (p) }")
     assert find_attention(parse_attention(32, 49, also)) == ()
