@@ -95,9 +95,9 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     folder = ModelFolder(tmp_path / "artifacts/hvt_demo")
     flags = {"calibration.folder": str(tmp_path / "images"), "quantization.calibrator": "max"}
     config = with_flags(folder.read().config, flags)
-    tried = int8_calibration._judge_effect
+    tried = int8_calibration.judge_effect
     monkeypatch.setattr(
-        int8_calibration, "_judge_effect", lambda *effect: replace(tried(*effect), kept=True)
+        int8_calibration, "judge_effect", lambda *effect: replace(tried(*effect), kept=True)
     )
     manifest = quantize(folder, config, "int8-fp32", SilentUi())
     calibration = read_int8_calibration(folder.open_artifact(manifest, "int8-calibration").parent)
