@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Ranges:
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        plain = {"tensors": dict(self.tensors), "channels": dict(self.channels)}
+        path.write_text(json.dumps(plain), encoding="utf-8")
 
 
 def read_ranges(path: Path) -> Ranges:
