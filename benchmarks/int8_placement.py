@@ -49,12 +49,12 @@ from hvt_deploy.graph.quantization.calibration import (
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
     find_attention,
+    find_engine_placement,
     find_int8_attention,
     quantize_for_engine,
 )
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, to_fp16
 from hvt_deploy.graph.quantization.ort_session import open_graph
-from hvt_deploy.graph.quantization.quantized_graph import find_engine_placement
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges
 from hvt_deploy.graph.quantization.scale_raising import raise_scales
 from hvt_deploy.graph.storage import load_onnx, save_onnx
@@ -110,13 +110,8 @@ def list_placements(
 def choose(name: str, path: Path, ranges: Ranges, batches: Sequence[ImagesNCHW]) -> EnginePlacement:
     """The product's default for TensorRT-RTX, with attention where the calibration has it."""
     quantization, model = config_of(name).quantization, load_onnx(path)
-    settings = Int8Settings(
-        quantization.int8_roles.rtx,
-        "max",
-        (),
-        find_engine_placement(model, quantization, "rtx"),
-        quantization.int8_attention,
-    )
+    judged = "rtx" if quantization.int8_attention == "auto" else None
+    settings = Int8Settings(replace(quantization, calibrator="max", recovery=()), judged)
     images = CalibrationImages(batches, batches[::2], batches[1::2])
     found = calibrate_int8(path, ranges, settings, images, cpu_count(), SilentUi())
     return find_engine_placement(model, quantization, "rtx", attention=found.attention)

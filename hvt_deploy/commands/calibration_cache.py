@@ -34,9 +34,7 @@ from hvt_deploy.graph.quantization.calibration import (
     calibrate_int8,
 )
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, read_int8_calibration
-from hvt_deploy.graph.quantization.quantized_graph import find_engine_placement
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
-from hvt_deploy.graph.storage import load_onnx
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
@@ -157,16 +155,10 @@ def _int8(
     ranges: Ranges,
     ui: Ui,
 ) -> tuple[Manifest, Int8Calibration]:
-    quantization, fp32 = config.quantization, folder.open_artifact(manifest, "fp32")
-    roles = quantization.int8_roles
+    # What a recipe excludes and, where attention is not judged, the library change nothing here.
+    judged = config.quantization.int8_attention == "auto"
     settings = Int8Settings(
-        tuple(dict.fromkeys((*roles.rtx, *roles.tensorrt, *roles.cpu))),
-        quantization.calibrator,
-        quantization.recovery,
-        find_engine_placement(
-            load_onnx(fp32, weights=False), quantization, find_int8_target(config)
-        ),
-        quantization.int8_attention,
+        replace(config.quantization, excluded=()), find_int8_target(config) if judged else None
     )
     key = _cache_key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
     before = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
@@ -174,6 +166,7 @@ def _int8(
         return manifest, read_int8_calibration(
             folder.open_artifact(manifest, INT8_CALIBRATION).parent
         )
+    fp32 = folder.open_artifact(manifest, "fp32")
     # Many tensors of a batch are outputs, or exist once for each calibrator.
     reader = _Reader(manifest, min(_MEASURED_AT_ONCE, config.calibration.batch_size))
     samples = chosen.samples()

@@ -33,7 +33,7 @@ from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest
 from hvt_deploy.evaluation.recipe_search import RecipeBench, TrialCache, search_recipe
 from hvt_deploy.evaluation.report.accuracy_budget import draw_budget, render_budget
 from hvt_deploy.evaluation.statistics import images_needed
-from hvt_deploy.graph.quantization.quantized_graph import find_engine_placement
+from hvt_deploy.graph.quantization.engine_int8 import find_engine_placement
 from hvt_deploy.graph.storage import load_onnx
 
 # Without --budget-images: enough for the budget, and at least so many for a search that is not

@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hvt_deploy
+from hvt_deploy.commands import calibration_cache
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.find_recipe import find_recipe, quantize_within_budget
+from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.validate import validate
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import GraphFacts
@@ -91,6 +93,22 @@ def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place,
     assert "head/head" in (found.folder / "budget.md").read_text()
     assert "<svg" in (found.folder / "budget.svg").read_text()
     assert json.loads((found.folder / "budget.json").read_text())["metric"] == "top-1"
+
+
+def test_a_recipe_with_exclusions_is_not_calibrated_again(place, found, monkeypatch):
+    root, _, config = place
+
+    def refuse(*arguments):
+        raise AssertionError("calibrated again")
+
+    monkeypatch.setattr(calibration_cache, "calibrate_int8", refuse)
+    folder = ModelFolder(root / "artifacts" / "m")
+    assert found.recipe.excluded
+    for recipe in (config.quantization, found.recipe):
+        quantize(folder, replace(config, quantization=recipe), "int8", SilentUi())
+    with pytest.raises(AssertionError, match="again"):  # another calibrator is another matter
+        other = replace(found.recipe, calibrator="mse")
+        quantize(folder, replace(config, quantization=other), "int8", SilentUi())
 
 
 def test_its_images_must_not_be_validated_on(place, found):

@@ -12,20 +12,16 @@ from pathlib import Path
 
 import onnx
 
+from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.tensors import ImagesNCHW, sqnr_db
-from hvt_deploy.core.types import (
-    CALIBRATORS,
-    Calibrator,
-    CalibratorChoice,
-    Int8Attention,
-    Recovery,
-)
+from hvt_deploy.core.types import CALIBRATORS, Calibrator, CalibratorChoice, Int8Target
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.graph.analysis.roles import find_role
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibrators import choose_threshold
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
+    find_engine_placement,
     find_int8_attention,
     quantize_for_engine,
 )
@@ -62,16 +58,16 @@ class CalibrationImages:
 class Int8Settings:
     """The choices of a calibration."""
 
-    roles: tuple[str, ...]
-    """The roles that get Q/DQ."""
-    calibrator: CalibratorChoice
-    """The calibrator of all tensors, or `auto` for the best one of each tensor."""
-    recovery: tuple[Recovery, ...]
-    """The recovery passes to try."""
-    engine: EnginePlacement
-    """What an engine computes in INT8, before attention is decided."""
-    attention: Int8Attention
-    """Whether attention is INT8; auto: where the logits allow it."""
+    quantization: QuantizationConfig
+    """The recipe. What it excludes is calibrated all the same."""
+    target: Int8Target | None
+    """The library that attention is judged for; None: it is not judged."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that get Q/DQ for any library or the CPU."""
+        roles = self.quantization.int8_roles
+        return tuple(dict.fromkeys((*roles.rtx, *roles.tensorrt, *roles.cpu)))
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,9 @@ def calibrate_int8(
     `auto` is `max` there, and no recovery pass runs. Raises BadInput if no node has one of the
     roles.
     """
-    plain = Int8Calibration(Ranges(ranges.tensors), attention=settings.attention == "always")
-    if settings.calibrator == "max" and not (settings.recovery or settings.attention == "auto"):
+    recipe = settings.quantization
+    plain = Int8Calibration(Ranges(ranges.tensors), attention=recipe.int8_attention == "always")
+    if recipe.calibrator == "max" and not (recipe.recovery or settings.target):
         return plain
     model = load_onnx(fp32, weights=False)
     external = any(
@@ -114,25 +111,15 @@ def calibrate_int8(
         judge = LogitsJudge(settings.roles, images.others, threads, reference_NK)
         stage = _Stage(model, plain, judge.measure_db(model, ranges))
         progress(1, 5)
-        if "smooth-quant" in settings.recovery:
+        if "smooth-quant" in recipe.recovery:
             stage = _try_smoothing(stage, ranges, judge)
         progress(2, 5)
-        thresholds = _choose_thresholds(stage, settings, images, threads)
-        progress(3, 5)
-        errors = measure_products(
-            stage.model,
-            quantize_int8(stage.model, stage.found.ranges, settings.roles),
-            {c: stage.found.ranges.clip(found) for c, found in thresholds.items()},
-            images.some,
-            threads,
-        )
+        if recipe.calibrator != "max" or "bias-correction" in recipe.recovery:
+            stage = _try_local_passes(stage, settings, images, judge)
         progress(4, 5)
-        if settings.calibrator != "max":
-            stage = _try_clipping(stage, settings.calibrator, thresholds, errors, judge)
-        if "bias-correction" in settings.recovery:
-            stage = _try_bias_correction(stage, errors, judge)
-        if settings.attention == "auto":
-            stage = _try_attention(stage, ranges, settings.engine, judge)
+        if settings.target:
+            engine = find_engine_placement(stage.model, recipe, settings.target)
+            stage = _try_attention(stage, ranges, replace(engine, excluded=()), judge)
         progress(5, 5)
     return stage.found
 
@@ -150,11 +137,31 @@ def _try_smoothing(stage: _Stage, measured: Ranges, judge: LogitsJudge) -> _Stag
     return _Stage(smoothed, replace(found, ranges=ranges, smoothing=scales), effect.after_db)
 
 
+def _try_local_passes(
+    stage: _Stage, settings: Int8Settings, images: CalibrationImages, judge: LogitsJudge
+) -> _Stage:
+    """Clipping and bias correction, which follow from the local errors of the products."""
+    recipe = settings.quantization
+    thresholds = _choose_thresholds(stage, settings, images, judge.threads)
+    errors = measure_products(
+        stage.model,
+        quantize_int8(stage.model, stage.found.ranges, settings.roles),
+        {c: stage.found.ranges.clip(found) for c, found in thresholds.items()},
+        images.some,
+        judge.threads,
+    )
+    if recipe.calibrator != "max":
+        stage = _try_clipping(stage, recipe.calibrator, thresholds, errors, judge)
+    if "bias-correction" in recipe.recovery:
+        stage = _try_bias_correction(stage, errors, judge)
+    return stage
+
+
 def _choose_thresholds(
     stage: _Stage, settings: Int8Settings, images: CalibrationImages, threads: int
 ) -> dict[Calibrator, dict[str, float]]:
     """The thresholds of each calibrator that is to be tried, by the quantized tensor."""
-    ranges, calibrator = stage.found.ranges, settings.calibrator
+    ranges, calibrator = stage.found.ranges, settings.quantization.calibrator
     readers = _readers_of_quantized(stage.model, settings.roles)
     if calibrator == "max":
         return {"max": {name: ranges.largest(name) for name in readers}}
@@ -240,7 +247,7 @@ def _calibrate_by_histograms(
     threads: int,
     ui: Ui,
 ) -> Int8Calibration:
-    calibrator, ranges = settings.calibrator, plain.ranges
+    calibrator, ranges = settings.quantization.calibrator, plain.ranges
     if calibrator in ("auto", "max"):
         return plain
     with ui.progress(f"Calibrating: {calibrator}"):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from hvt_deploy.core.run_config import QuantizationConfig
+from hvt_deploy.core.types import Int8Target
 from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
 from hvt_deploy.graph.quantization.int8_results import quantize_results
 from hvt_deploy.graph.quantization.qdq import (
@@ -54,6 +56,21 @@ class AttentionBlock:
     """The product of q and k."""
     value: onnx.NodeProto
     """The product of the softmax and v."""
+
+
+def find_engine_placement(
+    model: onnx.ModelProto,
+    quantization: QuantizationConfig,
+    target: Int8Target,
+    *,
+    attention: bool = False,
+) -> EnginePlacement:
+    """What an engine of the library `target` computes in INT8."""
+    roles, excluded = getattr(quantization.int8_roles, target), quantization.excluded
+    if target == "rtx" and not select_nodes(model, roles):
+        roles = quantization.int8_roles.tensorrt
+    blocks = find_int8_attention(model) if attention else ()
+    return EnginePlacement(roles, quantization.int8_outputs, blocks, excluded)
 
 
 def quantize_for_engine(

@@ -14,7 +14,7 @@ from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
-    find_int8_attention,
+    find_engine_placement,
     quantize_for_engine,
 )
 from hvt_deploy.graph.quantization.external_weights import Outline, make_outline
@@ -75,18 +75,3 @@ def _place(
     )
     chosen = select_nodes(prepared, placement.roles, placement.excluded)
     return placement, make_outline(prepared, fp32.parent, chosen)
-
-
-def find_engine_placement(
-    model: ModelProto,
-    quantization: QuantizationConfig,
-    target: Int8Target,
-    *,
-    attention: bool = False,
-) -> EnginePlacement:
-    """What an engine of the library `target` computes in INT8."""
-    roles, excluded = getattr(quantization.int8_roles, target), quantization.excluded
-    if target == "rtx" and not select_nodes(model, roles, excluded):
-        roles = quantization.int8_roles.tensorrt
-    blocks = find_int8_attention(model) if attention else ()
-    return EnginePlacement(roles, quantization.int8_outputs, blocks, excluded)

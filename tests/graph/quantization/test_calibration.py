@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper, parser
 from running import run, sqnr
 
+from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.core.types import CALIBRATORS
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
@@ -19,7 +20,6 @@ from hvt_deploy.graph.quantization.calibration import (
     calibrate_int8,
 )
 from hvt_deploy.graph.quantization.calibrators import BINS, LEVELS, choose_threshold
-from hvt_deploy.graph.quantization.engine_int8 import EnginePlacement
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.product_error import measure_products
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
@@ -234,8 +234,11 @@ def test_bias_correction_takes_the_mean_error_away(model, images, planted_ranges
 
 
 def make_settings(calibrator, recovery):
-    engine = EnginePlacement(PRODUCT_ROLES)
-    return Int8Settings(PRODUCT_ROLES, calibrator, recovery, engine, "never")
+    roles = Int8Roles(PRODUCT_ROLES, PRODUCT_ROLES, PRODUCT_ROLES)
+    recipe = QuantizationConfig(
+        roles, int8_attention="never", calibrator=calibrator, recovery=recovery
+    )
+    return Int8Settings(recipe, target=None)
 
 
 def test_calibration_keeps_what_helps_and_comes_back_from_its_files(

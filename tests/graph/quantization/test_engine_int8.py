@@ -13,6 +13,7 @@ from running import run, sqnr
 
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core.errors import BadInput, ToolFailure
+from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.digits import write_digits
@@ -28,13 +29,13 @@ from hvt_deploy.graph.quantization.calibration import (
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
     find_attention,
+    find_engine_placement,
     find_int8_attention,
     quantize_for_engine,
 )
 from hvt_deploy.graph.quantization.fp16 import to_fp16
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.qdq import quantize_int8
-from hvt_deploy.graph.quantization.quantized_graph import find_engine_placement
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.models.registry import get_spec
@@ -245,6 +246,9 @@ def test_convolutions_are_int8_where_they_pay_or_where_there_is_nothing_else(hvt
     only_convolutions.graph.node[0].name = "layers.0/Conv"
     placement = find_engine_placement(only_convolutions, quantization, "rtx")
     assert placement.roles == quantization.int8_roles.tensorrt
+    everything = tuple(f"{block}/{role}" for block in range(6) for role in LINEAR_ROLES[1:])
+    left = find_engine_placement(model, replace(quantization, excluded=everything), "rtx")
+    assert "conv" not in left.roles, "what a recipe excludes gives way to nothing else"
 
 
 def test_a_layer_of_zeros_and_tiny_weights_stay_finite(tmp_path: Path):
@@ -280,8 +284,9 @@ def test_attention_is_judged_by_the_logits(exported_graph, digits, tmp_path, nam
     path, spec = exported_graph(name), get_spec(name)
     samples = choose_calibration(digits.calibration, 32, seed=0).samples()
     images = [batch.images_NCHW for batch in load_batches(samples, spec.preprocessing, 16, 1)]
-    engine = EnginePlacement(LINEAR_ROLES, LINEAR_ROLES)
-    settings = Int8Settings(LINEAR_ROLES, "max", (), engine, "auto")
+    roles = Int8Roles(LINEAR_ROLES, LINEAR_ROLES, LINEAR_ROLES)
+    recipe = QuantizationConfig(roles, LINEAR_ROLES, calibrator="max", recovery=())
+    settings = Int8Settings(recipe, "rtx")
     read = CalibrationImages([], images[:1], images[1:])
     ranges = collect_ranges(path, images, 1)
     found = calibrate_int8(path, ranges, settings, read, 1, SilentUi())
