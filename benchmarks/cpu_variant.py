@@ -50,6 +50,7 @@ from hvt_deploy.graph.quantization.cpu_int8 import (
     to_unsigned,
 )
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
+from hvt_deploy.graph.quantization.qdq import quantize_int8
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
@@ -74,12 +75,13 @@ def make_graphs(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dic
     run_hvt_deploy(folder, "export", model, "--weights", weights)
     images = ("--calib", str(pictures), "--calib-images", str(IMAGES))
     quantize = ("quantize", model, "--precision", "int8-fp32", "--calibrator", "max", *images)
-    signed_path = Path(run_hvt_deploy(folder, *quantize)["int8-fp32"])
+    run_hvt_deploy(folder, *quantize)
     place = open_folder(folder / "artifacts", model)
     manifest = place.read()
     fp32_path = place.open_artifact(manifest, "fp32")
-    ranges = read_int8_calibration(place.open_artifact(manifest, "int8-calibration").parent).ranges
-    signed = load_onnx(folder / signed_path)
+    int8 = read_int8_calibration(place.open_artifact(manifest, "int8-calibration").parent)
+    ranges, roles = int8.ranges, manifest.config.quantization.int8_roles.cpu
+    signed = quantize_int8(int8.prepare(load_onnx(fp32_path)), ranges, roles)
     unsigned = to_unsigned(signed)
     biased = quantize_biases(unsigned)
     outputs = quantize_outputs(biased, ranges)

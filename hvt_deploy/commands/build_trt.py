@@ -116,15 +116,8 @@ def build_from_graph(
         key = engine_key(precision, target.tag)
         with folder.staging() as staged:
             name = name_engine_file(folder.slug, precision, target.flavour, target.capabilities)
-            plan = BuildPlan(
-                onnx=onnx_path,
-                engine=staged / name,
-                flavour=target.flavour.name,
-                compute_capabilities=target.capabilities,
-                profiles=target.profiles,
-                workspace_mib=config.engine.workspace_mib,
-                timing_cache=folder.path / f"timing-{target.tag}.cache",
-            )
+            cache = folder.path / f"timing-{target.tag}.cache"
+            plan = _make_plan(onnx_path, staged / name, target, config, cache)
             title = f"Building the {precision} engine with {target.flavour.title}"
             with ui.progress(title) as progress:
                 outcome = build_engine(plan, progress)
@@ -158,6 +151,20 @@ def build_from_graph(
         audit,
         costs,
         ahead_of_time=not target.gpus,
+    )
+
+
+def _make_plan(
+    onnx: Path, engine: Path, target: Target, config: RunConfig, timing_cache: Path
+) -> BuildPlan:
+    return BuildPlan(
+        onnx=onnx,
+        engine=engine,
+        flavour=target.flavour.name,
+        compute_capabilities=target.capabilities,
+        profiles=target.profiles,
+        workspace_mib=config.engine.workspace_mib,
+        timing_cache=timing_cache,
     )
 
 

@@ -25,7 +25,7 @@ from hvt_deploy.core.manifest import (
 )
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.core.types import Precision
+from hvt_deploy.core.types import Int8Target, Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.evaluation.parity import compare_logits
@@ -82,49 +82,46 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
             ),
         )
         manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
-        missing: list[GraphKey] = []
+        target = find_int8_target(config)
+        missing: dict[GraphKey, GraphRecipe] = {}
         for key in GRAPHS_OF[precision]:
-            before = manifest.facts(key, GraphFacts)
-            if (
-                before
-                and before.recipe == _recipe(config, calibrated, key)
-                and is_fresh(manifest, key)
-            ):
+            before, recipe = (
+                manifest.facts(key, GraphFacts),
+                _recipe(calibrated, config, target, key),
+            )
+            if before and before.recipe == recipe and is_fresh(manifest, key):
                 folder.open_artifact(manifest, key)
             else:
-                missing.append(key)
+                missing[key] = recipe
         if missing:
             fp32 = folder.open_artifact(manifest, "fp32")
             reference = _Reference(fp32, _logits(fp32, "fp32", manifest, calibrated.images))
-            for key in missing:
-                manifest = _add_graph(folder, manifest, config, key, calibrated, reference, ui)
+            for key, recipe in missing.items():
+                manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
     return manifest
 
 
-def _recipe(config: RunConfig, calibrated: Calibrated, key: GraphKey) -> GraphRecipe:
+def _recipe(
+    calibrated: Calibrated, config: RunConfig, target: Int8Target, key: GraphKey
+) -> GraphRecipe:
     """The settings that define a graph; a graph with other settings is rebuilt."""
     quantization = None if key == "fp16" else config.quantization
-    target = find_int8_target(config) if key in ("int8", "int8-fp32") else None
-    return GraphRecipe(calibrated.ranges is not None, quantization, target)
+    placed = target if key in ("int8", "int8-fp32") else None
+    return GraphRecipe(calibrated.ranges is not None, quantization, placed)
 
 
 def _add_graph(
     folder: ModelFolder,
     manifest: Manifest,
-    config: RunConfig,
     key: GraphKey,
+    recipe: GraphRecipe,
     calibrated: Calibrated,
     reference: _Reference,
     ui: Ui,
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
     graph, kept_fp32 = make_quantized_graph(
-        reference.path,
-        key,
-        config.quantization,
-        find_int8_target(config),
-        calibrated.ranges,
-        calibrated.int8,
+        reference.path, key, recipe, calibrated.ranges, calibrated.int8
     )
     opset = read_opset(graph)
     exported = manifest.facts("fp32", GraphFacts)
@@ -156,7 +153,7 @@ def _add_graph(
                 opset=opset,
                 nodes=len(graph.graph.node),
                 parity=parity,
-                recipe=_recipe(config, calibrated, key),
+                recipe=recipe,
                 kept_fp32={kept.node: kept.reason for kept in kept_fp32},
             ),
             parents=[k for k in needed if k in manifest.artifacts],

@@ -72,6 +72,15 @@ class GraphEdit:
         self._model.graph.node.append(node)
         return output
 
+    def add_qdq(
+        self, tensor: str, scale: str, zero_point: str, quantized: str, dequantized: str
+    ) -> str:
+        """Quantize `tensor` and dequantize it again, both named as their outputs; returns
+        `dequantized`.
+        """
+        self.add_node("QuantizeLinear", [tensor, scale, zero_point], quantized)
+        return self.add_node("DequantizeLinear", [quantized, scale, zero_point], dequantized)
+
     def split_weight(self, name: str, parts: Sequence[str]) -> bool:
         """Add an initializer's equal parts along its last axis; a graph input is replaced by them.
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import onnxruntime
 
-from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS, cpu_flags, int8_saturates
+from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS
 from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.graph.quantization.ort_session import keep_int8_exact
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.failures import read_first_line
 from hvt_deploy.runtime.providers import load_cuda_libraries
@@ -98,11 +99,7 @@ def make_session_options(threads: int, *, spin: bool = True) -> onnxruntime.Sess
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if int8_saturates(cpu_flags()):
-        # Signed Q/DQ saturate too, for the optimizer makes them unsigned. This makes the weights
-        # unsigned as well, whose kernel is exact. With VNNI it would only be slower, and some
-        # graphs of other quantizers then fail.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    keep_int8_exact(options)
     return options
 
 

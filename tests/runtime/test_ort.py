@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from ort_graphs import WEIGHT, H, K, W, expected, images, linear, request, save_graph
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, ToolFailure
-from hvt_deploy.runtime import ort_session
+from hvt_deploy.graph.quantization import ort_session
 from hvt_deploy.runtime.ort import OrtBackend
 from hvt_deploy.runtime.provider_placement import Placement
 

@@ -17,6 +17,7 @@ import onnx
 
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
+from hvt_deploy.core.manifest import GraphRecipe
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.types import Device, Precision, Runtime
@@ -218,8 +219,9 @@ def _quantize(graphs: VerifiedGraphs) -> None:
     families = {spec.name: spec.family for spec in list_specs()}
     settings = find_int8_defaults(families.get(graphs.model, ""))
     int8 = Int8Calibration(ranges, attention=settings.int8_attention == "always")
+    recipe = GraphRecipe(measured_ranges=True, quantization=settings, target="rtx")
     for precision in ("fp16", "int8", "int8-fp32"):
-        model, _ = make_quantized_graph(fp32, precision, settings, "rtx", ranges, int8)
+        model, _ = make_quantized_graph(fp32, precision, recipe, ranges, int8)
         save_onnx(model, graphs.onnx(precision))
 
 

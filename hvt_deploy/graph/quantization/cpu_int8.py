@@ -112,16 +112,14 @@ def quantize_outputs(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
         elif not _only(readers, "QuantizeLinear") and ranges.largest(output):
             low, high = (min(0.0, ranges.tensors[output][0]), max(0.0, ranges.tensors[output][1]))
             scale = (high - low) / _MOST
-            parameters = [
+            parameters = (
                 edit.add_constant(f"{output}_output_scale", np.array(scale, np.float32)),
                 edit.add_constant(
                     f"{output}_output_zero_point", np.array(round(-low / scale), np.uint8)
                 ),
-            ]
-            levels = edit.add_node(
-                "QuantizeLinear", [output, *parameters], f"{output}_output_quantized"
             )
-            values = edit.add_node("DequantizeLinear", [levels, *parameters], f"{output}_output")
+            names = f"{output}_output_quantized", f"{output}_output"
+            values = edit.add_qdq(output, *parameters, *names)
             for reader in readers:
                 replace_input(reader, output, values)
     return edit.done()

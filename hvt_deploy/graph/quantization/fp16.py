@@ -23,6 +23,8 @@ from hvt_deploy.graph.split_products import split_products
 from hvt_deploy.graph.topological_order import sort_nodes
 
 FP16_MAX = 65504.0
+# The exponents of the powers of two that FP16 holds with all its bits.
+FP16_EXPONENTS = (-14, 15)
 # Other images have larger activations than those of the calibration set.
 SAFE_LIMIT = FP16_MAX / 4
 # Below this opset onnx.checker rejects FP16 scales of QuantizeLinear.

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.graph.edit import GraphEdit
+from hvt_deploy.graph.quantization.fp16 import FP16_EXPONENTS
 from hvt_deploy.graph.quantization.ranges import Ranges
 
-# The exponents of the powers of two that FP16 holds with all their bits.
-_EXPONENTS = (-14, 15)
 _LEVELS_LOG2 = 7
 
 
@@ -49,12 +48,12 @@ def quantize_results(
         node.input[1] = edit.add_node("DequantizeLinear", weight, f"{output}_weight")
         node.output[0] = f"{output}_product"
         scale = np.array(max(levels * common, common) / 127, np.float32)
-        parameters = [edit.add_constant(f"{output}_product_scale", scale), zero]
-        quantized = edit.add_node(
-            "QuantizeLinear", [node.output[0], *parameters], f"{output}_product_quantized"
-        )
-        result = edit.add_node(
-            "DequantizeLinear", [quantized, *parameters], f"{output}_product_dequantized"
+        result = edit.add_qdq(
+            node.output[0],
+            edit.add_constant(f"{output}_product_scale", scale),
+            zero,
+            f"{output}_product_quantized",
+            f"{output}_product_dequantized",
         )
         by_channel = (scales_C / np.float32(common)).astype(np.float32)
         factors = edit.add_constant(f"{output}_by_channel", by_channel)
@@ -79,4 +78,4 @@ def _choose_common_scale(levels: float) -> float:
     128: FP16 holds that.
     """
     exponent = _LEVELS_LOG2 - math.ceil(math.log2(max(levels, 1e-30)))
-    return 2.0 ** min(max(exponent, _EXPONENTS[0]), _EXPONENTS[1])
+    return 2.0 ** min(max(exponent, FP16_EXPONENTS[0]), FP16_EXPONENTS[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS, cpu_flags, int8_saturates, require
 from hvt_deploy.core.tensors import ImagesNCHW
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 RunGraph: TypeAlias = Callable[[Sequence[str], ImagesNCHW], list[NDArray[np.float32]]]
 
@@ -31,8 +34,7 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # Threads that spin while NumPy works between two runs cost as much again as the runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if int8_saturates(cpu_flags()):  # as in `runtime/ort_session.py`
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    keep_int8_exact(options)
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(folder)
     )
@@ -50,3 +52,12 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
         return cast("list[NDArray[np.float32]]", session.run(list(outputs), {images: images_NCHW}))
 
     return run
+
+
+def keep_int8_exact(options: onnxruntime.SessionOptions) -> None:
+    """Let INT8 products be exact on a CPU whose 16-bit sums saturate."""
+    if int8_saturates(cpu_flags()):
+        # Signed Q/DQ saturate too, for the optimizer makes them unsigned. This makes the weights
+        # unsigned as well, whose kernel is exact. With VNNI it would only be slower, and some
+        # graphs of other quantizers then fail.
+        options.add_session_config_entry("session.x64quantprecision", "1")

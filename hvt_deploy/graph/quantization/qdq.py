@@ -214,12 +214,8 @@ class _Writer:
 
     def _add_activation(self, name: str) -> str:
         scale, zero_point = self._add_parameters(name, self._find_activation_scale(name))
-        quantized = self.edit.add_node(
-            "QuantizeLinear", [name, scale, zero_point], f"{name}_QuantizeLinear_Output"
-        )
-        return self.edit.add_node(
-            "DequantizeLinear", [quantized, scale, zero_point], f"{name}_DequantizeLinear_Output"
-        )
+        stem = f"{name}_%sLinear_Output"
+        return self.edit.add_qdq(name, scale, zero_point, stem % "Quantize", stem % "Dequantize")
 
     def _add_weight(self, name: str, weight: NDArray[Any], axis: int) -> str:
         others = tuple(i for i in range(weight.ndim) if i != axis)

@@ -7,7 +7,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.manifest import GraphKey
+from hvt_deploy.core.manifest import GraphKey, GraphRecipe
 from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.types import Int8Target
 from hvt_deploy.graph.opset import convert_opset, read_opset
@@ -29,24 +29,23 @@ from hvt_deploy.graph.storage import load_onnx
 def make_quantized_graph(
     fp32: Path,
     key: GraphKey,
-    quantization: QuantizationConfig,
-    target: Int8Target,
+    recipe: GraphRecipe,
     ranges: Ranges | None,
     int8: Int8Calibration | None,
 ) -> tuple[ModelProto, tuple[KeptNode, ...]]:
     """The graph of artifact `key` from the FP32 file, and the nodes that FP16 left in FP32.
 
-    `target` says where Q/DQ of an engine's graph pay. Raises BadInput for INT8 without `int8`.
+    Raises BadInput for INT8 without `int8`.
     """
     if key == "fp16":
         outlined = make_outline(load_onnx(fp32, weights=False), fp32.parent, ())
         half = to_fp16(outlined.model, ranges)
         return outlined.fill(half.model), half.kept_fp32
-    if int8 is None:
+    if int8 is None or recipe.quantization is None:
         raise BadInput(
             "INT8 needs ranges measured on real images.", "Give training images with --calib DIR."
         )
-    placement, outlined = _place(fp32, key, quantization, target, int8)
+    placement, outlined = _place(fp32, recipe.quantization, recipe.target, int8)
     model, int8_ranges = outlined.model, int8.ranges
     if key == "int8-cpu":
         signed = quantize_int8(model, int8_ranges, placement.roles, placement.excluded)
@@ -61,17 +60,16 @@ def make_quantized_graph(
 
 def _place(
     fp32: Path,
-    key: GraphKey,
     quantization: QuantizationConfig,
-    target: Int8Target,
+    target: Int8Target | None,
     int8: Int8Calibration,
 ) -> tuple[EnginePlacement, Outline]:
     """Where Q/DQ go, and the outline of the prepared graph, which is not kept in memory itself."""
     prepared = int8.prepare(load_onnx(fp32, weights=False))
     placement = (
-        EnginePlacement(quantization.int8_roles.cpu, excluded=quantization.excluded)
-        if key == "int8-cpu"
-        else find_engine_placement(prepared, quantization, target, attention=int8.attention)
+        find_engine_placement(prepared, quantization, target, attention=int8.attention)
+        if target
+        else EnginePlacement(quantization.int8_roles.cpu, excluded=quantization.excluded)
     )
     chosen = select_nodes(prepared, placement.roles, placement.excluded)
     return placement, make_outline(prepared, fp32.parent, chosen)

@@ -15,13 +15,12 @@ import onnx
 from numpy.typing import NDArray
 
 from hvt_deploy.graph.edit import GraphEdit
-from hvt_deploy.graph.quantization.fp16 import SAFE_LIMIT, is_lost
+from hvt_deploy.graph.quantization.fp16 import FP16_EXPONENTS, SAFE_LIMIT, is_lost
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.queries import PRODUCT_OPS
 
-# The smallest power of two that FP16 holds with all its bits: 2^-k has to be exact, and a raised
-# scale should be.
-_SMALLEST_EXPONENT = -14
+# 2^-k has to be exact, and a raised scale should be.
+_SMALLEST_EXPONENT = FP16_EXPONENTS[0]
 
 
 def raise_scales(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:

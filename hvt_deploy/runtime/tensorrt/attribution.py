@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -47,7 +47,7 @@ def find_products(kernels: Sequence[EngineLayer], nodes: Sequence[NodeFacts]) ->
     return [Product(node, _find_layer(node.name, kernels)) for node in nodes if node.macs]
 
 
-def find_groups(
+def _find_groups(
     kernels: Sequence[EngineLayer], products: Sequence[Product], nodes: Sequence[NodeFacts]
 ) -> list[Group]:
     """The stage and role of each kernel.
@@ -69,14 +69,17 @@ def find_groups(
     return [find_group(layer) for layer in kernels]
 
 
-def order_groups(
-    groups: Sequence[Group], products: Sequence[Product], nodes: Sequence[NodeFacts]
-) -> list[Group]:
-    """The groups that have a kernel or a product, in the order of the graph."""
-    found = {product.group for product in products} | set(groups)
+def split_by_group(
+    kernels: Sequence[EngineLayer], products: Sequence[Product], nodes: Sequence[NodeFacts]
+) -> Iterator[tuple[Group, list[EngineLayer], list[Product]]]:
+    """The kernels and products of each group that has any, in the order of the graph."""
+    groups = _find_groups(kernels, products, nodes)
     computing_first = sorted(nodes, key=lambda node: node.is_qdq)
-    every = dict.fromkeys((*((node.stage, node.role) for node in computing_first), _UNNAMED))
-    return [group for group in every if group in found]
+    for group in dict.fromkeys((*((n.stage, n.role) for n in computing_first), _UNNAMED)):
+        own = [layer for layer, of in zip(kernels, groups, strict=True) if of == group]
+        made = [product for product in products if product.group == group]
+        if own or made:
+            yield group, own, made
 
 
 def sum_by_precision(counted: Iterable[tuple[str, int]]) -> ByPrecision:

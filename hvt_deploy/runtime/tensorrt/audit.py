@@ -12,10 +12,9 @@ from hvt_deploy.graph.analysis.engine_audit import (
 from hvt_deploy.graph.analysis.node_facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.attribution import (
     Product,
-    find_groups,
     find_products,
     name_precision,
-    order_groups,
+    split_by_group,
     sum_by_precision,
 )
 from hvt_deploy.runtime.tensorrt.layer_list import EngineLayer
@@ -71,14 +70,9 @@ def _count_groups(
     kernels: Sequence[EngineLayer], products: Sequence[Product], nodes: Sequence[NodeFacts]
 ) -> tuple[GroupAudit, ...]:
     """The counts of each stage and role, in the order of the graph."""
-    groups = find_groups(kernels, products, nodes)
     return tuple(
-        _count_group(
-            *group,
-            [layer for layer, of in zip(kernels, groups, strict=True) if of == group],
-            [p for p in products if p.group == group],
-        )
-        for group in order_groups(groups, products, nodes)
+        _count_group(*group, layers, made)
+        for group, layers, made in split_by_group(kernels, products, nodes)
     )
 
 

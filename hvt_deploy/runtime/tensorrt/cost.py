@@ -28,9 +28,8 @@ from hvt_deploy.graph.analysis.node_facts import NodeFacts, read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.attribution import (
     Product,
-    find_groups,
     find_products,
-    order_groups,
+    split_by_group,
     sum_by_precision,
 )
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
@@ -63,20 +62,12 @@ def count_cost(
             if tensor.size_bytes is None:
                 return Skipped(WHAT, _describe_unknown(layer, tensor))
     counted = batch if nodes else None
-    groups = find_groups(kernels, products, nodes)
     return EngineCost(
         batch=batch,
         whole=_sum_cost(kernels, products, counted),
         groups=tuple(
-            GroupCost(
-                *group,
-                _sum_cost(
-                    [layer for layer, of in zip(kernels, groups, strict=True) if of == group],
-                    [product for product in products if product.group == group],
-                    counted,
-                ),
-            )
-            for group in order_groups(groups, products, nodes)
+            GroupCost(*group, _sum_cost(layers, made, counted))
+            for group, layers, made in split_by_group(kernels, products, nodes)
         ),
     )
 
