@@ -49,7 +49,14 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
     Raises BadInput for untrained weights that are not allowed and for artifacts that are stale or
     changed.
     """
-    manifest = folder.read()
+    with folder.reading() as manifest:
+        _write(folder, manifest, output, allow_untrained, ui)
+    return output
+
+
+def _write(
+    folder: ModelFolder, manifest: Manifest, output: Path, allow_untrained: bool, ui: Ui
+) -> None:
     if manifest.weights.untrained and not allow_untrained:
         raise BadInput(
             f"{folder.slug} has random weights: its predictions mean nothing.",
@@ -87,7 +94,6 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
             with path.open("rb") as stream:
                 _add(archive, name, stream, path.stat().st_size)
             progress(done, len(files))
-    return output
 
 
 def unpack(bundle_file: Path, root: Path, ui: Ui) -> ModelFolder:

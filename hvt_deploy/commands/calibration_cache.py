@@ -88,7 +88,8 @@ class _Reader:
 def calibrate(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, *, int8: bool, ui: Ui
 ) -> tuple[Manifest, Calibrated]:
-    """Ranges on the calibration images, and what INT8 takes from them.
+    """Ranges on the calibration images, and what INT8 takes from them; not committed: the graphs
+    that were made from earlier ones would be stale.
 
     Raises BadInput if INT8 is asked for and there are no calibration images.
     """
@@ -143,6 +144,7 @@ def _ranges(
             f"hvt-deploy quantize {manifest.slug} --int8",
             facts=CalibrationFacts(key),
             parents=("fp32",),
+            commit=False,
         )
         return manifest, ranges
 
@@ -195,6 +197,7 @@ def _int8(
                 clipping=Counter(found.clipping.values()),
             ),
             parents=("fp32", CALIBRATION),
+            commit=False,
         )
         return manifest, found
 

@@ -114,27 +114,27 @@ def diagnose(
     a device that is not there.
     """
     require("onnxruntime", extra="cpu")
-    manifest = folder.read()
-    images = _load_images(manifest, config, data, ui)
     found: list[Divergence] = []
-    for key in _graphs_to_check(manifest, graph, ui):
-        path = Path(key) if key.endswith(".onnx") else folder.open_artifact(manifest, key)
-        name = path.stem if key.endswith(".onnx") else key
-        parts = ModuleGraph(path)
-        against_pytorch = numbers_of(parts.model) == "fp32"
-        if against_pytorch:
-            opened = _open_reference(folder, manifest, config, images)
-        else:
-            opened = _open_fp32(
-                folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8"
-            )
-        with (
-            opened as reference,
-            _open_onnx(_request(manifest, config, _variant(parts, device), path)) as candidate,
-        ):
-            pair = Pair(reference, candidate, f"ort {name}")
-            written = output / f"{manifest.slug}.{name}"
-            found.append(_compare_pair(manifest, pair, parts, device, images, written, ui))
+    with folder.reading() as manifest:
+        images = _load_images(manifest, config, data, ui)
+        for key in _graphs_to_check(manifest, graph, ui):
+            path = Path(key) if key.endswith(".onnx") else folder.open_artifact(manifest, key)
+            name = path.stem if key.endswith(".onnx") else key
+            parts = ModuleGraph(path)
+            against_pytorch = numbers_of(parts.model) == "fp32"
+            if against_pytorch:
+                opened = _open_reference(folder, manifest, config, images)
+            else:
+                opened = _open_fp32(
+                    folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8"
+                )
+            with (
+                opened as reference,
+                _open_onnx(_request(manifest, config, _variant(parts, device), path)) as candidate,
+            ):
+                pair = Pair(reference, candidate, f"ort {name}")
+                written = output / f"{manifest.slug}.{name}"
+                found.append(_compare_pair(manifest, pair, parts, device, images, written, ui))
     return tuple(found)
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import calibrate
-from hvt_deploy.commands.quantize import quantize
+from hvt_deploy.commands.quantize import make_graphs
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
@@ -56,56 +56,58 @@ class Budgeted:
 def quantize_within_budget(
     folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui
 ) -> Budgeted:
-    """Find the recipe inside an accuracy budget, then make the INT8 graphs by it."""
-    found = find_recipe(folder, config, request, ui)
-    quantize(folder, replace(config, quantization=found.recipe), "int8", ui)
-    return found
+    """Find the recipe inside an accuracy budget, then make the INT8 graphs by it.
 
-
-def find_recipe(folder: ModelFolder, config: RunConfig, request: BudgetRequest, ui: Ui) -> Budgeted:
-    """Find the recipe and record it with everything that was measured.
-
-    Raises BadInput for images without labels and for too few of them, naming the number needed.
+    Everything becomes visible together. Raises BadInput for images without labels and for too few
+    of them, naming the number needed.
     """
     require("onnxruntime", extra="cpu")
     with folder.lock():
-        manifest = folder.read()
-        manifest, calibrated = calibrate(folder, manifest, config, int8=True, ui=ui)
-        if calibrated.int8 is None or calibrated.ranges is None:
-            raise BadInput(
-                "INT8 needs ranges measured on real images.",
-                "Give training images with --calib DIR.",
-            )
-        calibration = CalibrationSet.read(
-            folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
+        manifest, recipe, record = _find_recipe(folder, folder.read(), config, request, ui)
+        manifest = make_graphs(folder, manifest, replace(config, quantization=recipe), "int8", ui)
+        folder.commit(manifest)
+    return Budgeted(recipe, record, folder.path / manifest.artifacts[BUDGET].folder)
+
+
+def _find_recipe(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, request: BudgetRequest, ui: Ui
+) -> tuple[Manifest, QuantizationConfig, BudgetRecord]:
+    """Find the recipe and store it with everything that was measured; not committed."""
+    manifest, calibrated = calibrate(folder, manifest, config, int8=True, ui=ui)
+    if calibrated.int8 is None or calibrated.ranges is None:
+        raise BadInput(
+            "INT8 needs ranges measured on real images.",
+            "Give training images with --calib DIR.",
         )
-        search, confirm = _split(manifest, config, request, calibration)
-        model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))
-        bench = RecipeBench(
+    calibration = CalibrationSet.read(
+        folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
+    )
+    search, confirm = _split(manifest, config, request, calibration)
+    model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))
+    bench = RecipeBench(
+        model,
+        calibrated.int8.ranges,
+        find_engine_placement(
             model,
-            calibrated.int8.ranges,
-            find_engine_placement(
-                model,
-                config.quantization,
-                find_int8_target(config),
-                attention=calibrated.int8.attention,
-            ),
-            manifest.preprocessing,
-            manifest.signature.batch,
-        )
-        memory = TrialCache(_trial_key(manifest, config, request, search))
-        record = search_recipe(bench, search, confirm, request, memory, ui)
-        recipe = replace(config.quantization, excluded=record.chosen.excluded)
-        files = replace(
-            calibration,
-            files=(
-                *calibration.files,
-                *hash_samples(search, "search"),
-                *hash_samples(confirm, "confirm"),
-            ),
-        )
-        manifest = _store(folder, manifest, recipe, record, files)
-        return Budgeted(recipe, record, folder.path / manifest.artifacts[BUDGET].folder)
+            config.quantization,
+            find_int8_target(config),
+            attention=calibrated.int8.attention,
+        ),
+        manifest.preprocessing,
+        manifest.signature.batch,
+    )
+    memory = TrialCache(_trial_key(manifest, config, request, search))
+    record = search_recipe(bench, search, confirm, request, memory, ui)
+    recipe = replace(config.quantization, excluded=record.chosen.excluded)
+    files = replace(
+        calibration,
+        files=(
+            *calibration.files,
+            *hash_samples(search, "search"),
+            *hash_samples(confirm, "confirm"),
+        ),
+    )
+    return _store(folder, manifest, recipe, record, files), recipe, record
 
 
 def _split(
@@ -177,4 +179,5 @@ def _store(
             "recipe.yaml",
             f"hvt-deploy quantize {manifest.slug} --budget {record.budget:g}",
             parents=("fp32", INT8_CALIBRATION),
+            commit=False,
         )

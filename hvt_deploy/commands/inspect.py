@@ -52,13 +52,13 @@ def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | Engin
             )
         return {path.name: _inspect_file(path)}
     folder = find_model(root, target)
-    artifacts = folder.read().artifacts.values()
-    files = [
-        folder.file(artifact)
-        for artifact in artifacts
-        if Path(artifact.main).suffix in (".onnx", _ENGINE)
-    ]
-    return {file.name: _inspect_file(file) for file in files}
+    with folder.reading() as manifest:
+        files = [
+            folder.file(artifact)
+            for artifact in manifest.artifacts.values()
+            if Path(artifact.main).suffix in (".onnx", _ENGINE)
+        ]
+        return {file.name: _inspect_file(file) for file in files}
 
 
 def _inspect_file(path: Path) -> GraphSummary | EngineSummary:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import new_folder, sync_tree, writing_to
 from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import PIXELS, GraphKey, Manifest
 from hvt_deploy.core.ui import Ui
@@ -41,15 +42,25 @@ class Packaged:
 def package_triton(
     folder: ModelFolder, target: Path, onnx_platform: OnnxPlatform, allow_untrained: bool, ui: Ui
 ) -> Packaged:
-    """Write a Triton model repository into `target`, which must be empty or not there.
+    """Write a Triton model repository to `target`, which must be empty or not there.
 
-    TensorRT engines come first, with every profile that Triton can serve, then ONNX graphs: INT8,
-    FP16 and FP32
-    where there is a GPU, else the CPU variant of INT8, and FP32; last the graph that preprocesses,
-    where there is one. Raises BadInput for untrained weights that are not allowed, for a fixed
-    batch and for a `target` that holds something.
+    It appears whole or not at all. TensorRT engines come first, with every profile that Triton can
+    serve, then ONNX graphs: INT8, FP16 and FP32 where there is a GPU, else the CPU variant of INT8,
+    and FP32; last the graph that preprocesses, where there is one. Raises BadInput for untrained
+    weights that are not allowed, for a fixed batch and for a `target` that holds something.
     """
-    manifest = folder.read()
+    with folder.reading() as manifest:
+        return _package(folder, manifest, target.resolve(), onnx_platform, allow_untrained, ui)
+
+
+def _package(
+    folder: ModelFolder,
+    manifest: Manifest,
+    target: Path,
+    onnx_platform: OnnxPlatform,
+    allow_untrained: bool,
+    ui: Ui,
+) -> Packaged:
     if manifest.weights.untrained and not allow_untrained:
         raise BadInput(
             f"{folder.slug} has random weights: its predictions mean nothing.",
@@ -70,15 +81,16 @@ def package_triton(
         *_graphs_to_pack(folder, manifest, onnx_platform, on_gpu),
     ]
     pixels_model = next((network.name for network in networks if network.takes_pixels), None)
-    target.mkdir(parents=True, exist_ok=True)
-    models = write_repository(
-        target,
-        folder.slug,
-        networks,
-        manifest.signature,
-        manifest.preprocessing,
-        manifest.class_names,
-    )
+    with writing_to(target), new_folder(target) as staged:
+        models = write_repository(
+            staged,
+            folder.slug,
+            networks,
+            manifest.signature,
+            manifest.preprocessing,
+            manifest.class_names,
+        )
+        sync_tree(staged)
     versions = {network.name: network.built_with for network in networks if network.built_with}
     return Packaged(target, folder.slug, pixels_model, models, versions)
 

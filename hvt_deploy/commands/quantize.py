@@ -66,38 +66,49 @@ class _Reference:
 def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
     """Make the graphs of `precision` that are not there yet; returns the manifest that names them.
 
-    Raises BadInput if INT8 is asked for and there are no calibration images, CheckFailed if FP16
-    loses too much.
+    Calibration and graphs become visible together: until then the model is as it was. Raises
+    BadInput if INT8 is asked for and there are no calibration images, CheckFailed if FP16 loses too
+    much.
     """
     require("onnxruntime", extra="cpu")
     with folder.lock():
-        manifest = folder.read()
+        before = folder.read()
         if precision == "fp32":
-            return manifest
-        # Later verbs go on with the images and the recipe that were chosen here.
-        manifest = replace(
-            manifest,
-            config=replace(
-                manifest.config, calibration=config.calibration, quantization=config.quantization
-            ),
+            return before
+        manifest = make_graphs(folder, before, config, precision, ui)
+        if manifest != before:
+            folder.commit(manifest)
+    return manifest
+
+
+def make_graphs(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, precision: Precision, ui: Ui
+) -> Manifest:
+    """`quantize` in a folder that is locked, without the commit."""
+    # Later verbs go on with the images and the recipe that were chosen here.
+    manifest = replace(
+        manifest,
+        config=replace(
+            manifest.config, calibration=config.calibration, quantization=config.quantization
+        ),
+    )
+    manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
+    target = find_int8_target(config)
+    missing: dict[GraphKey, GraphRecipe] = {}
+    for key in GRAPHS_OF[precision]:
+        before, recipe = (
+            manifest.facts(key, GraphFacts),
+            _recipe(calibrated, config, target, key),
         )
-        manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
-        target = find_int8_target(config)
-        missing: dict[GraphKey, GraphRecipe] = {}
-        for key in GRAPHS_OF[precision]:
-            before, recipe = (
-                manifest.facts(key, GraphFacts),
-                _recipe(calibrated, config, target, key),
-            )
-            if before and before.recipe == recipe and is_fresh(manifest, key):
-                folder.open_artifact(manifest, key)
-            else:
-                missing[key] = recipe
-        if missing:
-            fp32 = folder.open_artifact(manifest, "fp32")
-            reference = _Reference(fp32, _logits(fp32, "fp32", manifest, calibrated.images))
-            for key, recipe in missing.items():
-                manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
+        if before and before.recipe == recipe and is_fresh(manifest, key):
+            folder.open_artifact(manifest, key)
+        else:
+            missing[key] = recipe
+    if missing:
+        fp32 = folder.open_artifact(manifest, "fp32")
+        reference = _Reference(fp32, _logits(fp32, "fp32", manifest, calibrated.images))
+        for key, recipe in missing.items():
+            manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
     return manifest
 
 
@@ -119,7 +130,7 @@ def _add_graph(
     reference: _Reference,
     ui: Ui,
 ) -> Manifest:
-    """Make one graph, compare it with FP32 through ONNX Runtime, store it."""
+    """Make one graph, compare it with FP32 through ONNX Runtime, store it; not committed."""
     graph, kept_fp32 = make_quantized_graph(
         reference.path, key, recipe, calibrated.ranges, calibrated.int8
     )
@@ -157,6 +168,7 @@ def _add_graph(
                 kept_fp32={kept.node: kept.reason for kept in kept_fp32},
             ),
             parents=[k for k in needed if k in manifest.artifacts],
+            commit=False,
         )
 
 

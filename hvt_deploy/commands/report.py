@@ -15,7 +15,8 @@ from hvt_deploy.evaluation.report.markdown import render_markdown
 
 def last_results(folder: ModelFolder) -> Results:
     """The record of the last validation. Raises BadInput if there is none."""
-    return read_results(folder.open_artifact(folder.read(), RESULTS))
+    with folder.reading() as manifest:
+        return read_results(folder.open_artifact(manifest, RESULTS))
 
 
 def render(results: Results, form: Literal["terminal", "markdown", "html", "json"]) -> str:

@@ -139,11 +139,11 @@ def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Resul
     """The recorded validation, if it is of the artifacts that are there now, of `data` and of the
     same settings.
     """
-    manifest = folder.read()
-    artifact = manifest.artifacts.get(RESULTS)
-    if artifact is None or not folder.file(artifact).is_file():
-        return None
-    results, settings = read_results(folder.file(artifact)), config.validation
+    with folder.reading() as manifest:
+        artifact = manifest.artifacts.get(RESULTS)
+        if artifact is None or not folder.file(artifact).is_file():
+            return None
+        results, settings = read_results(folder.file(artifact)), config.validation
     seen = (
         results.data.limit,
         results.data.seed,

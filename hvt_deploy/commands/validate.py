@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hvt_deploy.core.device_choice import DeviceChoice, parse_device
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.core.manifest import (
     BUDGET,
     CALIBRATION,
@@ -50,6 +51,8 @@ from hvt_deploy.runtime.base import PixelsBackend
 
 # Above this, the expected duration with fewer images is shown.
 LONG_S = 600.0
+# Held by the one validation of a model: two would disturb each other's timings.
+_LOCK = ".validation.lock"
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,13 @@ def validate(
 ) -> Validated:
     """Validate every backend this machine can run on the images of `data`.
 
+    Others may write to the model meanwhile; the results are recorded when they have ended.
     `record` keeps the reference's logits with the model, for machines without PyTorch.
     Raises BadInput for images that cannot be mapped to classes or that were calibrated on,
     MissingEnvironment where no backend can run.
     """
     settings = config.validation
-    with folder.lock():
-        manifest = folder.read()
+    with hold_alone(folder.path / _LOCK), folder.reading() as manifest:
         names = ClassNames(manifest.class_names, manifest.wnids)
         images = open_image_folder(
             data, names, manifest.signature.num_classes, labels_file, settings.subset
@@ -119,13 +122,32 @@ def validate(
             timings = _time(opened, measured.images_NCHW, manifest, settings, gpu, ui)
         if record:
             _check_recordable(measured.rows[0])  # it may have failed
-            manifest = _keep_reference(folder, manifest, config, data, measured.reference_logits)
         summary = _summarize_data(images, loader, settings)
         short_names = tuple(names.short(int(k)) for k in classes_K)
         results = conclude(manifest, config, Measured(measured.rows, timings, summary, short_names))
-        return Validated(
-            results, _record(folder, manifest, results, measured.answers.below(images.path))
-        )
+        with folder.lock(ui):
+            current = _read_again(folder, manifest)
+            if record:
+                logits = measured.reference_logits
+                current = _keep_reference(folder, current, config, data, logits)
+            answers = measured.answers.below(images.path)
+            return Validated(results, _record(folder, current, results, answers))
+
+
+def _read_again(folder: ModelFolder, validated: Manifest) -> Manifest:
+    """The manifest as other commands have left it while this one ran.
+
+    Raises BadInput if the model was exported again: the results are of another one.
+    """
+    current = folder.read()
+    for key in (WEIGHTS, "fp32"):
+        if current.artifacts[key].sha256 != validated.artifacts[key].sha256:
+            raise BadInput(
+                f"{folder.slug} was exported again while it was validated: the results are of "
+                "another model and were not kept.",
+                "Validate again.",
+            )
+    return current
 
 
 def _check_recordable(reference: Row) -> None:

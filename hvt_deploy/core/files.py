@@ -12,6 +12,8 @@ from pathlib import Path
 
 from hvt_deploy.core.errors import MissingEnvironment
 
+# Names of folders that are being written begin so, followed by eight characters.
+STAGING = ".staging-"
 _BLOCK_BYTES = 1 << 20
 
 
@@ -30,18 +32,35 @@ def hash_file(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, have reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Return when everything below `folder` has reached the disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
 @contextmanager
 def replace_file(path: Path) -> Generator[Path]:
     """A temporary path in the folder of `path`; what is written there becomes `path` at the end.
 
-    After an error the file that was there before is unchanged.
+    After an error the file that was there before is unchanged, after a power cut either file is
+    whole.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,7 +68,7 @@ def replace_file(path: Path) -> Generator[Path]:
 @contextmanager
 def staging_folder(parent: Path) -> Generator[Path]:
     """A new folder in `parent`, so on the same disk; removed at the end unless it was moved."""
-    staged = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    staged = Path(tempfile.mkdtemp(prefix=STAGING, dir=parent))
     staged.chmod(0o755)  # mkdtemp's 0700 would keep other users from reading what is moved
     try:
         yield staged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar, cast
+from typing import Literal, TypeAlias, TypeVar, cast, get_args
 
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput
@@ -30,9 +30,17 @@ CALIBRATION, INT8_CALIBRATION, BUDGET = "calibration", "int8-calibration", "budg
 RECORDED, RESULTS = "recorded-reference", "results"
 
 
+ENGINE = "engine"  # an engine's key begins so
+# Every key but those of engines.
+KEYS: tuple[str, ...] = (
+    *get_args(GraphKey),
+    *(WEIGHTS, CALIBRATION, INT8_CALIBRATION, BUDGET, RECORDED, RESULTS),
+)
+
+
 def engine_key(precision: Precision, tag: str) -> str:
     """The key of an engine; `tag` says where it runs (`rtx-sm86`)."""
-    return f"engine-{precision}-{tag}"
+    return f"{ENGINE}-{precision}-{tag}"
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,51 @@
 """`artifacts/<slug>/`: a manifest and artifacts in folders named by their hash.
 
-Replacing `manifest.json` is the only commit point: what it does not name is garbage, so an
-interrupted or failed run leaves the artifacts that were there before.
+Replacing `manifest.json` is the only commit point: an interrupted or failed run leaves the
+artifacts that were there before. What was made here and is not named is removed as soon as nobody
+reads; what a user keeps in the folder stays.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 import shutil
-import sys
-import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from hvt_deploy.core.environment import tool_versions
-from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
-from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, staging_folder, writing_to
-from hvt_deploy.core.manifest import Artifact, Facts, Manifest, parse_manifest
+from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.files import (
+    STAGING,
+    hash_bytes,
+    hash_file,
+    replace_file,
+    staging_folder,
+    sync,
+    sync_tree,
+    writing_to,
+)
+from hvt_deploy.core.locks import hold_alone, share, try_alone
+from hvt_deploy.core.manifest import ENGINE, KEYS, Artifact, Facts, Manifest, parse_manifest
 from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.types import PRECISIONS
+from hvt_deploy.core.ui import Ui
 
 MANIFEST = "manifest.json"
+_READERS = ".readers"
+# How many digits of the hash are in a folder's name.
+_DIGITS = 12
+# The names that are made here, and no others: what else a user keeps in the folder stays.
+_MADE = re.compile(
+    rf"({'|'.join(KEYS)}|{ENGINE}-({'|'.join(PRECISIONS)})-(rtx|trt)[a-z0-9.,-]*)"
+    rf"-[0-9a-f]{{{_DIGITS}}}"
+)
+_STAGED = re.compile(rf"{re.escape(STAGING)}[a-z0-9_]{{8}}")
+_TEMPORARY = re.compile(rf"\.{re.escape(MANIFEST)}\.[0-9]+\.new")
 
 
 def now() -> str:
@@ -94,29 +115,25 @@ class ModelFolder:
         return self.file(artifact)
 
     @contextmanager
-    def lock(self, wait_s: float = 3.0) -> Generator[None]:
-        """Hold this folder.
+    def reading(self) -> Generator[Manifest]:
+        """The manifest, whose files stay there until the end of the block, whoever writes.
 
-        Raises MissingEnvironment that names the holder if it stays taken for `wait_s`.
+        Raises BadInput as `read` does.
+        """
+        with share(self.path / _READERS) if self.exists() else nullcontext():
+            yield self.read()
+
+    @contextmanager
+    def lock(self, ui: Ui | None = None) -> Generator[None]:
+        """Hold this folder, to write to it; what an interrupted run left there is removed.
+
+        Raises MissingEnvironment that names the holder if it stays taken; with `ui` that is said,
+        and this process waits as long as it takes.
         """
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            stream = (self.path / ".lock").open("a+", encoding="utf-8")
-        with stream:
-            deadline = time.monotonic() + wait_s
-            while not _try_lock(stream.fileno()):
-                if time.monotonic() > deadline:
-                    stream.seek(0)
-                    holder = stream.read().strip() or "another process"
-                    raise MissingEnvironment(
-                        f"{self.path} is in use by {holder}.",
-                        "Wait until it ends, or choose another --workspace DIR.",
-                    )
-                time.sleep(0.1)
-            command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} ({command}) since {now()}")
-            stream.flush()
+        with hold_alone(self.path / ".lock", ui):
+            self._remove_unfinished()
             yield
 
     @contextmanager
@@ -144,13 +161,17 @@ class ModelFolder:
         `remake` is the command that makes it again, `parents` are keys of `manifest`. Returns the
         manifest that names it; without `commit` it is not visible to readers yet.
         """
-        hashes = _hash_files(staged)
-        digest = hash_bytes(json.dumps(hashes, sort_keys=True).encode())
-        target = self.path / f"{key}-{digest[:12]}"
-        if target.exists() and _hash_files(target) != hashes:  # changed by hand since
-            shutil.rmtree(target)
-        if not target.exists():
-            staged.rename(target)
+        if not _MADE.fullmatch(f"{key}-{'0' * _DIGITS}"):
+            raise ValueError(f"'{key}' is no key of an artifact")
+        with writing_to(self.path):
+            sync_tree(staged)
+            hashes = _hash_files(staged)
+            digest = hash_bytes(json.dumps(hashes, sort_keys=True).encode())
+            target = self.path / f"{key}-{digest[:_DIGITS]}"
+            if target.exists():
+                _repair(target, staged, hashes)
+            else:
+                staged.rename(target)
         artifact = Artifact(
             folder=target.name,
             main=main,
@@ -167,14 +188,36 @@ class ModelFolder:
         return updated
 
     def commit(self, manifest: Manifest) -> None:
-        """Replace the manifest, then remove what it does not name."""
+        """Replace the manifest, whose files are on the disk, then remove those it does not name."""
         file = self.path / MANIFEST
-        with writing_to(file), replace_file(file) as temporary:
-            temporary.write_text(json.dumps(to_plain(manifest), indent=2), encoding="utf-8")
-        kept = {artifact.folder for artifact in manifest.artifacts.values()}
+        with writing_to(file):
+            sync(self.path.parent)
+            sync(self.path)
+            with replace_file(file) as temporary:
+                temporary.write_text(json.dumps(to_plain(manifest), indent=2), encoding="utf-8")
+        self._remove_unnamed(manifest)
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a run left that ended without cleaning up; the lock is held."""
         for entry in self.path.iterdir():
-            if entry.is_dir() and entry.name not in kept:
-                shutil.rmtree(entry, ignore_errors=True)
+            if _STAGED.fullmatch(entry.name):
+                _remove_folder(entry)
+            elif _TEMPORARY.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
+        if not self.exists():
+            return
+        with suppress(BadInput):  # a manifest that cannot be read may name all that is here
+            self._remove_unnamed(self.read())
+
+    def _remove_unnamed(self, manifest: Manifest) -> None:
+        """Remove artifacts that `manifest` does not name, unless somebody still reads some: then
+        the next run that writes does.
+        """
+        kept = {artifact.folder for artifact in manifest.artifacts.values()}
+        with try_alone(self.path / _READERS) as nobody_reads:
+            for entry in self.path.iterdir() if nobody_reads else ():
+                if _MADE.fullmatch(entry.name) and entry.name not in kept:
+                    _remove_folder(entry)
 
 
 def check_fresh(manifest: Manifest, key: str) -> None:
@@ -236,9 +279,14 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _repair(target: Path, staged: Path, hashes: Mapping[str, str]) -> None:
+    """Put the files of `staged` that are missing in `target`, or were changed there, in place."""
+    for name, sha256 in hashes.items():
+        if not (target / name).is_file() or hash_file(target / name) != sha256:
+            (staged / name).replace(target / name)
+    sync(target)
+
+
+def _remove_folder(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)

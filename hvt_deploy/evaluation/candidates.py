@@ -45,7 +45,7 @@ def plan_rows(
 ) -> tuple[Candidate, ...]:
     """The reference first, then ONNX Runtime, then engines.
 
-    Raises BadInput for an artifact that is stale, and for an unknown name in --backends,
+    Raises BadInput for a recorded reference that is stale and for an unknown name in --backends,
     MissingEnvironment for a GPU that is not there.
     """
     reference, *others = select_backends(

@@ -77,19 +77,19 @@ class Classifier:
         device: str = "auto",
     ) -> None:
         self._folder = _open_selected(model, Path(workspace))
-        manifest = self._folder.read()
-        self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
-        self._batch_size = manifest.signature.batch or batch_size
         self._threads = threads or cpu_count()
-        selections = select_backends(
-            self._folder,
-            manifest,
-            device=parse_device(device),
-            threads=self._threads,
-            timed_batches=(self._batch_size,),
-            with_pytorch=backend != "auto",
-        )
-        self._backend = _open_backend(selections, backend)
+        with self._folder.reading() as manifest:
+            self._batch_size = manifest.signature.batch or batch_size
+            selections = select_backends(
+                self._folder,
+                manifest,
+                device=parse_device(device),
+                threads=self._threads,
+                timed_batches=(self._batch_size,),
+                with_pytorch=backend != "auto",
+            )
+            self._backend = _open_backend(selections, backend)
+        self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
         self.untrained = manifest.weights.untrained
 
     @property

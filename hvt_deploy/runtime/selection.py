@@ -13,7 +13,7 @@ from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
-from hvt_deploy.core.workspace import ModelFolder, check_fresh
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.runtime.backend_registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
 from hvt_deploy.runtime.tensorrt.flavours import available_flavours
@@ -79,8 +79,8 @@ def select_backends(
     `threads` of one inference on the CPU, None for every processor; `allow_cpu_nodes`: ONNX Runtime
     may leave nodes to the CPU where it runs on a GPU; `timed_batches` are the sizes whose latency
     will be measured; without `with_pytorch` PyTorch is neither selected nor imported. Raises
-    BadInput for an artifact that is stale, MissingEnvironment for a GPU that is not there. The
-    files of an artifact are checked when it is opened: BadInput where they were changed.
+    MissingEnvironment for a GPU that is not there. An artifact is checked when it is opened:
+    BadInput where it is stale or was changed.
     """
     selector = _Selector(
         folder,
@@ -219,9 +219,8 @@ class _Selector:
     def _select(
         self, key: str, variant: Variant, place: _Place, passport: Passport | None = None
     ) -> Selection:
-        """Artifact `key` as `variant`. Its files are hashed when it is opened, if it is."""
+        """Artifact `key` as `variant`. It is checked when it is opened, if it is."""
         manifest = self.manifest
-        check_fresh(manifest, key)
         request = BackendRequest(
             variant=variant,
             path=self.folder.file(manifest.artifacts[key]),

@@ -14,7 +14,7 @@ import hvt_deploy
 from hvt_deploy.commands import calibration_cache
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
-from hvt_deploy.commands.find_recipe import find_recipe, quantize_within_budget
+from hvt_deploy.commands.find_recipe import quantize_within_budget
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.validate import validate
 from hvt_deploy.core.errors import BadInput
@@ -138,9 +138,9 @@ def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
 
     monkeypatch.setattr(recipe_search, "quantize_for_engine", counted)
     with pytest.raises(KeyboardInterrupt):
-        find_recipe(folder, config, request_of(digits, label_free=True), SilentUi())
+        quantize_within_budget(folder, config, request_of(digits, label_free=True), SilentUi())
     first = len(runs)
-    found = find_recipe(folder, config, request_of(digits, label_free=True), SilentUi())
+    found = quantize_within_budget(folder, config, request_of(digits, label_free=True), SilentUi())
     assert found.record.metric == "agreement with FP32"
     measured = {trial.excluded for trial in found.record.trials} | {
         g.group for g in found.record.sensitivity
@@ -153,7 +153,7 @@ def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
 def test_too_few_images_are_refused_with_the_number_needed(place):
     root, digits, config = place
     with pytest.raises(BadInput, match=r"0\.1 points needs \d+"):
-        find_recipe(
+        quantize_within_budget(
             ModelFolder(root / "artifacts" / "m"),
             config,
             request_of(digits, budget=0.1),

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.core import locks
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
@@ -58,7 +59,8 @@ def add(folder, manifest, key, text, parents=()):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_WAIT_S", 0.2)
     folder = ModelFolder(tmp_path / "artifacts" / "m")
     add(folder, make_manifest(), "fp32", "weights")
     return folder
@@ -87,17 +89,18 @@ def test_a_changed_or_missing_file_names_the_command_that_remakes_it(folder):
 def test_a_child_of_a_replaced_parent_is_stale(folder):
     manifest = folder.read()
     manifest = add(folder, manifest, "int8", "q", ["fp32"])
-    manifest = add(folder, manifest, "engine", "e", ["int8"])
-    folder.open_artifact(manifest, "engine")
+    engine = engine_key("int8", "rtx-sm86")
+    manifest = add(folder, manifest, engine, "e", ["int8"])
+    folder.open_artifact(manifest, engine)
     manifest = add(folder, manifest, "fp32", "retrained")
-    assert not is_fresh(manifest, "engine")
+    assert not is_fresh(manifest, engine)
     with pytest.raises(BadInput) as caught:
-        folder.open_artifact(manifest, "engine")
+        folder.open_artifact(manifest, engine)
     assert "remake int8" in caught.value.hint
 
 
 def test_replaced_artifacts_and_unfinished_ones_are_removed(folder):
-    (folder.path / "leftover").mkdir()
+    (folder.path / "int8-0123456789ab").mkdir()
     manifest = add(folder, folder.read(), "fp32", "second")
     folders = [p.name for p in folder.path.iterdir() if p.is_dir()]
     assert folders == [manifest.artifacts["fp32"].folder]
@@ -151,11 +154,11 @@ def test_a_second_run_says_who_holds_the_folder(folder):
         assert other.stdout.readline() == "held\n"
         with (
             pytest.raises(MissingEnvironment, match=f"process {other.pid}"),
-            folder.lock(wait_s=0.2),
+            folder.lock(),
         ):
             pass
         other.stdin.close()
-    with folder.lock(wait_s=5):
+    with folder.lock():
         pass
 
 
@@ -164,7 +167,7 @@ def test_the_holder_that_is_named_is_the_present_one_alone(folder):
     holder.write_text("process 1 (hvt-deploy validate earlier-model) since 2026")
     with folder.lock():
         text = holder.read_text()
-        with pytest.raises(MissingEnvironment) as caught, folder.lock(wait_s=0):
+        with pytest.raises(MissingEnvironment) as caught, folder.lock():
             pass
     assert text.startswith(f"process {os.getpid()} (")
     assert "earlier-model" not in text
