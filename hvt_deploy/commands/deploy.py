@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvt_deploy.commands.build_trt import build_engine_if_possible
-from hvt_deploy.commands.bundle import unpack
+from hvt_deploy.commands.unpack import unpack
 from hvt_deploy.commands.validate import Validated, validate
 from hvt_deploy.core.manifest import RECORDED, RecordedFacts
 from hvt_deploy.core.types import Precision

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import Precision
-from hvt_deploy.core.workspace import find_model
+from hvt_deploy.core.workspace import ModelFolder, find_model
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.graph.analysis.summary import GraphSummary, summarize_graph
 from hvt_deploy.graph.storage import load_onnx
-from hvt_deploy.runtime.tensorrt.passport import read_passport
+from hvt_deploy.runtime.tensorrt.passport import check_engine_file, read_passport
 
 _ENGINE = ".engine"
 COLUMNS = ("stage", "role", "nodes", "parameters", "MACs", "of all", "int8", "fp16", "fp32")
@@ -41,7 +41,8 @@ class EngineSummary:
 def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | EngineSummary]:
     """The summary of a file, or of every graph and engine of an exported model, by file name.
 
-    Raises BadInput for what is neither, and for a file that is not what its name says.
+    Raises BadInput for what is neither, for a file that is not what its name says, and for one that
+    is not the file that was recorded in its manifest or passport.
     """
     path = Path(target)
     if path.suffix in (".onnx", _ENGINE):
@@ -50,21 +51,32 @@ def inspect_target(root: Path, target: str) -> Mapping[str, GraphSummary | Engin
                 f"There is no file {path}.",
                 "Give an ONNX file, an engine or the name of an exported model.",
             )
-        return {path.name: _inspect_file(path)}
+        return {path.name: _inspect_file(_check_recorded(path))}
     folder = find_model(root, target)
     with folder.reading() as manifest:
         files = [
-            folder.file(artifact)
+            folder.check_files(artifact)
             for artifact in manifest.artifacts.values()
             if Path(artifact.main).suffix in (".onnx", _ENGINE)
         ]
         return {file.name: _inspect_file(file) for file in files}
 
 
+def _check_recorded(path: Path) -> Path:
+    """`path`; a file of a workspace is checked against its manifest."""
+    folder = ModelFolder(path.absolute().parent.parent)
+    if folder.exists():
+        for artifact in folder.read().artifacts.values():
+            if (artifact.folder, artifact.main) == (path.absolute().parent.name, path.name):
+                folder.check_files(artifact)
+    return path
+
+
 def _inspect_file(path: Path) -> GraphSummary | EngineSummary:
     if path.suffix != _ENGINE:
         return inspect_onnx(path)
     passport = read_passport(path)
+    check_engine_file(path, passport)
     device = (
         passport.gpu
         or f"built ahead of time for compute capability {', '.join(passport.compute_capabilities)}"

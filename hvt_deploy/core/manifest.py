@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar, cast, get_args
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.run_config import QuantizationConfig, RunConfig
-from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import (
     Calibrator,
@@ -246,23 +245,3 @@ class Manifest:
                 f"Run: {artifact.remake}",
             )
         return artifact.facts
-
-
-def parse_manifest(data: object, where: str, slug: str) -> Manifest:
-    """The manifest in plain JSON values; `where` names its file in error messages.
-
-    Raises BadInput for another schema version, naming the command that remakes the artifacts, and
-    for a damaged record.
-    """
-    found = _fields_of(data)
-    version = found.get("schema_version", MANIFEST_SCHEMA)
-    if version != MANIFEST_SCHEMA:
-        raise BadInput(
-            f"{where} has schema version {version}; this hvt-deploy reads {MANIFEST_SCHEMA}.",
-            f"Make it again: hvt-deploy export {found.get('model', slug)} --as {slug}",
-        )
-    return from_plain(Manifest, data, where)
-
-
-def _fields_of(data: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", data) if isinstance(data, Mapping) else {}

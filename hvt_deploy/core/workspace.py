@@ -30,7 +30,9 @@ from hvt_deploy.core.files import (
     writing_to,
 )
 from hvt_deploy.core.locks import hold_alone, share, try_alone
-from hvt_deploy.core.manifest import ENGINE, KEYS, Artifact, Facts, Manifest, parse_manifest
+from hvt_deploy.core.manifest import ENGINE, KEYS, Artifact, Facts, Manifest
+from hvt_deploy.core.manifest_file import is_plain_name, parse_manifest
+from hvt_deploy.core.records import read_content
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.types import PRECISIONS
 from hvt_deploy.core.ui import Ui
@@ -64,16 +66,12 @@ class ModelFolder:
         """The manifest. Raises BadInput if there is none, it is damaged or of another version."""
         file = self.path / MANIFEST
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            content = read_content(file)
         except FileNotFoundError:
             raise BadInput(
                 f"Nothing was exported to {self.path}.", f"Run: hvt-deploy export {self.slug}"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise BadInput(
-                f"{file} is damaged: {error}.", f"Run: hvt-deploy export {self.slug}"
-            ) from None
-        return parse_manifest(data, str(file), self.slug)
+        return parse_manifest(content, str(file), self.slug)
 
     def earlier_artifacts(self) -> Mapping[str, Artifact]:
         """The artifacts that are here; none where the manifest is missing or cannot be read."""
@@ -103,10 +101,21 @@ class ModelFolder:
                 f"It has: {', '.join(manifest.artifacts) or 'none'}.",
             )
         check_fresh(manifest, key)
+        return self.check_files(artifact)
+
+    def check_files(self, artifact: Artifact) -> Path:
+        """The main file of an artifact, after the hashes of its files were checked.
+
+        Raises BadInput for one that is missing, was changed since, or lies elsewhere.
+        """
         for name, sha256 in artifact.files.items():
             path = self.path / artifact.folder / name
             if not path.is_file():
                 raise BadInput(f"{path} is missing.", f"Run: {artifact.remake}")
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                raise BadInput(
+                    f"{path} is a link to a file outside {self.path}.", f"Run: {artifact.remake}"
+                )
             if hash_file(path) != sha256:
                 raise BadInput(
                     f"{path} is not the file that was recorded (sha256 differs).",
@@ -164,14 +173,10 @@ class ModelFolder:
         if not _MADE.fullmatch(f"{key}-{'0' * _DIGITS}"):
             raise ValueError(f"'{key}' is no key of an artifact")
         with writing_to(self.path):
-            sync_tree(staged)
             hashes = _hash_files(staged)
             digest = hash_bytes(json.dumps(hashes, sort_keys=True).encode())
             target = self.path / f"{key}-{digest[:_DIGITS]}"
-            if target.exists():
-                _repair(target, staged, hashes)
-            else:
-                staged.rename(target)
+            self.place(staged, target.name, hashes)
         artifact = Artifact(
             folder=target.name,
             main=main,
@@ -186,6 +191,21 @@ class ModelFolder:
         if commit:
             self.commit(updated)
         return updated
+
+    def place(self, staged: Path, name: str, hashes: Mapping[str, str]) -> None:
+        """Make `staged`, with files of these hashes, the folder `name`, and wait for the disk.
+
+        Of a folder that is there already, only what is missing or was changed is replaced.
+        """
+        sync_tree(staged)
+        target = self.path / name
+        if not target.exists():
+            staged.rename(target)
+            return
+        for file, sha256 in hashes.items():
+            if not (target / file).is_file() or hash_file(target / file) != sha256:
+                (staged / file).replace(target / file)
+        sync(target)
 
     def commit(self, manifest: Manifest) -> None:
         """Replace the manifest, whose files are on the disk, then remove those it does not name."""
@@ -247,7 +267,7 @@ def is_fresh(manifest: Manifest, key: str) -> bool:
 
 def open_folder(root: Path, slug: str) -> ModelFolder:
     """The folder an export goes to. Raises BadInput for a name that is no plain folder name."""
-    if not slug or slug.startswith(".") or Path(slug).name != slug:
+    if slug.startswith(".") or not is_plain_name(slug):
         raise BadInput(f"'{slug}' cannot be a folder name.", "Give a plain name with --as NAME.")
     return ModelFolder(root / slug)
 
@@ -272,19 +292,15 @@ def find_model(root: Path, name: str | None) -> ModelFolder:
         raise BadInput(
             f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}."
         )
-    return max(exported.values(), key=lambda f: f.read().exported)
+    try:
+        return max(exported.values(), key=lambda f: f.read().exported)
+    except BadInput as error:  # perhaps the newest is the one that cannot be read
+        hint = f"{error.hint}, or name the model to work with: {', '.join(exported)}."
+        raise BadInput(error.message, hint) from None
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
     return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-
-
-def _repair(target: Path, staged: Path, hashes: Mapping[str, str]) -> None:
-    """Put the files of `staged` that are missing in `target`, or were changed there, in place."""
-    for name, sha256 in hashes.items():
-        if not (target / name).is_file() or hash_file(target / name) != sha256:
-            (staged / name).replace(target / name)
-    sync(target)
 
 
 def _remove_folder(entry: Path) -> None:

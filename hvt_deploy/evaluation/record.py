@@ -9,9 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.records import read_record
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.evaluation.scores import Accuracy, Fidelity, Interval, Timing
@@ -205,18 +206,9 @@ def read_results(path: Path) -> Results:
 
     Raises BadInput if it is missing, of another shape or of another schema version.
     """
+    again = "hvt-deploy validate --data DIR"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_record(path, SCHEMA_VERSION, f"Validate again: {again}")
     except FileNotFoundError:
-        hint = "Run `hvt-deploy validate --data DIR` first."
-        raise BadInput(f"No results at {path}.", hint) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is not a results file: {error}.") from None
-    fields = cast("dict[str, object]", data if isinstance(data, dict) else {})
-    version = fields.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise BadInput(
-            f"{path} has schema version {version}, this hvt-deploy reads {SCHEMA_VERSION}.",
-            "Validate again: hvt-deploy validate --data DIR",
-        )
+        raise BadInput(f"No results at {path}.", f"Run `{again}` first.") from None
     return from_plain(Results, fields, str(path))

@@ -84,7 +84,7 @@ def workspace(root, text, precision="int8"):
         exported=now(),
         signature=Signature((8, 8), 64),
         preprocessing=Preprocessing((8, 8)),
-        class_names=(),
+        class_names=tuple(map(str, range(64))),
         wnids=None,
         config=config,
         weights=WeightsRecord("random", "", untrained=True),

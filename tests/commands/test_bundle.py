@@ -4,18 +4,21 @@ fit is refused.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 from command_line import run, run_without_torch
 
-from hvt_deploy.commands.bundle import unpack
 from hvt_deploy.commands.deploy import deploy
-from hvt_deploy.core.errors import BadInput
+from hvt_deploy.commands.unpack import unpack
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.core.workspace import ModelFolder
 
 
 def contents(file):
@@ -84,7 +87,7 @@ def test_an_interrupted_deploy_leaves_nothing_half_done_and_goes_on(packed, tmp_
 
     monkeypatch.setattr("hvt_deploy.commands.build_trt.build_from_graph", build)
     with monkeypatch.context() as interrupted:
-        interrupted.setattr("hvt_deploy.commands.bundle._move_in", build)
+        interrupted.setattr("hvt_deploy.commands.unpack._move_in", build)
         deploy_and_interrupt()
     assert [path.name for path in (root / "hvt_demo").iterdir()] == [".lock"]
     deploy_and_interrupt()
@@ -138,24 +141,141 @@ def test_a_bundle_that_was_tampered_with_is_refused_and_nothing_is_unpacked(
     assert not list(tmp_path.glob("artifacts/*/fp32*"))
 
 
-def test_a_manifest_that_points_outside_is_refused_even_with_a_right_hash(packed, tmp_path):
-    import hashlib
+def with_manifest(source, target, change):
+    """A copy of a bundle with another manifest, whose hash is right in the index."""
+    fields = json.loads(contents(source)["manifest.json"][1])
+    changed = json.dumps(change(fields)).encode()
 
-    changed = outside_manifest("manifest.json", contents(packed[2])["manifest.json"][1])[1]
-
-    def change(name, content):
+    def replace(name, content):
         if name == "manifest.json":
-            return plain(name, changed)
+            content = changed
         if name == "bundle.json":
             index = json.loads(content)
             index["files"]["manifest.json"] = hashlib.sha256(changed).hexdigest()
             content = json.dumps(index).encode()
         return plain(name, content)
 
-    with pytest.raises(BadInput, match=r"names \.\./fp32-.*outside"):
-        unpack(
-            rewrite(packed[2], tmp_path / "changed.tar", change), tmp_path / "artifacts", SilentUi()
-        )
+    return rewrite(source, target, replace)
+
+
+def with_graph(**changes):
+    def change(fields):
+        artifacts = fields["artifacts"]
+        return {**fields, "artifacts": {**artifacts, "fp32": {**artifacts["fp32"], **changes}}}
+
+    return change
+
+
+def with_engine(fields):
+    """The FP16 graph is called an engine."""
+    facts = {
+        "kind": "engine",
+        "precision": "fp16",
+        "flavour": "tensorrt",
+        "version": "10.3.0",
+        "compute_capabilities": ["8.7"],
+        "gpu": "",
+        "profiles": [],
+        "build_s": 1.0,
+    }
+    artifacts = fields["artifacts"]
+    return {**fields, "artifacts": {**artifacts, "fp16": {**artifacts["fp16"], "facts": facts}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (with_graph(folder=".."), "names '..', which is or may be outside"),
+        (with_graph(folder="/etc"), "names '/etc'"),
+        (with_graph(folder="fp16-elsewhere"), "do not agree on"),
+        (with_engine, "holds fp16; an engine can execute code"),
+        (lambda fields: {**fields, "schema_version": 99}, "schema version 99; .* reads 3"),
+        (lambda fields: {**fields, "slug": "other"}, "manifest is that of other"),
+        (lambda fields: {**fields, "class_names": ["a"]}, "1 class names and 10 classes"),
+    ],
+)
+def test_a_hostile_manifest_is_refused_even_with_a_right_hash(packed, tmp_path, change, why):
+    file = with_manifest(packed[2], tmp_path / "changed.tar", change)
+    with pytest.raises(BadInput, match=why):
+        unpack(file, tmp_path / "artifacts", SilentUi())
+    assert not list(tmp_path.glob("artifacts/*/[a-z]*"))
+
+
+def index_bytes(**changes):
+    return json.dumps({"slug": "m", "files": {}, "created": "", "schema_version": 1} | changes)
+
+
+def sparse(entry):
+    """256 GiB in one block: one hole, as GNU tar writes it."""
+    entry.pax_headers = {
+        "GNU.sparse.major": "0",
+        "GNU.sparse.minor": "1",
+        "GNU.sparse.map": "0,512",
+        "GNU.sparse.size": str(256 << 30),
+    }
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("index", "member", "why"),
+    [
+        (index_bytes(schema_version=2), None, "schema version 2; .* reads 1. A newer hvt-deploy"),
+        (index_bytes(slug=".."), None, "cannot be a folder name"),
+        (index_bytes(files={"../x/y": "0"}), None, "outside its folder"),
+        (index_bytes(files={"x/..": "0"}), None, "outside its folder"),
+        (index_bytes(files={"fp16/m.engine": "0"}), "fp16/m.engine", "sha256 differs"),
+        ("[" * 100_000, None, "damaged"),
+        (" " * (17 << 20), None, "larger than 16 MiB"),
+        (index_bytes(files={"fp32/m.onnx": "0"}), sparse, "not a plain file"),
+        (index_bytes(), None, "manifest.json is missing"),
+    ],
+)
+def test_an_index_out_of_bounds_is_refused(tmp_path, index, member, why):
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("bundle.json")
+        entry.size = len(index)
+        archive.addfile(entry, io.BytesIO(index.encode()))
+        if member:
+            entry = tarfile.TarInfo(member if isinstance(member, str) else "fp32/m.onnx")
+            entry.size = 512
+            archive.addfile(
+                entry if isinstance(member, str) else member(entry), io.BytesIO(b"0" * 512)
+            )
+    with pytest.raises(BadInput, match=why):
+        unpack(tmp_path / "b.tar", tmp_path / "artifacts", SilentUi())
+    assert not list(tmp_path.glob("artifacts/*/[a-z]*"))
+
+
+def test_a_header_that_claims_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "b.tar").open("wb") as stream:
+        entry = tarfile.TarInfo("././@LongLink")
+        entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 6 << 30
+        stream.write(entry.tobuf(tarfile.GNU_FORMAT))
+        stream.truncate(7 << 30)  # a hole: nothing on the disk
+    with pytest.raises(BadInput, match="header or record in it is too large"):
+        unpack(tmp_path / "b.tar", tmp_path / "artifacts", SilentUi())
+
+
+def test_a_bundle_larger_than_the_disk_is_refused_before_it_is_unpacked(packed, tmp_path):
+    large = shutil.copyfile(packed[2], tmp_path / "large.tar")
+    with large.open("r+b") as stream:
+        stream.truncate(1 << 43)
+    with pytest.raises(MissingEnvironment, match="MB are free"):
+        unpack(large, tmp_path / "artifacts", SilentUi())
+
+
+def test_unpacking_again_restores_what_is_damaged_or_gone(packed, tmp_path):
+    folder = unpack(packed[2], tmp_path / "artifacts", SilentUi())
+    manifest = folder.read()
+    intact = folder.open_artifact(manifest, "fp32")
+    before = intact.stat().st_mtime_ns
+    folder.file(manifest.artifacts["fp16"]).write_bytes(b"damaged")
+    shutil.rmtree(folder.file(manifest.artifacts["int8"]).parent)
+    (folder.path / "manifest.json").write_text("{")
+    manifest = unpack(packed[2], tmp_path / "artifacts", SilentUi()).read()
+    for key in ("fp16", "int8"):
+        assert folder.open_artifact(manifest, key)
+    assert intact.stat().st_mtime_ns == before
 
 
 def test_a_truncated_bundle_and_one_that_is_none_are_refused(packed, tmp_path):
@@ -166,6 +286,31 @@ def test_a_truncated_bundle_and_one_that_is_none_are_refused(packed, tmp_path):
         with pytest.raises(BadInput):
             unpack(tmp_path / name, tmp_path / "artifacts", SilentUi())
     assert not list(tmp_path.glob("artifacts/*/manifest.json"))
+
+
+def test_inspect_shows_nothing_of_a_file_that_was_changed(packed, tmp_path):
+    _, folder, _ = packed
+    shutil.copytree(folder.path, tmp_path / "artifacts" / "hvt_demo")
+    copy = ModelFolder(tmp_path / "artifacts" / "hvt_demo")
+    artifacts = copy.read().artifacts
+    engine = next(a for key, a in artifacts.items() if key.startswith("engine"))
+    assert run("inspect", "hvt_demo", cwd=tmp_path).returncode == 0
+    for artifact in (engine, artifacts["fp16"]):
+        path = copy.file(artifact)
+        assert run("inspect", path, cwd=tmp_path).returncode == 0
+        path.write_bytes(path.read_bytes() + b"\0")
+        for target in (path, "hvt_demo"):
+            done = run("inspect", target, cwd=tmp_path)
+            assert done.returncode == 2
+            assert f"{path.name} is not the file that was recorded" in done.stderr
+        path.write_bytes(path.read_bytes()[:-1])
+    loose = shutil.copy(copy.file(engine), tmp_path)  # an engine and its passport, on their own
+    shutil.copy(copy.file(engine).with_name(f"{engine.main}.json"), tmp_path)
+    assert run("inspect", loose, cwd=tmp_path).returncode == 0
+    Path(loose).write_bytes(b"another engine")
+    done = run("inspect", loose, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not the file its passport describes" in done.stderr
 
 
 def test_random_weights_are_not_bundled_without_a_word(tmp_path, exported):

@@ -211,25 +211,72 @@ def test_facts_of_every_kind_come_back(folder):
         manifest.facts("calibration", GraphFacts)
 
 
-@pytest.mark.parametrize("version", [2, 4])
-def test_a_manifest_of_another_version_names_the_command_that_remakes_it(folder, version):
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [
+        (2, "hvt-deploy export fdvit_ti --as m"),
+        (None, "hvt-deploy export fdvit_ti --as m"),
+        (4, "pip install --upgrade hvt-deploy"),
+    ],
+)
+def test_a_manifest_of_another_version_is_refused_with_the_way_out(folder, version, hint):
     path = folder.path / "manifest.json"
     data = json.loads(path.read_text())
     assert data["schema_version"] == 3
     path.write_text(json.dumps({**data, "schema_version": version}))
     with pytest.raises(BadInput, match=f"schema version {version}; .* reads 3") as caught:
         folder.read()
-    assert "hvt-deploy export fdvit_ti --as m" in caught.value.hint
+    assert hint in caught.value.hint
     assert folder.earlier_artifacts() == {}
 
 
-def test_a_damaged_manifest_names_the_way_out(folder):
+def with_artifact(data, **changes):
+    artifact = {**data["artifacts"]["fp32"], **changes}
+    return json.dumps({**data, "artifacts": {**data["artifacts"], "fp32": artifact}})
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda d: "{", "damaged"),
+        (lambda d: "[" * 100_000, "damaged: .*recursion"),
+        (lambda d: "[]", "not a mapping"),
+        (lambda d: '{"slug": "m", "slug": "n"}', "a key is there twice"),
+        (lambda d: json.dumps({"slug": "m", "schema_version": 3}), "missing key"),
+        (lambda d: with_artifact(d, folder=".."), "names '..', which is or may be outside"),
+        (lambda d: with_artifact(d, folder="/etc", main="passwd"), "names '/etc'"),
+        (lambda d: with_artifact(d, files={"../../file": "0"}), "names '../../file'"),
+        (lambda d: json.dumps({**d, "slug": "../up"}), "names '../up'"),
+        (lambda d: with_artifact(d, main="other"), "main file of its 'fp32' artifact, other"),
+        (lambda d: with_artifact(d, parents={"fp32": "0"}), "'fp32' artifact was made from itself"),
+        (lambda d: json.dumps({**d, "class_names": ["a"]}), "1 class names and 2 classes"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_and_names_the_way_out(folder, damage, why):
+    path = folder.path / "manifest.json"
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(BadInput, match=why) as caught:
+        folder.read()
+    assert "hvt-deploy export m" in caught.value.hint
+
+
+def test_a_damaged_manifest_stops_no_command_that_names_another_model(folder):
+    root = folder.path.parent
+    add(ModelFolder(root / "other"), make_manifest("other"), "fp32", "w")
     (folder.path / "manifest.json").write_text("{")
-    with pytest.raises(BadInput, match="damaged"):
-        folder.read()
-    (folder.path / "manifest.json").write_text(json.dumps({"slug": "m"}))
-    with pytest.raises(BadInput, match="missing key"):
-        folder.read()
+    assert find_model(root, "other").read().slug == "other"
+    with pytest.raises(BadInput, match=r"m/manifest\.json is damaged") as caught:
+        find_model(root, None)
+    assert "name the model to work with: m, other" in caught.value.hint
+
+
+def test_a_link_to_a_file_elsewhere_is_not_opened(folder, tmp_path):
+    manifest = folder.read()
+    path = folder.open_artifact(manifest, "fp32")
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    path.symlink_to(elsewhere)
+    with pytest.raises(BadInput, match="a link to a file outside"):
+        folder.open_artifact(manifest, "fp32")
 
 
 def test_the_newest_export_is_found_and_ci_wants_a_name(folder, monkeypatch):

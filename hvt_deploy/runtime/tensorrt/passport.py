@@ -13,6 +13,7 @@ from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.core.gpus import Gpu
+from hvt_deploy.core.records import read_record
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import FlavourName, Precision, Skipped
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
@@ -131,18 +132,13 @@ def read_passport(engine: Path, rebuild: str = REBUILD) -> Passport:
     """
     path, hint = passport_path(engine), _rebuild_hint(rebuild)
     try:
-        data = cast("object", json.loads(path.read_text(encoding="utf-8")))
+        fields = dict(read_record(path, PASSPORT_SCHEMA, hint))
     except FileNotFoundError:
         raise BadInput(
             f"{engine} has no passport {path.name}: its origin is unknown.", hint
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is damaged: {error}.", hint) from None
-    if not isinstance(data, dict) or not isinstance(
-        cast("dict[str, object]", data).get(_SEALS), dict
-    ):
-        raise BadInput(f"{path} is not a passport, or one of another version of hvt-deploy.", hint)
-    fields = cast("dict[str, object]", data)
+    if not isinstance(fields.get(_SEALS), dict):
+        raise BadInput(f"{path} is damaged: it has no seals.", hint)
     seals = cast("Mapping[str, object]", fields.pop(_SEALS))
     for field in {**seals, **fields}:
         if field not in fields or seals.get(field) != _seal(field, fields[field]):
@@ -166,6 +162,15 @@ def check_passport(
     Raises BadInput where file and passport do not belong together, MissingEnvironment where the
     library, its version or the GPU does not fit the engine.
     """
+    check_engine_file(engine, passport, rebuild)
+    hint = _rebuild_hint(rebuild)
+    built_with = FlavourInfo(passport.flavour, passport.version)
+    _check_library(built_with, machine.flavours, hint)
+    _check_gpu(built_with, passport, machine.gpus, hint)
+
+
+def check_engine_file(engine: Path, passport: Passport, rebuild: str = REBUILD) -> None:
+    """Raise BadInput unless `engine` is the file that its passport describes."""
     hint = _rebuild_hint(rebuild)
     if not engine.is_file():
         raise BadInput(f"There is no engine {engine}.", hint)
@@ -176,9 +181,6 @@ def check_passport(
             f"the passport says {passport.engine_sha256[:12]}…",
             hint,
         )
-    built_with = FlavourInfo(passport.flavour, passport.version)
-    _check_library(built_with, machine.flavours, hint)
-    _check_gpu(built_with, passport, machine.gpus, hint)
 
 
 def describe_other_card(passport: Passport, gpu: Gpu) -> str:

@@ -111,7 +111,20 @@ def test_another_engine_under_this_passport_is_refused(engine: Path, passport: P
     assert REBUILD in caught.value.hint
 
 
-FIELDS = [field.name for field in fields(Passport)]
+FIELDS = [field.name for field in fields(Passport) if field.name != "schema_version"]
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"), [(3, "pip install --upgrade"), (1, REBUILD), (None, REBUILD)]
+)
+def test_a_passport_of_another_version_is_refused_by_it(
+    engine: Path, passport: Passport, version, hint
+) -> None:
+    path = passport_path(engine)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
+    with pytest.raises(BadInput, match=f"has schema version {version}; .* reads 2") as caught:
+        read_passport(engine, REBUILD)
+    assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -180,8 +193,8 @@ def test_passport_that_was_written_for_another_engine(
         (None, "has no passport"),
         (b"{", "damaged"),
         (b"\xff", "damaged"),
-        (b"[]", "is not a passport"),
-        (b'{"schema_version": 1}', "of another version of hvt-deploy"),
+        (b"[]", "damaged"),
+        (b'{"schema_version": 2}', "has no seals"),
     ],
 )
 def test_passport_that_is_missing_or_damaged(engine: Path, content, message) -> None:
