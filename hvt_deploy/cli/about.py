@@ -37,6 +37,10 @@ VerifiedModelOption = Annotated[
 VerificationOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Where --verify writes verification*.json.")
 ]
+RECORDED_IN_FLOAT32 = (
+    "float32: of this size the official code's logits were recorded in float32 only, so they are "
+    "compared in float32, within 1e-4 of the largest."
+)
 CHECK_COLUMNS = ("golden logits", "form", "dtype", "error", "limit", "result")
 
 
@@ -105,6 +109,8 @@ def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> No
         for check in checks
     ]
     show_table(title, CHECK_COLUMNS, rows)
+    if any(check.dtype == "float32" for check in checks):
+        typer.echo(RECORDED_IN_FLOAT32)
 
 
 @app.command(epilog="Example: **hvt-deploy doctor --verify --sections device,cuda**")

@@ -94,7 +94,7 @@ class GoldenCheck:
     form: str
     """Reference or deployed."""
     dtype: str
-    """The dtype that the model ran in."""
+    """The dtype that the official code ran in when it was recorded, and the model now."""
     error: float
     """Largest error of the logits and their statistics, relative where they exceed 1."""
     allowed: float
@@ -149,7 +149,7 @@ def check_golden(model: str, golden: Golden, form: str) -> GoldenCheck:
     made = create_golden(model, golden, dtype)
     if form == "deployed":
         with tempfile.TemporaryDirectory() as folder:
-            made = to_deployed(_mapped(made, Path(folder)))
+            made = to_deployed(map_large(made, Path(folder)))
         gc.collect()
     with torch.inference_mode():
         values = made(draw_images(golden.salt, golden.input).to(dtype)).double().numpy()
@@ -158,9 +158,9 @@ def check_golden(model: str, golden: Golden, form: str) -> GoldenCheck:
     return GoldenCheck(golden.name, form, str(dtype).removeprefix("torch."), error, allowed, same)
 
 
-def _mapped(model: nn.Module, folder: Path) -> nn.Module:
-    """A large model with its parameters in a file: both forms of faster_vit_6_224 in float64 are 22
-    GB.
+def map_large(model: nn.Module, folder: Path) -> nn.Module:
+    """`model`, a large one with its parameters in a file in `folder`: both forms of
+    faster_vit_6_224 in float64 are 22 GB.
     """
     size = sum(parameter.nbytes for parameter in model.parameters())
     if size > _SLOW_TO_CHECK_BYTES:

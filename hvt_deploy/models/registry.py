@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -156,11 +157,27 @@ def to_deployed(model: nn.Module) -> nn.Module:
     """The deployed form of a model made by `create_model`: the same function, rewritten for
     inference.
 
-    The argument is left as it was. Raises BadInput for any other module.
+    The argument is left as it was, and the result does not depend on the number of threads. Raises
+    BadInput for any other module.
     """
-    deployed = family_of(model).deploy(model)
+    family = family_of(model)
+    with _one_thread():
+        deployed = family.deploy(model)
     cast("_Specified", deployed).spec = spec_of(model)
     return deployed
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """PyTorch computes on one thread inside: sums of several have another order, other bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def family_of(model: nn.Module) -> Family:

@@ -42,7 +42,7 @@ class DeployedTokenInitializer(nn.Module):
         super().__init__()
         conv, pool, self.layout = reference.pos_embed, reference.pool, reference.layout
         height, width = cast("tuple[int, int]", pool.kernel_size)
-        average = torch.full((1, 1, height, width), 1 / (height * width)).to(conv.weight)
+        average = conv.weight.new_full((1, 1, height, width), 1 / (height * width))
         # Correlating with both kernels in a row is correlating once with their full convolution.
         kernel = F.conv2d(conv.weight.detach(), average, padding=(height - 1, width - 1))
         stride = cast("tuple[int, int]", pool.stride)
