@@ -10,7 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
-import hvt_deploy.__main__
+import hvt_deploy.cli
 
 _SHORT_TIMINGS = Path(__file__).parent / "short_timings.py"
 
@@ -43,7 +43,7 @@ def run(*arguments, cwd, **environment):
             redirect_stdout(outputs[0]),
             redirect_stderr(outputs[1]),
         ):
-            hvt_deploy.__main__.main()
+            hvt_deploy.cli.run()
         code = 0
     except SystemExit as end:
         code = end.code or 0

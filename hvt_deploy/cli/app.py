@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from functools import update_wrapper
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -15,45 +15,38 @@ from typer.core import TyperGroup
 
 from hvt_deploy import __version__
 from hvt_deploy.cli.output import open_ui, show_error
+from hvt_deploy.core.ending import ENDED_BY, raise_interrupts
 from hvt_deploy.core.errors import HvtDeployError, as_failure
 
-INTERRUPT_AGAIN_SECONDS = 2.0
-
 Options = TypeVar("Options")
-
-
-@contextmanager
-def _repeating_interrupts() -> Generator[None]:
-    """Ctrl-C interrupts again after a while: some libraries swallow the first KeyboardInterrupt."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN_SECONDS)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt), signal.signal(signal.SIGALRM, interrupt)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGALRM, before[1])
 
 
 class _Commands(TyperGroup):
     """Runs a command; an error it raises becomes one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context class has no stable home
+        received: list[signal.Signals] = []
         try:
-            with _repeating_interrupts():
+            with raise_interrupts(received):
                 return super().invoke(ctx)
-        except HvtDeployError as error:
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if received or isinstance(error, KeyboardInterrupt):
+                # Some libraries turn an interruption into an error of their own.
+                raise _end_early(received[0] if received else signal.SIGINT) from None
+            if not isinstance(error, HvtDeployError):
+                raise
             if ctx.params["debug"]:
                 traceback.print_exc()
             show_error(error)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            open_ui(False).warn("Interrupted. Results of earlier commands are unchanged.")
-            raise typer.Exit(130) from None
+
+
+def _end_early(number: signal.Signals) -> typer.Exit:
+    with suppress(OSError):  # the terminal may be gone
+        open_ui(False).warn(f"{ENDED_BY[number]} Results of earlier commands are unchanged.")
+    return typer.Exit(128 + number)
 
 
 app = typer.Typer(

@@ -9,7 +9,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from hvt_deploy.core.errors import MissingEnvironment, unknown_name
 from hvt_deploy.core.gpus import Gpu, GpuSearch, name_driver, search_gpus
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.worker import child_command
 from hvt_deploy.evaluation.verification.checks import Check, Verdict, judge
 from hvt_deploy.evaluation.verification.child import read_checks
 from hvt_deploy.evaluation.verification.sections import (
@@ -182,7 +182,7 @@ def _run(job: SectionJob, limit_s: float) -> SectionReport:
     """Run a section in a child; one that takes too long or dies has failed."""
     started = time.monotonic()
     report, log = job.folder / f"{job.section}.json", job.folder / f"{job.section}.log"
-    command = [sys.executable, "-m", _CHILD, json.dumps(to_plain(job)), str(report)]
+    command = child_command(_CHILD, json.dumps(to_plain(job)), str(report))
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -23,6 +26,7 @@ _ERRORS: dict[str, type[HvtDeployError]] = {
 }
 _REFUSED = 3
 _LOG_LINES = 5
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,7 @@ def run_in_child(
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
         job_file, refusal_file = Path(folder) / "job.json", Path(folder) / "refusal.json"
         job_file.write_text(json.dumps(to_plain(job)), encoding="utf-8")
-        exit_code, log = _run(
-            [sys.executable, "-m", module, str(job_file), str(refusal_file)], takes
-        )
+        exit_code, log = _run(child_command(module, job_file, refusal_file), folder, takes)
         if exit_code == _REFUSED and refusal_file.is_file():
             refusal = from_plain(Refusal, json.loads(refusal_file.read_text(encoding="utf-8")))
             raise _ERRORS.get(refusal.error, ToolFailure)(refusal.message, refusal.hint)
@@ -72,11 +74,16 @@ def run_in_child(
         raise Crash(module, exit_code, log)
 
 
+def child_command(module: str, *arguments: Path | str) -> list[str]:
+    """The command `python -m module arguments` as a child that ends with this process, and that
+    Ctrl-C does not reach: this process ends it.
+    """
+    parent = str(os.getpid())
+    return [sys.executable, "-m", __name__, parent, module, *map(str, arguments)]
+
+
 def answer(kind: type[T], work: Callable[[T], None]) -> int:
     """The child's side: read the job of this process, do `work` on it; returns the exit code."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the parent, which ends this process
     job_file, refusal_file = map(Path, sys.argv[1:])
     try:
         work(from_plain(kind, json.loads(job_file.read_text(encoding="utf-8"))))
@@ -87,10 +94,14 @@ def answer(kind: type[T], work: Callable[[T], None]) -> int:
     return 0
 
 
-def _run(command: list[str], takes: Callable[[str], bool]) -> tuple[int, str]:
-    """The exit code of a command, and its last lines as they are shown."""
+def _run(command: list[str], folder: str, takes: Callable[[str], bool]) -> tuple[int, str]:
+    """The exit code of a command, and its last lines as they are shown.
+
+    What it leaves behind when it is killed is in `folder`.
+    """
     process = subprocess.Popen(
         command,
+        env={**os.environ, "TMPDIR": folder},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,3 +127,18 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _begin_child() -> None:
+    """The child's side of `child_command`, before it imports anything that takes long."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent, module = int(sys.argv[1]), sys.argv[2]
+    if os.getppid() != parent:  # which has ended already
+        sys.exit(1)
+    sys.argv[:3] = [module]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _begin_child()

@@ -1,22 +1,17 @@
 """The process of a section: `python -m hvt_deploy.evaluation.verification.child JOB REPORT`.
 
 REPORT is written after every check: where the process is stopped or dies, those before are there.
-It ends with the process that started it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
 import sys
 from pathlib import Path
 
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.evaluation.verification.checks import Check, CheckList
 from hvt_deploy.evaluation.verification.sections import SECTIONS, SectionJob
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_section(job: SectionJob, report: Path) -> None:
@@ -44,11 +39,5 @@ def read_checks(report: Path) -> tuple[Check, ...]:
     )
 
 
-def end_with_parent() -> None:
-    """From now on this process is killed when the one that started it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    end_with_parent()
     run_section(from_plain(SectionJob, json.loads(sys.argv[1]), "the job"), Path(sys.argv[2]))
