@@ -150,12 +150,16 @@ def report(
 def diff(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="results.json of a validation.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="results.json of a later one.")],
+    margin: Annotated[
+        float, typer.Option(min=0, help="Accuracies within these points count as the same.")
+    ] = 0.5,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the significant changes between two validations; exit 1 on a regression."""
+    """Show the proven changes between two validations; exit 1 where one is for the worse."""
     from hvt_deploy.commands.diff import diff as run_diff
+    from hvt_deploy.evaluation.claims import SAME_SPEED_MARGIN
 
-    found, ui = run_diff(before, after), open_ui(as_json)
+    found, ui = run_diff(before, after, margin), open_ui(as_json)
     if as_json:
         show_json(found)
     else:
@@ -163,7 +167,8 @@ def diff(
             ui.warn(note)
         rows = [(c.backend, c.what, c.before, c.after, c.outcome, c.note) for c in found.changes]
         columns = ("backend", "metric", "before", "after", "outcome", "note")
-        show_table("Changes", columns, rows)
+        within = f"within ±{margin:g} points of accuracy, ±{100 * SAME_SPEED_MARGIN:g} % of speed"
+        show_table(f"Changes (same: {within})", columns, rows)
     raise typer.Exit(1 if found.regressed else 0)
 
 

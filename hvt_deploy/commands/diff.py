@@ -10,12 +10,14 @@ from typing import Literal
 import numpy as np
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.evaluation.claims import compare_speedups, judge_ratio
+from hvt_deploy.evaluation.claims import compare_speedups, judge_drop, judge_ratio
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
-from hvt_deploy.evaluation.record import Results, Row, SpeedOutcome, read_results
+from hvt_deploy.evaluation.record import DropOutcome, Results, Row, SpeedOutcome, read_results
 from hvt_deploy.evaluation.scores import Interval, Timing
 from hvt_deploy.evaluation.statistics import newcombe_interval, tango_interval
 
+# Points, as `validate` has it.
+DEFAULT_MARGIN = 0.5
 Outcome = Literal["same", "better", "worse", "not proven", "new", "not comparable"]
 
 
@@ -45,6 +47,8 @@ class Difference:
 
     changes: tuple[Change, ...]
     """One for each number that both records have."""
+    margin: float
+    """Points within which an accuracy counts as the same."""
     notes: tuple[str, ...]
     """How the two validations differed (images, machine, versions)."""
 
@@ -54,8 +58,10 @@ class Difference:
         return any(change.outcome == "worse" for change in self.changes)
 
 
-def diff(before: Path, after: Path) -> Difference:
+def diff(before: Path, after: Path, margin: float = DEFAULT_MARGIN) -> Difference:
     """Compare two `results.json`. Raises BadInput for a file that is none, or of another model.
+
+    An accuracy is the same where the whole interval of its change is within `margin` points.
 
     Where both have the answers to every image next to them, of the same images, top-1 and agreement
     are compared image by image (Tango's interval); otherwise as of unrelated images (Newcombe's),
@@ -69,15 +75,28 @@ def diff(before: Path, after: Path) -> Difference:
         )
     kept = _Kept.next_to(before, after, (a.rows[0].backend, b.rows[0].backend))
     same_images = _image_set(a) == _image_set(b) if kept is None else kept.same_images
+    judging = _Judging(margin, same_images, same_machine=not list(_list_other_machine(a, b)))
     rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
     changes: list[Change] = []
     for name in dict.fromkeys((*rows_a, *rows_b)):
-        changes += _compare_rows(
-            name, rows_a.get(name), rows_b.get(name), kept, same_images=same_images
-        )
+        changes += _compare_rows(name, rows_a.get(name), rows_b.get(name), kept, judging)
     return Difference(
-        (*changes, *_compare_gates(a, b)), tuple(_unlike(a, b, kept, same_images=same_images))
+        (*changes, *_compare_gates(a, b)),
+        margin,
+        tuple(_unlike(a, b, kept, same_images=same_images)),
     )
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """What holds for every row."""
+
+    margin: float
+    """Points within which an accuracy counts as the same."""
+    same_images: bool
+    """Whether both validations are of the same images."""
+    same_machine: bool
+    """Whether both ran on the same processors with the same number of threads."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +144,7 @@ class _Kept:
 
 
 def _compare_rows(
-    name: str, before: Row | None, after: Row | None, kept: _Kept | None, *, same_images: bool
+    name: str, before: Row | None, after: Row | None, kept: _Kept | None, judging: _Judging
 ) -> Iterator[Change]:
     ran_before, ran_after = (row is not None and row.skipped is None for row in (before, after))
     if not (ran_before or ran_after):
@@ -140,11 +159,9 @@ def _compare_rows(
     for measure, share in _shares(before).items():
         if measure in shares_after:
             paired = kept.change(name, measure) if kept is not None else None
-            yield _accuracy_change(
-                name, measure, share, shares_after[measure], paired, same_images=same_images
-            )
+            yield _accuracy_change(name, measure, share, shares_after[measure], paired, judging)
     if before.timing is not None and after.timing is not None:
-        yield from _speed_change(name, before.timing, after.timing)
+        yield from _speed_change(name, before.timing, after.timing, judging)
 
 
 def _shares(row: Row) -> dict[str, Interval]:
@@ -164,18 +181,24 @@ def _accuracy_change(
     before: Interval,
     after: Interval,
     paired: Interval | None,
-    *,
-    same_images: bool,
+    judging: _Judging,
 ) -> Change:
     change = paired or newcombe_interval(before, after)
-    outcome: Outcome = "better" if change.low > 0 else "worse" if change.high < 0 else "same"
-    if not same_images:
-        outcome = "not comparable"
+    drop = Interval(-change.estimate, -change.high, -change.low)
+    outcome: Outcome = "not comparable"
+    if judging.same_images:
+        outcome = _ACCURACY_OUTCOMES[judge_drop(drop, judging.margin)]
     return Change(
         name, what, f"{before.estimate:.2f} %", f"{after.estimate:.2f} %", outcome, change
     )
 
 
+_ACCURACY_OUTCOMES: dict[DropOutcome, Outcome] = {
+    "equal": "same",
+    "better": "better",
+    "worse": "worse",
+    "not proven": "not proven",
+}
 _SPEED_OUTCOMES: dict[SpeedOutcome, Outcome] = {
     "faster": "better",
     "slower": "worse",
@@ -184,18 +207,25 @@ _SPEED_OUTCOMES: dict[SpeedOutcome, Outcome] = {
 }
 
 
-def _speed_change(name: str, before: Timing, after: Timing) -> Iterator[Change]:
+def _speed_change(name: str, before: Timing, after: Timing, judging: _Judging) -> Iterator[Change]:
     was, now = before.speedup, after.speedup
     change, why_not = compare_speedups(before, after)
     if was is None or now is None or change is None:
         return
     shown = f"{was.estimate:.2f}x", f"{now.estimate:.2f}x"
     outcome = "not proven" if why_not else _SPEED_OUTCOMES[judge_ratio(change, None)]
+    if not judging.same_machine:
+        outcome = "not comparable"
     yield Change(name, "speed-up", *shown, outcome, change, why_not)
 
 
+_GATE_OUTCOMES: dict[str, Outcome] = {"passed": "same", "not proven": "not proven"}
+
+
 def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
-    """A gate that held and does not hold any more, whatever the intervals say."""
+    """What became of the gates that held: one that failed, was skipped or was not asked for any
+    more is worse; one that is not proven says that, and no more.
+    """
     now = {(gate.name, gate.backend): gate for gate in after.gates}
     for held in (gate for gate in before.gates if gate.status == "passed"):
         gate = now.get((held.name, held.backend))
@@ -204,7 +234,7 @@ def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
             if gate
             else ("not set", "The limit was not asked for any more.")
         )
-        outcome: Outcome = "same" if status == "passed" else "worse"
+        outcome = _GATE_OUTCOMES.get(status, "worse")
         yield Change(held.backend, f"gate {held.name}", "passed", status, outcome, note=note)
 
 
@@ -225,9 +255,13 @@ def _unlike(
             f"Without {ANSWERS_FILE} next to both records, accuracies are compared as if of "
             "unrelated images."
         )
+    yield from _list_other_machine(before, after)
+    if before.untrained or after.untrained:
+        yield "Random weights: accuracies mean nothing."
+
+
+def _list_other_machine(before: Results, after: Results) -> Iterator[str]:
     for key in ("cpu", "gpu", "threads"):
         was, now = before.environment.get(key), after.environment.get(key)
         if was != now:
-            yield f"Another {key}: {was}, then {now}."
-    if before.untrained or after.untrained:
-        yield "Random weights: accuracies mean nothing."
+            yield f"Another {key}: {was}, then {now}. Speeds are not compared."

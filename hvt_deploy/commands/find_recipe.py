@@ -8,6 +8,7 @@ kept as soon as it is made, so an interrupted search goes on where it was.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,15 +31,17 @@ from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
 from hvt_deploy.data.sampling import draw_stratified_sample
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest
+from hvt_deploy.evaluation.images_needed import find_sample_size
 from hvt_deploy.evaluation.recipe_search import RecipeBench, TrialCache, search_recipe
 from hvt_deploy.evaluation.report.accuracy_budget import draw_budget, render_budget
-from hvt_deploy.evaluation.statistics import images_needed
 from hvt_deploy.graph.quantization.engine_int8 import find_engine_placement
 from hvt_deploy.graph.storage import load_onnx
 
 # Without --budget-images: enough for the budget, and at least so many for a search that is not
 # blind.
 _FEWEST_IMAGES = 2000
+# INT8 changes a few predictions of a hundred, about as many for the better as for the worse.
+_CHANGED = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def _find_recipe(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, request: BudgetRequest, ui: Ui
 ) -> tuple[Manifest, QuantizationConfig, BudgetRecord]:
     """Find the recipe and store it with everything that was measured; not committed."""
+    samples = _find_samples(manifest, config, request)
+    _check_enough(samples, config, request, ui)
     manifest, calibrated = calibrate(folder, manifest, config, int8=True, ui=ui)
     if calibrated.int8 is None or calibrated.ranges is None:
         raise BadInput(
@@ -82,7 +87,7 @@ def _find_recipe(
     calibration = CalibrationSet.read(
         folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
     )
-    search, confirm = _split(manifest, config, request, calibration)
+    search, confirm = _split(samples, config, request, calibration)
     model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))
     bench = RecipeBench(
         model,
@@ -110,30 +115,72 @@ def _find_recipe(
     return _store(folder, manifest, recipe, record, files), recipe, record
 
 
-def _split(
-    manifest: Manifest, config: RunConfig, request: BudgetRequest, calibration: CalibrationSet
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Images for the search and others for the promise; none of them was calibrated on."""
-    data, seed = request.data or Path(config.calibration.folder), config.calibration.seed
+def _data_of(config: RunConfig, request: BudgetRequest) -> Path:
+    return request.data or Path(config.calibration.folder)
+
+
+def _find_samples(
+    manifest: Manifest, config: RunConfig, request: BudgetRequest
+) -> tuple[Sample, ...]:
+    data = _data_of(config, request)
     if request.label_free:
-        samples = tuple(Sample(data / file, NO_LABEL) for file in find_images(data))
-    else:
-        names = ClassNames(manifest.class_names, manifest.wnids)
-        samples = open_image_folder(data, names, manifest.signature.num_classes).samples
-    calibrated = {Path(calibration.folder) / file.file for file in calibration.files}
-    samples = tuple(sample for sample in samples if sample.path.absolute() not in calibrated)
-    needed = 2 * (images_needed(0, 0, 1, request.budget) or 1)
-    wanted = request.images or max(needed, _FEWEST_IMAGES)
-    drawn = draw_stratified_sample(samples, wanted, seed)
-    same = set(find_overlap(calibration, drawn, cpu_count()))
-    drawn = tuple(sample for sample in drawn if sample.path not in same)
-    if len(drawn) < needed:
+        return tuple(Sample(data / file, NO_LABEL) for file in find_images(data))
+    names = ClassNames(manifest.class_names, manifest.wnids)
+    return open_image_folder(data, names, manifest.signature.num_classes).samples
+
+
+def _check_enough(
+    samples: Sequence[Sample], config: RunConfig, request: BudgetRequest, ui: Ui
+) -> None:
+    """Say how many images the budget needs, and raise BadInput where there are fewer."""
+    data, needed = _data_of(config, request), _find_needed(request.budget)
+    likely = find_sample_size(_CHANGED / 2, _CHANGED / 2, -math.inf, request.budget) or 0
+    ui.say(
+        f"A budget of {request.budget:g} points needs {needed:,} images even if no prediction "
+        f"changes, and about {2 * likely:,} if {100 * _CHANGED:g} % change: half for the search, "
+        "half to confirm it."
+    )
+    left = len(samples)
+    if data.absolute() == Path(config.calibration.folder).absolute():
+        left = max(0, left - config.calibration.images)
+    _expect_enough(min(left, request.images or left), data, request.budget)
+
+
+def _find_needed(budget: float) -> int:
+    """For both halves. Raises BadInput for a budget that no number of images proves."""
+    half = find_sample_size(0, 0, -math.inf, budget)
+    if half is None:
+        why = f"No number of images proves that {budget:g} points are lost at most."
+        raise BadInput(why, "Give a larger budget, such as 0.5.")
+    return 2 * half
+
+
+def _expect_enough(images: int, data: Path, budget: float) -> None:
+    needed = _find_needed(budget)
+    if images < needed:
         raise BadInput(
-            f"{len(drawn)} images of {data} were not calibrated on; a budget of "
-            f"{request.budget:g} points needs {needed}, even if no prediction changes: half for "
-            "the search, half to confirm it.",
+            f"{images} images of {data} are left to search with; a budget of {budget:g} points "
+            f"needs {needed}, even if no prediction changes: half for the search, half to confirm "
+            "it.",
             "Give more labelled images (--budget-data DIR, --budget-images N) or a larger budget.",
         )
+
+
+def _split(
+    samples: Sequence[Sample],
+    config: RunConfig,
+    request: BudgetRequest,
+    calibration: CalibrationSet,
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Images for the search and others for the promise; none of them was calibrated on."""
+    data, seed = _data_of(config, request), config.calibration.seed
+    calibrated = {Path(calibration.folder) / file.file for file in calibration.files}
+    left = tuple(sample for sample in samples if sample.path.absolute() not in calibrated)
+    wanted = request.images or max(_find_needed(request.budget), _FEWEST_IMAGES)
+    drawn = draw_stratified_sample(left, wanted, seed)
+    same = set(find_overlap(calibration, drawn, cpu_count()))
+    drawn = tuple(sample for sample in drawn if sample.path not in same)
+    _expect_enough(len(drawn), data, request.budget)
     search = draw_stratified_sample(drawn, len(drawn) // 2, seed + 1)
     chosen = {sample.path for sample in search}
     return search, tuple(sample for sample in drawn if sample.path not in chosen)

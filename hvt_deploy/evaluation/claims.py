@@ -1,5 +1,5 @@
-"""When a latency, a speed-up or a change of one may be claimed: the one place that gates, columns,
-sentences, plots and `diff` ask.
+"""When a latency, a speed-up, a drop or a change of one may be claimed: the one place that gates,
+columns, sentences, plots and `diff` ask.
 
 A single latency needs a median that settled and a GPU whose clock stood still unthrottled. The
 ratio of two latencies of one run is paired, window by window: what slows both cancels. It needs two
@@ -9,7 +9,7 @@ no gate.
 
 from __future__ import annotations
 
-from hvt_deploy.evaluation.record import SpeedOutcome
+from hvt_deploy.evaluation.record import DropOutcome, SpeedOutcome
 from hvt_deploy.evaluation.scores import Fault, GpuState, Interval, Latency, Timing
 
 # Two sessions of one and the same ONNX file differed by up to 4 % (memory layout): less is no
@@ -57,6 +57,17 @@ def judge_ratio(ratio: Interval | None, fault: Fault | None) -> SpeedOutcome:
     if ratio.high < slow:
         return "slower"
     return "no difference" if slow <= ratio.low and ratio.high <= fast else "not proven"
+
+
+def judge_drop(points: Interval, margin: float) -> DropOutcome:
+    """Equal where the whole interval (points, positive is worse) is inside the margin, else worse
+    or better where it is on one side of 0.
+    """
+    if -margin <= points.low and points.high <= margin:
+        return "equal"
+    if points.low > 0:
+        return "worse"
+    return "better" if points.high < 0 else "not proven"
 
 
 def compare_speedups(before: Timing, after: Timing) -> tuple[Interval | None, str]:

@@ -25,6 +25,7 @@ SCHEMA_VERSION = 3
 GateName = Literal["max-top1-drop", "min-speedup", "max-latency-ms"]
 GateStatus = Literal["passed", "failed", "not proven", "skipped"]
 SpeedOutcome = Literal["faster", "no difference", "slower", "not proven"]
+DropOutcome = Literal["equal", "better", "worse", "not proven"]
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.evaluation.scores import Interval
 
+Counts: TypeAlias = "float | NDArray[np.int64]"
+
 CONFIDENCE = 0.95
-_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+CONFIDENCE_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 _BOOTSTRAP_SAMPLES = 4000
 # Lag-1 correlation. Of 20 independent samples it is above this in one of twelve series.
 _NEARLY_INDEPENDENT, _MOST_CORRELATION = 0.3, 0.95
@@ -30,9 +33,9 @@ def wilson_interval(successes: int, n: int) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n} are not a share.")
-    share, z2 = successes / n, _Z * _Z
+    share, z2 = successes / n, CONFIDENCE_Z * CONFIDENCE_Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = CONFIDENCE_Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     # At both ends the formula touches 0 or 1 exactly, but for rounding.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
@@ -69,53 +72,40 @@ def tango_interval(b: int, c: int, n: int) -> Interval:
 
 
 def _tango_upper(b: float, c: float, n: float) -> float:
-    """The upper end as a fraction: the largest difference whose score statistic is not below -z."""
+    """The upper end as a fraction."""
+    return tango_bound(b, c, n, CONFIDENCE_Z)[0]
+
+
+def tango_bound(b: float, c: float, n: float, z: float) -> tuple[float, float]:
+    """The largest difference, as a fraction, whose score statistic is not below -`z`, and the share
+    of pairs that succeed only in the second which is likeliest with it.
+    """
     low, high = (b - c) / n, 1.0
     while high - low > 1e-12:
         middle = (low + high) / 2
-        if _tango_score(b, c, n, middle) > -_Z:
+        if tango_scores(b, c, n, middle) > -z:
             low = middle
         else:
             high = middle
-    return high
+    return high, float(_only_second(b, c, n, high))
 
 
-def _tango_score(b: float, c: float, n: float, delta: float) -> float:
-    """Score statistic of a difference of `delta`; it falls as `delta` rises."""
-    # q is the maximum-likelihood estimate of the second discordant probability under the
-    # hypothesis: the larger root of 2n·q² + linear·q - c·delta·(1 - delta) = 0 (Tango, section 2).
-    linear = (2 * n - b + c) * delta - b - c
-    constant = -c * delta * (1 - delta)
-    q = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
-    variance = n * (2 * q + delta * (1 - delta))
-    # Positive for every delta that is tried: it is 0 only at -1, 1, and at 0 with b = c = 0.
-    return (b - c - n * delta) / math.sqrt(variance)
+def tango_scores(b: Counts, c: Counts, n: float, delta: float) -> NDArray[np.float64] | np.float64:
+    """Score statistics of a difference of `delta`, a fraction; they fall as `delta` rises."""
+    variance = n * (2 * _only_second(b, c, n, delta) + delta * (1 - delta))
+    # The variance is 0 only at -1, 1, and at 0 with b = c = 0: nothing is proven there.
+    score = (np.subtract(b, c) - n * delta) / np.sqrt(np.where(variance > 0, variance, np.inf))
+    return np.asarray(score, np.float64)[()]
 
 
-def images_needed(b: int, c: int, n: int, limit_points: float) -> int | None:
-    """How many images would put the upper end of `tango_interval` at or below `limit_points`.
-
-    It is assumed that the shares b / n and c / n stay what they are. None where the estimate itself
-    is not below the limit: then no number of images proves it.
+def _only_second(b: Counts, c: Counts, n: float, delta: float) -> NDArray[np.float64] | np.float64:
+    """The maximum-likelihood estimate of the second discordant probability where the difference is
+    `delta`: the larger root q of 2n·q² + linear·q - c·delta·(1 - delta) = 0 (Tango, section 2).
     """
-    limit = limit_points / 100
-    if (b - c) / n >= limit:
-        return None
-
-    def is_enough(images: int) -> bool:
-        return _tango_upper(b * images / n, c * images / n, images) <= limit
-
-    enough = 1
-    while not is_enough(enough):
-        enough *= 2
-    too_few = enough // 2
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        if is_enough(middle):
-            enough = middle
-        else:
-            too_few = middle
-    return enough
+    linear = (2 * n - np.subtract(b, c)) * delta - np.add(b, c)
+    constant = np.multiply(c, -delta * (1 - delta))
+    root = np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant))
+    return np.maximum(0.0, (root - linear) / (4 * n))
 
 
 def bootstrap_median_interval(samples: Sequence[float], seed: int = 0) -> Interval | None:

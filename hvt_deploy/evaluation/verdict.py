@@ -6,14 +6,15 @@ proven".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hvt_deploy.core.run_config import ValidationConfig
-from hvt_deploy.evaluation.claims import find_ratio_fault, judge_ratio
+from hvt_deploy.evaluation.claims import find_ratio_fault, judge_drop, judge_ratio
+from hvt_deploy.evaluation.images_needed import find_images_needed
 from hvt_deploy.evaluation.latency import median_interval, speedup_interval
 from hvt_deploy.evaluation.record import Comparison, Gate, GateName, GateStatus, Row
 from hvt_deploy.evaluation.scores import Timing, Top1Drop
-from hvt_deploy.evaluation.statistics import images_needed
 
 UNTRAINED = "The weights are untrained, so accuracy means nothing."
 _TOO_FEW = "Too few timed rounds to say anything."
@@ -142,21 +143,36 @@ def _predict_time(row: Row, than: Row, batch: int) -> float | None:
 
 def _compare_accuracy(row: Row, drop: Top1Drop, margin: float, reference: str) -> str:
     points, images = drop.points, row.images
-    if -margin <= points.low and points.high <= margin:
-        text = f"equal to {reference} within ±{margin:g} points of top-1"
-    elif points.low > 0:
-        text = f"worse than {reference} by {points.low:.2f} to {points.high:.2f} points of top-1"
-    elif points.high < 0:
-        text = f"better than {reference} by {-points.high:.2f} to {-points.low:.2f} points of top-1"
-    else:
-        needed = images_needed(drop.reference_only, drop.candidate_only, images, margin)
-        more = f"{needed:,} images needed" if needed else "more images alone would not prove it"
-        return (
-            f"{row.backend}: not proven equal to {reference} within ±{margin:g} points on {images} "
-            f"images (drop {points.estimate:+.2f}, interval {points.low:+.2f} to "
-            f"{points.high:+.2f}): {more}."
-        )
+    match judge_drop(points, margin):
+        case "equal":
+            text = f"equal to {reference} within ±{margin:g} points of top-1"
+        case "worse":
+            text = (
+                f"worse than {reference} by {points.low:.2f} to {points.high:.2f} points of top-1"
+            )
+        case "better":
+            text = (
+                f"better than {reference} by {-points.high:.2f} to {-points.low:.2f} points of "
+                "top-1"
+            )
+        case "not proven":
+            return _say_not_equal(row, drop, margin, reference)
     return f"{row.backend}: {text} on {images} images."
+
+
+def _say_not_equal(row: Row, drop: Top1Drop, margin: float, reference: str) -> str:
+    """With the number of images that would prove it, and the margin that these prove."""
+    points = drop.points
+    needed = find_images_needed(
+        drop.reference_only, drop.candidate_only, row.images, -margin, margin
+    )
+    more = needed.sentence if needed else "more images alone would not prove it"
+    proven = math.ceil(10 * max(-points.low, points.high)) / 10
+    return (
+        f"{row.backend}: not proven equal to {reference} within ±{margin:g} points on "
+        f"{row.images} images (drop {points.estimate:+.2f}, interval {points.low:+.2f} to "
+        f"{points.high:+.2f}): {more}. Where there are no more: --margin {proven:g} is proven."
+    )
 
 
 def _drop_gate(candidate: Row, limit: float, why_not: str) -> Gate:
@@ -173,15 +189,12 @@ def _drop_status(drop: Top1Drop, images: int, limit: float) -> tuple[GateStatus,
         return "passed", f"At most {points.high:.2f} points of top-1 are lost."
     if points.low > limit:
         return "failed", f"At least {points.low:.2f} points of top-1 are lost."
-    needed = images_needed(drop.reference_only, drop.candidate_only, images, limit)
-    if needed is None:
-        sentence = f"The estimate itself, {points.estimate:+.2f} points, is not below the limit."
-    else:
-        sentence = (
-            f"Up to {points.high:.2f} points may be lost on {images} images; {needed:,} images "
-            "needed."
-        )
-    return "not proven", sentence
+    needed = find_images_needed(drop.reference_only, drop.candidate_only, images, -math.inf, limit)
+    found = f"Up to {points.high:.2f} points may be lost on {images} images"
+    if needed is not None:
+        return "not proven", f"{found}; {needed.sentence}."
+    estimate = f"the estimate itself, {points.estimate:+.2f} points, is not far enough below"
+    return "not proven", f"{found}, and {estimate} the limit: more images alone prove nothing."
 
 
 def _speedup_gate(row: Row, limit: float) -> Gate:

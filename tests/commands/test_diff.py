@@ -76,12 +76,29 @@ def outcomes(difference, what):
 
 @pytest.mark.parametrize(
     ("right", "outcome"),
-    [(4000, "same"), (3960, "same"), (3900, "worse"), (4100, "better"), (4040, "same")],
+    [
+        (4000, "not proven"),
+        (3960, "not proven"),
+        (3900, "worse"),
+        (4100, "better"),
+        (4040, "not proven"),
+    ],
 )
 def test_accuracy_changes_beyond_its_interval_only(files, right, outcome):
     found = diff(*files(results(), results(right=right)))
     assert outcomes(found, "top-1") == [outcome]
     assert found.regressed == (outcome == "worse")
+
+
+@pytest.mark.parametrize(
+    ("right", "margin", "outcome"),
+    [(4000, 1.5, "not proven"), (4000, 1.6, "same"), (3960, 1.6, "not proven")],
+)
+def test_the_same_needs_the_whole_interval_inside_the_margin(files, right, margin, outcome):
+    """Of 5000 unrelated images the interval of no change is ±1.57 points."""
+    found = diff(*files(results(), results(right=right)), margin=margin)
+    assert outcomes(found, "top-1") == [outcome]
+    assert found.margin == margin
 
 
 @pytest.mark.parametrize(
@@ -119,8 +136,24 @@ def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regre
     assert [(c.what, c.after) for c in unasked.changes if c.outcome == "worse"] == [
         ("gate max-top1-drop", "not set")
     ]
-    broken = diff(*files(results(), results(status="not proven")))
+    broken = diff(*files(results(), results(status="failed")))
     assert [c.what for c in broken.changes if c.outcome == "worse"] == ["gate max-top1-drop"]
+
+
+def test_a_gate_that_is_not_proven_any_more_is_no_proof_of_a_regression(files):
+    """Other work on the machine: the timing never settled, so the speed gate proves nothing."""
+    found = diff(*files(results(), results(status="not proven")))
+    assert outcomes(found, "gate max-top1-drop") == ["not proven"]
+    assert not found.regressed
+
+
+@pytest.mark.parametrize("key", ["cpu", "gpu", "threads"])
+def test_speeds_of_different_machines_are_not_compared(files, key):
+    after = results(speedup=(0.9, 0.88, 0.92), environment={"cpu": "c", key: "another"})
+    found = diff(*files(results(), after))
+    assert outcomes(found, "speed-up") == ["not comparable"]
+    assert not found.regressed
+    assert any(note.startswith(f"Another {key}") for note in found.notes)
 
 
 def test_what_was_not_alike_is_told_and_another_model_refused(files):
@@ -204,4 +237,8 @@ def test_the_verb_exits_1_on_a_regression(files, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "worse" in done.stdout
     record = json.loads(run("diff", "b.json", "a.json", "--json", cwd=tmp_path).stdout)
-    assert {change["outcome"] for change in record["changes"]} == {"same", "better"}
+    assert {change["outcome"] for change in record["changes"]} == {"same", "better", "not proven"}
+    assert record["margin"] == 0.5
+    wide = run("diff", "a.json", "a.json", "--margin", "2", cwd=tmp_path).stdout
+    assert "within ±2 points" in wide
+    assert "not proven" not in wide

@@ -14,7 +14,6 @@ from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.evaluation.statistics import (
     bootstrap_median_interval,
     bootstrap_ratio_interval,
-    images_needed,
     mcnemar_exact,
     tango_interval,
     wilson_interval,
@@ -128,30 +127,6 @@ def test_tango_covers_the_truth_95_times_in_100(p_b: float, p_c: float, n: int) 
 def test_tango_refuses_impossible_counts(b: int, c: int, n: int) -> None:
     with pytest.raises(ValueError, match="discordant"):
         tango_interval(b, c, n)
-
-
-@pytest.mark.parametrize(
-    ("b", "c", "n", "limit"), [(0, 0, 10, 0.5), (4, 2, 500, 1.0), (1, 3, 100, 0.0)]
-)
-def test_images_needed_is_the_first_count_that_proves_the_gate(
-    b: int, c: int, n: int, limit: float
-) -> None:
-    needed = images_needed(b, c, n, limit)
-    assert needed is not None
-    if b == c == 0:
-        assert tango_interval(0, 0, needed).high <= limit < tango_interval(0, 0, needed - 1).high
-        return
-    # The counts of a whole multiple of n are whole: the gate is proven just above `needed` and not
-    # far below it.
-    above, below = math.ceil(needed / n), math.floor(needed / n)
-    assert tango_interval(b * above, c * above, n * above).high <= limit
-    assert tango_interval(b * below, c * below, n * below).high > limit
-
-
-def test_no_number_of_images_proves_a_drop_that_is_there() -> None:
-    assert images_needed(10, 2, 400, 2.0) is None
-    assert images_needed(10, 2, 400, 1.9) is None
-    assert images_needed(10, 2, 400, 2.1) is not None
 
 
 @pytest.mark.parametrize("n", [2, 5, 12])
