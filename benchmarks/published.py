@@ -111,7 +111,7 @@ COLUMNS = ("model", "backend", "images", "published top-1 / top-5", "measured", 
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value}"
 
 
 def _interval(value: Interval | None) -> str:

@@ -86,11 +86,15 @@ def models(
 
 
 def _show_models(listed: Sequence[ListedModel], as_json: bool) -> None:
+    from hvt_deploy.commands.models import describe_columns
+
     if as_json:
         show_json(listed)
     else:
         rows = [tuple(model.cells().values()) for model in listed]
         show_table("Models", tuple(listed[0].cells()), rows)
+        for line in describe_columns(listed):
+            typer.echo(line)
 
 
 def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> None:

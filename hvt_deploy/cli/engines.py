@@ -83,6 +83,10 @@ class BuildOptions:
             min=0, max=1, help="Gate: share of the MACs with Q/DQ that must run as INT8, 0 to 1."
         ),
     ] = None
+    min_int8_of_all: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Gate: share of all MACs that must run as INT8, 0 to 1."),
+    ] = None
     max_traffic: Annotated[
         float | None,
         typer.Option(
@@ -120,7 +124,7 @@ def build_trt(options: BuildOptions) -> None:
         return find_exported(options.workspace, name, options.config_file, settings, ui)
 
     models = options.models or [None]
-    gates = options.min_int8, options.max_traffic
+    gates = options.min_int8, options.max_traffic, options.min_int8_of_all
     attempts = build_many(models, precisions, open_model, ui, *gates, explain=options.explain)
     _show_attempts(attempts, options.as_json)
     raise typer.Exit(max(attempt.error.exit_code if attempt.error else 0 for attempt in attempts))

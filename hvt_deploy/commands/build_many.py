@@ -14,6 +14,7 @@ from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 
 # Finds the exported model of a name, and its configuration with the flags of the command line.
 OpenModel: TypeAlias = Callable[["str | None"], "tuple[ModelFolder, RunConfig]"]
@@ -42,6 +43,7 @@ def build_many(
     ui: Ui,
     min_int8: float | None = None,
     max_traffic: float | None = None,
+    min_int8_of_all: float | None = None,
     *,
     explain: bool = False,
 ) -> tuple[Attempt, ...]:
@@ -65,12 +67,13 @@ def build_many(
             try:
                 _check_gate("--min-int8", min_int8, wanted)
                 _check_gate("--max-traffic", max_traffic, wanted)
+                _check_gate("--min-int8-of-all", min_int8_of_all, wanted)
                 if explain:
                     explained = explain_build(folder, config, precision)
                     attempts.append(Attempt(folder.slug, precision, explained=explained))
                 else:
                     built = build_trt(folder, config, precision, ui, min_int8)
-                    failed = _find_failed_gate(built, max_traffic)
+                    failed = _find_failed_gate(built, max_traffic, min_int8_of_all)
                     attempts.append(Attempt(folder.slug, precision, built=built, error=failed))
             except Exception as error:  # a fault in one build is no reason to lose the others
                 attempts.append(Attempt(folder.slug, precision, error=as_failure(error)))
@@ -85,12 +88,31 @@ def _check_gate(gate: str, limit: float | None, precisions: Sequence[Precision])
         )
 
 
-def _find_failed_gate(built: Built, max_traffic: float | None) -> CheckFailed | None:
+def _find_failed_gate(
+    built: Built, max_traffic: float | None, min_int8_of_all: float | None
+) -> CheckFailed | None:
     """The gate that an engine failed which is there all the same."""
-    if max_traffic is None or not built.precision.startswith("int8"):
+    if not built.precision.startswith("int8"):
         return None
     try:
-        check_traffic(built.path.name, built.costs, max_traffic)
+        if max_traffic is not None:
+            check_traffic(built.path.name, built.costs, max_traffic)
+        if min_int8_of_all is not None:
+            check_int8_of_all(built.path.name, built.audit, min_int8_of_all)
     except CheckFailed as failed:
         return failed
     return None
+
+
+def check_int8_of_all(engine: str, audit: EngineAudit, smallest: float) -> None:
+    """Raise CheckFailed unless at least the share `smallest` (0 to 1) of all MACs runs as INT8."""
+    share = audit.int8_share_of_all
+    if audit.macs.total and share >= smallest:
+        return
+    found = f"{share:.2%} of all MACs of {engine} run as INT8"
+    if not audit.macs.total:
+        found = f"The MACs of {engine} are not known"
+    raise CheckFailed(
+        f"{found}, expected at least {smallest:.2%}. The engine was kept.",
+        "Quantize more groups (hvt-deploy quantize), or lower --min-int8-of-all.",
+    )

@@ -85,7 +85,7 @@ def _find_recipe(
             "Give training images with --calib DIR.",
         )
     calibration = CalibrationSet.read(
-        folder.file(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
+        folder.check_files(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
     )
     search, confirm = _split(samples, config, request, calibration)
     model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))

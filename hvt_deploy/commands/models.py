@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ class ListedModel:
     published: Published | None
     """The paper's table."""
     measured: ModelCost | None
-    """Parameters and MACs of the built model."""
+    """Parameters and MACs of the reference form; `inspect` counts those of an exported graph."""
     code_licence: str
     """Licence of the official code, or "not stated"."""
     weights_licence: str
@@ -41,14 +42,33 @@ class ListedModel:
         return {
             "model": self.name,
             "input": "x".join(map(str, self.image_size)),
-            "top-1": f"{published.top1:.2f}" if published and published.top1 else "",
-            "top-5": f"{published.top5:.2f}" if published and published.top5 else "",
+            "top-1": _write(published and published.top1),
+            "top-5": _write(published and published.top5),
             "params M": f"{measured.params / 1e6:.2f}" if measured else "",
-            "published": f"{published.params_m:g}" if published else "",
+            "published": _write(published and published.params_m),
             "MACs G": f"{measured.macs / 1e9:.2f}" if measured else "",
+            "FLOPs G": _write(published and published.flops_g),
             "code": self.code_licence,
             "weights": self.weights_licence,
         }
+
+
+def _write(published: float | None) -> str:
+    """With the digits of the paper: 82.1 is not 82.10."""
+    return "" if published is None else str(published)
+
+
+def describe_columns(listed: Sequence[ListedModel]) -> Sequence[str]:
+    """What the table's MACs and published FLOPs are, a line each."""
+    models: dict[str, list[str]] = {}
+    for model in listed:
+        if model.published and model.published.flops_note:
+            models.setdefault(model.published.flops_note, []).append(model.name)
+    return (
+        "MACs: of the reference form, with attention products; those of a graph: inspect.",
+        "FLOPs: multiply-accumulates as published.",
+        *(f"FLOPs {note}: {', '.join(names)}." for note, names in models.items()),
+    )
 
 
 def list_models() -> list[ListedModel]:

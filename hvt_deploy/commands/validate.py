@@ -202,7 +202,9 @@ def _refuse_overlap(
     for artifact in map(manifest.artifacts.get, (CALIBRATION, BUDGET)):
         if artifact is None:
             continue
-        calibration = CalibrationSet.read(folder.path / artifact.folder / "calibration.json")
+        calibration = CalibrationSet.read(
+            folder.check_files(artifact).with_name("calibration.json")
+        )
         with ui.progress(f"Comparing {len(samples)} images with the calibration set") as progress:
             shared = find_overlap(calibration, samples, cpu_count(), progress)
         if shared:

@@ -47,7 +47,7 @@ class Parity:
     """The difference between the logits of a reference and a candidate."""
 
     max_abs: float
-    """Largest |difference|; infinite where a logit of the candidate is not finite."""
+    """Largest |difference|; infinite where a logit of one of them is not finite."""
     relative_to_largest: float
     """`max_abs` over the largest |logit| of the reference."""
     sqnr_db: float

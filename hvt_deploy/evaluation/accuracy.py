@@ -24,7 +24,7 @@ class _AccuracyTally:
 
     def __init__(self, num_classes: int) -> None:
         self.classes = ClassTally(num_classes)
-        self.curves = CurveTally(num_classes) if num_classes <= MOST_CURVES else None
+        self.curves = CurveTally(num_classes) if 1 < num_classes <= MOST_CURVES else None
         self.flips = FlipTally()
         self.answers: list[NDArray[np.int64]] = []
         self.top1 = 0
@@ -40,13 +40,14 @@ class _AccuracyTally:
         self.max_abs = 0.0
 
     def add_error(self, reference_NK: NDArray[np.float64], logits_NK: NDArray[np.float64]) -> None:
-        """The sums behind the logit error; infinite from the first logit on that is not finite."""
-        with np.errstate(invalid="ignore"):  # inf - inf
-            signal, noise = signal_and_noise(reference_NK, logits_NK)
-        self.signal += signal
-        if not np.isfinite(logits_NK).all():
+        """The sums behind the logit error; infinite from the first logit on that is not finite, of
+        the reference as well.
+        """
+        if not (np.isfinite(reference_NK).all() and np.isfinite(logits_NK).all()):
             self.noise = self.max_abs = math.inf
             return
+        signal, noise = signal_and_noise(reference_NK, logits_NK)
+        self.signal += signal
         self.noise += noise
         self.energy += float(np.square(logits_NK).sum())
         self.product += float((logits_NK * reference_NK).sum())

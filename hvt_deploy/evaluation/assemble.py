@@ -167,11 +167,14 @@ def _int8_recovery(manifest: Manifest) -> dict[str, str]:
 def _published(manifest: Manifest, data: DataSummary) -> PublishedAccuracy | None:
     """The paper's figures, where they can be compared.
 
-    That is for official weights on all of ImageNet's validation set.
+    That is for official weights under the published preprocessing on all of ImageNet's validation
+    set.
     """
     whole = data.images + len(data.unreadable), data.classes
     official = manifest.weights.source == "official" and manifest.wnids is not None
     if not official or data.subset or whole != IMAGENET_VAL:
         return None
     spec = spec_of_manifest(manifest)
+    if manifest.preprocessing != spec.preprocessing:
+        return None
     return spec.published and PublishedAccuracy(spec.published.top1, spec.published.top5)

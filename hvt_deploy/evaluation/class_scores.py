@@ -13,8 +13,8 @@ NO_CLASS = -1
 KEPT_CONFUSIONS = 50 * 49
 # With more classes nobody reads a curve of each.
 MOST_CURVES = 20
-_HIGHEST_LOG_ODDS = 20.0
-_SCORE_BINS = 320
+# Of a curve, for plots.
+MOST_POINTS = 320
 
 
 class ClassTally:
@@ -63,68 +63,70 @@ class ClassTally:
 
 
 class CurveTally:
-    """Histograms of the log-odds of every class over its own images and the others: curves in
-    constant memory.
+    """The log-odds of every class for every image, for exact areas: 8 bytes for each of both, of
+    at least 2 and at most `MOST_CURVES` classes.
     """
 
     def __init__(self, num_classes: int) -> None:
-        self._own_KB = np.zeros((num_classes, _SCORE_BINS), np.int64)
-        self._others_KB = np.zeros((num_classes, _SCORE_BINS), np.int64)
+        self._num_classes = num_classes
+        self._scores: list[NDArray[np.float64]] = []
+        self._labels: list[LabelsN] = []
 
     def add(self, logits_NK: NDArray[np.float64], labels_N: LabelsN) -> None:
         """Count one batch. Logits that are not finite get the lowest score."""
-        bins_NK: NDArray[np.int64] = np.searchsorted(
-            _SCORE_EDGES, _log_odds(logits_NK), side="right"
-        )
-        for label in range(bins_NK.shape[1]):
-            bins_N, is_own_N = bins_NK[:, label], np.equal(labels_N, label)
-            self._own_KB[label] += np.bincount(bins_N[is_own_N], minlength=_SCORE_BINS)
-            self._others_KB[label] += np.bincount(bins_N[~is_own_N], minlength=_SCORE_BINS)
+        self._scores.append(_log_odds(logits_NK))
+        self._labels.append(labels_N)
 
     def curves(self) -> tuple[Curve, ...]:
         """All classes pooled, then each class that has images and is not the only one."""
-        pooled = _curve(None, self._own_KB.sum(axis=0), self._others_KB.sum(axis=0))
-        each = [
-            _curve(k, own, others)
-            for k, (own, others) in enumerate(zip(self._own_KB, self._others_KB, strict=True))
-        ]
+        scores_NK, labels_N = np.concatenate(self._scores), np.concatenate(self._labels)
+        is_own_NK = labels_N[:, None] == np.arange(self._num_classes)
+        pooled = _curve(None, scores_NK.ravel(), is_own_NK.ravel())
+        each = [_curve(k, scores_NK[:, k], is_own_NK[:, k]) for k in range(self._num_classes)]
         return tuple(curve for curve in (pooled, *each) if curve is not None)
 
 
-_SCORE_EDGES = np.linspace(-_HIGHEST_LOG_ODDS, _HIGHEST_LOG_ODDS, _SCORE_BINS - 1)
-
-
 def _log_odds(logits_NK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log(p / (1 - p)) of each class's softmax probability p, within ±36; -inf in rows that are not
-    all finite.
+    """log(p / (1 - p)) of each class's softmax probability p: the logit minus log(sum(exp)) of the
+    others, which rounds no probability near 0 or 1. -inf in rows that are not all finite.
     """
-    finite_N1 = np.isfinite(logits_NK).all(axis=1, keepdims=True)
-    safe_NK = np.where(finite_N1, logits_NK, 0)
-    weights_NK = np.exp(safe_NK - safe_NK.max(axis=1, keepdims=True))
-    smallest = 2.0**-52  # what is left of the sum below that is rounding
-    others_NK = np.maximum(weights_NK.sum(axis=1, keepdims=True) - weights_NK, smallest)
-    return np.where(
-        finite_N1, np.log(np.maximum(weights_NK, smallest)) - np.log(others_NK), -np.inf
-    )
+    finite_N = np.isfinite(logits_NK).all(axis=1)
+    scores_NK = np.full_like(logits_NK, -np.inf)
+    for k in range(logits_NK.shape[1]):
+        # Sorted: the same logits in another order give the same sum to the last bit.
+        others_NJ = np.sort(np.delete(logits_NK[finite_N], k, axis=1), axis=1)
+        highest_N = others_NJ[:, -1]
+        weight_N = np.exp(others_NJ - highest_N[:, None]).sum(axis=1)
+        scores_NK[finite_N, k] = logits_NK[finite_N, k] - highest_N - np.log(weight_N)
+    return scores_NK
 
 
 def _curve(
-    label: int | None, own_B: NDArray[np.int64], others_B: NDArray[np.int64]
+    label: int | None, scores_M: NDArray[np.float64], is_own_M: NDArray[np.bool_]
 ) -> Curve | None:
-    """The curve of two histograms; scores in one bin are ties. None where one of them is empty."""
-    if own_B.sum() == 0 or others_B.sum() == 0:
+    """The curve of scores (M,) of images of the class and of others; None without one of the two.
+
+    Areas are of all thresholds, equal scores being one; `MOST_POINTS` of the points are kept.
+    """
+    if is_own_M.all() or not is_own_M.any():
         return None
-    filled = np.flatnonzero(own_B + others_B)[::-1]
-    hits, alarms = np.cumsum(own_B[filled]), np.cumsum(others_B[filled])
+    order = np.argsort(-scores_M, kind="stable")
+    scores, is_own = scores_M[order], is_own_M[order]
+    last_of_ties = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
+    hits = np.cumsum(is_own)[last_of_ties]
+    alarms = last_of_ties + 1 - hits
     recall, false_positive_rate = hits / hits[-1], alarms / alarms[-1]
     precision = hits / (hits + alarms)
     steps = np.diff(recall, prepend=0.0)
     width = np.diff(false_positive_rate, prepend=0.0)
+    way = recall + false_positive_rate
+    wanted: NDArray[np.float64] = np.linspace(way[0], way[-1], MOST_POINTS, dtype=np.float64)
+    kept: NDArray[np.int64] = np.unique(np.searchsorted(way, wanted))
     return Curve(
         label=label,
         roc_auc=float((width * (recall - steps / 2)).sum()),
         average_precision=float((steps * precision).sum()),
-        false_positive_rate=tuple(false_positive_rate.tolist()),
-        recall=tuple(recall.tolist()),
-        precision=tuple(precision.tolist()),
+        false_positive_rate=tuple(false_positive_rate[kept].tolist()),
+        recall=tuple(recall[kept].tolist()),
+        precision=tuple(precision[kept].tolist()),
     )

@@ -71,11 +71,12 @@ def relative_error(reference: NDArray[np.float32], candidate: NDArray[np.float32
     reference.
 
     A slice is an image, a channel, a token or a row of pixels: what is wrong in one channel counts
-    as if it were wrong in all. NOT_FINITE where the candidate is not finite and the reference is.
+    as if it were wrong in all. NOT_FINITE where one of them is not finite, unless both are the same
+    (the infinities of a mask); NaN is the same as nothing.
     """
     expected, found = reference.astype(np.float64), candidate.astype(np.float64)
-    if not np.isfinite(found).all():
-        return NOT_FINITE if np.isfinite(expected).all() else 0.0
+    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+        return 0.0 if np.array_equal(expected, found) else NOT_FINITE
     squares = np.square(found - expected)
     axes = range(squares.ndim)
     worst = max(

@@ -105,7 +105,7 @@ class _Pass:
                 if self._keep_reference:
                     self._kept.update(zip(_hashes(batch), logits[self._reference], strict=True))
                 self._meter.update(
-                    {name: logits[name][:, self._classes_K] for name in self._inputs},
+                    {name: _select(logits[name], self._classes_K) for name in self._inputs},
                     np.searchsorted(self._classes_K, batch.labels_N),
                     [sample.path.as_posix() for sample in batch.samples],
                 )
@@ -189,6 +189,12 @@ def _run_once(opened: OpenedRows, images_NCHW: ImagesNCHW, memory: MemoryMeter) 
             except Exception as error:
                 opened.end(name, error)
     return time.perf_counter() - start
+
+
+def _select(logits_NK: LogitsNK, classes_K: NDArray[np.int64]) -> LogitsNK:
+    """The logits of some classes, NaN where the logit of any class of the image is not finite."""
+    finite_N1 = np.isfinite(logits_NK).all(axis=1, keepdims=True)
+    return np.where(finite_N1, logits_NK[:, classes_K], np.float32(np.nan))
 
 
 def _hashes(batch: Batch) -> list[str]:

@@ -21,14 +21,14 @@ def compare_logits(reference_NK: LogitsNK, candidate_NK: LogitsNK) -> Parity:
             f"Expected logits of shape {reference_NK.shape} to compare, got {candidate_NK.shape}."
         )
     reference, candidate = reference_NK.astype(np.float64), candidate_NK.astype(np.float64)
-    finite = bool(np.isfinite(candidate).all())
+    finite = bool(np.isfinite(reference).all() and np.isfinite(candidate).all())
     difference = np.abs(candidate - reference) if finite else np.full_like(reference, math.inf)
     max_abs, largest = float(difference.max()), float(np.abs(reference).max())
     return Parity(
         max_abs=max_abs,
         relative_to_largest=0.0
         if max_abs == 0
-        else (max_abs / largest if largest > 0 else math.inf),
+        else (max_abs / largest if finite and largest > 0 else math.inf),
         sqnr_db=sqnr_db(*signal_and_noise(reference, candidate)),
         same_argmax=finite and bool((reference.argmax(axis=1) == candidate.argmax(axis=1)).all()),
     )

@@ -147,7 +147,8 @@ class Confusion:
 class Curve:
     """ROC and precision-recall curve of one class; the score is its log-odds.
 
-    Rates are fractions, from the strictest threshold to the loosest.
+    Areas are exact. Rates are fractions, from the strictest threshold to the loosest; of many
+    thresholds those of at most 320 points are kept.
     """
 
     label: int | None
@@ -239,6 +240,7 @@ class Fidelity:
     cosine: float | None
     """Cosine of the angle between all logits of both."""
     max_abs: float | None
-    """Largest absolute difference of a logit; None where one is not finite."""
+    """Largest absolute difference of a logit; None where one is not finite, here or in the
+    reference."""
     flips: tuple[Flip, ...] = ()
     """The images with different predictions that differ most in probability."""

@@ -11,19 +11,21 @@ from hvt_deploy.core.types import Preprocessing
 
 @dataclass(frozen=True)
 class Published:
-    """A line of a paper's table.
+    """A line of a paper's table: it holds at the spec's own image size and preprocessing only.
 
     Attributes:
         top1: Accuracy in percent; None where the paper states none.
         top5: Likewise.
         params_m: Parameters in millions.
         flops_g: FLOPs as in the papers: multiply-accumulates of one image, in 1e9.
+        flops_note: How they differ from the MACs of the whole model; "" where they agree.
     """
 
     top1: float | None
     top5: float | None
     params_m: float
     flops_g: float
+    flops_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class ModelSpec:
         architecture: The family's own frozen dataclass of hyper-parameters.
         num_classes: Of the published classifier.
         preprocessing: Of the published evaluation; its image size is the model's input.
-        published: The paper's figures; None for models outside the papers.
+        published: The paper's figures; None for models outside the papers, and for those that have
+            no line of their own: any-resolution models.
         measured: Its size; None for timm's models, other image sizes and own configurations.
         checkpoint: Where the trained weights are.
         code_licence: Of the official code.

@@ -124,6 +124,22 @@ def test_its_images_must_not_be_validated_on(place, found):
         validate(folder, config, digits.calibration.parent / "train", None, SilentUi())
 
 
+def test_an_emptied_list_of_its_images_does_not_allow_them(place, found):
+    root, digits, config = place
+    listed = found.folder / "calibration.json"
+    before = listed.read_text()
+    listed.write_text(json.dumps({**json.loads(before), "files": []}))
+    with pytest.raises(BadInput, match=r"calibration\.json is not the file that was recorded"):
+        validate(
+            ModelFolder(root / "artifacts" / "m"),
+            config,
+            digits.calibration.parent / "train",
+            None,
+            SilentUi(),
+        )
+    listed.write_text(before)
+
+
 def test_an_interrupted_search_goes_on_where_it_was(place, monkeypatch):
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")

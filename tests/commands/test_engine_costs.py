@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_build_trt import PLAIN, QUANTIZED, command_line, graph, workspace
+from test_build_trt import FC1, FC2, PLAIN, QUANTIZED, command_line, graph, workspace
 
 from hvt_deploy.commands import engine_costs
+from hvt_deploy.commands.build_many import check_int8_of_all
 from hvt_deploy.commands.build_trt import build_from_graph
 from hvt_deploy.commands.engine_costs import check_traffic
 from hvt_deploy.core.errors import CheckFailed, ToolFailure
@@ -17,6 +18,7 @@ from hvt_deploy.core.types import Skipped
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.graph.analysis.engine_cost import EngineCost
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.runtime.tensorrt.audit import audit_layers
 
 WEIGHTS = 192 * 64 + 2 * 64 * 64  # of stem, fc1 and fc2
 
@@ -123,6 +125,23 @@ def test_last_line_names_both_precisions_and_json_has_both(tmp_path, monkeypatch
     assert "(activations + weights, batch 4). INT8 moves " in last
     assert "in 100 % more kernels; measure on the device." in last
     assert command_line(tmp_path, "net", "--fp16", "--max-traffic", "1").exit_code == 2
+
+
+def test_share_of_all_macs_is_another_gate_than_that_of_the_quantized_ones(tmp_path, monkeypatch):
+    """The stem, 12 288 of the MACs, has no Q/DQ."""
+    workspace(tmp_path, QUANTIZED)
+    monkeypatch.setattr("hvt_deploy.commands.quantize.quantize", lambda *_: None)
+    whole = FC1 + FC2 + 192 * 64
+    share = (FC1 + FC2) / whole
+    wanted = ("net", "--int8", "--profile", "4,4,4", "--min-int8", "1")
+    assert command_line(tmp_path, *wanted, "--min-int8-of-all", str(share - 0.001)).exit_code == 0
+    done = command_line(tmp_path, *wanted, "--min-int8-of-all", str(share + 0.001), "--json")
+    assert done.exit_code == 1
+    record = json.loads(done.stdout)
+    assert f"{share:.2%} of all MACs" in record["error"]
+    assert command_line(tmp_path, "net", "--fp16", "--min-int8-of-all", "0.5").exit_code == 2
+    with pytest.raises(CheckFailed, match="are not known"):
+        check_int8_of_all("e", audit_layers(()), 0)
 
 
 def test_without_fp16_its_cost_is_unknown_and_passes_no_gate(tmp_path):

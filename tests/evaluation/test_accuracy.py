@@ -118,6 +118,16 @@ def test_logits_that_are_not_finite_are_wrong_answers() -> None:
     assert result.fidelity.sqnr_db == -LARGEST_SQNR_DB
 
 
+def test_nothing_is_near_a_reference_that_is_not_finite() -> None:
+    labels = np.zeros(6, np.int64)
+    candidate = answers(labels, 0)
+    reference = candidate.copy()
+    reference[1, 3] = np.nan
+    fidelity = measured(reference, candidate, labels)["ort"].fidelity
+    assert (fidelity.max_abs, fidelity.cosine) == (None, None)
+    assert fidelity.sqnr_db == -LARGEST_SQNR_DB
+
+
 def test_chance_is_what_the_most_frequent_class_gives() -> None:
     labels = np.array([4, 4, 4, 1])
     logits = answers(labels, 0)

@@ -47,7 +47,9 @@ def rows():
     )
 
 
-def concluded(images=IMAGES, weights="official", subset=None, stable=True, found=None):
+def concluded(
+    images=IMAGES, weights="official", subset=None, stable=True, found=None, crop_pct=0.875
+):
     config = with_flags(config_of("fdvit_b"), {"validation.subset": subset})
     names = load_imagenet_1k()
     manifest = Manifest(
@@ -56,7 +58,7 @@ def concluded(images=IMAGES, weights="official", subset=None, stable=True, found
         exported=now(),
         signature=Signature((224, 224), CLASSES),
         wnids=names.wnids,
-        preprocessing=Preprocessing((224, 224)),
+        preprocessing=Preprocessing((224, 224), crop_pct=crop_pct),
         class_names=names.names,
         config=config,
         artifacts={},
@@ -81,7 +83,13 @@ def test_official_weights_on_the_whole_set_stand_beside_the_published_figures():
 
 @pytest.mark.parametrize(
     "otherwise",
-    [{"images": IMAGES - 1}, {"weights": "file"}, {"weights": "random"}, {"subset": "imagenet-v2"}],
+    [
+        {"images": IMAGES - 1},
+        {"weights": "file"},
+        {"weights": "random"},
+        {"subset": "imagenet-v2"},
+        {"crop_pct": 1.0},
+    ],
 )
 def test_nothing_is_set_beside_the_paper_that_is_not_comparable(otherwise):
     assert concluded(**otherwise).published is None

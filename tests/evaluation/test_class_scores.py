@@ -7,9 +7,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import measured
+from scipy.special import logsumexp
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
 from hvt_deploy.evaluation.accuracy import AccuracyMeter
+from hvt_deploy.evaluation.class_scores import MOST_POINTS
 from hvt_deploy.evaluation.flipped_predictions import KEPT_FLIPS
 from hvt_deploy.evaluation.scores import Answer, Confusion
 
@@ -61,25 +63,36 @@ def test_confusions_are_the_cells_beside_the_diagonal(many) -> None:
     assert [c.images for c in confusions] == sorted((c.images for c in confusions), reverse=True)
 
 
-def test_curves_are_those_of_the_scores(many) -> None:
+@pytest.mark.parametrize("sure", [1, 20])
+def test_areas_are_those_of_the_scores(many, sure: float) -> None:
+    """To the last digit, also of a model so sure that its probabilities are 1 in float64."""
     labels, reference, candidate = many
+    candidate = sure * candidate
     curves = {
         curve.label: curve
         for curve in measured(reference, candidate, labels)["ort"].accuracy.curves
     }
-    odds = np.exp(candidate.astype(np.float64))
-    odds /= odds.sum(axis=1, keepdims=True) - odds
+    logits = candidate.astype(np.float64)
+    odds = np.stack(
+        [
+            logits[:, k] - logsumexp(np.delete(logits, k, axis=1), axis=1)
+            for k in range(logits.shape[1])
+        ],
+        axis=1,
+    )
     for label in range(K):
         curve, is_own = curves[label], labels == label
-        # The score is binned, an eighth of a log-odd wide.
-        assert curve.roc_auc == pytest.approx(roc_auc_score(is_own, odds[:, label]), abs=2e-3)
+        assert curve.roc_auc == pytest.approx(roc_auc_score(is_own, odds[:, label]), abs=1e-12)
         assert curve.average_precision == pytest.approx(
-            average_precision_score(is_own, odds[:, label]), abs=1.5e-2
+            average_precision_score(is_own, odds[:, label]), abs=1e-12
         )
+        assert len(curve.recall) <= MOST_POINTS
         assert (curve.recall[-1], curve.false_positive_rate[-1]) == (1, 1)
         assert list(curve.recall) == sorted(curve.recall)
     own = np.eye(K, dtype=bool)[labels]
-    assert curves[None].roc_auc == pytest.approx(roc_auc_score(own.ravel(), odds.ravel()), abs=2e-3)
+    assert curves[None].roc_auc == pytest.approx(
+        roc_auc_score(own.ravel(), odds.ravel()), abs=1e-12
+    )
 
 
 def test_scores_that_say_nothing_have_half_the_area() -> None:

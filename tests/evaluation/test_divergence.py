@@ -168,5 +168,8 @@ def test_an_error_in_one_channel_counts_as_if_it_were_in_all():
     assert relative_error(reference, reference) == 0
     wrong[0, 0, 0, 0] = np.nan
     assert relative_error(reference, wrong) == NOT_FINITE
+    assert relative_error(wrong, reference) == relative_error(wrong, wrong) == NOT_FINITE
+    wrong[0, 0, 0, 0] = -np.inf
+    assert relative_error(wrong, wrong) == 0  # a mask
     assert relative_error(0 * reference, reference) == NOT_FINITE
     assert relative_error(0 * reference, 0 * reference) == 0

@@ -19,10 +19,12 @@ def test_specs_are_listed_and_found() -> None:
 @pytest.mark.parametrize("name", [s.name for s in list_specs() if not s.name.endswith("_demo")])
 def test_spec_agrees_with_the_recorded_facts(name: str) -> None:
     spec, recorded = get_spec(name), read_facts(name)
-    assert spec.published is not None
     assert spec.measured is not None
-    for key in ("params_m", "flops_g", "top1", "top5"):
-        assert getattr(spec.published, key) == recorded["published"][key]
+    if "note" in recorded["published"]:  # figures of the model at another resolution
+        assert spec.published is None
+    else:
+        for key in ("params_m", "flops_g", "top1", "top5"):
+            assert getattr(spec.published, key) == recorded["published"][key]
     measured = recorded["measured"]
     assert spec.measured.params == measured.get("params_used_at_inference", measured["params"])
     assert spec.measured.macs / 1e9 == pytest.approx(measured["macs_g"], abs=5e-5)

@@ -253,9 +253,8 @@ def _points_cell(interval: Interval | None) -> Cell | None:
 def _published_cell(published: float | None, measured: Interval | None) -> Cell | None:
     if published is None or measured is None:
         return None
-    return Cell(
-        format_percent(published), f"(measured {format_points(measured.estimate - published)})"
-    )
+    difference = format_points(measured.estimate - published)
+    return Cell(f"{published} %", f"(measured {difference})")
 
 
 def _number_cell(value: float | None, write: Callable[[float], str]) -> Cell | None:

@@ -51,6 +51,7 @@ _BASE = DFvTArchitecture(224, 128, (2, 2, 6, 2), (4, 8, 16, 32), mlp_ratio=2)
 # Three stages with attention at the sides 8, 4 and 4: the second block has shifted windows, the
 # others one window.
 _DEMO = DFvTArchitecture(64, 32, (2, 1, 2), (2, 4, 8), mlp_ratio=2, window_size=4)
+_FLOPS_NOTE = "by a formula in the official code, not counted"
 # Published top-1 (%), parameters (millions) and MACs (1e9); counted parameters and MACs; the file.
 _ROWS = {
     "dfvt_tiny": (_TINY, 72.95, 4.0, 0.3, 3_967_627, 306_050_784, "DFvT_T_7295.pth"),
@@ -67,7 +68,7 @@ def _official(name: str) -> ModelSpec:
         architecture=architecture,
         num_classes=1000,
         preprocessing=Preprocessing(image_size=(224, 224), crop_pct=0.875),
-        published=Published(top1, None, params_m, flops_g),
+        published=Published(top1, None, params_m, flops_g, _FLOPS_NOTE),
         measured=ModelCost(params, macs),
         checkpoint=Checkpoint(
             url=f"https://github.com/ginobilinie/DFvT/releases/download/Classification/{file}"

@@ -174,6 +174,9 @@ _DEMO = FasterViTArchitecture(
     mlp_ratio=2,
 )
 
+_FLOPS_NOTE = "without attention products and position MLPs"
+_FLOPS_NOTE_OF_21K = "without attention products"
+_FLOPS_NOTE_OF_4 = "not those of the model that the official code builds"
 # Published top-1, top-5 (%), parameters (millions) and MACs (1e9); the evaluation's crop_pct; the
 # file.
 _ROWS = {
@@ -222,6 +225,9 @@ def _official(name: str, row: str, image_size: tuple[int, int]) -> ModelSpec:
     """The model `name`: the architecture and checkpoint of a row at this image size."""
     architecture, top1, top5, params_m, flops_g, crop_pct, file = _ROWS[row]
     params, macs = _COUNTED[name]
+    note = _FLOPS_NOTE_OF_21K if "_21k_" in row else _FLOPS_NOTE
+    if row == "faster_vit_4_224":
+        note = _FLOPS_NOTE_OF_4
     return ModelSpec(
         name=name,
         family="faster_vit",
@@ -233,7 +239,7 @@ def _official(name: str, row: str, image_size: tuple[int, int]) -> ModelSpec:
             # The official evaluation of the models trained on ImageNet-21k takes no centre crop.
             crop_mode="squash" if "_21k_" in row else "center",
         ),
-        published=Published(top1, top5, params_m, flops_g),
+        published=Published(top1, top5, params_m, flops_g, note) if name == row else None,
         measured=ModelCost(params, macs),
         checkpoint=Checkpoint(url=f"{_HUB}/fastervit_{file}.pth.tar"),
         code_licence="NVIDIA Source Code License-NC",

@@ -55,6 +55,7 @@ _ARCHITECTURES = {
 _DEMO = FDViTArchitecture(
     32, 4, 2, (16, 16, 20, 24), (2, 3, 3, 4), (1, 1, 2, 2), map_sizes=(15, 11, 8, 6)
 )
+_FLOPS_NOTE = "without attention products"
 # Published top-1 (%), parameters (millions) and MACs (1e9); counted parameters and MACs; the id of
 # the checkpoint on Google Drive.
 _ROWS = {
@@ -72,7 +73,7 @@ def _official(name: str) -> ModelSpec:
         architecture=_ARCHITECTURES[name],
         num_classes=1000,
         preprocessing=Preprocessing(image_size=(224, 224), crop_pct=0.875),
-        published=Published(top1, None, params_m, flops_g),
+        published=Published(top1, None, params_m, flops_g, _FLOPS_NOTE),
         measured=ModelCost(params, macs),
         checkpoint=Checkpoint(
             url=f"https://drive.google.com/file/d/{drive_id}/view", how="google-drive"
