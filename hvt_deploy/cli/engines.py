@@ -24,7 +24,7 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE, FlavourChoice
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.build_many import Attempt
-    from hvt_deploy.commands.build_trt import Built
+    from hvt_deploy.commands.built_engine import Built
     from hvt_deploy.core.run_config import RunConfig
     from hvt_deploy.core.workspace import ModelFolder
 
@@ -95,6 +95,9 @@ class BuildOptions:
         ),
     ] = None
     explain: Annotated[bool, typer.Option("--explain", help="Only print the build plan.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Build again what was built from the same inputs.")
+    ] = False
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
     config_file: ConfigOption = None
     as_json: JsonOption = False
@@ -125,7 +128,8 @@ def build_trt(options: BuildOptions) -> None:
 
     models = options.models or [None]
     gates = options.min_int8, options.max_traffic, options.min_int8_of_all
-    attempts = build_many(models, precisions, open_model, ui, *gates, explain=options.explain)
+    explain, force = options.explain, options.force
+    attempts = build_many(models, precisions, open_model, ui, *gates, explain=explain, force=force)
     _show_attempts(attempts, options.as_json)
     raise typer.Exit(max(attempt.error.exit_code if attempt.error else 0 for attempt in attempts))
 
@@ -194,6 +198,7 @@ def _record_of(attempt: Attempt) -> dict[str, object]:
             "audit": built.audit,
             "costs": built.costs,
             "seconds": built.seconds,
+            "before": built.before,
         }
     if error:
         identity |= {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from hvt_deploy.commands.build_target import Explained, explain_build
-from hvt_deploy.commands.build_trt import Built, build_trt
+from hvt_deploy.commands.build_trt import build_trt
+from hvt_deploy.commands.built_engine import Built
 from hvt_deploy.commands.engine_costs import check_traffic
+from hvt_deploy.commands.explain_build import Explained, explain_build
 from hvt_deploy.core.errors import BadInput, CheckFailed, HvtDeployError, as_failure
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
@@ -46,12 +47,14 @@ def build_many(
     min_int8_of_all: float | None = None,
     *,
     explain: bool = False,
+    force: bool = False,
 ) -> tuple[Attempt, ...]:
     """Build every model (None: the newest export) in every precision.
 
     Without a precision that of the model's configuration is built.
 
-    A build that fails is noted, and the next one starts. With `explain` nothing is built.
+    A build that fails is noted, and the next one starts. With `explain` nothing is built, with
+    `force` also what was built before.
     """
     attempts: list[Attempt] = []
     for model in models:
@@ -72,7 +75,7 @@ def build_many(
                     explained = explain_build(folder, config, precision)
                     attempts.append(Attempt(folder.slug, precision, explained=explained))
                 else:
-                    built = build_trt(folder, config, precision, ui, min_int8)
+                    built = build_trt(folder, config, precision, ui, min_int8, force=force)
                     failed = _find_failed_gate(built, max_traffic, min_int8_of_all)
                     attempts.append(Attempt(folder.slug, precision, built=built, error=failed))
             except Exception as error:  # a fault in one build is no reason to lose the others

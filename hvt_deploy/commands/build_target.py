@@ -1,4 +1,4 @@
-"""Library, compute capabilities and profiles of a build: `build-trt --explain` shows them."""
+"""Library, compute capabilities and profiles of a build."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.gpus import Gpu, find_gpus
-from hvt_deploy.core.manifest import Manifest, engine_key
+from hvt_deploy.core.manifest import Manifest
 from hvt_deploy.core.run_config import RunConfig
-from hvt_deploy.core.types import Int8Target, Precision
-from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.core.types import Int8Target
 from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
     format_engine_tag,
@@ -20,7 +19,6 @@ from hvt_deploy.runtime.tensorrt.plan import (
     Profile,
     choose_capabilities,
     choose_flavour,
-    name_engine_file,
     parse_capabilities,
 )
 
@@ -40,75 +38,9 @@ class Target:
 
     @property
     def tag(self) -> str:
-        """The part of names that says where the engine runs."""
-        return format_engine_tag(self.flavour, self.capabilities)
-
-
-@dataclass(frozen=True)
-class Explained:
-    """A build that was not done."""
-
-    model: str
-    """Name of the exported model."""
-    precision: str
-    """Precision of the graph."""
-    graph: str
-    """File name of the graph, "" where it has to be made first."""
-    library: str
-    """The library, with its version."""
-    compute_capabilities: tuple[str, ...]
-    """GPUs it would run on."""
-    ahead_of_time: bool
-    """Whether it would be built without the GPU it is for."""
-    profiles: tuple[str, ...]
-    """MIN,OPT,MAX of each profile."""
-    workspace_mib: int
-    """Memory that TensorRT may use for tactics, MiB."""
-    engine: str
-    """File name of the engine."""
-    replaces: bool
-    """Whether it would replace an engine that is there."""
-
-    @property
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """The plan as it is read."""
-        where = "built ahead of time" if self.ahead_of_time else "this machine's GPU"
-        return (
-            (
-                "graph",
-                self.graph
-                or f"made first: hvt-deploy quantize {self.model} --precision {self.precision}",
-            ),
-            ("library", self.library),
-            ("compute capability", f"{', '.join(self.compute_capabilities)} ({where})"),
-            ("profiles MIN,OPT,MAX", "  ".join(self.profiles) or "none, the batch size is fixed"),
-            ("workspace", f"{self.workspace_mib} MiB"),
-            (
-                "engine",
-                f"{self.engine}{' (replaces the one that is there)' if self.replaces else ''}",
-            ),
-        )
-
-
-def explain_build(folder: ModelFolder, config: RunConfig, precision: Precision) -> Explained:
-    """The build that `build_trt` would do. Raises what makes it impossible before it starts."""
-    manifest = folder.read()
-    target = find_target(config, manifest)
-    key = engine_key(precision, target.tag)
-    return Explained(
-        model=folder.slug,
-        precision=precision,
-        graph=folder.open_artifact(manifest, precision).name
-        if is_fresh(manifest, precision)
-        else "",
-        library=target.flavour.title,
-        compute_capabilities=target.capabilities,
-        ahead_of_time=not target.gpus,
-        profiles=tuple(map(str, target.profiles)),
-        workspace_mib=config.engine.workspace_mib,
-        engine=name_engine_file(folder.slug, precision, target.flavour, target.capabilities),
-        replaces=key in manifest.artifacts,
-    )
+        """The part of names that says where the engine runs, and with which profiles."""
+        profiles = [profile.batches for profile in self.profiles]
+        return format_engine_tag(self.flavour, self.capabilities, profiles)
 
 
 def find_target(config: RunConfig, manifest: Manifest) -> Target:

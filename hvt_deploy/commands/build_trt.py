@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.commands.build_target import Target, find_target
+from hvt_deploy.commands.built_engine import Built, find_built
 from hvt_deploy.commands.engine_costs import BuiltPlan, count_costs, sum_up
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import CheckFailed, MissingEnvironment, ToolFailure
@@ -14,7 +14,7 @@ from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.report.engine_costs import describe_costs
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.graph.analysis.engine_cost import ProfileCost
@@ -22,6 +22,7 @@ from hvt_deploy.graph.analysis.node_facts import NodeFacts, read_facts
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome, build_engine
+from hvt_deploy.runtime.tensorrt.flavours import format_engine_tag
 from hvt_deploy.runtime.tensorrt.passport import make_passport
 from hvt_deploy.runtime.tensorrt.plan import (
     BuildPlan,
@@ -31,61 +32,34 @@ from hvt_deploy.runtime.tensorrt.plan import (
 _CALIBRATION_FILE = "calibration.json"
 
 
-@dataclass(frozen=True)
-class Built:
-    """An engine that was just built."""
-
-    path: Path
-    """The engine file."""
-    precision: Precision
-    """Precision of the graph it was built from."""
-    flavour: str
-    """The library, with its version."""
-    compute_capabilities: tuple[str, ...]
-    """GPUs it runs on ("8.6")."""
-    seconds: float
-    """How long the build took."""
-    audit: EngineAudit
-    """The precisions that its layers run in."""
-    costs: tuple[ProfileCost, ...]
-    """Its cost at the batch of each profile, next to that of FP16."""
-    ahead_of_time: bool
-    """Whether it was built without the GPU it is for."""
-
-
 def build_trt(
     folder: ModelFolder,
     config: RunConfig,
     precision: Precision,
     ui: Ui,
     min_int8: float | None = None,
+    *,
+    force: bool = False,
 ) -> Built:
     """Make the graphs of `precision` where they are not there yet, then `build_from_graph`."""
     if precision != "fp32":  # which is there since the export
         from hvt_deploy.commands.quantize import quantize
 
         quantize(folder, config, precision, ui)
-    return build_from_graph(folder, config, precision, ui, min_int8)
+    return build_from_graph(folder, config, precision, ui, min_int8, force=force)
 
 
 def build_engine_if_possible(
     folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui
 ) -> None:
-    """Build an engine from graphs that are there, unless it was built before.
+    """Build an engine from graphs that are there.
 
     Where no engine can be built it warns: that is no failure, `validate` skips the engine as well.
     """
-    manifest = folder.read()
-    before = [
-        key
-        for key, engine in manifest.engines.items()
-        if engine.precision == precision and is_fresh(manifest, key)
-    ]
-    if before:
-        ui.say(f"Built before: {', '.join(before)}")
-        return
     try:
         built = build_from_graph(folder, config, precision, ui)
+        if built.before:
+            return
         ui.say(
             f"Built {built.path}: {built.audit.kernels} kernels, "
             f"{built.audit.layers.int8} INT8 layers"
@@ -102,9 +76,12 @@ def build_from_graph(
     precision: Precision,
     ui: Ui,
     min_int8: float | None = None,
+    *,
+    force: bool = False,
 ) -> Built:
     """Build the engine of `precision` from its graph, which must be there.
 
+    One that was built from the same inputs is taken, unless `force` asks for another build.
     Raises MissingEnvironment where no library can build here, ToolFailure naming the node that was
     refused, CheckFailed for an engine labelled INT8 of which less than `min_int8` of the MACs with
     Q/DQ (or nothing) is INT8; that engine is not kept.
@@ -114,9 +91,20 @@ def build_from_graph(
         target = find_target(config, manifest)
         onnx_path = folder.open_artifact(manifest, precision)
         key = engine_key(precision, target.tag)
+        before = find_built(folder, manifest, precision, target, config.engine.workspace_mib)
+        if before is not None and not force:
+            ui.say(
+                f"Built before, from the same graph with the same settings: {before.path.name}. "
+                "hvt-deploy build-trt --force builds it again."
+            )
+            if precision.startswith("int8"):
+                name, nodes = before.path.name, _read_facts(onnx_path, ui)
+                check_int8(name, before.audit, nodes, min_int8, "It was built before, and stays.")
+            return before
         with folder.staging() as staged:
-            name = name_engine_file(folder.slug, precision, target.flavour, target.capabilities)
-            cache = folder.path / f"timing-{target.tag}.cache"
+            name = name_engine_file(folder.slug, precision, target.tag)
+            library = format_engine_tag(target.flavour, target.capabilities)
+            cache = folder.path / f"timing-{library}.cache"
             plan = _make_plan(onnx_path, staged / name, target, config, cache)
             title = f"Building the {precision} engine with {target.flavour.title}"
             with ui.progress(title) as progress:
@@ -169,12 +157,16 @@ def _make_plan(
 
 
 def check_int8(
-    engine: str, audit: EngineAudit, nodes: Sequence[NodeFacts], min_int8: float | None
+    engine: str,
+    audit: EngineAudit,
+    nodes: Sequence[NodeFacts],
+    min_int8: float | None,
+    fate: str = "The engine was not kept.",
 ) -> None:
     """Raise CheckFailed, naming the layers, unless an INT8 engine is as far INT8 as its graph.
 
     Without `min_int8` something must be; an engine whose layers cannot be read passes then. Where
-    the MACs are not known a single INT8 layer is something.
+    the MACs are not known a single INT8 layer is something. `fate` says what became of the engine.
     """
     unknown = not (audit.kernels and nodes)
     if unknown and min_int8 is None and (not audit.kernels or audit.layers.int8):
@@ -184,7 +176,7 @@ def check_int8(
             "the MACs of its graph are not known" if audit.kernels else "its layers cannot be read"
         )
         raise CheckFailed(
-            f"{engine} is labelled INT8, but its INT8 share is unknown: {why}. It was not kept.",
+            f"{engine} is labelled INT8, but its INT8 share is unknown: {why}. {fate}",
             "Build it without --min-int8.",
         )
     if audit.int8_share >= (min_int8 or 0) and audit.quantized_int8_macs:
@@ -197,8 +189,7 @@ def check_int8(
     raise CheckFailed(
         f"{engine} is labelled INT8, but of the MACs that carry Q/DQ in its graph "
         f"{audit.int8_share:.1%} run as INT8 ({audit.int8_share_of_all:.1%} of all MACs); "
-        f"expected {needed}. The engine was not kept. Not INT8:\n"
-        + "\n".join(f"  {name}" for name in names),
+        f"expected {needed}. {fate} Not INT8:\n" + "\n".join(f"  {name}" for name in names),
         "Make the graph again (hvt-deploy quantize --int8), or lower --min-int8.",
     )
 
@@ -230,8 +221,9 @@ def _describe_engine(
         version=outcome.flavour.version,
         compute_capabilities=plan.compute_capabilities,
         gpu=target.gpus[0].name if target.gpus else "",
-        profiles=tuple((p.min, p.opt, p.max) for p in plan.profiles),
+        profiles=tuple(profile.batches for profile in plan.profiles),
         build_s=outcome.seconds,
+        workspace_mib=plan.workspace_mib,
         costs=tuple(map(sum_up, costs)),
     )
 

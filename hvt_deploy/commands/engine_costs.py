@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hvt_deploy.core.engine_facts import CostFacts, CostTotals, EngineFacts
+from hvt_deploy.core.engine_facts import CostFacts, CostTotals
 from hvt_deploy.core.errors import CheckFailed, HvtDeployError
-from hvt_deploy.core.manifest import Manifest, engine_key
+from hvt_deploy.core.manifest import Manifest
 from hvt_deploy.core.types import Precision, Skipped
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
@@ -15,7 +15,6 @@ from hvt_deploy.graph.analysis.engine_cost import EngineCost, ProfileCost
 from hvt_deploy.graph.analysis.node_facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome
 from hvt_deploy.runtime.tensorrt.cost import WHAT, count_profile_cost, find_cost
-from hvt_deploy.runtime.tensorrt.flavours import format_engine_tag
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
 
@@ -112,18 +111,19 @@ def _build_for_cost(plan: BuildPlan, batch: int, of: str, ui: Ui) -> EngineCost 
 def _read_fp16_costs(
     folder: ModelFolder, manifest: Manifest, built: BuiltPlan
 ) -> dict[Profile, EngineCost | Skipped]:
-    """By profile: the recorded cost of the FP16 engine of the same library and target."""
-    flavour = built.outcome.flavour
-    key = engine_key("fp16", format_engine_tag(flavour, built.plan.compute_capabilities))
-    engine = manifest.facts(key, EngineFacts)
-    if engine is None or engine.version != flavour.version:
-        return {}
-    try:
-        passport = read_passport(folder.open_artifact(manifest, key))
-    except HvtDeployError:  # stale or damaged, which is no fault of the engine that was built
-        return {}
-    costs = zip(passport.profiles or _fixed_profile(manifest), passport.costs, strict=False)
-    return {profile: cost.own for profile, cost in costs if isinstance(cost.own, EngineCost)}
+    """By profile: the recorded costs of the FP16 engines of the same library and target."""
+    flavour, found = built.outcome.flavour, dict[Profile, EngineCost | Skipped]()
+    wanted = ("fp16", flavour.name, flavour.version, built.plan.compute_capabilities)
+    for key, one in manifest.engines.items():
+        if (one.precision, one.flavour, one.version, one.compute_capabilities) != wanted:
+            continue
+        try:
+            passport = read_passport(folder.open_artifact(manifest, key))
+        except HvtDeployError:  # stale or damaged, which is no fault of the engine that was built
+            continue
+        costs = zip(passport.profiles or _fixed_profile(manifest), passport.costs, strict=False)
+        found |= {profile: cost.own for profile, cost in costs if isinstance(cost.own, EngineCost)}
+    return found
 
 
 def _fixed_profile(manifest: Manifest) -> tuple[Profile, ...]:

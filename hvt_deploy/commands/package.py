@@ -114,7 +114,8 @@ def _engines(folder: ModelFolder, manifest: Manifest, ui: Ui) -> Iterator[Networ
                 "larger one is in no profile."
             )
         library = FlavourInfo(facts.flavour, facts.version)
-        tag = format_engine_tag(library, facts.compute_capabilities).replace(".", "_")
+        tag = format_engine_tag(library, facts.compute_capabilities, facts.profiles)
+        tag = tag.replace(".", "_")
         yield Network(
             f"{folder.slug}_{facts.precision}-{tag}",
             "tensorrt",

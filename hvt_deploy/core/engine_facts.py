@@ -50,6 +50,8 @@ class EngineFacts:
     """MIN, OPT, MAX batch sizes; empty for a fixed batch size."""
     build_s: float
     """How long the build took, seconds."""
+    workspace_mib: int = 0
+    """Memory that TensorRT was allowed for tactics, MiB; 0: not recorded."""
     costs: tuple[CostFacts, ...] = ()
     """For each profile; the passport has them by stage and role."""
     kind: Literal["engine"] = "engine"

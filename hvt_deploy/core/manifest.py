@@ -38,7 +38,7 @@ KEYS: tuple[str, ...] = (
 
 
 def engine_key(precision: Precision, tag: str) -> str:
-    """The key of an engine; `tag` says where it runs (`rtx-sm86`)."""
+    """The key of an engine; `tag` says where it runs, and with which profiles (`rtx-sm86`)."""
     return f"{ENGINE}-{precision}-{tag}"
 
 

@@ -23,6 +23,9 @@ from hvt_deploy.core.types import (
     SubsetName,
 )
 
+# MIN, OPT, MAX batch sizes; engines with others have them in their names.
+DEFAULT_PROFILES = ((1, 8, 32),)
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -98,7 +101,7 @@ class EngineConfig:
     """TensorRT library; auto takes what this machine has."""
     compute_capabilities: tuple[str, ...] = ()
     """GPUs that TensorRT-RTX builds for; none named: the GPU here, else 8.6 ahead of time."""
-    profiles: tuple[tuple[int, int, int], ...] = ((1, 8, 32),)
+    profiles: tuple[tuple[int, int, int], ...] = DEFAULT_PROFILES
     """MIN, OPT, MAX batch sizes of each optimization profile."""
     workspace_mib: int = 4096
     """Memory that TensorRT may use for tactics, MiB."""

@@ -156,7 +156,11 @@ def _open_backend(selections: Sequence[Selection], name: str) -> AnyBackend:
 
 
 def _choose(selections: Sequence[Selection], name: str) -> list[Selection]:
-    """The backends of that name or runtime; for `auto` an engine, else ONNX Runtime in FP32."""
+    """The backends of that name or runtime; for `auto` an engine, else ONNX Runtime in FP32.
+
+    Of several engines those first that take a single image, as the last one of a folder may be.
+    """
+    selections = sorted(selections, key=lambda selection: not _takes_one(selection))
     if name == "auto":
         engines = [s for s in selections if s.variant.runtime == "trt"]
         return engines + [s for s in selections if s.variant.name == "ort fp32"]
@@ -165,6 +169,11 @@ def _choose(selections: Sequence[Selection], name: str) -> list[Selection]:
     if name not in names | runtimes:
         raise unknown_name("backend", name, {"auto"} | names | runtimes)
     return [s for s in selections if name in (s.variant.name, s.variant.runtime)]
+
+
+def _takes_one(selection: Selection) -> bool:
+    profiles = selection.passport.profiles if selection.passport else ()
+    return not profiles or min(profile.min for profile in profiles) == 1
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:

@@ -28,7 +28,7 @@ class Variant:
     form: Form = "plain"
     """Which of the model's forms: see `Form`."""
     target: str = ""
-    """For engines: the library and compute capabilities, `rtx-sm86`."""
+    """For engines: library, compute capabilities and profiles other than 1,8,32: `rtx-sm86`."""
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from typer.testing import CliRunner
 
 from hvt_deploy.cli import app
 from hvt_deploy.commands import build_trt as build_step
-from hvt_deploy.commands.build_target import explain_build
 from hvt_deploy.commands.build_trt import build_from_graph, check_int8
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.engine_costs import sum_up
+from hvt_deploy.commands.explain_build import explain_build
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput, CheckFailed
 from hvt_deploy.core.gpus import Gpu
@@ -27,6 +28,7 @@ from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder, now
 from hvt_deploy.graph.analysis.engine_audit import ByPrecision
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.runtime.selection import select_backends
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.passport import read_passport
 
@@ -113,7 +115,7 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
         ("0", "fc2"),
     }
     manifest, passport = folder.read(), read_passport(built.path)
-    artifact = manifest.artifacts["engine-int8-rtx-sm86"]
+    artifact = manifest.artifacts["engine-int8-rtx-sm86-b1-2-4-b1-1-1"]
     assert passport.audit == built.audit
     assert passport.onnx_sha256 == manifest.artifacts["int8"].sha256
     assert (
@@ -123,7 +125,7 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
     assert [str(profile) for profile in passport.profiles] == ["1,2,4", "1,1,1"]
     assert passport.tool_versions["onnx"]
     assert manifest.engines == {
-        "engine-int8-rtx-sm86": EngineFacts(
+        "engine-int8-rtx-sm86-b1-2-4-b1-1-1": EngineFacts(
             precision="int8",
             flavour="tensorrt_rtx",
             version=passport.version,
@@ -131,6 +133,7 @@ def test_audit_and_passport_of_an_int8_engine(tmp_path):
             gpu="",
             profiles=((1, 2, 4), (1, 1, 1)),
             build_s=built.seconds,
+            workspace_mib=256,
             costs=tuple(map(sum_up, built.costs)),
         )
     }
@@ -188,7 +191,7 @@ def test_explaining_builds_nothing(tmp_path):
     )
     assert (found.graph, found.engine, found.replaces) == (
         "net.int8.onnx",
-        "net.int8.rtx-sm86.engine",
+        "net.int8.rtx-sm86-b1-8-32-b1-1-1.engine",
         False,
     )
     assert found.profiles == ("1,8,32", "1,1,1")
@@ -277,9 +280,9 @@ def test_builds_go_on_after_a_failure_and_end_with_the_exit_code_of_the_worst(tm
     assert done.exit_code == 2
     assert "Unknown exported model" in done.stderr  # of `missing`
     assert "--calib DIR" in done.stderr  # what the INT8 build of `net` lacks
-    assert "net.fp32.rtx-sm86.engine" in done.stdout
+    assert "net.fp32.rtx-sm86-b1-2-4-b1-1-1.engine" in done.stdout
     assert done.stdout.count("failed") == 2
-    artifact = folder.read().artifacts["engine-fp32-rtx-sm86"]
+    artifact = folder.read().artifacts["engine-fp32-rtx-sm86-b1-2-4-b1-1-1"]
     passport = read_passport(folder.file(artifact))
     assert [str(profile) for profile in passport.profiles] == ["1,2,4", "1,1,1"]
     records = json.loads(command_line(tmp_path, *wanted, "--json").stdout)
@@ -303,7 +306,7 @@ def test_a_fault_of_this_program_in_one_build_does_not_lose_the_others(tmp_path,
     done = command_line(tmp_path, "net", "net", "--precision", "fp32", *TWO_PROFILES)
     assert done.exit_code == 4
     assert "This is a fault in hvt-deploy: IndexError: planted" in done.stderr
-    assert "net.fp32.rtx-sm86.engine" in done.stdout
+    assert "net.fp32.rtx-sm86-b1-2-4-b1-1-1.engine" in done.stdout
 
 
 def test_explain_prints_the_plan_of_every_build(tmp_path):
@@ -314,8 +317,8 @@ def test_explain_prints_the_plan_of_every_build(tmp_path):
     )
     assert done.exit_code == 0, done.stderr
     for part in (
-        "net.fp32.rtx-sm86.engine",
-        "net.int8.rtx-sm86.engine",
+        "net.fp32.rtx-sm86-b1-2-4-b1-1-1.engine",
+        "net.int8.rtx-sm86-b1-2-4-b1-1-1.engine",
         "1,2,4  1,1,1",
         "8.6",
         "made first",
@@ -331,3 +334,26 @@ def test_one_failed_build_is_its_error(tmp_path):
     assert done.exit_code == 2
     assert "Add --int8" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_build_with_the_same_inputs_is_done_and_engines_of_other_profiles_stand_together(
+    tmp_path,
+):
+    folder, _ = workspace(tmp_path, PLAIN, "fp32")
+    build = ("net", "--precision", "fp32")
+    first = command_line(tmp_path, *build)
+    assert first.exit_code == 0, first.stderr
+    engine = Path(first.stdout.splitlines()[0])
+    stamp = engine.stat().st_mtime_ns
+    again = command_line(tmp_path, *build)
+    assert "Built before, from the same graph with the same settings" in again.stderr
+    assert engine.stat().st_mtime_ns == stamp
+    assert "built before, is taken" in command_line(tmp_path, *build, "--explain").stdout
+    other = command_line(tmp_path, *build, "--profile", "1,1,1")
+    assert "net.fp32.rtx-sm86-b1-1-1.engine" in other.stdout
+    assert set(folder.read().engines) == {"engine-fp32-rtx-sm86", "engine-fp32-rtx-sm86-b1-1-1"}
+    rows = {one.variant.name for one in select_backends(folder, folder.read(), with_pytorch=False)}
+    assert rows - {"ort fp32"} == {"trt fp32 rtx-sm86", "trt fp32 rtx-sm86-b1-1-1"}
+    engine.write_bytes(b"damaged")
+    assert "Built before" not in command_line(tmp_path, *build).stderr
+    assert "Built before" not in command_line(tmp_path, *build, "--force").stderr

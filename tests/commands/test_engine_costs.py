@@ -47,7 +47,7 @@ def test_int8_is_counted_next_to_fp16_at_opt(net):
     assert cost.own.whole.weights["int8"] >= 2 * 64 * 64
     assert cost.fp16.whole.weight_bytes >= 4 * WEIGHTS  # this one is FP32
     assert cost.traffic_ratio == cost.own.whole.traffic_bytes / cost.fp16.whole.traffic_bytes
-    assert set(folder.read().engines) == {"engine-int8-rtx-sm86"}  # FP16 was not kept
+    assert set(folder.read().engines) == {"engine-int8-rtx-sm86-b1-4-8"}  # FP16 was not kept
     assert not list(folder.path.glob("**/cost.engine"))
     check_traffic("e", (cost,), cost.traffic_ratio)
     with pytest.raises(CheckFailed, match=r"moves 0\.\d+ times the bytes of FP16 at batch 4"):
@@ -78,7 +78,7 @@ def test_fp16_is_that_of_its_engine_where_there_is_one(net, monkeypatch):
     with folder.staging() as staged:
         save_onnx(graph(PLAIN.replace("Relu", "Abs")), staged / "net.fp16.onnx")
         folder.add(folder.read(), "fp16", staged, "net.fp16.onnx", "again")
-    build_from_graph(folder, config, "int8", SilentUi())
+    build_from_graph(folder, config, "int8", SilentUi(), force=True)
     assert built[3:] == ["net.int8.onnx", "net.fp16.onnx"]  # that engine is stale
 
 
@@ -93,7 +93,7 @@ def test_a_build_for_the_cost_that_fails_leaves_the_engine(net, monkeypatch):
     assert "[-1, " in cost.own.why
     assert "no such kernel" in cost.own.why
     assert cost.fp16 == Skipped("engine cost", "no such kernel")
-    assert "engine-int8-rtx-sm86" in folder.read().engines
+    assert "engine-int8-rtx-sm86-b1-4-8" in folder.read().engines
 
 
 def test_profiles_of_one_batch_size_need_no_second_build(net, monkeypatch):
@@ -113,7 +113,7 @@ def test_last_line_names_both_precisions_and_json_has_both(tmp_path, monkeypatch
     wanted = ("net", "--int8", "--profile", "4,4,4")
     done = command_line(tmp_path, *wanted, "--max-traffic", "0.01", "--json")
     assert done.exit_code == 1
-    assert "engine-int8-rtx-sm86" in folder.read().engines
+    assert "engine-int8-rtx-sm86-b4-4-4" in folder.read().engines
     record = json.loads(done.stdout)
     assert "expected at most 0.01. The engine was kept." in record["error"]
     assert record["costs"][0]["fp16"]["whole"]["kernels"] == 3

@@ -31,7 +31,7 @@ from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.tensorrt.audit import audit_layers
 from hvt_deploy.runtime.tensorrt.build import build_engine
 from hvt_deploy.runtime.tensorrt.cost import count_profile_cost
-from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo
+from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.tensorrt.passport import (
     Machine,
     check_passport,
@@ -102,9 +102,10 @@ def _build(
     """
     gpus, onnx = find_gpus(), graphs.onnx(precision)
     capabilities = (gpus[0].compute_capability,)
+    tag = format_engine_tag(flavour, capabilities)
     plan = BuildPlan(
         onnx=onnx,
-        engine=graphs.folder / name_engine_file(graphs.model, precision, flavour, capabilities),
+        engine=graphs.folder / name_engine_file(graphs.model, precision, tag),
         flavour=flavour.name,
         compute_capabilities=capabilities,
         profiles=_PROFILES,

@@ -14,11 +14,15 @@ from typing import TypeVar, cast
 
 from hvt_deploy.core.environment import is_jetson
 from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.files import hash_bytes
+from hvt_deploy.core.run_config import DEFAULT_PROFILES
 from hvt_deploy.core.types import FlavourName, Skipped
 from hvt_deploy.runtime.tensorrt.api import RtxTensorRT, TensorRT
 
 T = TypeVar("T")
 
+# File names have a limit: of more batch sizes than fit here, names have a hash.
+_LONGEST_BATCHES = 80
 FLAVOURS: tuple[FlavourName, ...] = ("tensorrt", "tensorrt_rtx")
 
 _TITLES: dict[FlavourName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
@@ -126,14 +130,25 @@ def install_hint(name: FlavourName) -> str:
     return f"{source}, and make the virtual environment with --system-site-packages."
 
 
-def format_engine_tag(flavour: FlavourInfo, compute_capabilities: Sequence[str]) -> str:
-    """The part of a file name that says where an engine runs: `rtx-sm86`, `trt10.13-sm87`."""
+def format_engine_tag(
+    flavour: FlavourInfo,
+    compute_capabilities: Sequence[str],
+    profiles: Sequence[tuple[int, int, int]] = (),
+) -> str:
+    """The part of a name that says where an engine runs, and with which profiles unless they are
+    the default: `rtx-sm86`, `trt10.13-sm87`, `rtx-sm86-b1-1-1` for MIN 1, OPT 1 and MAX 1.
+    """
     prefix = (
         "rtx"
         if flavour.name == "tensorrt_rtx"
         else "trt" + ".".join(flavour.version.split(".")[:2])
     )
-    return "-".join([prefix, *(f"sm{c.replace('.', '')}" for c in compute_capabilities)])
+    parts = [prefix, *(f"sm{c.replace('.', '')}" for c in compute_capabilities)]
+    if tuple(profiles) != DEFAULT_PROFILES:
+        batches = [f"b{smallest}-{opt}-{largest}" for smallest, opt, largest in profiles]
+        long = len("-".join(batches)) > _LONGEST_BATCHES
+        parts += [f"b{hash_bytes('-'.join(batches).encode())[:8]}"] if long else batches
+    return "-".join(parts)
 
 
 def _find_flavour(name: FlavourName) -> FlavourInfo | Skipped:

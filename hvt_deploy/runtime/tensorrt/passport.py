@@ -68,8 +68,10 @@ class Passport:
 
     @property
     def target(self) -> str:
-        """Where the engine runs: `rtx-sm86`, `trt10.13-sm87`."""
-        return format_engine_tag(FlavourInfo(self.flavour, self.version), self.compute_capabilities)
+        """Where the engine runs, and with which profiles: see `format_engine_tag`."""
+        library = FlavourInfo(self.flavour, self.version)
+        profiles = [profile.batches for profile in self.profiles]
+        return format_engine_tag(library, self.compute_capabilities, profiles)
 
     def write(self, engine: Path) -> Path:
         """Write the sidecar of `engine`; returns its path."""

@@ -13,7 +13,6 @@ from hvt_deploy.core.types import FlavourChoice, FlavourName, Skipped
 from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
     available_flavours,
-    format_engine_tag,
     install_hint,
 )
 
@@ -42,6 +41,11 @@ class Profile:
                 f"Profile {self} is not in order: expected 1 ≤ MIN ≤ OPT ≤ MAX batch sizes.",
                 "Example: --profile 1,8,32",
             )
+
+    @property
+    def batches(self) -> tuple[int, int, int]:
+        """MIN, OPT and MAX."""
+        return self.min, self.opt, self.max
 
     def __str__(self) -> str:
         return f"{self.min},{self.opt},{self.max}"
@@ -161,11 +165,9 @@ def choose_capabilities(
     return (own,)
 
 
-def name_engine_file(
-    slug: str, precision: str, flavour: FlavourInfo, compute_capabilities: Sequence[str]
-) -> str:
-    """`fdvit_b.int8.rtx-sm86.engine`, `fdvit_b.int8.trt10.13-sm87.engine`."""
-    return f"{slug}.{precision}.{format_engine_tag(flavour, compute_capabilities)}.engine"
+def name_engine_file(slug: str, precision: str, tag: str) -> str:
+    """`fdvit_b.int8.rtx-sm86.engine`, by the tag that `format_engine_tag` makes."""
+    return f"{slug}.{precision}.{tag}.engine"
 
 
 def _describe_missing(asked: FlavourChoice, gpu_present: bool) -> str:

@@ -8,6 +8,7 @@ from hvt_deploy.core.types import Skipped
 from hvt_deploy.runtime.tensorrt.flavours import (
     FlavourInfo,
     available_flavours,
+    format_engine_tag,
     known_capabilities,
     open_flavour,
 )
@@ -177,12 +178,23 @@ def test_capabilities_that_rtx_knows_are_those_of_the_installed_library() -> Non
 
 
 @pytest.mark.parametrize(
-    ("flavour", "capabilities", "name"),
+    ("flavour", "capabilities", "profiles", "name"),
     [
-        (RTX, ("8.6",), "fdvit_b.int8.rtx-sm86.engine"),
-        (RTX, ("8.6", "12.0"), "fdvit_b.int8.rtx-sm86-sm120.engine"),
-        (TRT, ("8.7",), "fdvit_b.int8.trt10.13-sm87.engine"),
+        (RTX, ("8.6",), [(1, 8, 32)], "fdvit_b.int8.rtx-sm86.engine"),
+        (RTX, ("8.6", "12.0"), [], "fdvit_b.int8.rtx-sm86-sm120.engine"),
+        (TRT, ("8.7",), [(1, 1, 1)], "fdvit_b.int8.trt10.13-sm87-b1-1-1.engine"),
+        (TRT, ("8.7",), [(1, 1, 1), (2, 8, 8)], "fdvit_b.int8.trt10.13-sm87-b1-1-1-b2-8-8.engine"),
     ],
 )
-def test_file_name_says_where_an_engine_runs(flavour, capabilities, name) -> None:
-    assert name_engine_file("fdvit_b", "int8", flavour, capabilities) == name
+def test_file_name_says_where_an_engine_runs_and_with_which_profiles(
+    flavour, capabilities, profiles, name
+) -> None:
+    tag = format_engine_tag(flavour, capabilities, profiles)
+    assert name_engine_file("fdvit_b", "int8", tag) == name
+
+
+def test_names_of_engines_with_many_profiles_are_short_and_differ() -> None:
+    many = [[(size, size, size) for size in range(first, 200)] for first in (1, 2)]
+    tags = {format_engine_tag(RTX, ("8.6",), profiles) for profiles in many}
+    assert len(tags) == 2
+    assert max(map(len, tags)) < 50
