@@ -63,6 +63,12 @@ def short_timings() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_compiler() -> None:
+    """No test of something else waits for torch.compile, half a minute for each model."""
+    os.environ["CXX"] = "no-compiler-in-tests"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def parity_here() -> None:
     """No test of something else starts processes to compare an export with PyTorch."""
     from exports import prove_parity_here

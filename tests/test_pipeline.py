@@ -275,5 +275,5 @@ def test_a_fixed_batch_goes_all_the_way(place, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
-    assert {row["images"] for row in rows} == {24}
+    assert {row["images"] for row in rows if row["accuracy"]} == {24}
     assert {one["latency"]["batch"] for row in rows for one in row["timings"]} == {5}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.device_choice import DeviceChoice, parse_device
-from hvt_deploy.core.environment import cpu_count
+from hvt_deploy.core.environment import cpu_count, inference_threads
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.core.manifest import (
@@ -103,7 +103,7 @@ def validate(
         _refuse_overlap(folder, manifest, samples, ui)
         classes_K = _compared_classes(manifest, settings.subset)
         batch_size = manifest.signature.batch or settings.batch_size
-        threads = settings.threads or cpu_count()
+        threads = settings.threads or inference_threads()
         loader = load_batches(samples, manifest.preprocessing, batch_size, threads)
         gpu = _find_watched_gpu(parse_device(settings.device))
         memory = MemoryMeter(gpu.reader.read if gpu else None)
@@ -231,7 +231,7 @@ def _announce(
     per_image_s: float, images: int, opened: OpenedRows, settings: ValidationConfig, ui: Ui
 ) -> None:
     """Say how much there is to do and how long it takes; over ten minutes, what a limit gives."""
-    total_s, backends = per_image_s * images, len(opened.running)
+    total_s, backends = per_image_s * images, sum(one.counted for one in opened.running)
     ui.say(
         f"{images} images x {backends} backends: about {format_duration(total_s)}, "
         "and up to a minute for latency."

@@ -90,6 +90,14 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def inference_threads() -> int:
+    """CPU threads of one inference where the user gave no number: every processor, or fewer where
+    OMP_NUM_THREADS says so.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(cpu_count(), int(asked)) if asked.isdigit() and int(asked) else cpu_count()
+
+
 def free_disk_bytes(path: Path) -> int:
     """Free bytes on the disk that holds `path` or its nearest existing parent."""
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())

@@ -120,7 +120,7 @@ class ValidationConfig:
     batch_size: int = 8
     """Images per inference when accuracy is measured."""
     threads: int | None = None
-    """CPU threads of one inference; null means every processor."""
+    """CPU threads of one inference; null means every processor, or OMP_NUM_THREADS."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes the GPU for each runtime that can use one."""
     latency_batches: tuple[int, ...] = (1,)

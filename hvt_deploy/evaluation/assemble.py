@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hvt_deploy.core.environment import cpu_count, cpu_name, power_mode, tool_versions
+from hvt_deploy.core.environment import cpu_name, inference_threads, power_mode, tool_versions
 from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import INT8_CALIBRATION, RESULTS, Int8CalibrationFacts, Manifest
 from hvt_deploy.core.run_config import RunConfig
@@ -13,7 +13,7 @@ from hvt_deploy.core.workspace import now
 from hvt_deploy.evaluation.claims import find_latency_fault, find_ratio_fault
 from hvt_deploy.evaluation.latency import speedup_interval
 from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Results, Row
-from hvt_deploy.evaluation.scores import Fault, Latency, Timing
+from hvt_deploy.evaluation.scores import Fault, Interval, Latency, Timing
 from hvt_deploy.evaluation.timing import Timings
 from hvt_deploy.evaluation.verdict import compare_precisions, judge, write_verdict
 from hvt_deploy.models.exported import spec_of_manifest
@@ -68,10 +68,10 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
 def add_timings(rows: Sequence[Row], timings: Timings) -> tuple[Row, ...]:
     """The rows with their latencies, or why they have none, and their speed-ups.
 
-    A speed-up is over the fastest PyTorch row on the same device and of the same precision, or of
-    the next one that was timed. PyTorch's own rows are compared with the reference, and so is
-    everything where PyTorch cannot run. Where PyTorch ran on the other device only, the speed-up is
-    over that, and marked.
+    A speed-up is over the fastest form of PyTorch on the same device at that batch size: of FP32
+    for a backend in FP32, of any precision for others. PyTorch's own rows are compared with the
+    reference, and so is everything where PyTorch cannot run. Where PyTorch ran on the other device
+    only, the speed-up is over that, and marked. The ratio to the reference stands next to it.
     """
     latency = timings.latency
     return tuple(
@@ -87,27 +87,47 @@ def add_timings(rows: Sequence[Row], timings: Timings) -> tuple[Row, ...]:
 def _timings(
     row: Row, rows: Sequence[Row], latency: Mapping[str, Sequence[Latency]]
 ) -> Iterator[Timing]:
-    base = None if row is rows[0] else _base_of(row, rows, latency)
-    of_base = {one.batch: one for one in latency[base]} if base else {}
-    same_device = {r.backend for r in rows if r.variant.device == row.variant.device}
+    by_size = {name: {one.batch: one for one in latencies} for name, latencies in latency.items()}
+    reference = rows[0]
     for one in latency[row.backend]:
-        than = of_base.get(one.batch)
-        fault = find_ratio_fault(than, one) if than else None
-        if base is not None and base not in same_device:
-            fault = Fault("not proven", _OTHER_DEVICE.format(base))
-        speedup = than and speedup_interval(than, one)
-        yield Timing(one, speedup, base or "", fault, find_latency_fault(one))
+        than = None if row is reference else _find_base(row, rows, by_size, one.batch)
+        base = by_size[than.backend][one.batch] if than else None
+        fault = find_ratio_fault(base, one) if base else None
+        if than is not None and than.variant.device != row.variant.device:
+            fault = Fault("not proven", _OTHER_DEVICE.format(than.backend))
+        of_reference = by_size.get(reference.backend, {}).get(one.batch)
+        yield Timing(
+            one,
+            base and speedup_interval(base, one),
+            than.backend if than else "",
+            _over_reference(row, reference, of_reference, one),
+            fault,
+            find_latency_fault(one),
+        )
 
 
-def _base_of(row: Row, rows: Sequence[Row], latency: Mapping[str, Sequence[Latency]]) -> str | None:
-    timed = [r for r in rows if r.variant.runtime == "pytorch" and r.backend in latency]
-    pytorch = [r for r in timed if r.variant.device == row.variant.device] or timed
+def _over_reference(
+    row: Row, reference: Row, of_reference: Latency | None, latency: Latency
+) -> Interval | None:
+    """The proven ratio to the reference on the same device."""
+    if of_reference is None or row is reference or reference.variant.device != row.variant.device:
+        return None
+    is_proven = find_ratio_fault(of_reference, latency) is None
+    return speedup_interval(of_reference, latency) if is_proven else None
+
+
+def _find_base(
+    row: Row, rows: Sequence[Row], by_size: Mapping[str, Mapping[int, Latency]], batch: int
+) -> Row | None:
+    """The row that a speed-up at this batch size is over."""
+    timed = [r for r in rows if batch in by_size.get(r.backend, {})]
+    pytorch = [r for r in timed if r.variant.runtime == "pytorch"]
+    pytorch = [r for r in pytorch if r.variant.device == row.variant.device] or pytorch
+    if row.variant.precision == "fp32":
+        pytorch = [r for r in pytorch if r.variant.precision == "fp32"]
     if row.variant.runtime != "pytorch" and pytorch:
-        for bits in ("fp32",) if row.variant.precision == "fp32" else ("fp16", "fp32"):
-            names = [r.backend for r in pytorch if r.variant.precision == bits]
-            if names:
-                return min(names, key=lambda name: latency[name][0].median)
-    return rows[0].backend if rows[0].backend in latency else None
+        return min(pytorch, key=lambda r: by_size[r.backend][batch].median)
+    return rows[0] if rows[0] in timed else None
 
 
 def _errors(rows: Sequence[Row]) -> Iterator[str]:
@@ -136,7 +156,7 @@ def _environment(threads: int | None) -> dict[str, str]:
     mode = power_mode()
     return {
         "cpu": cpu_name(),
-        "threads": str(threads or cpu_count()),
+        "threads": str(threads or inference_threads()),
         "gpu": gpus or "none",
         **({"power mode": mode} if mode else {}),
         **tool_versions(),

@@ -19,6 +19,8 @@ from hvt_deploy.runtime.variant import Variant
 EMULATED = "ONNX Runtime emulates FP16 on a CPU: its latency is meaningless and is not measured."
 _NOTES = {
     "recorded": "PyTorch's logits, recorded on another machine.",
+    "deployed": "The deployed form in PyTorch.",
+    "compiled": "The deployed form through torch.compile.",
     "uint8": "Preprocessing in the graph, from uint8 pixels of any size; speed not measured.",
     "engine-numerics": "The engine's Q/DQ graph with FP32 in the rest: accuracy only.",
     "cpu": "The CPU variant: the same recipe and ranges, in the form that CPU kernels are fast on.",
@@ -36,6 +38,8 @@ class Candidate:
     """None where it is known beforehand that it cannot run; `row.skipped` says why."""
     timed: bool = True
     """Whether its latency is measured."""
+    counted: bool = True
+    """Whether its accuracy is measured."""
     recorded: RecordedLogits | None = None
     """In place of a reference that cannot run here: its logits of these images."""
 
@@ -79,7 +83,9 @@ def _plan(manifest: Manifest, selected: Selection) -> Candidate:
         skipped=selected.why_not or None,
     )
     timed = not emulated and variant.form not in ("uint8", "engine-numerics")
-    return Candidate(row, selected.open, timed)
+    # In float32 the other forms of PyTorch are the reference's function, in float16 they are not.
+    counted = variant.form not in ("deployed", "compiled") or variant.precision != "fp32"
+    return Candidate(row, selected.open, timed, counted)
 
 
 def _plan_reference(folder: ModelFolder, manifest: Manifest, selected: Selection) -> Candidate:
@@ -106,7 +112,9 @@ def _named(candidates: Sequence[Candidate], names: Sequence[str] | None) -> tupl
             raise unknown_name("backend", name, known)
     marked: list[Candidate] = []
     for one in candidates:
-        required = one.row.variant.runtime in names or one.row.backend in names
+        # torch.compile does not compile everything: naming the runtime does not ask for it.
+        is_named = one.row.variant.runtime in names and one.row.variant.form != "compiled"
+        required = is_named or one.row.backend in names
         if required or one.row.variant.runtime == "pytorch":
             marked.append(replace(one, row=replace(one.row, required=required)))
     return tuple(marked)

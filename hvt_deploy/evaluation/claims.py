@@ -77,9 +77,13 @@ def compare_speedups(before: Timing, after: Timing) -> tuple[Interval | None, st
     was, now = before.speedup, after.speedup
     if was is None or now is None:
         return None, "It has no speed-up."
+    if before.speedup_over != after.speedup_over:
+        why = f"It is over {before.speedup_over}, then over {after.speedup_over}."
+    else:
+        faults = (timing.speedup_fault for timing in (before, after))
+        why = next((fault.why for fault in faults if fault), "")
     change = Interval(now.estimate / was.estimate, now.low / was.high, now.high / was.low)
-    faults = (timing.speedup_fault for timing in (before, after))
-    return change, next((fault.why for fault in faults if fault), "")
+    return change, why
 
 
 def _find_clock_fault(state: GpuState) -> str:

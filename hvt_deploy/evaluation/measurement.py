@@ -88,7 +88,9 @@ class _Pass:
     ) -> None:
         self._opened, self._loader, self._ui = opened, loader, ui
         self._classes_K = classes_K
-        self._inputs = {one.row.backend: _Input(one, loader) for one in opened.running}
+        self._inputs = {
+            one.row.backend: _Input(one, loader) for one in opened.running if one.counted
+        }
         self._reference, *candidates = self._inputs
         self._meter = AccuracyMeter(self._reference, candidates, len(classes_K))
         self._keep_reference = keep_reference
@@ -134,8 +136,8 @@ class _Pass:
                 if one.is_recorded:
                     raise
                 for ended in self._opened.end(name, error):
-                    del self._inputs[ended]
-                    self._meter.discard(ended)
+                    if self._inputs.pop(ended, None):
+                        self._meter.discard(ended)
         return logits
 
 
@@ -180,7 +182,7 @@ def _filled(one: _Input, meter: AccuracyMeter, memory: MemoryMeter, images: int)
 def _run_once(opened: OpenedRows, images_NCHW: ImagesNCHW, memory: MemoryMeter) -> float:
     """Run every backend once, for the costs of a first run; the seconds of all together."""
     start = time.perf_counter()
-    for one in opened.running:
+    for one in (one for one in opened.running if one.counted):
         name, backend = one.row.backend, one.backend
         if opened.is_running(name) and backend and not isinstance(backend, PixelsBackend):
             try:

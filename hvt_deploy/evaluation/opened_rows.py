@@ -29,6 +29,8 @@ class OpenedRow:
     """None where it cannot run; `row.skipped` says why."""
     timed: bool
     """Whether its latency is measured."""
+    counted: bool = True
+    """Whether its accuracy is measured."""
     recorded: RecordedLogits | None = None
     """Logits in place of a reference that cannot run here."""
 
@@ -36,6 +38,11 @@ class OpenedRow:
     def gives_logits(self) -> bool:
         """Whether there is anything to measure."""
         return self.backend is not None or self.recorded is not None
+
+    @property
+    def may_be_reference(self) -> bool:
+        """Whether others can be compared with it."""
+        return self.gives_logits and self.counted
 
 
 class OpenedRows:
@@ -81,10 +88,11 @@ class OpenedRows:
         except BadInput:
             raise
         except Exception as error:
-            self._opened.append(OpenedRow(row, None, candidate.timed))
+            self._opened.append(OpenedRow(row, None, candidate.timed, candidate.counted))
             self.end(row.backend, error)
         else:
-            self._opened.append(OpenedRow(_with_placement(row, backend), backend, candidate.timed))
+            placed = _with_placement(row, backend)
+            self._opened.append(OpenedRow(placed, backend, candidate.timed, candidate.counted))
 
     def end(self, name: str, error: Exception) -> tuple[str, ...]:
         """End the row of this name because of an error of its runtime; the names of all rows that
@@ -106,8 +114,9 @@ class OpenedRows:
 
         Raises MissingEnvironment where none can run here, ToolFailure where a runtime failed.
         """
-        self._opened.sort(key=lambda one: not one.gives_logits)
-        if not self.running:
+        first = next((one for one in self._opened if one.may_be_reference), None)
+        self._opened.sort(key=lambda one: (one is not first, not one.gives_logits))
+        if first is None:
             reasons = "; ".join(f"{row.backend}: {row.skipped}" for row in self.rows)
             kind = ToolFailure if self._is_faulty else MissingEnvironment
             hint = "Ask `hvt-deploy doctor` what is missing."
@@ -127,7 +136,7 @@ class OpenedRows:
     def _skip(self, name: str, reason: str) -> None:
         place = next(i for i, one in enumerate(self._opened) if one.row.backend == name)
         one = self._opened[place]
-        self._opened[place] = OpenedRow(replace(one.row, skipped=reason), None, one.timed)
+        self._opened[place] = replace(one, row=replace(one.row, skipped=reason), backend=None)
         if one.backend is not None:
             self._ui.warn(f"{name} failed and is skipped: {reason}")
             with contextlib.suppress(Exception):  # its device may be out of order

@@ -109,6 +109,8 @@ class Timing:
     """How many times as fast as `speedup_over` at the same batch size."""
     speedup_over: str = ""
     """The backend that the speed-up is over; empty where there is none."""
+    over_reference: Interval | None = None
+    """How many times as fast as the reference; None where that is not proven."""
     speedup_fault: Fault | None = None
     """Why the speed-up cannot be claimed; None where it can."""
     latency_fault: str = ""

@@ -34,9 +34,12 @@ def open_pixels_backend(request: BackendRequest) -> PixelsBackend:
 def _open_pytorch(request: BackendRequest) -> Backend:
     require("torch", extra="export")
     from hvt_deploy.models.exported import load_exported
+    from hvt_deploy.models.registry import to_deployed
     from hvt_deploy.runtime.pytorch import PyTorchBackend
 
     module = load_exported(request.model, request.signature, request.options, request.path)
+    if request.variant.form in ("deployed", "compiled"):
+        module = to_deployed(module)
     return PyTorchBackend(request.variant, module, request.threads, request.ordinal)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hvt_deploy.core.device_choice import parse_device
-from hvt_deploy.core.environment import cpu_count
+from hvt_deploy.core.environment import inference_threads
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.tensors import LogitsNK
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, Runtime
@@ -77,7 +77,7 @@ class Classifier:
         device: str = "auto",
     ) -> None:
         self._folder = _open_selected(model, Path(workspace))
-        self._threads = threads or cpu_count()
+        self._threads = threads or inference_threads()
         with self._folder.reading() as manifest:
             self._batch_size = manifest.signature.batch or batch_size
             selections = select_backends(

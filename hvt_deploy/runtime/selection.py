@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hvt_deploy.core.device_choice import DeviceChoice
-from hvt_deploy.core.environment import cpu_count
+from hvt_deploy.core.environment import inference_threads
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
@@ -76,10 +78,10 @@ def select_backends(
 ) -> tuple[Selection, ...]:
     """PyTorch first, then ONNX Runtime, then engines; each runtime on the GPU where it can.
 
-    `threads` of one inference on the CPU, None for every processor; `allow_cpu_nodes`: ONNX Runtime
-    may leave nodes to the CPU where it runs on a GPU; `timed_batches` are the sizes whose latency
-    will be measured; without `with_pytorch` PyTorch is neither selected nor imported. Raises
-    MissingEnvironment for a GPU that is not there. An artifact is checked when it is opened:
+    `threads` of one inference on the CPU, None for `inference_threads`; `allow_cpu_nodes`: ONNX
+    Runtime may leave nodes to the CPU where it runs on a GPU; `timed_batches` are the sizes whose
+    latency will be measured; without `with_pytorch` PyTorch is neither selected nor imported.
+    Raises MissingEnvironment for a GPU that is not there. An artifact is checked when it is opened:
     BadInput where it is stale or was changed.
     """
     selector = _Selector(
@@ -87,7 +89,7 @@ def select_backends(
         manifest,
         device,
         device.find_gpu(),
-        threads or cpu_count(),
+        threads or inference_threads(),
         allow_cpu_nodes,
         timed_batches,
     )
@@ -105,6 +107,13 @@ class _Place:
     """Why it cannot run, where it may run on the GPU only."""
     note: str = ""
     """Why it runs on the CPU where there is a GPU."""
+
+
+def _why_not_compiled(device: Device) -> str:
+    compiler = os.environ.get("CXX") or "g++"
+    if device == "cuda" or shutil.which(compiler):
+        return ""
+    return f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler}."
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class _Selector:
     """Batch sizes whose latency is measured."""
 
     def select_pytorch(self) -> list[Selection]:
-        """The reference, and on a GPU the faster forms that a speed-up has to be quoted against."""
+        """The reference, and the faster forms that a speed-up has to be quoted against."""
         path = self.folder.file(self.manifest.artifacts[WEIGHTS])
         why = ""
         if importlib.util.find_spec("torch") is None:
@@ -136,11 +145,17 @@ class _Selector:
             device: Device = "cuda" if self.gpu else "cpu"
             return [Selection(Variant("pytorch", device, "fp32"), path, None, why)]
         place = self._find_place(self._why_not_pytorch)
-        variants = [Variant("pytorch", place.device, "fp32")]
-        if place.device == "cuda":
-            variants.append(Variant("pytorch", "cuda", "fp16"))
-            variants.append(Variant("pytorch", "cuda", "fp16", "compiled"))
-        return [self._select(WEIGHTS, variant, place) for variant in variants]
+        found = [self._select(WEIGHTS, Variant("pytorch", place.device, "fp32"), place)]
+        precisions: tuple[Precision, ...] = (
+            ("fp32", "fp16") if place.device == "cuda" else ("fp32",)
+        )
+        for precision in precisions:
+            deployed = Variant("pytorch", place.device, precision, "deployed")
+            compiled = replace(deployed, form="compiled")
+            found.append(self._select(WEIGHTS, deployed, place))
+            why_not = place.why_not or _why_not_compiled(place.device)
+            found.append(self._select(WEIGHTS, compiled, replace(place, why_not=why_not)))
+        return found
 
     def select_graphs(self) -> list[Selection]:
         """ONNX Runtime's, of the device that it runs on."""

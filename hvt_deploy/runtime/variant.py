@@ -8,11 +8,12 @@ from typing import Literal
 from hvt_deploy.core.types import Device, Precision, Runtime
 
 # How an artifact is run, where its precision alone does not say it:
-# `compiled` PyTorch through torch.compile, `cpu` an INT8 graph made for CPU kernels,
+# `deployed` the deployed form in PyTorch, `compiled` the same through torch.compile, `cpu` an INT8
+# graph made for CPU kernels,
 # `engine-numerics` the Q/DQ graph of an INT8 engine with FP32 in the rest, `uint8` a graph with its
 # preprocessing,
 # `recorded` logits kept from another machine.
-Form = Literal["plain", "compiled", "cpu", "engine-numerics", "uint8", "recorded"]
+Form = Literal["plain", "deployed", "compiled", "cpu", "engine-numerics", "uint8", "recorded"]
 
 
 @dataclass(frozen=True)

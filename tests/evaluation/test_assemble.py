@@ -12,6 +12,7 @@ import pytest
 from builders import on_card, windows
 
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.core import environment
 from hvt_deploy.core.manifest import Manifest, WeightsRecord
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.tensors import Signature
@@ -131,3 +132,37 @@ def test_a_speedup_of_a_gpu_over_a_cpu_is_marked():
         "The latency of ort fp32 at batch 1 proves nothing",
         "The speed-up of ort fp32 at batch 1 is not proven",
     ]
+
+
+def test_a_speedup_is_over_the_best_form_of_pytorch_at_each_batch_size():
+    forms = [Variant("pytorch", "cpu", "fp32", form) for form in ("plain", "deployed", "compiled")]
+    ort = Variant("ort", "cpu", "int8", "cpu")
+    found = [Row("m", one.name, one, None) for one in (*forms, ort)]
+    by_row = {"plain": (20, 80), "deployed": (10, 40), "compiled": (8, 50), "cpu": (4, 20)}
+    latency = {
+        one.backend: tuple(
+            windows(ms, batch, seed=seed)
+            for seed, (ms, batch) in enumerate(zip(by_row[one.variant.form], (1, 8), strict=True))
+        )
+        for one in found
+    }
+    *_, row = add_timings(found, Timings(latency))
+    assert [timing.speedup_over for timing in row.timings] == [
+        "pytorch fp32 compiled",
+        "pytorch fp32 deployed",
+    ]
+    assert [timing.speedup.estimate for timing in row.timings] == pytest.approx([2, 2], rel=0.05)
+    over_reference = [timing.over_reference.estimate for timing in row.timings]
+    assert over_reference == pytest.approx([5, 4], rel=0.05)
+    # A form that never settled may be the best one: nothing is proven over it.
+    wild = (replace(latency["pytorch fp32 compiled"][0], stable=False),)
+    *_, row = add_timings(found, Timings({**latency, "pytorch fp32 compiled": wild}))
+    assert row.timing.speedup_fault.mark == "not proven"
+    assert row.timing.over_reference.estimate == pytest.approx(5, rel=0.05)
+
+
+@pytest.mark.parametrize(("asked", "used"), [("1", 1), ("", 2), ("64", 2), ("1,2", 1), ("x", 2)])
+def test_the_threads_in_the_record_are_those_that_run(monkeypatch, asked, used):
+    monkeypatch.setattr(environment, "cpu_count", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert concluded().environment["threads"] == str(used)

@@ -96,3 +96,6 @@ def test_a_change_of_speed_needs_both_runs():
     for pair in ((good, wild), (wild, good)):
         assert compare_speedups(*pair)[1] == "Its median never became stable."
     assert compare_speedups(good, replace(good, speedup=None))[0] is None
+    other = replace(good, speedup_over="pytorch fp32 compiled")
+    why = "It is over pytorch fp32, then over pytorch fp32 compiled."
+    assert compare_speedups(good, other)[1] == why

@@ -57,7 +57,7 @@ def test_torch_compile_sees_the_timed_sizes_only(
     plain = open_backend(request("pytorch", path)).infer(images)
     np.testing.assert_allclose(backend.infer(images), plain, rtol=1e-4, atol=1e-5)
     backend.bind(images[:1])()
-    assert compiled == [{"mode": "reduce-overhead", "dynamic": False}]
+    assert compiled == [{"mode": "default", "dynamic": False}]
     assert sizes == {1, 4}
 
 

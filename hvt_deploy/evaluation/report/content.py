@@ -23,6 +23,7 @@ from hvt_deploy.evaluation.report.speed_cells import (
     back_to_back_cell,
     clock_cell,
     latency_column,
+    over_reference_cell,
     speedup_cell,
     throughput_cell,
     timed_runs_cell,
@@ -65,6 +66,7 @@ def make_summary_columns(results: Results) -> tuple[Column, ...]:
         Column("back to back", "speed", back_to_back_cell),
         Column("img/s", "speed", throughput_cell),
         Column("speed-up", "speed", lambda r: speedup_cell(r.timing) if r.timing else None),
+        Column("over reference", "speed", over_reference_cell),
     )
 
 

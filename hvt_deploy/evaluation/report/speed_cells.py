@@ -68,3 +68,11 @@ def speedup_cell(timing: Timing) -> Cell | None:
     if fault.mark == "not proven":
         return Cell(fault.mark, f"({shown} measured)")
     return Cell(shown, f"{spread} {fault.mark}")
+
+
+def over_reference_cell(row: Row) -> Cell | None:
+    """How many times as fast as the reference, where the speed-up is over a faster form."""
+    timing, ratio = row.timing, row.timing.over_reference if row.timing else None
+    if timing is None or ratio is None or row.variant.runtime == "pytorch":
+        return None
+    return Cell(format_ratio(ratio.estimate), format_ratio_range(ratio))
