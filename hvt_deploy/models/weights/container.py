@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -28,9 +30,17 @@ __all__ = ["Container", "read_container"]
 
 # Where training programs keep the weights, in the order in which the official evaluations look;
 # averaged ones only where there are no others.
-_NAMES = ("state_dict", "model", "state_dict_ema", "model_ema")
-_WRAPPER = "module."
+_NAMES = (
+    *("state_dict", "model", "model_state_dict"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+)
+# What several GPUs, Lightning and averaging put before each of the model's keys, one or more.
+_WRAPPERS = ("module.", "model.", "ema_model.")
+# What torch.compile puts before the keys of each module that it compiled.
+_COMPILED = "_orig_mod."
 _ZIP_START = b"PK\x03\x04"
+_BLOCK_BYTES = 1 << 20
+_LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -40,13 +50,15 @@ class Container:
     Attributes:
         path: The file.
         name: The key under which it holds them; `bare` where the file is a state dict.
-        state: Key -> tensor on the CPU. Keys are without the prefix `module.` of training on
-            several GPUs.
+        state: Key -> tensor on the CPU. Keys are without the prefixes of training on several GPUs,
+            `torch.compile`, Lightning and averaging.
+        outside: Keys next to those of the model in such a wrapper: of losses, of metrics.
     """
 
     path: Path
     name: str
     state: Mapping[str, Tensor]
+    outside: tuple[str, ...] = ()
 
 
 def read_container(path: Path) -> Container:
@@ -60,8 +72,11 @@ def read_container(path: Path) -> Container:
             f"There is no checkpoint file {path}.",
             "Give --weights auto, official, random or a file.",
         )
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
     if looks_like_html(start):
         raise BadInput(
             f"{path} is a web page, not a checkpoint.",
@@ -73,9 +88,28 @@ def read_container(path: Path) -> Container:
     else:
         content = _read_torch(path, mapped=start.startswith(_ZIP_START))
     name, state = _find_state(path, content)
-    if next(iter(state)).startswith(_WRAPPER):
-        state = {key.removeprefix(_WRAPPER): tensor for key, tensor in state.items()}
-    return Container(path, name, state)
+    return Container(path, name, *_unwrap(state))
+
+
+def show_key(key: str) -> str:
+    """A key of a foreign file for a message: of bounded length, without control characters."""
+    shown = key if key.isprintable() else ascii(key)[1:-1]
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+
+
+def _unwrap(state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """(the model's tensors without what wrappers put before their keys, the other keys)."""
+    state = {key.replace(_COMPILED, ""): tensor for key, tensor in state.items()}
+    outside: list[str] = []
+    while True:
+        for wrapper in _WRAPPERS:
+            own = [key for key in state if key.startswith(wrapper)]
+            if 2 * len(own) >= len(state):
+                break
+        else:
+            return state, tuple(outside)
+        outside += [key for key in state if not key.startswith(wrapper)]
+        state = {key.removeprefix(wrapper): state[key] for key in own}
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
@@ -85,27 +119,60 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from None
+    except (SafetensorError, LookupError, OSError, ValueError) as error:
+        raise _damaged(path, _reason(error)) from None
 
 
 def _read_torch(path: Path, mapped: bool) -> object:
     """`mapped` is for the zip format; the format before torch 1.6 can only be read as a whole."""
+    if mapped:
+        _check_zip(path)
     try:
-        with _only_inert_globals():
+        with _only_inert_globals(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         if unsafe is None:
-            raise _damaged(path, str(error).partition("\n")[0]) from None
+            raise _damaged(path, _reason(error)) from None
         raise BadInput(
-            f"{path} was not loaded: it asks for the Python name {unsafe[1]}, which could execute "
-            "code.",
+            f"{path} was not loaded: it asks for the Python name {show_key(unsafe[1])}, which "
+            "could execute code.",
             "Nothing was executed. Save only the state dict, torch.save(model.state_dict(), PATH), "
             "or safetensors.",
         ) from None
     except Exception as error:
-        raise _damaged(path, str(error).partition("\n")[0] or type(error).__name__) from None
+        raise _damaged(path, _reason(error)) from None
+
+
+def _check_zip(path: Path) -> None:
+    """Compare every entry with its checksum, which PyTorch does not. A checksum of 0 is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                raise BadInput(
+                    f"{path} is a TorchScript program, not a checkpoint.",
+                    "Save the state dict, torch.save(model.state_dict(), PATH), or safetensors.",
+                )
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise _damaged(path, "it is a compressed archive")
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise _damaged(path, "its entries are larger than the file")
+            for entry in entries:
+                with archive.open(entry) as stream:
+                    while entry.CRC and stream.read(_BLOCK_BYTES):
+                        pass
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
+        raise _damaged(path, _reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error of PyTorch, without its advice to load the file unsafely."""
+    line = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+    if not line or "weights_only" in line or "safe_globals" in line:
+        return "PyTorch cannot read it"
+    return show_key(line.partition(". ")[0])
 
 
 def _damaged(path: Path, reason: str) -> BadInput:
@@ -157,7 +224,8 @@ def _find_state(path: Path, content: object) -> tuple[str, Mapping[str, Tensor]]
         state = _as_state(entries)
         if state:
             return "bare", state
-        found = ", ".join(repr(key) for key in list(entries)[:8]) or "nothing"
+        names = [show_key(key) if isinstance(key, str) else "no name" for key in list(entries)[:8]]
+        found = ", ".join(names) or "nothing"
     else:
         found = f"a {type(content).__name__}"
     raise BadInput(

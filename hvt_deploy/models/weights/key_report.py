@@ -18,6 +18,7 @@ Status = Literal[
     "unused at this size",
     "head not wanted",
     "not encoder",
+    "not model",
 ]
 _MEANINGS: Mapping[Status, str] = {
     "loaded": "loaded",
@@ -27,6 +28,7 @@ _MEANINGS: Mapping[Status, str] = {
     "unused at this size": "dropped: the model has no such part at this image size",
     "head not wanted": "dropped: the model was made without a head",
     "not encoder": "dropped: only the encoder is the model",
+    "not model": "dropped: next to the model, as of a loss or a metric",
 }
 _ENCODER = "encoder."
 _COUNTER = ".num_batches_tracked"

@@ -21,7 +21,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_file
 from hvt_deploy.models.registry import create_from, family_of, open_family, spec_of
 from hvt_deploy.models.spec import ModelSpec
-from hvt_deploy.models.weights.container import Container, read_container
+from hvt_deploy.models.weights.container import Container, read_container, show_key
 from hvt_deploy.models.weights.key_report import (
     KeyStatus,
     Status,
@@ -33,6 +33,10 @@ from hvt_deploy.models.weights.nearest import (
     find_tables_of_another,
     list_needed_at_inference,
 )
+from hvt_deploy.models.weights.values import check_values
+
+# A head with more outputs is not taken for a classifier of other data.
+_MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,10 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
     """Fill the reference form `model` from a checkpoint with official key names, in place.
 
     Takes safetensors and torch files: a bare state dict, or one under `state_dict`, `model`,
-    `state_dict_ema` or `model_ema`, with or without the prefixes `module.` and `encoder.`. A head
-    of another size replaces the model's and sets `model.num_classes`. Raises BadInput, with the
-    model as it was, for a file that is damaged, unsafe or made for another model.
+    `model_state_dict`, `state_dict_ema`, `model_ema`, `ema_state_dict` or `ema`, with or without
+    the prefixes `module.`, `model.`, `_orig_mod.` and `encoder.`. A head of another size replaces
+    the model's and sets `model.num_classes`. Raises BadInput, with the model as it was, for a file
+    that is damaged, unsafe, made for another model, or with weights that are no finite numbers.
     """
     return _fill(model, read_container(Path(path)), assign=False)
 
@@ -92,8 +97,8 @@ def load_model(
     spec: ModelSpec, path: str | Path, num_classes: int | None = None
 ) -> tuple[nn.Module, LoadReport]:
     """`create_from` and `load_checkpoint` in one, without a second copy of the weights: the float32
-    model's parameters are the file's own pages where it holds float32, so they cost memory only
-    once they are used.
+    model's parameters are the file's own pages where it holds float32. They are read once, to see
+    that they are finite; the system may drop them until they are used.
 
     The file must stay as it is while the model lives (replacing it by another is fine). What a file
     lacks because it is of use in training only is zero. Raises BadInput as both do.
@@ -136,6 +141,8 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
     heads = _heads_of_another_size(wanted, given, spec_of(model).heads)
     _check_keys(container, model, wanted, given, ignore=frozenset(heads))
     _check_tables(container, model)
+    for key, values in given.items():
+        check_values(container.path, key, values, wanted[key].dtype)
     for path in spec_of(model).heads if heads else ():
         _replace_head(model, path, *heads[f"{path}.weight"].shape)
     if assign:
@@ -144,6 +151,7 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
             for key, tensor in given.items()
         }
     model.load_state_dict(given, strict=False, assign=assign)
+    keys += tuple(KeyStatus(key, "not model", key) for key in container.outside)
     return LoadReport(container.path, container.name, keys, cast("_Classifying", model).num_classes)
 
 
@@ -202,7 +210,9 @@ def _heads_of_another_size(
     if any(key not in given or key not in wanted for key in (*weights, *biases)):
         return {}
     classes = {given[key].shape[:1] for key in (*weights, *biases)}
-    if len(classes) > 1 or classes == {wanted[weights[0]].shape[:1]}:
+    if len(classes) > 1 or not all(1 <= n <= _MOST_CLASSES for shape in classes for n in shape):
+        return {}
+    if classes == {wanted[weights[0]].shape[:1]}:
         return {}
     if any(
         given[key].ndim != 2 or given[key].shape[1:] != wanted[key].shape[1:] for key in weights
@@ -270,4 +280,4 @@ def _check_tables(container: Container, model: nn.Module) -> None:
 
 
 def _shorten(keys: list[str]) -> str:
-    return f"{', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+    return f"{', '.join(map(show_key, keys[:3]))}{', ...' if len(keys) > 3 else ''}"
