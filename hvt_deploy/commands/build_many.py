@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -84,6 +85,8 @@ def build_many(
 
 
 def _check_gate(gate: str, limit: float | None, precisions: Sequence[Precision]) -> None:
+    if limit is not None and not math.isfinite(limit):
+        raise BadInput(f"{gate} is {limit}.", "Give a finite number.")
     if limit is not None and not any(precision.startswith("int8") for precision in precisions):
         raise BadInput(
             f"{gate} is a gate on INT8 engines, and the precision is {', '.join(precisions)}.",

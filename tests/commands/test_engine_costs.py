@@ -140,6 +140,7 @@ def test_share_of_all_macs_is_another_gate_than_that_of_the_quantized_ones(tmp_p
     record = json.loads(done.stdout)
     assert f"{share:.2%} of all MACs" in record["error"]
     assert command_line(tmp_path, "net", "--fp16", "--min-int8-of-all", "0.5").exit_code == 2
+    assert command_line(tmp_path, *wanted, "--min-int8-of-all", "nan").exit_code == 2
     with pytest.raises(CheckFailed, match="are not known"):
         check_int8_of_all("e", audit_layers(()), 0)
 
