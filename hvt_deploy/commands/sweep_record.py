@@ -158,7 +158,9 @@ def _verdict(models: Sequence[SweptModel], rows: Sequence[Row]) -> str:
     return " ".join(
         [
             f"{len(models)} models, {sum(row.skipped is None for row in rows)} backends ran.",
-            f"None is faster and as accurate as: {front}." if front else _NO_FRONT,
+            f"By their estimates none is faster and as accurate as: {front}."
+            if front
+            else _NO_FRONT,
             f"Failed: {', '.join(failed)}." if failed else "Nothing failed.",
         ]
     )

@@ -10,7 +10,12 @@ import math
 from collections.abc import Sequence
 
 from hvt_deploy.core.run_config import ValidationConfig
-from hvt_deploy.evaluation.claims import find_ratio_fault, judge_drop, judge_ratio
+from hvt_deploy.evaluation.claims import (
+    SAME_SPEED_MARGIN,
+    find_ratio_fault,
+    judge_drop,
+    judge_ratio,
+)
 from hvt_deploy.evaluation.images_needed import find_images_needed
 from hvt_deploy.evaluation.latency import median_interval, speedup_interval
 from hvt_deploy.evaluation.record import Comparison, Gate, GateName, GateStatus, Row
@@ -122,8 +127,12 @@ def _compare_speed(row: Row, than: Row, timing: Timing, other: Timing) -> Compar
         sentence += ", too few timed rounds to say anything."
     else:
         sentence += f", {ratio.low:.2f} to {ratio.high:.2f} times as fast."
-    if outcome in ("no difference", "slower"):
-        sentence += f" INT8 is not faster than {(than.variant.precision or '').upper()}."
+    other_precision = (than.variant.precision or "").upper()
+    if outcome == "slower":
+        sentence += f" INT8 is not faster than {other_precision}."
+    elif outcome == "no difference":
+        percent = 100 * SAME_SPEED_MARGIN
+        sentence += f" INT8 is at most {percent:g} % faster than {other_precision}."
     predicted = _predict_time(row, than, batch)
     if predicted is not None and ratio is not None:
         sentence += (

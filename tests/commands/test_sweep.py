@@ -122,7 +122,7 @@ def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, plac
         assert "hvt_demo ort fp32" in text
         assert "differs from PyTorch" in text
         assert "hvt_demo hvt_demo" not in text
-    assert "None is faster and as accurate as: hvt_demo ort fp32" in done.results.verdict
+    assert "none is faster and as accurate as: hvt_demo ort fp32" in done.results.verdict
     assert "Failed: dfvt_demo (export)." in done.results.verdict
 
     again = sweep()

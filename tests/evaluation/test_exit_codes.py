@@ -10,6 +10,7 @@ from builders import gates, judged, on_gpu, skipped, timed
 
 from hvt_deploy.commands.validate import Validated
 from hvt_deploy.evaluation.record import DataSummary, Results
+from hvt_deploy.evaluation.scores import Fault
 
 REFERENCE, CANDIDATE = judged(1000, 0)
 NOT_FINITE = replace(CANDIDATE, accuracy=replace(CANDIDATE.accuracy, not_finite=1))
@@ -42,3 +43,13 @@ def exit_code(*rows, **limits):
 )
 def test_exit_code(rows, limits, expected):
     assert exit_code(*rows, **limits) == expected
+
+
+def test_a_timing_that_never_settled_fails_a_speed_gate_and_nothing_else():
+    """At least 1014 times as fast, it was said, and exit 0."""
+    row = timed(on_gpu("int8"), 3.0, speedup=(1100, 1014, 1200), over="pytorch fp32")
+    fault = Fault("not proven", "Its median never became stable.")
+    wild = replace(row, timings=(replace(row.timing, speedup_fault=fault, latency_fault="Wild."),))
+    assert exit_code(row, min_speedup=2) == 0
+    assert exit_code(wild) == 0
+    assert exit_code(wild, min_speedup=2) == exit_code(wild, max_latency_ms=1e6) == 1

@@ -156,7 +156,9 @@ def _find_points(results: Results) -> list[_Point]:
 
 
 def _find_best(points: Sequence[_Point]) -> list[_Point]:
-    """The Pareto front of proven latencies: backends that no faster one matches in accuracy."""
+    """The Pareto front of proven latencies: backends that no faster one matches in accuracy, by
+    their estimates.
+    """
     proven = [p for p in points if p.is_proven]
     return [
         p
