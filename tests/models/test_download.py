@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -75,7 +76,7 @@ def named(name: str, url: str) -> ModelSpec:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
 
 
 @pytest.mark.parametrize("choice", ["auto", "official"])
@@ -117,6 +118,37 @@ def test_a_file_put_there_by_hand_is_taken_and_recorded(host: Host, tmp_path: Pa
     assert obtain_weights(spec_on(host), "official", tmp_path).source == "official"
     assert host.requests == []
     assert "fdvit_ti.pth" in json.loads((tmp_path / "sha256.json").read_text())
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"fdvit_ti.pth": 3}', "\x00" * 50])
+def test_a_damaged_record_is_made_again(host: Host, tmp_path: Path, damage: str) -> None:
+    path = obtain_weights(spec_on(host), "auto", tmp_path).path
+    record = tmp_path / "sha256.json"
+    recorded = record.read_text()
+    record.write_text(damage)
+    assert obtain_weights(spec_on(host), "auto", tmp_path).path == path
+    assert record.read_text() == recorded
+
+
+def test_a_truncated_record_keeps_its_whole_entries(host: Host, tmp_path: Path) -> None:
+    path = obtain_weights(spec_on(host), "auto", tmp_path).path
+    record = tmp_path / "sha256.json"
+    record.write_text(record.read_text().rstrip().removesuffix("}") + ', "other.pth": "12ab')
+    assert path is not None
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(BadInput, match="not the file first seen"):
+        obtain_weights(spec_on(host), "auto", tmp_path)
+
+
+def test_files_recorded_at_the_same_time_are_all_recorded(tmp_path: Path) -> None:
+    url = "https://host.example/{}.pth"
+    specs = [named(f"m{i}", url.format(f"m{i}")) for i in range(12)]
+    for spec in specs:
+        (tmp_path / f"{spec.name}.pth").write_bytes(spec.name.encode())
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda spec: obtain_weights(spec, "official", tmp_path), specs))
+    recorded = json.loads((tmp_path / "sha256.json").read_text())
+    assert sorted(recorded) == sorted(f"{spec.name}.pth" for spec in specs)
 
 
 @pytest.mark.parametrize("choice", ["auto", "official"])

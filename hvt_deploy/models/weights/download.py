@@ -16,6 +16,7 @@ from typing import Literal, cast
 from hvt_deploy.core.environment import check_free_disk
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import hash_file, replace_file
+from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
@@ -186,21 +187,33 @@ def _download(
 def _check_record(path: Path) -> None:
     """Record the file's sha256 the first time, compare it from then on."""
     record_path = path.parent / RECORD_NAME
-    record: dict[str, str] = json.loads(record_path.read_text()) if record_path.is_file() else {}
     sha256 = hash_file(path)
-    if path.name not in record:
-        with path.open("rb") as file:
-            if looks_like_html(file.read(512)):
-                raise BadInput(
-                    f"{path} is a web page, not a checkpoint.",
-                    "Delete it and save the file itself there.",
-                )
-        with replace_file(record_path) as temporary:
-            temporary.write_text(json.dumps({**record, path.name: sha256}, indent=1) + "\n")
-    elif record[path.name] != sha256:
+    if path.name not in _read_record(record_path):
+        _add_to_record(record_path, path, sha256)
+    recorded = _read_record(record_path)[path.name]
+    if recorded != sha256:
         raise BadInput(
-            f"{path} is not the file first seen: its sha256 is {sha256}, recorded is "
-            f"{record[path.name]}.",
+            f"{path} is not the file first seen: its sha256 is {sha256}, recorded is {recorded}.",
             "Delete it to download it again; if the published file has changed, delete its line in "
             f"{record_path} too.",
         )
+
+
+def _add_to_record(record_path: Path, path: Path, sha256: str) -> None:
+    """Add a file that no other process added meanwhile."""
+    with path.open("rb") as file:
+        if looks_like_html(file.read(512)):
+            raise BadInput(
+                f"{path} is a web page, not a checkpoint.",
+                "Delete it and save the file itself there.",
+            )
+    with hold_alone(record_path.with_name(f".{RECORD_NAME}.lock")):
+        record = {path.name: sha256, **_read_record(record_path)}
+        with replace_file(record_path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    """sha256 by file name: every whole entry, also of a record that was damaged."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return dict(re.findall(r'"([^"\n]+)": "([0-9a-f]{64})"', text))
