@@ -91,13 +91,17 @@ def calibrate(
     """Ranges on the calibration images, and what INT8 takes from them; not committed: the graphs
     that were made from earlier ones would be stale.
 
-    Raises BadInput if INT8 is asked for and there are no calibration images.
+    Where the images are not on this machine, what was measured on them is taken. Raises BadInput if
+    there is nothing for INT8, or another folder is asked for that is not there.
     """
     source = Path(config.calibration.folder)
     if not source.is_dir():
-        if int8:
+        recorded = is_fresh(manifest, CALIBRATION)
+        if recorded and config.calibration.folder == manifest.config.calibration.folder:
+            return _recorded(folder, manifest, config, int8=int8, ui=ui)
+        if int8 or recorded:
             raise BadInput(
-                f"INT8 needs real images to calibrate on, and there is no folder {source}.",
+                f"Calibration needs real images, and there is no folder {source}.",
                 "Give training images with --calib DIR (any image folder, never the validation "
                 "images).",
             )
@@ -105,10 +109,7 @@ def calibrate(
             f"No calibration images ({source}): FP16 without measured ranges. "
             "Give some with --calib DIR."
         )
-        noise = draw_seeded_noise(
-            manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0
-        )
-        return manifest, Calibrated(None, noise)
+        return manifest, Calibrated(None, _noise(manifest))
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
     reader = _Reader(manifest, config.calibration.batch_size)
     manifest, ranges = _ranges(folder, manifest, chosen, reader, ui)
@@ -116,9 +117,28 @@ def calibrate(
     if not int8:
         return manifest, Calibrated(ranges, images)
     manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
-    # The channels' ranges are stored once, with those that were measured.
-    complete = replace(found, ranges=replace(found.ranges, channels=ranges.channels))
-    return manifest, Calibrated(ranges, images, complete)
+    return manifest, Calibrated(ranges, images, found)
+
+
+def _recorded(
+    folder: ModelFolder, manifest: Manifest, config: RunConfig, *, int8: bool, ui: Ui
+) -> tuple[Manifest, Calibrated]:
+    """Calibration from what was measured before, in a workspace that was copied without images."""
+    path = folder.open_artifact(manifest, CALIBRATION)
+    ranges, noise = read_ranges(path), _noise(manifest)
+    ui.say(
+        f"The calibration images ({config.calibration.folder}) are not here: what was measured on "
+        "them is taken. New graphs are compared with FP32 on noise."
+    )
+    if not int8:
+        return manifest, Calibrated(ranges, noise)
+    chosen = CalibrationSet.read(path.with_name("calibration.json"))
+    manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
+    return manifest, Calibrated(ranges, noise, found)
+
+
+def _noise(manifest: Manifest) -> ImagesNCHW:
+    return draw_seeded_noise(manifest.signature, manifest.signature.batch or _NOISE_IMAGES, seed=0)
 
 
 def _ranges(
@@ -165,8 +185,14 @@ def _int8(
     key = _cache_key(manifest.artifacts[CALIBRATION].sha256, json.dumps(to_plain(settings)))
     before = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
     if before and before.key == key and is_fresh(manifest, INT8_CALIBRATION):
-        return manifest, read_int8_calibration(
-            folder.open_artifact(manifest, INT8_CALIBRATION).parent
+        found = read_int8_calibration(folder.open_artifact(manifest, INT8_CALIBRATION).parent)
+        return manifest, _with_channels(found, ranges)
+    if not Path(chosen.folder).is_dir():
+        raise BadInput(
+            f"INT8 with these settings needs its calibration images again, and there is no folder "
+            f"{chosen.folder}.",
+            "Give them with --calib DIR, or build with the recipe and for the library that were "
+            "calibrated for.",
         )
     fp32 = folder.open_artifact(manifest, "fp32")
     # Many tensors of a batch are outputs, or exist once for each calibrator.
@@ -199,7 +225,12 @@ def _int8(
             parents=("fp32", CALIBRATION),
             commit=False,
         )
-        return manifest, found
+        return manifest, _with_channels(found, ranges)
+
+
+def _with_channels(found: Int8Calibration, ranges: Ranges) -> Int8Calibration:
+    """The channels' ranges are stored once, with those that were measured."""
+    return replace(found, ranges=replace(found.ranges, channels=ranges.channels))
 
 
 def _cache_key(*parts: str) -> str:

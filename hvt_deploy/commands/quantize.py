@@ -85,14 +85,13 @@ def make_graphs(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, precision: Precision, ui: Ui
 ) -> Manifest:
     """`quantize` in a folder that is locked, without the commit."""
-    # Later verbs go on with the images and the recipe that were chosen here.
-    manifest = replace(
-        manifest,
-        config=replace(
-            manifest.config, calibration=config.calibration, quantization=config.quantization
-        ),
-    )
     manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
+    # Later verbs go on with the images and the recipe that were chosen here, wherever they run.
+    images = config.calibration
+    if Path(images.folder).is_dir():
+        images = replace(images, folder=str(Path(images.folder).absolute()))
+    chosen = replace(manifest.config, calibration=images, quantization=config.quantization)
+    manifest = replace(manifest, config=chosen)
     target = find_int8_target(config)
     missing: dict[GraphKey, GraphRecipe] = {}
     for key in GRAPHS_OF[precision]:

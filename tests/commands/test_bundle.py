@@ -9,14 +9,17 @@ import io
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command_line import run, run_without_torch
 
 from hvt_deploy.commands.deploy import deploy
+from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.unpack import unpack
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 
@@ -326,3 +329,46 @@ def test_random_weights_are_not_bundled_without_a_word(tmp_path, exported):
         in done.stderr
     )
     assert (tmp_path / "hvt_demo.tar").is_file()
+
+
+def test_a_copied_workspace_builds_from_its_recorded_calibration_in_any_folder(
+    packed, tmp_path, monkeypatch
+):
+    """Without the images, FP16 is not remade without ranges, and INT8 is there as it was."""
+    _, folder, _ = packed
+    shutil.copytree(folder.path, tmp_path / "artifacts" / "hvt_demo")
+    copy = ModelFolder(tmp_path / "artifacts" / "hvt_demo")
+    manifest = copy.read()
+    images = Path(manifest.config.calibration.folder)
+    assert images.is_absolute()
+    monkeypatch.chdir(tmp_path)
+    away = with_flags(manifest.config, {"calibration.folder": "/nowhere/images"})
+    copy.commit(replace(manifest, config=away))
+    graphs = {key: manifest.artifacts[key].sha256 for key in ("fp16", "int8", "int8-cpu")}
+    for precision in ("fp16", "int8"):
+        quantize(copy, copy.read().config, precision, SilentUi())
+    assert {key: copy.read().artifacts[key].sha256 for key in graphs} == graphs
+    other = with_flags(away, {"calibration.folder": "misspelt"})
+    for precision in ("fp16", "int8"):
+        with pytest.raises(BadInput, match="no folder misspelt"):
+            quantize(copy, other, precision, SilentUi())
+    moved = images.rename(images.with_name("moved"))
+    try:
+        with pytest.raises(BadInput, match="needs its calibration images again"):
+            quantize(copy, with_flags(away, {"quantization.recovery": ()}), "int8", SilentUi())
+    finally:
+        moved.rename(images)
+
+
+def test_a_calibration_folder_is_stored_so_that_another_folder_changes_nothing(
+    packed, tmp_path, exported, monkeypatch
+):
+    copy = exported(tmp_path / "artifacts", "hvt_demo")
+    monkeypatch.chdir(packed[0])
+    flags = {"calibration.folder": "digits/calibration", "calibration.images": 4}
+    quantize(copy, with_flags(copy.read().config, flags), "fp16", SilentUi())
+    made = copy.read()
+    monkeypatch.chdir(tmp_path)
+    quantize(copy, made.config, "fp16", SilentUi())
+    assert copy.read() == made
+    assert made.artifacts["calibration"]
