@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from command_line import run, run_without_torch
+from command_line import run, run_process, run_without_torch
 
+from hvt_deploy.commands.bundle import bundle
 from hvt_deploy.commands.deploy import deploy
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.unpack import unpack
@@ -372,3 +373,18 @@ def test_a_calibration_folder_is_stored_so_that_another_folder_changes_nothing(
     quantize(copy, made.config, "fp16", SilentUi())
     assert copy.read() == made
     assert made.artifacts["calibration"]
+
+
+def test_without_a_recorded_reference_a_device_compares_with_onnxruntime(
+    packed, tmp_path, exported
+):
+    folder = exported(tmp_path / "artifacts", "hvt_demo")
+    bundle(folder, tmp_path / "b.tar", False, SilentUi())
+    data = ("--data", packed[0] / "digits" / "validation")
+    for machine in (run_process, run_without_torch):
+        place = tmp_path / machine.__name__
+        done = machine(
+            "deploy", "b.tar", "--precision", "fp32", *data, "--workspace", place, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        assert "everything is compared with ort fp32" in done.stderr
