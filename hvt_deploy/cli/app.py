@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from hvt_deploy import __version__
-from hvt_deploy.cli.output import open_ui, show_error
-from hvt_deploy.core.ending import ENDED_BY, raise_interrupts
+from hvt_deploy.cli.output import show_error
+from hvt_deploy.core.ending import ENDED_BY, end_at_once, raise_interrupts
 from hvt_deploy.core.errors import HvtDeployError, as_failure
 
 Options = TypeVar("Options")
@@ -44,8 +44,10 @@ class _Commands(TyperGroup):
 
 
 def _end_early(number: signal.Signals) -> typer.Exit:
+    end_at_once()
+    # Without rich, whose import may be what was interrupted.
     with suppress(OSError):  # the terminal may be gone
-        open_ui(False).warn(f"{ENDED_BY[number]} Results of earlier commands are unchanged.")
+        typer.echo(f"{ENDED_BY[number]} Results of earlier commands are unchanged.", err=True)
     return typer.Exit(128 + number)
 
 
