@@ -63,7 +63,8 @@ def start(folder: Path, error: str = "") -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for((folder / "child").is_file)
+    child = folder / "child"
+    wait_for(lambda: child.is_file() and child.read_text())
     return process
 
 
