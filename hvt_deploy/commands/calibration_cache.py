@@ -34,6 +34,7 @@ from hvt_deploy.graph.quantization.calibration import (
     calibrate_int8,
 )
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, read_int8_calibration
+from hvt_deploy.graph.quantization.ort_session import RUNS_AT_ONCE
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
@@ -111,9 +112,10 @@ def calibrate(
         )
         return manifest, Calibrated(None, _noise(manifest))
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
-    reader = _Reader(manifest, config.calibration.batch_size)
+    compared = config.calibration.batch_size
+    reader = _Reader(manifest, max(1, compared // RUNS_AT_ONCE))
     manifest, ranges = _ranges(folder, manifest, chosen, reader, ui)
-    images = next(reader.batches(chosen.samples()[: reader.batch_size]))
+    images = next(_Reader(manifest, compared).batches(chosen.samples()[:compared]))
     if not int8:
         return manifest, Calibrated(ranges, images)
     manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
@@ -196,7 +198,8 @@ def _int8(
         )
     fp32 = folder.open_artifact(manifest, "fp32")
     # Many tensors of a batch are outputs, or exist once for each calibrator.
-    reader = _Reader(manifest, min(_MEASURED_AT_ONCE, config.calibration.batch_size))
+    in_memory = min(_MEASURED_AT_ONCE, config.calibration.batch_size)
+    reader = _Reader(manifest, max(1, in_memory // RUNS_AT_ONCE))
     samples = chosen.samples()
     step = max(1, len(samples) // (2 * _SOME))
     some = samples[:: 2 * step][:_SOME]

@@ -56,7 +56,7 @@ class CalibrationConfig:
     seed: int = 0
     """Seed of the draw."""
     batch_size: int = 8
-    """Images per inference; a fixed batch size of the graph overrides it."""
+    """Images in memory at once; a fixed batch size of the graph overrides it."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import tee
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,7 +35,7 @@ from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 
 Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
-_BATCH = 8
+_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,18 @@ class RecipeBench:
         run, output = open_graph(graph, Path(), cpu_count()), graph.graph.output[0].name
         logits: list[LogitsNK] = []
         labels: list[LabelsN] = []
-        for batch in load_batches(
-            samples,
-            self.preprocessing,
-            self.batch or _BATCH,
-            cpu_count(),
-            fill=self.batch is not None,
-        ):
-            logits.append(run([output], batch.images_NCHW)[0][: len(batch.labels_N)])
+        batches, counted = tee(
+            load_batches(
+                samples,
+                self.preprocessing,
+                self.batch or _BATCH,
+                cpu_count(),
+                fill=self.batch is not None,
+            )
+        )
+        found = run([output], (batch.images_NCHW for batch in batches))
+        for batch, (logits_NK,) in zip(counted, found, strict=True):
+            logits.append(logits_NK[: len(batch.labels_N)])
             labels.append(batch.labels_N)
             progress(sum(map(len, logits)), len(samples))
         return _Answers(np.concatenate(logits), np.concatenate(labels))

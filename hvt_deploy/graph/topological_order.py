@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import onnx
 
 from hvt_deploy.core.errors import ToolFailure
@@ -12,22 +14,25 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 
     Raises ToolFailure for a cycle.
     """
-    waiting = list(graph.node)
-    made = {name for node in waiting for name in node.output}
-    ready = (
-        {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
-    )
+    nodes = list(graph.node)
+    producers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    sources = [{producers[name] for name in node.input if name in producers} for node in nodes]
+    consumers: list[list[int]] = [[] for _ in nodes]
+    for i, needed in enumerate(sources):
+        for source in needed:
+            consumers[source].append(i)
+    waiting_for = [len(needed) for needed in sources]
+    ready = [i for i, count in enumerate(waiting_for) if not count]  # sorted, which is a heap
     ordered: list[onnx.NodeProto] = []
-    while waiting:
-        later: list[onnx.NodeProto] = []
-        for node in waiting:
-            if all(name in ready or name not in made for name in node.input):
-                ready.update(node.output)
-                ordered.append(node)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            raise ToolFailure(f"The graph has a cycle at node {later[0].name}.")
-        waiting = later
+    while ready:
+        first = heapq.heappop(ready)
+        ordered.append(nodes[first])
+        for i in consumers[first]:
+            waiting_for[i] -= 1
+            if not waiting_for[i]:
+                heapq.heappush(ready, i)
+    if len(ordered) < len(nodes):
+        stuck = next(node for node, count in zip(nodes, waiting_for, strict=True) if count)
+        raise ToolFailure(f"The graph has a cycle at node {stuck.name}.")
     del graph.node[:]
     graph.node.extend(ordered)

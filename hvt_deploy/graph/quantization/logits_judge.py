@@ -45,7 +45,7 @@ class LogitsJudge:
 def run_logits(model: onnx.ModelProto, images: Sequence[ImagesNCHW], threads: int) -> LogitsNK:
     """Logits (N, K) of a graph for batches (N, 3, H, W), by ONNX Runtime on the CPU."""
     run, output = open_graph(model, Path(), threads), model.graph.output[0].name
-    return np.concatenate([run([output], images_NCHW)[0] for images_NCHW in images])
+    return np.concatenate([logits_NK for (logits_NK,) in run([output], images)])
 
 
 def judge_effect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +60,10 @@ def measure_products(
     signals = [f"{name}/signal" for name in names]
     wanted = [f"{name}/{c}/{sum_}" for c in ranges for name in names for sum_ in _SUMS]
     sums, images = dict[str, NDArray[np.float64]](), 0
-    for images_NCHW in batches:
+    counted, batches = tee(batches)
+    found_in = run([*signals, *wanted], batches)
+    for images_NCHW, found in zip(counted, found_in, strict=True):
         images += len(images_NCHW)
-        found = run([*signals, *wanted], images_NCHW)
         for output, value in zip((*signals, *wanted), found, strict=True):
             # The shift is a mean over the batch, to be weighted with its number of images.
             weight = len(images_NCHW) if output.endswith("/shift") else 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -26,6 +29,19 @@ _AXES_INPUT_OPSET = 18
 ROWS_AXIS = numpy_helper.from_array(np.array([0]), "reduce/rows_axis")
 # Operators whose result has the values of their first input.
 LAYOUT_OPS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+_Function: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+# Functions that never fall, and those with a constant, which rise or fall everywhere.
+_MONOTONE: Mapping[str, _Function] = {
+    "Relu": lambda ends: np.maximum(ends, 0),
+    "Erf": np.vectorize(math.erf, otypes=[np.float32]),
+}
+_ARITHMETIC: Mapping[str, Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]] = {
+    "Add": lambda constant, ends: ends + constant,
+    "Sub": lambda constant, ends: ends - constant,
+    "Mul": lambda constant, ends: ends * constant,
+    "Div": lambda constant, ends: ends / constant,
+}
+_COMMUTE = ("Add", "Mul")
 _NO_FOLDER = Path()
 # So many numbers at a time stay in a core's cache while they are counted.
 _CACHED = 2**16
@@ -92,11 +108,9 @@ def collect_histograms(
         probed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     run = open_graph(probed, folder, threads)
     histograms = {name: np.zeros(BINS, np.int64) for name in tensors}
-    for images_NCHW in batches:
-        values = {
-            model.graph.input[0].name: images_NCHW,
-            **dict(zip(inside, run(inside, images_NCHW), strict=True)),
-        }
+    counted, batches = tee(batches)
+    for images_NCHW, found in zip(counted, run(inside, batches), strict=True):
+        values = {model.graph.input[0].name: images_NCHW, **dict(zip(inside, found, strict=True))}
         for name in tensors:
             histograms[name] += _count_magnitudes(values[name], ranges.largest(name))
     return histograms
@@ -120,29 +134,31 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
     ToolFailure naming a tensor that is not finite.
     """
     model = load_onnx(onnx_path, weights=False)
-    names, same = _float_tensors(model), _map_layouts(model)
-    by_channel = _channel_tensors(model)
-    measured = [name for name in names if name not in same]
+    names, by_channel = _float_tensors(model), _channel_tensors(model)
+    derived = _derive_ranges(model, onnx_path.parent, names, by_channel)
+    measured = [name for name in names if name not in derived]
     run = open_graph(_add_extremes(model, measured, by_channel), onnx_path.parent, threads)
     wanted = [f"{name}/{end}" for name in measured for end in ("min", "max")]
     extremes: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for images_NCHW in batches:
-        found = run(wanted, images_NCHW)
+    for found in run(wanted, batches):
         pairs = zip(found[0::2], found[1::2], strict=True)
         before = extremes or [(np.inf, -np.inf)] * len(measured)
         extremes = [
             (np.minimum(low, a), np.maximum(high, b))
             for (low, high), (a, b) in zip(before, pairs, strict=True)
         ]
-        _refuse_not_finite(measured, extremes)
+        _refuse_not_finite(dict(zip(measured, extremes, strict=True)))
     if not extremes:
         raise BadInput(
             "There was no image to calibrate on.", "Give a folder of images with --calib DIR."
         )
     by_name = dict(zip(measured, extremes, strict=True))
-    tensors = {name: by_name[same.get(name, name)] for name in names}
+    for name, (source, function) in derived.items():
+        ends = [function(end) for end in by_name[source]]
+        by_name[name] = (np.minimum(*ends), np.maximum(*ends))
+    _refuse_not_finite(by_name)
     return Ranges(
-        {name: (float(low.min()), float(high.max())) for name, (low, high) in tensors.items()},
+        {name: (float(by_name[name][0].min()), float(by_name[name][1].max())) for name in names},
         {
             name: tuple(zip(by_name[name][0].tolist(), by_name[name][1].tolist(), strict=True))
             for name in by_channel
@@ -150,8 +166,8 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
     )
 
 
-def _refuse_not_finite(names: list[str], extremes: list[tuple[NDArray[Any], NDArray[Any]]]) -> None:
-    for name, (low, high) in zip(names, extremes, strict=True):
+def _refuse_not_finite(extremes: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    for name, (low, high) in extremes.items():
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise ToolFailure(
                 f"Tensor {name} is not finite in FP32: from {low.min()} to {high.max()}.",
@@ -168,14 +184,39 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
     return [*outputs, model.graph.input[0].name]
 
 
-def _map_layouts(model: onnx.ModelProto) -> dict[str, str]:
-    """The computed tensor whose values each result of a layout operator has."""
-    sources: dict[str, str] = {}
-    made = {name for node in model.graph.node for name in node.output} | {model.graph.input[0].name}
+def _derive_ranges(
+    model: onnx.ModelProto, folder: Path, names: Collection[str], by_channel: Collection[str]
+) -> dict[str, tuple[str, _Function]]:
+    """The tensors that need no measuring, in the order of the graph, each with the tensor and the
+    monotone function of its elements that give it, so the function of its extremes, too (but for
+    the last bit of erf).
+
+    They are many in a transformer: a bias is added, GELU divides and takes erf.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    derived: dict[str, tuple[str, _Function]] = {}
+    made, channels = set(names), set(by_channel)
     for node in model.graph.node:
-        if node.op_type in LAYOUT_OPS and node.input[0] in made:
-            sources[node.output[0]] = sources.get(node.input[0], node.input[0])
-    return sources
+        sources = [name for name in node.input if name in made]
+        if len(sources) != 1 or node.output[0] not in made:
+            continue
+        (source,), function = sources, None
+        if node.op_type in LAYOUT_OPS:
+            function = np.asarray
+        elif node.op_type in _MONOTONE:
+            function = _MONOTONE[node.op_type]
+        elif node.op_type in _ARITHMETIC and (node.op_type in _COMMUTE or node.input[0] == source):
+            tensor = constants.get(next(name for name in node.input if name != source))
+            if tensor and (
+                math.prod(tensor.dims) == 1 or (len(tensor.dims) == 1 and source in channels)
+            ):
+                constant = np.ravel(numpy_helper.to_array(tensor, str(folder)))
+                function = partial(_ARITHMETIC[node.op_type], constant)
+        if function:
+            derived[node.output[0]] = (source, function)
+            if source in channels and node.op_type not in LAYOUT_OPS:
+                channels.add(node.output[0])
+    return derived
 
 
 def _channel_tensors(model: onnx.ModelProto) -> list[str]:

@@ -5,8 +5,9 @@ a small FDViT.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 from running import run, sqnr
 
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
@@ -21,11 +22,12 @@ from hvt_deploy.graph.quantization.calibration import (
 )
 from hvt_deploy.graph.quantization.calibrators import BINS, LEVELS, choose_threshold
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
+from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.product_error import measure_products
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import collect_histograms, collect_ranges
 from hvt_deploy.graph.quantization.smooth_quant import choose_smoothing, smooth, smooth_ranges
-from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 
 
 def histogram_of(values):
@@ -159,6 +161,42 @@ def test_smoothing_reaches_a_linear_behind_another_layout(tmp_path):
     assert found["z"] != ranges.tensors["z"]
     for name, ends in measured.items():
         assert found[name] == pytest.approx(ends, rel=1e-4), name
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("fdvit_demo", 32), ("faster_vit_demo", 64)])
+def test_every_range_is_that_of_the_values(name, pixels, exported_graph):
+    path = exported_graph(name)
+    probed = onnx.shape_inference.infer_shapes(load_onnx(path))
+    images = np.random.default_rng(0).standard_normal((6, 3, pixels, pixels), dtype=np.float32)
+    ranges = collect_ranges(path, [images[:4], images[4:]], threads=1).tensors
+    inside = [value.name for value in probed.graph.value_info if value.name in ranges]
+    assert len(inside) > 100
+    probed.graph.output.extend(
+        helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None) for tensor in inside
+    )
+    (found,) = open_graph(probed, path.parent, 1)(inside, [images])
+    for tensor, values in zip(inside, found, strict=True):
+        assert ranges[tensor] == pytest.approx((values.min(), values.max()), rel=1e-6, abs=1e-6), (
+            tensor
+        )
+
+
+def test_a_range_follows_a_negative_factor_and_what_is_taken_away_from_a_constant(tmp_path):
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[N, 3] images) => (float[N, 3] logits)
+        <float[1] two = {-2.0}, float[3] bias = {1.0, 2.0, -5.0}, float[3, 3] w =
+        {1, 0, 0, 0, 1, 0, 0, 0, 1}> { product = MatMul (images, w)
+        shifted = Add (product, bias) turned = Mul (two, shifted) rest = Sub (two, turned)
+        inverse = Div (two, rest) logits = Relu (inverse) }"""
+    )
+    save_onnx(model, tmp_path / "m.onnx")
+    images = np.array([[1, -1, 0.5], [3, 0.25, -4]], np.float32)
+    ranges = collect_ranges(tmp_path / "m.onnx", [images[:1], images[1:]], threads=2).tensors
+    shifted = images + np.array([1, 2, -5], np.float32)
+    values = {"shifted": shifted, "turned": -2 * shifted, "rest": -2 + 2 * shifted}
+    values |= {"inverse": -2 / values["rest"]}
+    for tensor, expected in (*values.items(), ("logits", np.maximum(values["inverse"], 0))):
+        assert ranges[tensor] == (expected.min(), expected.max()), tensor
 
 
 def test_a_normalization_that_another_node_reads_is_not_smoothed(model, planted_ranges):
