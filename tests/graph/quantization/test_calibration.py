@@ -190,7 +190,7 @@ def test_a_range_follows_a_negative_factor_and_what_is_taken_away_from_a_constan
         inverse = Div (two, rest) logits = Relu (inverse) }"""
     )
     save_onnx(model, tmp_path / "m.onnx")
-    images = np.array([[1, -1, 0.5], [3, 0.25, -4]], np.float32)
+    images = np.array([[1, -1.5, 0.5], [3, 0.25, -4]], np.float32)
     ranges = collect_ranges(tmp_path / "m.onnx", [images[:1], images[1:]], threads=2).tensors
     shifted = images + np.array([1, 2, -5], np.float32)
     values = {"shifted": shifted, "turned": -2 * shifted, "rest": -2 + 2 * shifted}
