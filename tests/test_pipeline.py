@@ -135,7 +135,7 @@ def test_validate_compares_every_backend_and_writes_reports(place, validated):
     assert "ort int8 cpu" in (folder / "report.html").read_text()
     answers = read_answers(folder / "answers.npz")
     assert sorted(answers.files)[0] == "0/val0.png"
-    share = 100 * (answers.answers["ort fp32"] == answers.labels).mean()
+    share = 100 * (answers.predicted("ort fp32") == answers.labels).mean()
     assert share == pytest.approx(rows["ort fp32"]["accuracy"]["top1"]["estimate"])
     assert "ort int8 cpu" in (folder / "report.md").read_text()
 

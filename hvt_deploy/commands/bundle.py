@@ -16,7 +16,7 @@ from typing import IO
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, writing_to
-from hvt_deploy.core.manifest import RECORDED, RESULTS, WEIGHTS, Artifact, Manifest
+from hvt_deploy.core.manifest import RECORDED, WEIGHTS, Artifact, Manifest, is_results
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import MANIFEST, ModelFolder, now
@@ -112,7 +112,7 @@ def stays_here(key: str, artifact: Artifact) -> bool:
 
     That is engines, reports, and the weights that only PyTorch reads.
     """
-    return key in (WEIGHTS, RESULTS) or isinstance(artifact.facts, EngineFacts)
+    return key == WEIGHTS or is_results(key) or isinstance(artifact.facts, EngineFacts)
 
 
 def _add(

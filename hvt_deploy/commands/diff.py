@@ -116,7 +116,7 @@ class _Kept:
         paths = [path.parent / ANSWERS_FILE for path in (before, after)]
         if not all(path.is_file() for path in paths):
             return None
-        a, b = (read_answers(path).sorted() for path in paths)
+        a, b = (read_answers(path).sorted_by_file() for path in paths)
         return _Kept(a, b, references)
 
     @property
@@ -137,7 +137,7 @@ class _Kept:
         ):
             return None
         was, now = (
-            one.answers[name] == (one.labels if what == "top-1" else one.answers[reference])
+            one.predicted(name) == (one.labels if what == "top-1" else one.predicted(reference))
             for one, reference in zip((self.before, self.after), self.references, strict=True)
         )
         return tango_interval(int((now & ~was).sum()), int((was & ~now).sum()), len(was))

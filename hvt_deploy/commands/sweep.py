@@ -12,7 +12,7 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.sweep_record import Failure, Swept, SweptModel, conclude_sweep
 from hvt_deploy.commands.validate import Validated, validate
 from hvt_deploy.core.errors import BadInput, as_failure, unknown_name
-from hvt_deploy.core.manifest import RESULTS
+from hvt_deploy.core.manifest import RESULTS, is_results
 from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
@@ -151,8 +151,6 @@ def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Resul
         Path(results.data.path).resolve(),
     )
     wanted = settings.limit, settings.seed, settings.subset, data.resolve()
-    validated = {
-        key: results.provenance.get(f"{key} sha256") for key in manifest.artifacts if key != RESULTS
-    }
-    there = {key: artifact.sha256 for key, artifact in manifest.artifacts.items() if key != RESULTS}
+    there = {key: a.sha256 for key, a in manifest.artifacts.items() if not is_results(key)}
+    validated = {key: results.provenance.get(f"{key} sha256") for key in there}
     return results if seen == wanted and validated == there else None

@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hvt_deploy.commands.kept_results import KEPT, keep_reference, keep_results, read_again
 from hvt_deploy.core.device_choice import DeviceChoice, parse_device
-from hvt_deploy.core.environment import cpu_count, inference_threads
+from hvt_deploy.core.environment import (
+    check_free_disk,
+    cpu_count,
+    inference_threads,
+    tool_versions,
+)
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.core.manifest import (
     BUDGET,
     CALIBRATION,
-    RECORDED,
-    RESULTS,
-    WEIGHTS,
     Manifest,
-    RecordedFacts,
+    is_results,
 )
 from hvt_deploy.core.run_config import RunConfig, ValidationConfig
 from hvt_deploy.core.tensors import ImagesNCHW
@@ -33,17 +36,14 @@ from hvt_deploy.data.folders import ImageFolder, Sample, open_image_folder
 from hvt_deploy.data.imagenet_subsets import find_subset_classes
 from hvt_deploy.data.images import BatchLoader, load_batches
 from hvt_deploy.data.sampling import draw_stratified_sample
+from hvt_deploy.evaluation.answer_parts import AnswerParts
 from hvt_deploy.evaluation.assemble import Measured, conclude
 from hvt_deploy.evaluation.candidates import plan_rows
 from hvt_deploy.evaluation.gpu_reading import open_gpu_reader
-from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers
 from hvt_deploy.evaluation.measurement import measure_images
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.opened_rows import OpenedRows, open_rows
 from hvt_deploy.evaluation.record import DataSummary, Results, Row
-from hvt_deploy.evaluation.reference_logits import RecordedLogits
-from hvt_deploy.evaluation.report.html import render_html
-from hvt_deploy.evaluation.report.markdown import render_markdown
 from hvt_deploy.evaluation.report.number_format import format_duration
 from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.evaluation.timing import TimedBackend, Timings, WatchedGpu, time_backends
@@ -53,6 +53,9 @@ from hvt_deploy.runtime.base import PixelsBackend
 LONG_S = 600.0
 # Held by the one validation of a model: two would disturb each other's timings.
 _LOCK = ".validation.lock"
+# Answers of validations that are not over.
+_PARTS = ".answers"
+_REPORT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,16 @@ def validate(
     ui: Ui,
     *,
     record: bool = False,
+    keep: int = KEPT,
 ) -> Validated:
     """Validate every backend this machine can run on the images of `data`.
 
-    Others may write to the model meanwhile; the results are recorded when they have ended.
-    `record` keeps the reference's logits with the model, for machines without PyTorch.
+    A run that was ended before goes on with the images that were not answered yet. Others may write
+    to the model meanwhile; the results are recorded when they have ended. `record` keeps the
+    reference's logits with the model, for machines without PyTorch, `keep` the newest validations,
+    this one among them.
     Raises BadInput for images that cannot be mapped to classes or that were calibrated on,
-    MissingEnvironment where no backend can run.
+    MissingEnvironment where no backend can run or the disk is full.
     """
     settings = config.validation
     with hold_alone(folder.path / _LOCK), folder.reading() as manifest:
@@ -104,20 +110,25 @@ def validate(
         classes_K = _compared_classes(manifest, settings.subset)
         batch_size = manifest.signature.batch or settings.batch_size
         threads = settings.threads or inference_threads()
-        loader = load_batches(samples, manifest.preprocessing, batch_size, threads)
+        loader = load_batches(samples, manifest.preprocessing, batch_size, threads, fill=True)
         gpu = _find_watched_gpu(parse_device(settings.device))
         memory = MemoryMeter(gpu.reader.read if gpu else None)
-        with open_rows(plan_rows(folder, manifest, settings), memory, ui) as opened:
+        candidates = plan_rows(folder, manifest, settings)
+        parts = _open_parts(folder, manifest, settings, images, samples, gpu, record=record)
+        needed = parts.bytes(len(candidates), len(classes_K), keep_reference=record)
+        check_free_disk(folder.path, needed + _REPORT_BYTES)
+        with open_rows(candidates, memory, ui) as opened:
             if record:
                 _check_recordable(opened.rows[0])
             measured = measure_images(
                 opened,
                 loader,
+                parts,
                 classes_K,
                 memory,
                 ui,
                 keep_reference=record,
-                announce=lambda image_s: _announce(image_s, len(samples), opened, settings, ui),
+                announce=lambda image_s, left: _announce(image_s, left, opened, settings, ui),
             )
             timings = _time(opened, measured.images_NCHW, manifest, settings, gpu, ui)
         if record:
@@ -126,28 +137,44 @@ def validate(
         short_names = tuple(names.short(int(k)) for k in classes_K)
         results = conclude(manifest, config, Measured(measured.rows, timings, summary, short_names))
         with folder.lock(ui):
-            current = _read_again(folder, manifest)
+            current = read_again(folder, manifest)
             if record:
-                logits = measured.reference_logits
-                current = _keep_reference(folder, current, config, data, logits)
-            answers = measured.answers.below(images.path)
-            return Validated(results, _record(folder, current, results, answers))
+                paths = [sample.path for sample in samples]
+                current = keep_reference(folder, current, config, data, paths, measured.answers)
+            path = keep_results(folder, current, results, measured.answers, keep)
+        parts.clear()
+        return Validated(results, path)
 
 
-def _read_again(folder: ModelFolder, validated: Manifest) -> Manifest:
-    """The manifest as other commands have left it while this one ran.
-
-    Raises BadInput if the model was exported again: the results are of another one.
-    """
-    current = folder.read()
-    for key in (WEIGHTS, "fp32"):
-        if current.artifacts[key].sha256 != validated.artifacts[key].sha256:
-            raise BadInput(
-                f"{folder.slug} was exported again while it was validated: the results are of "
-                "another model and were not kept.",
-                "Validate again.",
-            )
-    return current
+def _open_parts(
+    folder: ModelFolder,
+    manifest: Manifest,
+    settings: ValidationConfig,
+    images: ImageFolder,
+    samples: Sequence[Sample],
+    gpu: WatchedGpu | None,
+    *,
+    record: bool,
+) -> AnswerParts:
+    """The parts of this validation, named by everything that decides the answers."""
+    batch_size = manifest.signature.batch or settings.batch_size
+    decisive: dict[str, object] = {
+        "artifacts": {
+            key: artifact.sha256
+            for key, artifact in manifest.artifacts.items()
+            if not is_results(key)
+        },
+        "preprocessing": manifest.preprocessing,
+        "subset": settings.subset,
+        "batch_size": batch_size,
+        "threads": settings.threads or inference_threads(),
+        "device": settings.device,
+        "gpu": gpu and gpu.name,
+        "allow_cpu_nodes": settings.allow_cpu_nodes,
+        "record": record,
+        "tool_versions": tool_versions(),
+    }
+    return AnswerParts(folder.path / _PARTS, images.path, samples, batch_size, decisive)
 
 
 def _check_recordable(reference: Row) -> None:
@@ -243,39 +270,3 @@ def _announce(
             f"--limit {fewer} would take about {format_duration(fewer * per_image_s)}; "
             f"at a top-1 of 80 % its interval is {half.low:.1f} to {half.high:.1f} %."
         )
-
-
-def _keep_reference(
-    folder: ModelFolder, manifest: Manifest, config: RunConfig, data: Path, logits: RecordedLogits
-) -> Manifest:
-    with folder.staging() as staged:
-        logits.write(staged / "reference.npz")
-        settings = config.validation
-        return folder.add(
-            manifest,
-            RECORDED,
-            staged,
-            "reference.npz",
-            f"hvt-deploy validate {folder.slug} --data {data} --record",
-            facts=RecordedFacts(
-                len(logits.logits),
-                manifest.preprocessing,
-                settings.limit,
-                settings.seed,
-                settings.subset,
-            ),
-            parents=(WEIGHTS,),
-        )
-
-
-def _record(
-    folder: ModelFolder, manifest: Manifest, results: Results, answers: ImageAnswers
-) -> Path:
-    with folder.staging() as staged:
-        results.write(staged / "results.json")
-        answers.write(staged / ANSWERS_FILE)
-        (staged / "report.md").write_text(render_markdown(results), encoding="utf-8")
-        (staged / "report.html").write_text(render_html(results), encoding="utf-8")
-        remake = f"hvt-deploy validate {folder.slug} --data {results.data.path}"
-        updated = folder.add(manifest, RESULTS, staged, "results.json", remake)
-    return folder.file(updated.artifacts[RESULTS]).parent

@@ -37,6 +37,11 @@ KEYS: tuple[str, ...] = (
 )
 
 
+def is_results(key: str) -> bool:
+    """Whether an artifact is a validation: `results` is the newest, `results-1` the one before."""
+    return key == RESULTS or key.startswith(f"{RESULTS}-")
+
+
 def engine_key(precision: Precision, tag: str) -> str:
     """The key of an engine; `tag` says where it runs, and with which profiles (`rtx-sm86`)."""
     return f"{ENGINE}-{precision}-{tag}"

@@ -68,6 +68,8 @@ class Batch:
     """The class number of each image, int64 (N,)."""
     samples: tuple[Sample, ...]
     """The sample of each image."""
+    indices_N: NDArray[np.int64]  # noqa: N815
+    """The place of each sample among those of the loader (N,)."""
 
 
 def decode(source: Path | IO[bytes]) -> Image.Image:
@@ -188,36 +190,45 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Raises BadInput as soon as more than 1 % of all samples are unreadable."""
         self.unreadable = []
+        yield from self.load_part(0, len(self.samples))
+
+    def load_part(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of `samples[start:stop]`: they depend on no other samples.
+
+        What is unreadable is added to `unreadable`. Raises as `__iter__` does.
+        """
         images: list[NDArray[np.uint8]] = []
-        samples: list[Sample] = []
-        with closing(self._load_ahead()) as loaded:
-            for sample, image in zip(self.samples, loaded, strict=True):
+        indices: list[int] = []
+        samples = self.samples[start:stop]
+        with closing(self._load_ahead(samples)) as loaded:
+            for index, (sample, image) in enumerate(zip(samples, loaded, strict=True), start):
                 if isinstance(image, Unreadable):
-                    self._leave_out(image)
+                    self.leave_out(sample.path, image.reason)
                     continue
                 images.append(image)
-                samples.append(sample)
+                indices.append(index)
                 if len(images) == self.batch_size:
-                    yield self._batch(images, samples)
-                    images, samples = [], []
+                    yield self._batch(images, indices)
+                    images, indices = [], []
         if images:
-            yield self._batch(images, samples)
+            yield self._batch(images, indices)
 
-    def _batch(self, images: list[NDArray[np.uint8]], samples: list[Sample]) -> Batch:
+    def _batch(self, images: list[NDArray[np.uint8]], indices: list[int]) -> Batch:
+        samples = tuple(self.samples[i] for i in indices)
         labels_N = np.array([sample.label for sample in samples], np.int64)
         images_NCHW = _normalize(images, self.preprocessing)
         if self.fill:
             images_NCHW = repeat_to(images_NCHW, self.batch_size)
-        return Batch(images_NCHW, labels_N, tuple(samples))
+        return Batch(images_NCHW, labels_N, samples, np.array(indices, np.int64))
 
-    def _load_ahead(self) -> Generator[NDArray[np.uint8] | Unreadable]:
+    def _load_ahead(self, samples: Sequence[Sample]) -> Generator[NDArray[np.uint8] | Unreadable]:
         # Pillow loads most of its formats on first use and rejects files of other threads until
         # then, so they are loaded before there are threads.
         Image.init()
         window: deque[Future[NDArray[np.uint8] | Unreadable]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         try:
-            for sample in self.samples:
+            for sample in samples:
                 window.append(pool.submit(self._load, sample.path))
                 if len(window) == self.batch_size + self.threads:
                     yield window.popleft().result()
@@ -232,8 +243,9 @@ class BatchLoader:
         except UnreadableImage as error:
             return Unreadable(path, error.message)
 
-    def _leave_out(self, file: Unreadable) -> None:
-        self.unreadable.append(file)
+    def leave_out(self, path: Path, reason: str) -> None:
+        """Count a file as unreadable. Raises as `__iter__` does."""
+        self.unreadable.append(Unreadable(path, reason))
         count, total = len(self.unreadable), len(self.samples)
         if count > max(1, UNREADABLE_SHARE * total):  # one damaged file never stops a small set
             named = "; ".join(f"{u.path} ({u.reason})" for u in self.unreadable[:5])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hvt_deploy.core.environment import cpu_name, inference_threads, power_mode, tool_versions
 from hvt_deploy.core.gpus import find_gpus
-from hvt_deploy.core.manifest import INT8_CALIBRATION, RESULTS, Int8CalibrationFacts, Manifest
+from hvt_deploy.core.manifest import INT8_CALIBRATION, Int8CalibrationFacts, Manifest, is_results
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import now
 from hvt_deploy.evaluation.claims import find_latency_fault, find_ratio_fault
@@ -173,7 +173,7 @@ def _provenance(manifest: Manifest) -> dict[str, str]:
         **{
             f"{key} sha256": artifact.sha256
             for key, artifact in manifest.artifacts.items()
-            if key != RESULTS
+            if not is_results(key)
         },
     }
 

@@ -17,49 +17,40 @@ MOST_CURVES = 20
 MOST_POINTS = 320
 
 
-class ClassTally:
-    """Counts answers by class; memory grows with the number of distinct mistakes, not of images."""
+def count_classes(
+    labels_N: LabelsN,
+    answers_N: NDArray[np.int64],
+    reference_N: NDArray[np.int64],
+    num_classes: int,
+) -> ClassCounts:
+    """Count this backend's and the reference's answers (N,) by class; `NO_CLASS` is none."""
+    right_N, reference_right_N = answers_N == labels_N, reference_N == labels_N
 
-    def __init__(self, num_classes: int) -> None:
-        self._num_classes = num_classes
-        self._counts = {
-            name: np.zeros(num_classes, np.int64)
-            for name in ("correct", "answered", "lost", "gained")
-        }
-        self._confused: dict[int, int] = {}
+    def count(classes: NDArray[np.int64]) -> tuple[int, ...]:
+        return tuple(np.bincount(classes, minlength=num_classes).tolist())
 
-    def add(
-        self, labels_N: LabelsN, answers_N: NDArray[np.int64], reference_N: NDArray[np.int64]
-    ) -> None:
-        """Count this backend's and the reference's answers (N,); `NO_CLASS` is none."""
-        right_N, reference_right_N = answers_N == labels_N, reference_N == labels_N
-        for name, classes in (
-            ("correct", labels_N[right_N]),
-            ("answered", answers_N[answers_N != NO_CLASS]),
-            ("lost", labels_N[reference_right_N & ~right_N]),
-            ("gained", labels_N[right_N & ~reference_right_N]),
-        ):
-            self._counts[name] += np.bincount(classes, minlength=self._num_classes)
-        wrong_N = ~right_N & (answers_N != NO_CLASS)
-        cells, images = np.unique(
-            labels_N[wrong_N] * self._num_classes + answers_N[wrong_N], return_counts=True
-        )
-        for cell, more in zip(cells.tolist(), images.tolist(), strict=True):
-            self._confused[cell] = self._confused.get(cell, 0) + more
+    return ClassCounts(
+        images=count(labels_N),
+        correct=count(labels_N[right_N]),
+        answered=count(answers_N[answers_N != NO_CLASS]),
+        lost=count(labels_N[reference_right_N & ~right_N]),
+        gained=count(labels_N[right_N & ~reference_right_N]),
+    )
 
-    def counts(self, class_images: NDArray[np.int64]) -> ClassCounts:
-        """The counts, and the images of each class."""
-        return ClassCounts(
-            tuple(class_images.tolist()),
-            **{name: tuple(n.tolist()) for name, n in self._counts.items()},
-        )
 
-    def confusions(self) -> tuple[Confusion, ...]:
-        """The `KEPT_CONFUSIONS` most frequent ones, most images first."""
-        most = sorted(self._confused.items(), key=lambda item: (-item[1], item[0]))[
-            :KEPT_CONFUSIONS
-        ]
-        return tuple(Confusion(*divmod(cell, self._num_classes), images) for cell, images in most)
+def count_confusions(
+    labels_N: LabelsN, answers_N: NDArray[np.int64], num_classes: int
+) -> tuple[Confusion, ...]:
+    """The `KEPT_CONFUSIONS` most frequent ones, most images first."""
+    wrong_N = (answers_N != labels_N) & (answers_N != NO_CLASS)
+    cells, images = np.unique(
+        labels_N[wrong_N] * num_classes + answers_N[wrong_N], return_counts=True
+    )
+    most = np.argsort(-images, kind="stable")[:KEPT_CONFUSIONS]
+    return tuple(
+        Confusion(int(cell) // num_classes, int(cell) % num_classes, int(count))
+        for cell, count in zip(cells[most], images[most], strict=True)
+    )
 
 
 class CurveTally:

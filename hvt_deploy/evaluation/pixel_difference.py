@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data.images import decode
+from hvt_deploy.evaluation.image_answers import ImageAnswers
 from hvt_deploy.evaluation.record import PixelDifference
 from hvt_deploy.runtime.base import PixelsBackend
 
 
-class PixelsMeter:
-    """Runs a backend on image files and compares its pixels with the exact ones, in constant
-    memory.
+def infer_files(
+    backend: PixelsBackend,
+    preprocessing: Preprocessing,
+    files: Sequence[Path],
+    exact_NCHW: ImagesNCHW,
+) -> tuple[LogitsNK, NDArray[np.float64]]:
+    """Logits (N, K) of files, which preprocessed exactly are `exact_NCHW`, and the largest and the
+    mean difference of each image's pixels (N, 2), in steps of 256 values. Raises UnreadableImage.
     """
+    images = [np.asarray(decode(file)) for file in files]
+    steps_C11 = 255 * np.array(preprocessing.std, np.float64)[:, None, None]
+    differences: list[tuple[float, float]] = []
+    for image, exact_CHW in zip(images, exact_NCHW, strict=True):
+        difference_CHW = np.abs(backend.preprocess(image)[0] - exact_CHW) * steps_C11
+        differences.append((float(difference_CHW.max()), float(difference_CHW.mean())))
+    return backend.infer_pixels(images), np.array(differences, np.float64)
 
-    def __init__(self, backend: PixelsBackend, preprocessing: Preprocessing) -> None:
-        self._backend = backend
-        self._steps = 255 * np.array(preprocessing.std, np.float64)[:, None, None]
-        self._largest = self._sum = 0.0
-        self._images = 0
 
-    def infer(self, files: Sequence[Path], exact_NCHW: ImagesNCHW) -> LogitsNK:
-        """Logits (N, K) of files, which preprocessed exactly are `exact_NCHW`. Raises
-        UnreadableImage.
-        """
-        images = [np.asarray(decode(file)) for file in files]
-        for image, exact_CHW in zip(images, exact_NCHW, strict=True):
-            difference_CHW = np.abs(self._backend.preprocess(image)[0] - exact_CHW) * self._steps
-            self._largest = max(self._largest, float(difference_CHW.max()))
-            self._sum += float(difference_CHW.mean())
-        self._images += len(images)
-        return self._backend.infer_pixels(images)
-
-    @property
-    def difference(self) -> PixelDifference:
-        """Over every pixel of every image so far; at least one."""
-        return PixelDifference(self._largest, self._sum / self._images)
+def measure_pixels(answers: ImageAnswers, name: str) -> PixelDifference:
+    """Over every pixel of every image, of which there is at least one."""
+    found = answers.answers[name]
+    mean = math.fsum(found["pixel_mean"]) / len(found)
+    return PixelDifference(float(found["pixel_max"].max()), mean)

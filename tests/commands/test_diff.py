@@ -11,7 +11,7 @@ from command_line import run
 
 from hvt_deploy.commands.diff import diff
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.evaluation.image_answers import ImageAnswers, read_answers
+from hvt_deploy.evaluation.image_answers import answer_images, read_answers
 from hvt_deploy.evaluation.record import DataSummary, Gate, Results, Row
 from hvt_deploy.evaluation.scores import Accuracy, Fault, Fidelity, Interval, Latency, Timing
 from hvt_deploy.evaluation.statistics import newcombe_interval, wilson_interval
@@ -177,10 +177,10 @@ def keep_answers(path, wrong, order=1):
     labels = np.arange(N) % 10
     found = labels.copy()
     found[list(wrong)] = (labels[list(wrong)] + 1) % 10
-    answers = {"pytorch fp32": labels[::order], "ort int8": found[::order]}
-    ImageAnswers(tuple(f"{i:05}.png" for i in range(N))[::order], labels[::order], answers).write(
-        path
-    )
+    one_hot = np.eye(10, dtype=np.float32)
+    logits = {"pytorch fp32": one_hot[labels[::order]], "ort int8": one_hot[found[::order]]}
+    files = tuple(f"{i:05}.png" for i in range(N))[::order]
+    answer_images(logits, labels[::order], np.arange(N), files).write(path)
 
 
 def test_the_same_images_are_compared_one_by_one(files, tmp_path):

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from hvt_deploy.core.run_config import ValidationConfig
-from hvt_deploy.evaluation.accuracy import AccuracyMeter
+from hvt_deploy.evaluation.accuracy import measure_accuracy, measure_fidelity
+from hvt_deploy.evaluation.image_answers import answer_images, join_answers
 from hvt_deploy.evaluation.record import Row
 from hvt_deploy.evaluation.scores import GpuState, GpuTiming, Interval, Latency, Timing
 from hvt_deploy.evaluation.verdict import judge, write_verdict
@@ -29,13 +30,21 @@ def judged(images, lost, gained=0, classes=10, right=0.9):
     changed[:lost] = (labels[:lost] + 1) % classes
     corrected = np.flatnonzero(~is_right)[:gained]
     changed[corrected] = labels[corrected]
-    meter = AccuracyMeter("pytorch fp32", ["ort int8"], classes)
     one_hot = np.eye(classes, dtype=np.float32)
-    meter.update({"pytorch fp32": one_hot[answers], "ort int8": one_hot[changed]}, labels)
-    return tuple(
-        Row("m", v.name, v, None, images, meter.accuracy(v.name), meter.fidelity(v.name))
-        for v in (REFERENCE, INT8)
-    )
+    found = answered({"pytorch fp32": one_hot[answers], "ort int8": one_hot[changed]}, labels)
+    return tuple(row_of(found, v.name, v) for v in (REFERENCE, INT8))
+
+
+def answered(logits, labels, start=0):
+    """The answers of backends to images that are numbered from `start` on."""
+    indices = np.arange(start, start + len(labels))
+    return answer_images(logits, np.asarray(labels), indices, [str(i) for i in indices])
+
+
+def row_of(answers, name, variant, model="m"):
+    """A row with the accuracy and the fidelity of these answers."""
+    accuracy, fidelity = measure_accuracy(answers, name), measure_fidelity(answers, name)
+    return Row(model, name, variant, None, len(answers.labels), accuracy, fidelity)
 
 
 def verdict(images, lost, gained=0, margin=0.5):
@@ -84,11 +93,12 @@ def measured(
     reference: np.ndarray, candidate: np.ndarray, labels: np.ndarray, batch: int = 13
 ) -> dict[str, Row]:
     """The rows of a reference and a candidate whose logits (N, K) were counted in batches."""
-    meter = AccuracyMeter("pytorch", ["ort"], reference.shape[1])
-    for start in range(0, len(labels), batch):
-        part = slice(start, start + batch)
-        meter.update({"pytorch": reference[part], "ort": candidate[part]}, labels[part])
-    return {
-        name: Row("m", name, INT8, None, len(labels), meter.accuracy(name), meter.fidelity(name))
-        for name in ("pytorch", "ort")
-    }
+    parts = [
+        answered(
+            {"pytorch": reference[start : start + batch], "ort": candidate[start : start + batch]},
+            labels[start : start + batch],
+            start,
+        )
+        for start in range(0, len(labels), batch)
+    ]
+    return {name: row_of(join_answers(parts), name, INT8) for name in ("pytorch", "ort")}

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
-from builders import measured
+from builders import answered, measured
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import LARGEST_SQNR_DB
-from hvt_deploy.evaluation.accuracy import AccuracyMeter
+from hvt_deploy.evaluation.accuracy import measure_accuracy, measure_fidelity
+from hvt_deploy.evaluation.image_answers import join_answers, read_answers, record_bytes
 from hvt_deploy.evaluation.parity import compare_logits
 
 K = 10
@@ -148,19 +147,36 @@ def test_logits_of_another_shape_name_the_backend() -> None:
 
 
 def test_no_image_is_bad_input() -> None:
+    none = answered({"pytorch": np.zeros((0, K), np.float32)}, np.zeros(0, np.int64))
     with pytest.raises(BadInput, match="No image"):
-        AccuracyMeter("pytorch", [], K).accuracy("pytorch")
+        measure_accuracy(none, "pytorch")
 
 
-def test_memory_does_not_grow_with_the_number_of_images() -> None:
-    meter = AccuracyMeter("pytorch", ["ort"], 1000)
-    labels = np.arange(64)
-    logits = answers(labels, 0, 1000)
-    files = [f"{label}.png" for label in labels]
-    meter.update({"pytorch": logits, "ort": logits}, labels, files)
-    tracemalloc.start()
-    for _ in range(60):
-        meter.update({"pytorch": logits, "ort": logits}, labels, files)
-    kept, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert kept < 40 * 60 * 64  # the answers to 60 batches; one batch of logits is 256 000 bytes
+def test_the_numbers_do_not_depend_on_parts_their_order_or_the_disk(tmp_path) -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, K, 301)
+    logits = {
+        "pytorch": (1e3 * rng.standard_normal((301, K))).astype(np.float32),
+        "ort": rng.standard_normal((301, K)).astype(np.float32),
+    }
+    parts = []
+    for place, start in enumerate(range(0, 301, 40)):
+        part = {name: one[start : start + 40] for name, one in logits.items()}
+        written = tmp_path / f"{place}.npz"
+        answered(part, labels[start : start + 40], start).write(written)
+        parts.append(read_answers(written))
+    whole, joined = (
+        answered(logits, labels),
+        join_answers([parts[i] for i in (5, 2, 7, 0, 1, 6, 3, 4)]),
+    )
+    assert joined.files == whole.files
+    for name in logits:
+        assert measure_accuracy(joined, name) == measure_accuracy(whole, name)
+        assert measure_fidelity(joined, name) == measure_fidelity(whole, name)
+    with pytest.raises(BadInput, match="same image"):
+        join_answers([parts[0], *parts])
+
+
+def test_what_is_kept_of_1000_classes_is_a_sixtieth_of_their_logits() -> None:
+    assert record_bytes(1000) <= 4 * 1000 / 60
+    assert record_bytes(20) == record_bytes(1000) + 4 * 20

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import measured
+from builders import answered, measured
 from scipy.special import logsumexp
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from hvt_deploy.evaluation.accuracy import AccuracyMeter
+from hvt_deploy.evaluation.accuracy import measure_accuracy
 from hvt_deploy.evaluation.class_scores import MOST_POINTS
 from hvt_deploy.evaluation.flipped_predictions import KEPT_FLIPS
 from hvt_deploy.evaluation.scores import Answer, Confusion
@@ -149,8 +149,7 @@ def test_logit_error_is_that_of_all_logits(many) -> None:
 
 
 def test_confusion_of_many_classes_needs_no_matrix() -> None:
-    meter = AccuracyMeter("pytorch", [], 21_841)
     logits = np.zeros((2, 21_841), np.float32)
     logits[:, 20_000] = 1
-    meter.update({"pytorch": logits}, np.array([20_000, 3]))
-    assert meter.accuracy("pytorch").confusions == (Confusion(3, 20_000, 1),)
+    found = answered({"pytorch": logits}, np.array([20_000, 3]))
+    assert measure_accuracy(found, "pytorch").confusions == (Confusion(3, 20_000, 1),)

@@ -14,6 +14,7 @@ from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches
+from hvt_deploy.evaluation.answer_parts import AnswerParts
 from hvt_deploy.evaluation.candidates import Candidate
 from hvt_deploy.evaluation.measurement import measure_images
 from hvt_deploy.evaluation.memory import MemoryMeter
@@ -66,7 +67,7 @@ def loader(tmp_path):
         path = tmp_path / f"{i}.png"
         Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(path)
         samples.append(Sample(path, i % CLASSES))
-    return load_batches(samples, Preprocessing((8, 8), 1.0), 4, 1)
+    return load_batches(samples, Preprocessing((8, 8), 1.0), 4, 1, fill=True)
 
 
 @contextmanager
@@ -80,14 +81,16 @@ def opened(backends):
 
 
 def measure(rows, loader):
+    place = loader.samples[0].path.parent
     return measure_images(
         rows,
         loader,
+        AnswerParts(place / "parts", place, loader.samples, loader.batch_size, {}),
         np.arange(CLASSES),
         MemoryMeter(None),
         SilentUi(),
         keep_reference=False,
-        announce=lambda _: None,
+        announce=lambda _, __: None,
     )
 
 

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from hvt_deploy.evaluation.accuracy import AccuracyMeter
+from hvt_deploy.evaluation.accuracy import measure_accuracy, measure_fidelity
+from hvt_deploy.evaluation.image_answers import ImageAnswers, answer_images
 from hvt_deploy.evaluation.record import (
     Comparison,
     DataSummary,
@@ -217,26 +218,28 @@ def bare() -> Results:
 
 
 def detailed(num_classes: int, images: int = 2000) -> Results:
-    """A reference, an FP32 and an INT8 backend with everything a record can hold, made by the meter
-    itself.
+    """A reference, an FP32 and an INT8 backend with everything a record can hold, made from
+    answers.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, num_classes, images)
     reference = 3.2 * np.eye(num_classes, dtype=np.float32)[labels]
     reference += 1.1 * rng.standard_normal(reference.shape).astype(np.float32)
     int8 = reference + 0.2 * rng.standard_normal(reference.shape).astype(np.float32)
-    meter = AccuracyMeter("pytorch fp32", ["ort fp32", "ort int8 cpu"], num_classes)
-    meter.update(
-        {"pytorch fp32": reference, "ort fp32": reference + 1e-6, "ort int8 cpu": int8}, labels
+    found = answer_images(
+        {"pytorch fp32": reference, "ort fp32": reference + 1e-6, "ort int8 cpu": int8},
+        labels,
+        np.arange(images),
+        [str(i) for i in range(images)],
     )
     plain = trained()
     rows = [
-        _measured(row, meter, 41.2 / (1 + place))
+        _measured(row, found, 41.2 / (1 + place))
         if row.backend in ("pytorch fp32", "ort fp32", "ort int8 cpu")
         else replace(row, accuracy=None, fidelity=None, images=0)
         for place, row in enumerate(plain.rows)
     ]
-    best = meter.accuracy("pytorch fp32").top1.estimate
+    best = measure_accuracy(found, "pytorch fp32").top1.estimate
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     return replace(
         plain,
@@ -262,19 +265,22 @@ def detailed(num_classes: int, images: int = 2000) -> Results:
     )
 
 
-def _measured(row: Row, meter: AccuracyMeter, median: float) -> Row:
+def _measured(row: Row, found: ImageAnswers, median: float) -> Row:
     rng = np.random.default_rng(int(median))
     runs = median * np.exp(np.abs(0.06 * rng.standard_normal(400)))
     quantiles = np.quantile(runs, (0, 0.5, 0.9, 0.99)).tolist()
-    timed, fidelity = Latency(1, *quantiles, tuple(runs.tolist())), meter.fidelity(row.backend)
+    timed, fidelity = (
+        Latency(1, *quantiles, tuple(runs.tolist())),
+        measure_fidelity(found, row.backend),
+    )
     if row.backend == "ort int8 cpu":
         timed = replace(timed, clock="CUDA events", gpu=_on_card(0.9 * timed.median))
     speedup = row.timing.speedup if row.timing else None
     over = "" if fidelity is None else "pytorch fp32"
     row = replace(
         row,
-        images=meter.accuracy(row.backend).images,
-        accuracy=meter.accuracy(row.backend),
+        images=len(found.labels),
+        accuracy=measure_accuracy(found, row.backend),
         timings=(
             Timing(timed, speedup, over),
             Timing(latency(5 * median, 8), speedup, over),
