@@ -45,6 +45,8 @@ _MEASURED = "ranges of tensors, and of the channels of normalizations and Linear
 # judged on.
 _SOME = 32
 _MEASURED_AT_ONCE = 4
+# What a calibrator that was named may lose against max before that is said.
+_CALIBRATOR_MAY_LOSE_DB = 1.0
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def _int8(
     before = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
     if before and before.key == key and is_fresh(manifest, INT8_CALIBRATION):
         found = read_int8_calibration(folder.open_artifact(manifest, INT8_CALIBRATION).parent)
+        _warn_of_calibrator(found, config, ui)
         return manifest, _with_channels(found, ranges)
     if not Path(chosen.folder).is_dir():
         raise BadInput(
@@ -211,6 +214,7 @@ def _int8(
     found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), ui)
     for effect in found.effects:
         ui.say(f"{effect.name}: {effect}")
+    _warn_of_calibrator(found, config, ui)
     with folder.staging() as staged:
         found.write(staged)
         manifest = folder.add(
@@ -229,6 +233,19 @@ def _int8(
             commit=False,
         )
         return manifest, _with_channels(found, ranges)
+
+
+def _warn_of_calibrator(found: Int8Calibration, config: RunConfig, ui: Ui) -> None:
+    """Say that a calibrator that was named loses against max: it is used all the same."""
+    name = config.quantization.calibrator
+    for effect in found.effects:
+        loses = effect.loses_db > _CALIBRATOR_MAY_LOSE_DB
+        if loses and effect.kept and effect.name == f"calibrator {name}":
+            ui.warn(
+                f"The calibrator {name} loses {effect.loses_db:.1f} dB against max "
+                f"({effect.before_db:.1f} -> {effect.after_db:.1f} dB); auto clips only where "
+                "that gains."
+            )
 
 
 def _with_channels(found: Int8Calibration, ranges: Ranges) -> Int8Calibration:

@@ -35,10 +35,16 @@ class Effect:
     kept: bool
     """Whether the calibration uses it."""
 
+    @property
+    def loses_db(self) -> float:
+        """What the pass costs, below 0 for a gain."""
+        return self.before_db - self.after_db
+
     def __str__(self) -> str:
-        """`46.5 -> 47.0 dB, kept`."""
-        kept = "kept" if self.kept else "left out"
-        return f"{self.before_db:.1f} -> {self.after_db:.1f} dB, {kept}"
+        """`46.5 -> 47.0 dB, kept`; a pass that is used although it loses is not called kept."""
+        used = "used although it loses" if self.loses_db > 0 else "kept"
+        use = used if self.kept else "left out"
+        return f"{self.before_db:.1f} -> {self.after_db:.1f} dB, {use}"
 
 
 @dataclass(frozen=True)

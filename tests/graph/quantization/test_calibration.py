@@ -55,6 +55,15 @@ def test_a_flat_distribution_is_hardly_clipped(calibrator):
     assert 0.95 <= choose_threshold(histogram, largest, calibrator) / largest <= 1
 
 
+@pytest.mark.parametrize("zero_below", [0, 1])
+def test_zeros_behind_a_relu_do_not_move_the_threshold_of_entropy(zero_below):
+    values = np.maximum(np.random.default_rng(3).standard_normal(100_000) - zero_below, 0)
+    histogram, largest = histogram_of(values)
+    threshold = choose_threshold(histogram, largest, "entropy")
+    assert threshold == choose_threshold(*histogram_of(values[values > 0]), "entropy")
+    assert error_of(values, threshold) < 1.5 * error_of(values, largest)
+
+
 def test_mse_finds_about_the_smallest_error_there_is():
     values = np.random.default_rng(2).laplace(size=200_000)
     histogram, largest = histogram_of(values)
