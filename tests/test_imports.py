@@ -15,7 +15,7 @@ HOMES = {
         "graph/torch_export.py",
         "runtime/pytorch.py",
         "runtime/backend_registry.py",
-        "commands/export.py",
+        "commands/graph_export.py",
         "evaluation/verification/torch_cuda.py",
     ),
     "onnxruntime": (

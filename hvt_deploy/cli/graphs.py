@@ -15,8 +15,9 @@ from hvt_deploy.cli.output import open_ui, show_json
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, Simplifier
 
 if TYPE_CHECKING:
-    from hvt_deploy.commands.export import Exported
+    from hvt_deploy.commands.exported_graph import Exported
     from hvt_deploy.core.run_config import RunConfig
+    from hvt_deploy.core.workspace import ModelFolder
     from hvt_deploy.graph.export_needs import ExportNeeds
 
 
@@ -62,6 +63,9 @@ class ExportOptions:
             "--preprocess-in-graph", help="Also write a graph that takes uint8 images of any size."
         ),
     ] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Export again what was exported from the same inputs.")
+    ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only report the memory and disk space needed.")
     ] = False
@@ -77,14 +81,11 @@ class ExportOptions:
 )
 def export(options: ExportOptions) -> None:
     """Export a model to ONNX and verify it against PyTorch."""
-    from hvt_deploy.core.environment import require
+    from hvt_deploy.commands.export import export as run_export
     from hvt_deploy.core.workspace import open_folder
     from hvt_deploy.models.exported import spec_of_config
 
     config = _export_config(options)
-    require("torch", extra="export")
-    from hvt_deploy.commands.export import export as run_export
-    from hvt_deploy.commands.export import plan_export
 
     slug = options.slug
     if slug is None:
@@ -92,10 +93,20 @@ def export(options: ExportOptions) -> None:
         slug = Path(options.model).stem if options.model.endswith(".json") else spec.slug
     folder = open_folder(options.workspace, slug)
     if options.dry_run:
-        _show_needs(plan_export(folder, config), options.as_json)
-    else:
-        done = run_export(folder, config, options.class_names, open_ui(options.as_json))
-        _show_exported(done, options.as_json)
+        _show_needs(_plan(folder, config), options.as_json)
+        return
+    names, ui = options.class_names, open_ui(options.as_json)
+    done = run_export(folder, config, names, ui, force=options.force)
+    _show_exported(done, options.as_json)
+
+
+def _plan(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
+    from hvt_deploy.core.environment import require
+
+    require("torch", extra="export")
+    from hvt_deploy.commands.graph_export import plan_export
+
+    return plan_export(folder, config)
 
 
 def _export_config(options: ExportOptions) -> RunConfig:
@@ -147,13 +158,14 @@ def _show_exported(done: Exported, as_json: bool) -> None:
                 "pixels_path": pixels_path,
                 "opset": done.opset,
                 "parity": done.parity,
-                "nodes": done.contract.nodes,
+                "nodes": done.nodes,
                 "untrained": done.untrained,
+                "before": done.before,
             }
         )
         return
     typer.echo(
-        f"{done.path}  opset {done.opset}, {done.contract.nodes} nodes, "
+        f"{done.path}  opset {done.opset}, {done.nodes} nodes, "
         f"relative difference from PyTorch {done.parity.relative_to_largest:.1e}"
     )
     if pixels_path:

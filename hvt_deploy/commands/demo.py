@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.validate import Validated, validate
 from hvt_deploy.core.errors import unknown_name
@@ -23,8 +24,6 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
     `family` names the model; everything is written under `output`. Raises BadInput for an unknown
     family.
     """
-    from hvt_deploy.commands.export import export
-
     if family not in DEMO_FAMILIES:
         raise unknown_name("family", family, DEMO_FAMILIES)
     digits = write_digits(output / "digits")
@@ -37,7 +36,8 @@ def run_demo(output: Path, family: str, ui: Ui) -> Validated:
     config = with_flags(config_of(f"{family}_demo"), flags)
     folder = open_folder(output / "artifacts", config.model)
     exported = export(folder, config, None, ui)
-    ui.say(f"Exported {exported.path}, {exported.contract.nodes} nodes")
+    if not exported.before:
+        ui.say(f"Exported {exported.path}, {exported.nodes} nodes")
     quantize(folder, config, "int8", ui)
     build_engine_if_possible(folder, config, "int8", ui)
     return validate(folder, config, digits.validation, None, ui)

@@ -1,258 +1,78 @@
-"""`export`: checkpoint -> reference form -> deployed form -> ONNX, with proven parity."""
+"""`export`: checkpoint -> ONNX with proven parity, unless that was done before."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-import torch
-from torch import nn
-
+from hvt_deploy.commands.exported_graph import Exported, describe_exported, find_exported
 from hvt_deploy.core.environment import require
-from hvt_deploy.core.files import cache_folder
-from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, Parity, WeightsRecord
-from hvt_deploy.core.run_config import RunConfig
-from hvt_deploy.core.tensors import Signature
+from hvt_deploy.core.run_config import CalibrationConfig, EngineConfig, RunConfig, ValidationConfig
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, now
-from hvt_deploy.data.class_names import choose_class_names
-from hvt_deploy.evaluation.export_parity import prove_parity
-from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
-from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
-from hvt_deploy.graph.gelu_order import order_gelu
-from hvt_deploy.graph.opset import check_opset, convert_opset, read_opset
-from hvt_deploy.graph.preprocessing import add_preprocessing, check_preprocessing
-from hvt_deploy.graph.simplify import simplify
-from hvt_deploy.graph.storage import external_weights_path, load_onnx, save_onnx
-from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models.exported import spec_of_config
-from hvt_deploy.models.registry import create_from, to_deployed
-from hvt_deploy.models.spec import ModelSpec
-from hvt_deploy.models.weights.download import obtain_weights
-from hvt_deploy.models.weights.load import load_model, save_reference, seed_random_weights
+from hvt_deploy.models.int8_defaults import find_int8_defaults
 
-# Next to the stored weights: each key of the checkpoint and its status.
-KEY_REPORT = "keys.json"
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A graph that was just exported."""
-
-    slug: str
-    """Name of its folder in the workspace."""
-    path: Path
-    """The FP32 graph."""
-    opset: int
-    """Version of ONNX's default operator set."""
-    parity: Parity
-    """Against PyTorch, the worst of all batches of images and of noise."""
-    contract: ContractReport
-    """The checks that the graph passed."""
-    untrained: bool
-    """Whether its weights are random."""
-    pixels_path: Path | None = None
-    """The graph with its preprocessing, where it was asked for."""
-
-
-def export(folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui) -> Exported:
+def export(
+    folder: ModelFolder,
+    config: RunConfig,
+    class_names: Path | None,
+    ui: Ui,
+    *,
+    force: bool = False,
+) -> Exported:
     """Export `config.model` into `folder`; the earlier manifest stays until everything is proven.
 
-    Raises BadInput for weights or options that do not fit, MissingEnvironment where memory or disk
-    are too small, CheckFailed for a broken contract or parity, ToolFailure where the exporter or a
-    simplifier fails.
+    A graph that was exported from the same inputs is taken, unless `force` asks for another export;
+    it is the newest export then. Raises BadInput for weights or options that do not fit,
+    MissingEnvironment where PyTorch, memory or disk lack, CheckFailed for a broken contract or
+    parity, ToolFailure where the exporter or a simplifier fails.
     """
+    if not force and folder.exists():
+        before = _take_exported(folder, config, class_names, ui)
+        if before is not None:
+            return before
     require("torch", extra="export")
-    require("onnxruntime", extra="cpu")
-    check_opset(config.export.opset)
-    if config.export.preprocess_in_graph:
-        check_preprocessing(config.preprocessing)
-    require_resources(plan_export(folder, config), folder.path)
-    spec = spec_of_config(config)
-    with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
-        reference_path = staged_weights / f"{folder.slug}.safetensors"
-        num_classes, weights = _store_reference(spec, config, reference_path, ui)
-        names = choose_class_names(
-            num_classes, class_names, Path(weights.path) if weights.path else None
-        )
-        signature = Signature(spec.image_size, num_classes, config.export.batch)
-        manifest = Manifest(
-            slug=folder.slug,
-            model=spec.name,
-            exported=now(),
-            signature=signature,
-            preprocessing=config.preprocessing,
-            class_names=names.names,
-            wnids=names.wnids,
-            weights=weights,
-            config=config,
-            artifacts={},
-            code_licence=spec.code_licence,
-        )
-        path = staged / f"{folder.slug}.fp32.onnx"
-        contract = _write_graph(spec, reference_path, path, signature, config, ui)
-        with ui.progress("Comparing with PyTorch") as progress:
-            parity = prove_parity(reference_path, path, manifest, config, progress)
-        facts = GraphFacts("fp32", config.export.opset, contract.nodes, contract.ops, parity)
-        manifest = _commit(folder, manifest, reference_path, path, facts)
-    stored = manifest.artifacts
-    if KEY_REPORT in stored[WEIGHTS].files:
-        ui.say(f"Checkpoint key report: {folder.file(stored[WEIGHTS]).with_name(KEY_REPORT)}")
-    pixels_path = folder.file(stored[PIXELS]) if PIXELS in stored else None
-    onnx_path, opset = folder.file(stored["fp32"]), config.export.opset
-    return Exported(folder.slug, onnx_path, opset, parity, contract, weights.untrained, pixels_path)
+    from hvt_deploy.commands.graph_export import export_graph
+
+    return export_graph(folder, config, class_names, ui)
 
 
-def _commit(
-    folder: ModelFolder, manifest: Manifest, reference: Path, graph: Path, facts: GraphFacts
-) -> Manifest:
-    """Commit the staged weights and graph, and the graph with preprocessing if it was asked for.
-
-    Readers see all of it or nothing.
-    """
-    artifacts = {key: a for key, a in folder.earlier_artifacts().items() if key != PIXELS}
-    manifest = replace(manifest, artifacts=artifacts)
-    remake = f"hvt-deploy export {manifest.model} --as {folder.slug} --opset {facts.opset}"
-    for key, file, about in ((WEIGHTS, reference, None), ("fp32", graph, facts)):
-        manifest = folder.add(
-            manifest, key, file.parent, file.name, remake, facts=about, commit=False
-        )
-    if manifest.config.export.preprocess_in_graph:
-        manifest = _add_pixels_graph(folder, manifest)
-    folder.commit(manifest)
-    return manifest
-
-
-def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
-    """The memory and disk that `export` will need.
-
-    Raises BadInput for an unknown model and for options that do not fit.
-    """
-    spec = spec_of_config(config)
-    with torch.device("meta"):
-        reference = create_from(spec)
-        parameters = sum(parameter.numel() for parameter in reference.parameters())
-        graph_bytes = _weight_bytes(to_deployed(reference))
-    external = external_weights_path(folder.path, graph_bytes) is not None
-    graphs = 1 + config.export.preprocess_in_graph
-    return estimate_export(parameters, graph_bytes, folder.path, external=external, graphs=graphs)
-
-
-def _weight_bytes(deployed: nn.Module) -> int:
-    """Size of the weights in the graph; position biases of large windows exceed the parameters."""
-    return sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
-
-
-def _store_reference(
-    spec: ModelSpec, config: RunConfig, path: Path, ui: Ui
-) -> tuple[int, WeightsRecord]:
-    """Write the reference form with its weights to `path`; returns its number of classes.
-
-    From then on everybody reads that file: mapped into memory it is no second copy next to the
-    deployed form.
-    """
-    with ui.progress("Fetching weights") as progress:
-        obtained = obtain_weights(spec, config.export.weights, cache_folder(), progress)
-    if obtained.warning:
-        ui.warn(obtained.warning)
-    if obtained.path is None:
-        model = create_from(spec, config.num_classes)
-        seed_random_weights(model, config.export.seed)
-        save_reference(model, path)
-        return config.num_classes, WeightsRecord(
-            obtained.source, "", obtained.untrained, licence="none needed, they are random"
-        )
-    model, report = load_model(spec, obtained.path, config.num_classes)
-    save_reference(model, path)
-    counts = ", ".join(f"{count} {status}" for status, count in report.summary.items())
-    ui.say(f"Keys of {obtained.path}: {counts}")
-    meanings = {key.key: key.meaning for key in report.keys}
-    path.with_name(KEY_REPORT).write_text(json.dumps(meanings, indent=1) + "\n", encoding="utf-8")
-    record = WeightsRecord(
-        obtained.source,
-        report.sha256,
-        obtained.untrained,
-        str(obtained.path),
-        report.dropped_train_only,
-        report.summary,
-        f"unknown, they are from {obtained.path.name}"
-        if obtained.source == "file"
-        else spec.weights_licence,
+def _take_exported(
+    folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui
+) -> Exported | None:
+    """The graph that was exported before, now the newest export; None where there is none."""
+    with folder.lock():
+        manifest = find_exported(folder, config, class_names, ui)
+        if manifest is None:
+            return None
+        exported = describe_exported(folder, manifest, before=True)
+        settings = _settings_of_later_verbs(config, manifest.config)
+        folder.commit(replace(manifest, exported=now(), config=settings))
+    ui.say(
+        f"Exported before, from the same weights with the same settings: {exported.path.name}. "
+        "hvt-deploy export --force exports it again."
     )
-    return report.num_classes, record
+    return exported
 
 
-def _write_graph(
-    spec: ModelSpec,
-    reference_path: Path,
-    path: Path,
-    signature: Signature,
-    config: RunConfig,
-    ui: Ui,
-) -> ContractReport:
-    """The deployed form of the stored reference form as a checked ONNX file.
-
-    Afterwards no weight is in memory.
+def _settings_of_later_verbs(asked: RunConfig, recorded: RunConfig) -> RunConfig:
+    """`asked`, but where it has a section of later verbs as it is by default, the recorded one:
+    `quantize` writes there which images and which recipe it used.
     """
-    with ui.progress(f"Exporting {config.model}") as progress:
-        reference, _ = load_model(spec, reference_path, signature.num_classes)
-        deployed = to_deployed(reference)
-        del reference
-        progress(1, 5)
-        external = external_weights_path(path, _weight_bytes(deployed))
-        graph = export_onnx(deployed, signature, config.export.opset, external)
-        layer_norms = sum(isinstance(module, nn.LayerNorm) for module in deployed.modules())
-        _release(deployed)
-        progress(2, 5)
-        graph = order_gelu(simplify(graph, config.export.simplifier))
-        progress(3, 5)
-        graph = convert_opset(graph, config.export.opset)
-        # timm's models are as they are: breaches are warnings. Parity finds a false
-        # dynamic batch.
-        look = inspect_contract if spec.family == "timm" else check_contract
-        contract = look(
-            graph, opset=config.export.opset, signature=signature, layer_norms=layer_norms
-        )
-        progress(4, 5)
-        save_onnx(graph, path)
-        progress(5, 5)
-    for breach in contract.breaches:
-        ui.warn(breach)
-    return contract
 
+    def choose(asked: T, default: T, recorded: T) -> T:
+        return recorded if asked == default else asked
 
-def _add_pixels_graph(folder: ModelFolder, manifest: Manifest) -> Manifest:
-    """Add the FP32 graph behind its preprocessing, not committed yet.
-
-    `validate` measures the difference that makes.
-    """
-    fp32 = manifest.artifacts["fp32"]
-    source = folder.file(fp32)
-    with folder.staging() as staged:
-        graph = add_preprocessing(load_onnx(source, weights=False), manifest.preprocessing)
-        path = staged / f"{folder.slug}.{PIXELS}.onnx"
-        for name in fp32.files:
-            if name != fp32.main:  # weights, which the graph names; onnx refuses links to them
-                shutil.copyfile(source.with_name(name), staged / name)
-        save_onnx(graph, path)
-        return folder.add(
-            manifest,
-            PIXELS,
-            staged,
-            path.name,
-            f"{fp32.remake} --preprocess-in-graph",
-            facts=GraphFacts("fp32", read_opset(graph), len(graph.graph.node)),
-            parents=("fp32",),
-            commit=False,
-        )
-
-
-def _release(module: nn.Module) -> None:
-    """Free the weights of a module, whoever holds on to it.
-
-    The exporter's rewriter keeps the last graph it saw.
-    """
-    for tensor in (*module.parameters(), *module.buffers()):
-        tensor.data = tensor.new_empty(0)
+    recipe = find_int8_defaults(spec_of_config(asked).family)
+    return replace(
+        asked,
+        quantization=choose(asked.quantization, recipe, recorded.quantization),
+        calibration=choose(asked.calibration, CalibrationConfig(), recorded.calibration),
+        engine=choose(asked.engine, EngineConfig(), recorded.engine),
+        validation=choose(asked.validation, ValidationConfig(), recorded.validation),
+    )

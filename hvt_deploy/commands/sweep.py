@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
 from hvt_deploy.commands.sweep_record import Failure, Swept, SweptModel, conclude_sweep
 from hvt_deploy.commands.validate import Validated, validate
 from hvt_deploy.core.errors import BadInput, as_failure, unknown_name
@@ -16,7 +17,7 @@ from hvt_deploy.core.manifest import RESULTS, is_results
 from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, is_fresh, open_folder
+from hvt_deploy.core.workspace import ModelFolder, open_folder
 from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import list_specs
@@ -69,7 +70,7 @@ def _sweep_one(
         failures.append(Failure(what, f"{failed.message} {failed.hint}".strip(), failed.exit_code))
         return None
 
-    folder = attempt("export", lambda: _find_or_export(model, flags, root, ui))
+    folder = attempt("export", lambda: _export(model, flags, root, ui))
     if folder is None:
         return SweptModel(model, None, 0, tuple(failures))
     config = with_flags(folder.read().config, flags)
@@ -86,16 +87,11 @@ def _sweep_one(
     return SweptModel(model, done.results, done.exit_code, tuple(failures))
 
 
-def _find_or_export(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> ModelFolder:
+def _export(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> ModelFolder:
     """The folder of a model, exported with these settings now or before."""
-    from hvt_deploy.commands.export import export
-
     config = with_flags(config_of(model), flags)
     folder = open_folder(root, spec_of_config(config).slug)
-    if is_exported(folder, config):
-        ui.say(f"Exported before: {folder.path}")
-    else:
-        export(folder, config, None, ui)
+    export(folder, config, None, ui)
     return folder
 
 
@@ -124,15 +120,6 @@ def match_models(patterns: Sequence[str]) -> tuple[str, ...]:
         *matched,
         *dict.fromkeys(pattern for pattern in patterns if pattern.startswith("timm:")),
     )
-
-
-def is_exported(folder: ModelFolder, config: RunConfig) -> bool:
-    """Whether an export with the same settings is there, and can be read."""
-    try:
-        manifest = folder.read()
-    except BadInput:
-        return False
-    return is_fresh(manifest, "fp32") and manifest.config.export == config.export
 
 
 def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Results | None:

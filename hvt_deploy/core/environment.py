@@ -23,6 +23,7 @@ _VERSIONED = (
     "torch",
     "timm",
     "onnxscript",
+    "onnx-ir",
     "onnxsim",
     "onnxslim",
     "onnxruntime",

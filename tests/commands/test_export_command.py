@@ -13,8 +13,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hvt_deploy.commands import export as step
+from hvt_deploy.commands import graph_export as step
 from hvt_deploy.commands.config import config_of
+from hvt_deploy.commands.export import export
 from hvt_deploy.core.errors import BadInput, CheckFailed, ToolFailure
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import SilentUi
@@ -67,7 +68,7 @@ def test_weights_beside_the_graph_are_proven_stored_and_named_by_the_graph(tmp_p
     folder = ModelFolder(tmp_path / "m")
     hashes = []
     for seed in (1, 2):
-        done = step.export(folder, config("hvt_demo", seed=seed), None, SilentUi())
+        done = export(folder, config("hvt_demo", seed=seed), None, SilentUi())
         assert done.parity.same_argmax
         assert done.parity.relative_to_largest <= export_parity.FP32_PARITY
         artifact = folder.read().artifacts["fp32"]
@@ -94,7 +95,7 @@ def test_what_became_of_each_key_of_a_checkpoint_is_kept_beside_the_weights(
     config = config_of("fdvit_demo")
     chosen = replace(config.export, weights=str(file), simplifier=simplifier)
     folder = ModelFolder(tmp_path / "m")
-    done = step.export(folder, replace(config, export=chosen), None, SilentUi())
+    done = export(folder, replace(config, export=chosen), None, SilentUi())
     assert done.parity.relative_to_largest <= export_parity.FP32_PARITY
     kept = folder.file(folder.read().artifacts["pytorch"]).with_name("keys.json")
     meanings = json.loads(kept.read_text(encoding="utf-8"))
@@ -109,7 +110,7 @@ def test_a_graph_that_differs_from_pytorch_is_refused_and_nothing_is_committed(
     monkeypatch.setattr(export_parity, "FP32_PARITY", 0.0)
     folder = ModelFolder(tmp_path / "m")
     with pytest.raises(CheckFailed, match="differs from PyTorch on noise, batch 1"):
-        step.export(folder, config("fdvit_demo"), None, SilentUi())
+        export(folder, config("fdvit_demo"), None, SilentUi())
     assert not folder.exists()
 
 
@@ -118,13 +119,13 @@ def test_what_goes_wrong_in_a_child_is_told_as_if_it_had_gone_wrong_here(
 ):
     monkeypatch.setattr(step, "save_onnx", lambda _, path: path.write_bytes(b"no model"))
     with pytest.raises(BadInput, match="not a valid ONNX file"):
-        step.export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())
+        export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())
 
 
 def test_a_child_that_dies_says_so(tmp_path, monkeypatch, traced, in_children):
     monkeypatch.setattr(inference_job, "INFERENCE_MODULE", "hvt_deploy.no_such_module")
     with pytest.raises(ToolFailure, match="No module named"):
-        step.export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())
+        export(ModelFolder(tmp_path / "m"), config("fdvit_demo"), None, SilentUi())
 
 
 @pytest.mark.slow

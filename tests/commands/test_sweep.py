@@ -8,10 +8,9 @@ import pytest
 from command_line import run
 
 from hvt_deploy.commands import build_trt as build_step
-from hvt_deploy.commands import export as export_step
 from hvt_deploy.commands import quantize as quantize_step
 from hvt_deploy.commands import sweep as sweep_step
-from hvt_deploy.commands.sweep import is_exported, last_validation, match_models
+from hvt_deploy.commands.sweep import last_validation, match_models
 from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
@@ -50,7 +49,7 @@ class Sweep:
     def __init__(self, place, monkeypatch):
         self.place, self.calls = place, []
         for step, module in (
-            ("export", export_step),
+            ("export", sweep_step),
             ("quantize", quantize_step),
             ("validate", sweep_step),
         ):
@@ -126,8 +125,8 @@ def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, plac
     assert "Failed: dfvt_demo (export)." in done.results.verdict
 
     again = sweep()
-    assert sweep.calls == ["export dfvt_demo", "quantize hvt_demo"], (
-        "quantize looks for itself what is there"
+    assert sweep.calls == ["export dfvt_demo", "export hvt_demo", "quantize hvt_demo"], (
+        "export and quantize look for themselves what is there"
     )
     assert again.results.rows == done.results.rows
     folder = ModelFolder(place / "artifacts/hvt_demo")
@@ -138,14 +137,13 @@ def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, plac
     )
     assert last_validation(folder, with_flags(config, {"validation.limit": 30}), data) is None
     assert last_validation(folder, config, data.parent) is None
-    assert not is_exported(folder, with_flags(config, {"export.opset": 19}))
 
 
 def test_a_fault_of_this_program_and_other_settings(sweep, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(export_step, "export", broken)
+    monkeypatch.setattr(sweep_step, "export", broken)
     done = sweep(**{"export.seed": 7})
     assert [[(f.what, f.exit_code) for f in m.failures] for m in done.models] == [
         [("export", 4)],
