@@ -12,7 +12,7 @@ from hvt_deploy.cli.app import command_with_options
 from hvt_deploy.cli.inputs import parse_image_size, parse_window_sizes
 from hvt_deploy.cli.options import ConfigOption, JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json
-from hvt_deploy.core.types import DEFAULT_WORKSPACE, Simplifier
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, MAX_BATCH, Simplifier
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.exported_graph import Exported
@@ -34,7 +34,7 @@ class ExportOptions:
         str | None, typer.Option(help="`auto`, `official`, `random`, or the path of a checkpoint.")
     ] = None
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Fixed batch size (default: dynamic).")
+        int | None, typer.Option(min=1, max=MAX_BATCH, help="Fixed batch size (default: dynamic).")
     ] = None
     simplifier: Annotated[Simplifier | None, typer.Option(help="Graph simplifier.")] = None
     class_names: Annotated[
@@ -113,14 +113,14 @@ def _export_config(options: ExportOptions) -> RunConfig:
     """The configuration of --config, or the default one of the model, with the flags in it."""
     from hvt_deploy.commands.config import config_of
     from hvt_deploy.core.model_options import ModelOptions
-    from hvt_deploy.core.run_config import load_config, with_flags
+    from hvt_deploy.core.run_config import check_model, load_config, with_flags
 
     windows = parse_window_sizes(options.window_size) if options.window_size else None
     size = parse_image_size(options.image_size) if options.image_size else None
+    config = config_of(options.model, size, ModelOptions(windows, options.carrier_token_size))
     if options.config_file:
-        config = load_config(options.config_file)
-    else:
-        config = config_of(options.model, size, ModelOptions(windows, options.carrier_token_size))
+        named, config = config.model, load_config(options.config_file)
+        check_model(config, named, options.config_file)
     settings = {
         "export.opset": options.opset,
         "export.weights": options.weights,

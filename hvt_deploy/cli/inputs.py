@@ -26,13 +26,16 @@ def find_exported(
 
     `settings` holds the flags by configuration key (`validation.limit`); None means not given.
     """
-    from hvt_deploy.core.run_config import load_config, with_flags
+    from hvt_deploy.core.run_config import check_model, load_config, with_flags
     from hvt_deploy.core.workspace import find_model
 
     folder = find_model(workspace, model)
     if model is None:
         ui.say(f"Model: {folder.slug}, the newest export in {workspace}")
-    config = load_config(config_file) if config_file else folder.read().config
+    config = folder.read().config
+    if config_file:
+        exported, config = config.model, load_config(config_file)
+        check_model(config, exported, config_file)
     return folder, with_flags(config, settings)
 
 

@@ -25,7 +25,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_results, show_table
-from hvt_deploy.core.types import DEFAULT_WORKSPACE, SubsetName
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, MAX_BATCH, MAX_THREADS, SubsetName
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,18 @@ class ValidateOptions:
     limit: LimitOption = None
     seed: Annotated[int | None, typer.Option(help="Seed of the image sample.")] = None
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Batch size for measuring accuracy.")
+        int | None, typer.Option(min=1, max=MAX_BATCH, help="Batch size for measuring accuracy.")
     ] = None
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of every backend (default: all).")
+        int | None,
+        typer.Option(min=1, max=MAX_THREADS, help="CPU threads of every backend (default: all)."),
     ] = None
     device: DeviceOption = None
     latency_batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Batch size to time. Repeatable; gates use the first."),
+        typer.Option(
+            min=1, max=MAX_BATCH, help="Batch size to time. Repeatable; gates use the first."
+        ),
     ] = None
     margin: Annotated[
         float | None, typer.Option(min=0, help="Top-1 within these points counts as equal.")

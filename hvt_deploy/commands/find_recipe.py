@@ -17,7 +17,7 @@ import yaml
 
 from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import calibrate
-from hvt_deploy.commands.quantize import make_graphs
+from hvt_deploy.commands.quantize import check_placement, make_graphs
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
@@ -76,6 +76,7 @@ def _find_recipe(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, request: BudgetRequest, ui: Ui
 ) -> tuple[Manifest, QuantizationConfig, BudgetRecord]:
     """Find the recipe and store it with everything that was measured; not committed."""
+    check_placement(folder, manifest, config)
     samples = _find_samples(manifest, config, request)
     _check_enough(samples, config, request, ui)
     manifest, calibrated = calibrate(folder, manifest, config, int8=True, ui=ui)

@@ -30,8 +30,9 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, is_fresh
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
-from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.variant import Variant
@@ -85,6 +86,8 @@ def make_graphs(
     folder: ModelFolder, manifest: Manifest, config: RunConfig, precision: Precision, ui: Ui
 ) -> Manifest:
     """`quantize` in a folder that is locked, without the commit."""
+    if precision != "fp16":
+        check_placement(folder, manifest, config)
     manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
     # Later verbs go on with the images and the recipe that were chosen here, wherever they run.
     images = config.calibration
@@ -109,6 +112,19 @@ def make_graphs(
         for key, recipe in missing.items():
             manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
     return manifest
+
+
+def check_placement(folder: ModelFolder, manifest: Manifest, config: RunConfig) -> None:
+    """Raise BadInput if a new recipe names a role or a group that the graph lacks: known at once,
+    not after a calibration.
+    """
+    if config.quantization == manifest.config.quantization:
+        return
+    graph = load_onnx(folder.open_artifact(manifest, "fp32"), weights=False)
+    quantization = config.quantization
+    roles = quantization.int8_roles
+    named = {*roles.rtx, *roles.tensorrt, *roles.cpu, *quantization.int8_outputs}
+    select_nodes(graph, named, quantization.excluded)
 
 
 def _recipe(

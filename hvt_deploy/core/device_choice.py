@@ -43,6 +43,8 @@ def parse_device(text: str) -> DeviceChoice:
     kind, _, ordinal = text.partition(":")
     if text in ("auto", "cpu"):
         return DeviceChoice("auto" if text == "auto" else "cpu")
-    if text == "cuda" or (kind == "cuda" and ordinal.isascii() and ordinal.isdigit()):
+    if text == "cuda" or (
+        kind == "cuda" and ordinal.isascii() and ordinal.isdigit() and len(ordinal) < 5
+    ):
         return DeviceChoice("cuda", int(ordinal or 0))
     raise BadInput(f"Unknown device '{text}'.", "Known: auto, cpu, cuda, cuda:N.")

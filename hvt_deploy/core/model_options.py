@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from hvt_deploy.core.types import Between
+
+_Count = Annotated[int, Between(1, 4096)]
 
 
 @dataclass(frozen=True)
 class HVTConfiguration:
     """The configuration file of an HVT, with the official key names."""
 
-    input_size: int
+    input_size: _Count
     """Side of the image, pixels."""
-    patch_size: int
+    patch_size: _Count
     """Side of a patch, pixels."""
-    num_heads: int
+    num_heads: _Count
     """Attention heads."""
-    num_blocks: int
+    num_blocks: _Count
     """Transformer blocks."""
-    pool_kernel_size: int
+    pool_kernel_size: _Count
     """Kernel of a pooling, tokens."""
-    pool_stride: int
+    pool_stride: _Count
     """Stride of a pooling, tokens."""
-    pool_block_width: int
+    pool_block_width: _Count
     """Blocks between two poolings."""
 
 
@@ -29,9 +34,9 @@ class HVTConfiguration:
 class ModelOptions:
     """Options that some models take; None means the model's own."""
 
-    window_size: tuple[int, ...] | None = None
+    window_size: Annotated[tuple[_Count, ...], Between(1, 16)] | None = None
     """Any-resolution FasterViT: side of a window, one per level."""
-    carrier_token_size: int | None = None
+    carrier_token_size: _Count | None = None
     """Any-resolution FasterViT: side of the carrier tokens of a window."""
     hvt: HVTConfiguration | None = None
     """HVT without a name: its configuration."""

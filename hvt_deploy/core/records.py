@@ -32,14 +32,24 @@ def read_content(path: Path) -> bytes:
 def parse_fields(content: bytes, where: str, advice: str) -> Mapping[str, object]:
     """The fields of a JSON record. Raises BadInput, naming it `where`, for what is none."""
     try:
-        if len(content) > MAX_RECORD_BYTES:
-            raise ValueError(f"it has more than {MAX_RECORD_BYTES >> 20} MiB")
-        data = cast("object", json.loads(content.decode(), object_pairs_hook=_refuse_duplicates))
+        data = parse_json(content)
         if not isinstance(data, dict):
             raise ValueError("it is not a mapping of keys")
-    except (ValueError, RecursionError) as error:  # bad UTF-8 and bad JSON are ValueErrors
+    except ValueError as error:
         raise BadInput(f"{where} is damaged: {error}.", advice) from None
     return cast("dict[str, object]", data)
+
+
+def parse_json(content: bytes) -> object:
+    """The value of a JSON text in UTF-8. Raises ValueError for what is none, is larger than any
+    record or nested too deep, or has a key twice.
+    """
+    if len(content) > MAX_RECORD_BYTES:
+        raise ValueError(f"it has more than {MAX_RECORD_BYTES >> 20} MiB")
+    try:
+        return cast("object", json.loads(content.decode(), object_pairs_hook=_refuse_duplicates))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def check_version(fields: Mapping[str, object], where: str, version: int, advice: str) -> None:
@@ -60,7 +70,9 @@ def check_version(fields: Mapping[str, object], where: str, version: int, advice
 
 
 def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a key is there twice")
+    fields: dict[str, object] = {}
+    for key, value in pairs:
+        if key in fields:
+            raise ValueError(f"the key {key[:60]!r} is there twice")
+        fields[key] = value
     return fields

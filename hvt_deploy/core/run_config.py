@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import yaml
 
@@ -13,18 +13,27 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import (
+    MAX_THREADS,
+    BatchSize,
+    Between,
     CalibratorChoice,
     FlavourChoice,
     Int8Attention,
     Precision,
     Preprocessing,
     Recovery,
+    Seed,
     Simplifier,
     SubsetName,
 )
+from hvt_deploy.core.yaml_file import read_yaml
 
 # MIN, OPT, MAX batch sizes; engines with others have them in their names.
 DEFAULT_PROFILES = ((1, 8, 32),)
+_Images = Annotated[int, Between(1, 10**9)]
+_Percent = Annotated[float, Between(0, 100)]
+_ProfileBatch = Annotated[int, Between(1, 999_999)]
+_Profiles = tuple[tuple[_ProfileBatch, _ProfileBatch, _ProfileBatch], ...]
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,11 @@ class ExportConfig:
 
     weights: str = "auto"
     """auto, official, random or the path of a checkpoint."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of random weights."""
     opset: int = 17
     """Version of ONNX's default operator set."""
-    batch: int | None = None
+    batch: BatchSize | None = None
     """Fixed batch size; null means any."""
     simplifier: Simplifier = "onnxslim"
     """Graph optimizer that runs after the export."""
@@ -51,11 +60,11 @@ class CalibrationConfig:
 
     folder: str = "imagenet/train"
     """Folder of images, never those of the validation."""
-    images: int = 512
+    images: Annotated[int, Between(1, 100_000)] = 512
     """How many are drawn, the same number from each class as far as it goes."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     """Images in memory at once; a fixed batch size of the graph overrides it."""
 
 
@@ -101,9 +110,9 @@ class EngineConfig:
     """TensorRT library; auto takes what this machine has."""
     compute_capabilities: tuple[str, ...] = ()
     """GPUs that TensorRT-RTX builds for; none named: the GPU here, else 8.6 ahead of time."""
-    profiles: tuple[tuple[int, int, int], ...] = DEFAULT_PROFILES
+    profiles: Annotated[_Profiles, Between(0, 16)] = DEFAULT_PROFILES
     """MIN, OPT, MAX batch sizes of each optimization profile."""
-    workspace_mib: int = 4096
+    workspace_mib: Annotated[int, Between(1, 2**20)] = 4096
     """Memory that TensorRT may use for tactics, MiB."""
 
 
@@ -113,27 +122,27 @@ class ValidationConfig:
 
     subset: SubsetName | None = None
     """ImageNet benchmark set whose classes are compared; null means all classes."""
-    limit: int | None = None
+    limit: _Images | None = None
     """How many images are drawn, stratified by class; null means every image."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
-    batch_size: int = 8
+    batch_size: BatchSize = 8
     """Images per inference when accuracy is measured."""
-    threads: int | None = None
+    threads: Annotated[int, Between(1, MAX_THREADS)] | None = None
     """CPU threads of one inference; null means every processor, or OMP_NUM_THREADS."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes the GPU for each runtime that can use one."""
-    latency_batches: tuple[int, ...] = (1,)
+    latency_batches: Annotated[tuple[BatchSize, ...], Between(1, 16)] = (1,)
     """Batch sizes whose latency is measured; gates and speed-ups are of the first."""
-    margin: float = 0.5
+    margin: _Percent = 0.5
     """Points of top-1 within which two backends count as equal."""
-    max_top1_drop: float | None = None
+    max_top1_drop: _Percent | None = None
     """Gate: points of top-1 that may be lost against PyTorch."""
-    min_speedup: float | None = None
+    min_speedup: Annotated[float, Between(0, 10**6)] | None = None
     """Gate: times as fast as FP32."""
-    max_latency_ms: float | None = None
+    max_latency_ms: Annotated[float, Between(0, 10**9)] | None = None
     """Gate: milliseconds per batch."""
-    backends: tuple[str, ...] | None = None
+    backends: Annotated[tuple[str, ...], Between(1, 100)] | None = None
     """Backends that must run, by runtime or name; null means all that can."""
     allow_cpu_nodes: bool = False
     """Whether ONNX Runtime may leave nodes to the CPU where a GPU was asked for."""
@@ -145,7 +154,7 @@ class RunConfig:
 
     model: str
     """Name in the registry."""
-    num_classes: int
+    num_classes: Annotated[int, Between(1, 100_000)]
     """Classes of the head."""
     preprocessing: Preprocessing
     """From image files to the input."""
@@ -164,27 +173,27 @@ class RunConfig:
 
 
 def load_config(path: Path) -> RunConfig:
-    """Read a configuration file. Raises BadInput for bad YAML, an unknown key or a wrong type."""
-    data = _read_yaml(path, "Write one: hvt-deploy config MODEL > FILE")
+    """Read a configuration file. Raises BadInput for bad YAML and bad values."""
+    data = read_yaml(path, "Write one: hvt-deploy config MODEL > FILE")
     return from_plain(RunConfig, data, str(path))
+
+
+def check_model(config: RunConfig, model: str, file: Path) -> None:
+    """Raise BadInput unless the configuration, read from `file`, is one of `model`."""
+    if config.model != model:
+        raise BadInput(
+            f"{file} is a configuration of {config.model[:80]}, not of {model}.",
+            f"Write one: hvt-deploy config {model} > FILE",
+        )
 
 
 def load_recipe(path: Path) -> QuantizationConfig:
     """Read a recipe, the `quantization` section by itself. Raises as `load_config` does."""
     return from_plain(
         QuantizationConfig,
-        _read_yaml(path, "Find one: hvt-deploy quantize --budget 0.5"),
+        read_yaml(path, "Find one: hvt-deploy quantize --budget 0.5"),
         str(path),
     )
-
-
-def _read_yaml(path: Path, advice: str) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"There is no file {path}.", advice) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid YAML: {error}") from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -199,14 +208,18 @@ def dump_config(config: RunConfig) -> str:
 
 
 def with_flags(config: RunConfig, flags: Mapping[str, object]) -> RunConfig:
-    """`config` with the command line's values, by dotted key (`export.opset`); None: not given."""
+    """`config` with the command line's values, by dotted key (`export.opset`); None: not given.
+
+    Raises BadInput for a bad value, KeyError for a key that no configuration has.
+    """
     plain = cast("dict[str, Any]", to_plain(config))
     for key, value in flags.items():
-        if value is None:
-            continue
         *sections, name = key.split(".")
         place = plain
         for section in sections:
             place = cast("dict[str, Any]", place[section])
-        place[name] = to_plain(value)
+        if name not in place:
+            raise KeyError(key)
+        if value is not None:
+            place[name] = to_plain(value)
     return from_plain(RunConfig, plain, "command line")

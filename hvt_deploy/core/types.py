@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 # `int8` has FP16 in the rest, `int8-fp32` FP32.
 Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
@@ -32,6 +32,25 @@ SubsetName = Literal["imagenet-a", "imagenet-r", "imagenet-v2"]
 # Where exported models are, relative to the current folder.
 DEFAULT_WORKSPACE = Path("artifacts")
 SUBSETS: tuple[SubsetName, ...] = get_args(SubsetName)
+MAX_BATCH = 1024
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Between:
+    """The range of a number, or of how many values a list has; `Annotated[int, Between(1, 8)]`."""
+
+    low: float
+    """The smallest."""
+    high: float
+    """The largest."""
+
+
+BatchSize = Annotated[int, Between(1, MAX_BATCH)]
+Seed = Annotated[int, Between(0, 2**32 - 1)]
+_Side = Annotated[int, Between(1, 16384)]
+_Mean = Annotated[float, Between(-1000, 1000)]
+_Std = Annotated[float, Between(1e-4, 1000)]
 
 
 @dataclass(frozen=True)
@@ -43,17 +62,17 @@ class Preprocessing:
     ratio, crop the centre. Pixels are scaled to 0..1, then (x - mean) / std per channel.
     """
 
-    image_size: tuple[int, int]
+    image_size: tuple[_Side, _Side]
     """(height, width) of the input."""
-    crop_pct: float = 0.875
+    crop_pct: Annotated[float, Between(0.01, 1)] = 0.875
     """Share of the resized image that is kept."""
     crop_mode: Literal["center", "squash"] = "center"
     """How the image is resized before the crop."""
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     """Of the resize."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: tuple[_Mean, _Mean, _Mean] = (0.485, 0.456, 0.406)
     """Per channel, of pixels in 0..1."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[_Std, _Std, _Std] = (0.229, 0.224, 0.225)
     """Per channel, of pixels in 0..1."""
 
 

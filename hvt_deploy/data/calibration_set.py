@@ -10,6 +10,7 @@ from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
+from hvt_deploy.core.records import parse_json, read_content
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, find_top_folder
@@ -66,12 +67,12 @@ class CalibrationSet:
     def read(path: Path) -> CalibrationSet:
         """Read a manifest; raises BadInput if it is missing or invalid."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(read_content(path))
         except FileNotFoundError:
             raise BadInput(
                 f"No calibration manifest at {path}.", "Make it: hvt-deploy quantize --calib DIR"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except ValueError as error:
             raise BadInput(f"{path} is not a calibration manifest: {error}.") from None
         return from_plain(CalibrationSet, data, str(path))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.records import parse_json
 from hvt_deploy.data.assets import asset_path
 
 How = Literal["wnid", "class name", "class number"]
@@ -191,8 +191,8 @@ def _from_lines(text: str, where: str) -> ClassNames:
 def _from_json(text: str, path: Path) -> ClassNames:
     shapes = f'{path}: expected {{"0": "daisy", ...}}, {{"daisy": 0, ...}} or ["daisy", ...]'
     try:
-        data: object = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text.encode())
+    except ValueError as error:
         raise BadInput(f"{shapes}; it is not JSON: {error}.") from None
     if isinstance(data, list):
         names: dict[int, object] = dict(enumerate(cast("list[object]", data)))

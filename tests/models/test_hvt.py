@@ -142,7 +142,7 @@ def test_an_own_configuration_is_kept_in_the_runs_configuration(tmp_path) -> Non
     [
         ({"pool_stride": 3}, "pool_stride is 3", "trained with 2"),
         ({"input_size": 65}, "not a multiple of patch_size 8", "64 and 72"),
-        ({"num_heads": 0}, "below 1", "positive"),
+        ({"num_heads": 0}, "num_heads: expected 1 to 4096, got 0", ""),
         ({"pool_block_width": 1, "num_blocks": 12}, "leaves no token", "pool_block_width"),
         ({"heads": 3}, "unknown key 'heads'", "num_heads"),
         ({"num_blocks": "12"}, "expected int", ""),

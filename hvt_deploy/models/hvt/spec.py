@@ -5,12 +5,12 @@ Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.model_options import HVTConfiguration, ModelOptions
+from hvt_deploy.core.records import parse_json, read_content
 from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
@@ -112,14 +112,15 @@ def _check_configuration(c: HVTConfiguration) -> None:
 
 def read_configuration(path: Path) -> HVTConfiguration:
     """Read an HVT's configuration file: JSON with the official keys. Raises BadInput otherwise."""
+    advice = "Give an HVT's JSON file."
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_content(path))
     except FileNotFoundError:
-        raise BadInput(
-            f"There is no configuration file {path}.", "Give an HVT's JSON file."
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path} is not JSON: {error}.", "Give an HVT's JSON file.") from None
+        raise BadInput(f"There is no configuration file {path}.", advice) from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.", advice) from None
+    except ValueError as error:
+        raise BadInput(f"{path} is not JSON: {error}.", advice) from None
     return from_plain(HVTConfiguration, data, str(path))
 
 
