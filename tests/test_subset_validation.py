@@ -17,8 +17,9 @@ from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.data.class_names import load_imagenet_1k
+from hvt_deploy.data.decoding import decode
 from hvt_deploy.data.imagenet_subsets import find_subset_classes
-from hvt_deploy.data.images import decode, preprocess
+from hvt_deploy.data.images import preprocess
 from hvt_deploy.evaluation.report.markdown import render_markdown
 
 TINY = {

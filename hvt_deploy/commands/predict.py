@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import reading
 from hvt_deploy.core.ui import Ui
+from hvt_deploy.data.decoding import UnreadableImage
 from hvt_deploy.data.folders import find_images
-from hvt_deploy.data.images import UnreadableImage, decode
 from hvt_deploy.runtime.classifier import Classifier, Label
-
-# Whole photographs are in memory at once: some 40 MB each.
-AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -72,8 +67,12 @@ def predict(
         if classifier.untrained:
             ui.warn(f"{classifier.model} has random weights: its predictions mean nothing.")
         images: list[PredictedImage] = []
-        for start in range(0, len(files), AT_A_TIME):
-            images += _classify(classifier, files[start : start + AT_A_TIME], top)
+        for path, found in zip(files, classifier.attempt(files, top), strict=True):
+            images.append(
+                PredictedImage(str(path), (), found.message)
+                if isinstance(found, UnreadableImage)
+                else PredictedImage(str(path), found.labels)
+            )
             progress(len(images), len(files))
         return Predictions(
             classifier.model, classifier.backend, classifier.untrained, tuple(images)
@@ -82,29 +81,9 @@ def predict(
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        if path.is_dir():
+        with reading(path):
+            status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             yield from (path / name for name in find_images(path))
-        elif path.is_file():
-            yield path
         else:
-            raise BadInput(f"{path} does not exist.", "Give image files or folders that hold some.")
-
-
-def _classify(classifier: Classifier, files: Sequence[Path], top: int) -> list[PredictedImage]:
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        decoded = list(pool.map(_decoded, files))
-    predictions = iter(classifier([image for image in decoded if not isinstance(image, str)], top))
-    return [
-        PredictedImage(str(path), (), image)
-        if isinstance(image, str)
-        else PredictedImage(str(path), next(predictions).labels)
-        for path, image in zip(files, decoded, strict=True)
-    ]
-
-
-def _decoded(path: Path) -> Image.Image | str:
-    """The image, or why there is none."""
-    try:
-        return decode(path)
-    except UnreadableImage as error:
-        return error.message
+            yield path

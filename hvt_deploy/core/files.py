@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
 
 # Names of folders that are being written begin so, followed by eight characters.
 STAGING = ".staging-"
@@ -83,6 +84,44 @@ def new_folder(path: Path) -> Generator[Path]:
     with staging_folder(path.parent) as staged:
         yield staged
         staged.replace(path)
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Raise BadInput naming the file, or else `path`, if the system refuses a read in this block.
+
+    A missing file, a link to itself, a folder without permission and a name that is too long are
+    such.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"{error.filename or path} cannot be read: {error.strerror or error}.",
+            "Check that it exists, its links and its permissions.",
+        ) from None
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """The text of a user's file in UTF-8, with or without a byte order mark.
+
+    Raises BadInput, naming it, if it cannot be read, is not a regular file, has more than
+    `max_bytes` or is not UTF-8.
+    """
+    with reading(path):
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise BadInput(f"{path} is not a file.", "Give the path of a file.")
+        with path.open("rb") as stream:
+            content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise BadInput(f"{path} is too large: it has more than {max_bytes >> 20} MiB.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{path} is not text in UTF-8: byte {error.start} is {content[error.start]:#04x}.",
+            "Save it as UTF-8.",
+        ) from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.files import hash_bytes
+from hvt_deploy.core.files import hash_bytes, reading
 from hvt_deploy.core.records import parse_json, read_content
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
@@ -98,7 +98,9 @@ def choose_calibration(
         "Give a folder of images like those the model will see, but not the validation images: "
         "--calib DIR"
     )
-    if not folder.is_dir():
+    with reading(folder):
+        is_folder = folder.is_dir()
+    if not is_folder:
         raise BadInput(
             f"There is no calibration folder {folder}; INT8 ranges are measured on real images.",
             advice,

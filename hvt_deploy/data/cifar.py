@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.files import cache_folder, hash_file, new_folder
+from hvt_deploy.core.files import cache_folder, hash_file, new_folder, reading
 
 Split = Literal["train", "test"]
 CIFAR_SIDE = 32
@@ -40,8 +40,12 @@ class Cifar100:
 
 
 def is_cifar100(path: Path) -> bool:
-    """Whether a folder is CIFAR-100 in its `cifar-100-python` format."""
-    return all((path / name).is_file() for name in ("train", "test", "meta"))
+    """Whether a folder is CIFAR-100 in its `cifar-100-python` format.
+
+    Raises BadInput if it cannot be read.
+    """
+    with reading(path):
+        return all((path / name).is_file() for name in ("train", "test", "meta"))
 
 
 def unpack_cifar100(path: Path, split: Split) -> Cifar100:

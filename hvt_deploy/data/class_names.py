@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Literal, cast
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import read_text, reading
 from hvt_deploy.core.records import parse_json
 from hvt_deploy.data.assets import asset_path
 
 How = Literal["wnid", "class name", "class number"]
 HOWS: tuple[How, ...] = ("wnid", "class name", "class number")
+
+# More than the names of any model's classes; of a larger file no more is read into memory.
+MAX_NAMES_BYTES = 16 << 20
 
 _CHECKPOINT_FILES = ("class_indices.json", "classes_indices.json")
 _WNID_LINE = re.compile(r"(n\d{8})(?:\s+(\S.*))?")
@@ -51,8 +55,8 @@ class ClassNames:
         """The class that a folder name or a label means; None if there is none.
 
         It is searched by wnid, then by name, then by number. A name is matched as written, then
-        ignoring case, spaces, hyphens and underscores, then among the synonyms: ImageNet has a
-        "crane" twice, and a "partridge" that is also a synonym of another class.
+        ignoring case, and spaces, hyphens and underscores between words, then among the synonyms:
+        ImageNet has a "crane" twice, and a "partridge" that is also a synonym of another class.
         """
         text = text.strip()
         if self.wnids is not None and text.lower() in self._by_wnid:
@@ -64,8 +68,9 @@ class ClassNames:
         ):
             if key in names:
                 return Match("class name", names[key])
-        if text.isascii() and text.isdigit() and int(text) < len(self.names):
-            return Match("class number", (int(text),))
+        number = _as_number(text)
+        if number is not None and number < len(self.names):
+            return Match("class number", (number,))
         return None
 
     def find_all(self, texts: Iterable[str]) -> tuple[dict[str, tuple[int, ...]], list[How]]:
@@ -159,14 +164,12 @@ def read_class_names(path: Path) -> ClassNames:
     A text file whose every line starts with a wnid (`n01440764 tench, Tinca tinca`) gives the wnids
     too. Raises BadInput for a missing file, another shape, a missing, doubled or empty class.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise BadInput(
-            f"No file of class names at {path}.", "Give one with --class-names FILE."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as class names: {error}.") from None
+    with reading(path):
+        if not path.exists():
+            raise BadInput(
+                f"No file of class names at {path}.", "Give one with --class-names FILE."
+            )
+    text = read_text(path, MAX_NAMES_BYTES)
     if path.suffix.lower() == ".json":
         return _from_json(text, path)
     return _from_lines(text, str(path))
@@ -200,8 +203,11 @@ def _from_json(text: str, path: Path) -> ClassNames:
         pairs = cast("Mapping[str, object]", data)
         if all(isinstance(v, int) and not isinstance(v, bool) for v in pairs.values()):
             names = _by_index([(cast("int", v), k) for k, v in pairs.items()], path)
-        elif all(k.isascii() and k.isdigit() for k in pairs):
-            names = _by_index([(int(k), v) for k, v in pairs.items()], path)
+        elif None not in (numbers := [_as_number(key) for key in pairs]):
+            names = _by_index(
+                [(n, v) for n, v in zip(numbers, pairs.values(), strict=True) if n is not None],
+                path,
+            )
         else:
             raise BadInput(f"{shapes}.")
     else:
@@ -222,7 +228,8 @@ def _by_index(pairs: list[tuple[int, object]], path: Path) -> dict[int, object]:
     for index, name in pairs:
         if index in names:
             raise BadInput(
-                f"{path}: two classes have the number {index}: '{names[index]}' and '{name}'."
+                f"{path}: two classes have the number {index}: "
+                f"'{names[index]!s:.80}' and '{name!s:.80}'."
             )
         names[index] = name
     return names
@@ -241,4 +248,10 @@ def _synonyms(name: str) -> list[str]:
 
 
 def _loose(text: str) -> str:
-    return " ".join(re.split(r"[\s_-]+", text.casefold())).strip() or text
+    """Without case, with one space between words. A leading hyphen stays as one: -1 is no 1."""
+    return re.sub(r"[\s_-]+", " ", text.casefold()).rstrip() or text
+
+
+def _as_number(text: str) -> int | None:
+    """Python refuses to read thousands of digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

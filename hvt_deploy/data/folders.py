@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import reading
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
 from hvt_deploy.data.class_names import ClassNames, number_classes
@@ -102,17 +103,20 @@ def describe_tree(path: Path) -> str:
 def find_images(path: Path) -> list[str]:
     """The images in a folder and the folders below it: relative paths with "/", sorted.
 
-    Raises BadInput if the folder is missing, not a folder or not readable.
+    Raises BadInput if the folder is missing or not a folder, or naming the file or folder below it
+    that cannot be read or is a link to itself.
     """
-    if not path.is_dir():
-        reason = "is not a folder" if path.exists() else "does not exist"
-        raise BadInput(f"{path} {reason}.{describe_tree(path)}", DEMO_HINT)
-    try:
+    with reading(path):
+        if not path.is_dir():
+            reason = (
+                "is not a folder"
+                if path.exists()
+                else "is a link that leads nowhere"
+                if path.is_symlink()
+                else "does not exist"
+            )
+            raise BadInput(f"{path} {reason}.{describe_tree(path)}", DEMO_HINT)
         return sorted(_walk(path, "", frozenset()))
-    except PermissionError as error:
-        raise BadInput(
-            f"{error.filename} cannot be read: {error.strerror}.", "Check its permissions."
-        ) from None
 
 
 def _walk(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:

@@ -8,8 +8,6 @@ change pixels, and EXIF orientation is not applied, as timm and torchvision do n
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -17,15 +15,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import ImagesNCHW, LabelsN
 from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.data.decoding import (
+    MAX_PIXELS,
+    PixelsInFlight,
+    UnreadableImage,
+    open_image,
+    to_rgb,
+)
 
 if TYPE_CHECKING:
     from hvt_deploy.data.folders import Sample
@@ -33,19 +38,13 @@ if TYPE_CHECKING:
 # If more of a set is unreadable than this share, it is probably not the set the user meant.
 UNREADABLE_SHARE = 0.01
 
-# A one-pixel-wide image is legal but grows with the square of its length when its short edge is
-# resized: beyond Pillow's own limit for decoding it is refused like any other decompression bomb.
-_MAX_RESIZED_PIXELS = 178_956_970
+_IN_FLIGHT = PixelsInFlight(MAX_PIXELS)
 
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
-
-
-class UnreadableImage(BadInput):
-    """A file that is not a complete image, or too large; the message is the reason alone."""
 
 
 @dataclass(frozen=True)
@@ -72,34 +71,22 @@ class Batch:
     """The place of each sample among those of the loader (N,)."""
 
 
-def decode(source: Path | IO[bytes]) -> Image.Image:
-    """An image file, or its open content, as RGB; EXIF orientation is ignored as in torchvision.
+def load_pixels(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """An image file, decoded, resized and cropped: RGB (3, height, width).
 
-    Raises UnreadableImage if the file cannot be opened, is not an image, is damaged, truncated or a
-    decompression bomb.
+    Of all threads that are in here, the images together have at most `MAX_PIXELS`. Raises
+    UnreadableImage as `decode` and `preprocess` do.
     """
-    try:
-        if not isinstance(source, Path):
-            return Image.open(source).convert("RGB")
-        with source.open("rb") as file:
-            return Image.open(file).convert("RGB")
-    except UnidentifiedImageError:
-        raise UnreadableImage("not an image") from None
-    except OSError as error:
-        raise UnreadableImage(error.strerror or str(error)) from error
-    # On damaged files Pillow's decoders raise ValueError, SyntaxError, struct.error, EOFError and
-    # more.
-    except Exception as error:
-        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+    with open_image(path) as image:
+        resized = _resized_size(image.height, image.width, preprocessing)
+        pixels = max(image.width * image.height, math.prod(resized))
+        with _IN_FLIGHT.hold(pixels), closing(image):  # which frees them
+            return _resize_and_crop(to_rgb(image), preprocessing)
 
 
-def make_thumbnail(path: Path, edge: int = 96) -> str:
-    """A readable image file as a JPEG of at most `edge` pixels a side, in base64."""
-    image = decode(path)
-    image.thumbnail((edge, edge))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=80)
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+def load_preprocessed(path: Path, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """`load_pixels`, normalised: float32 (3, height, width)."""
+    return _normalize([load_pixels(path, preprocessing)], preprocessing)[0]
 
 
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -115,10 +102,6 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """The pixels (3, height, width) before they are normalised."""
     height, width = _resized_size(image.height, image.width, preprocessing)
-    if height * width > _MAX_RESIZED_PIXELS:
-        raise UnreadableImage(
-            f"{image.width} x {image.height} pixels would be resized to {width} x {height}"
-        )
     if (width, height) != image.size:
         image = image.resize((width, height), _RESAMPLING[preprocessing.interpolation])
     crop_height, crop_width = preprocessing.image_size
@@ -239,7 +222,7 @@ class BatchLoader:
 
     def _load(self, path: Path) -> NDArray[np.uint8] | Unreadable:
         try:
-            return _resize_and_crop(decode(path), self.preprocessing)
+            return load_pixels(path, self.preprocessing)
         except UnreadableImage as error:
             return Unreadable(path, error.message)
 
@@ -258,7 +241,17 @@ class BatchLoader:
 
 
 def _resized_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """(height, width) before the crop, by the rule of torchvision (square) or timm (not square)."""
+    """(height, width) before the crop. Raises UnreadableImage where these are too many pixels."""
+    resized = _apply_resize_rule(height, width, preprocessing)
+    if math.prod(resized) > MAX_PIXELS:
+        raise UnreadableImage(
+            f"{width} x {height} pixels would be resized to {resized[1]} x {resized[0]}"
+        )
+    return resized
+
+
+def _apply_resize_rule(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """(height, width) by the rule of torchvision (square) or timm (not square)."""
     target_height, target_width = (
         math.floor(edge / preprocessing.crop_pct) for edge in preprocessing.image_size
     )

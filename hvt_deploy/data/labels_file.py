@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import read_text, reading
 from hvt_deploy.data.class_names import ClassNames
+
+# Millions of labels; of a larger file no more is read into memory.
+MAX_LABELS_BYTES = 256 << 20
 
 
 def read_labels_file(
@@ -47,7 +51,7 @@ def read_labels_file(
     for file, label in rows:
         if file in labels:
             raise BadInput(
-                f"{labels_file} names '{file}' twice.", "Expected one line for each image."
+                f"{labels_file} names {_shorten(file)} twice.", "Expected one line for each image."
             )
         labels[file] = matched[label][0]
     left_out = len(files) - len(labels)
@@ -61,34 +65,40 @@ def _read_rows(labels_file: Path) -> list[tuple[str, str]]:
 
     Tabs or commas are separators only if every line has one; otherwise spaces are.
     """
-    try:
-        lines = [
-            line
-            for line in labels_file.read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()
-        ]
-    except FileNotFoundError:
-        raise BadInput(
-            f"No file of labels at {labels_file}.", "Give one with --labels FILE."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{labels_file} cannot be read as labels: {error}.") from None
-    separator = next((s for s in ("\t", ",") if all(s in line for line in lines)), None)
-    fields = (
-        [line.split(None, 1) for line in lines]
-        if separator is None
-        else csv.reader(lines, delimiter=separator)
-    )
+    with reading(labels_file):
+        if not labels_file.exists():
+            raise BadInput(f"No file of labels at {labels_file}.", "Give one with --labels FILE.")
+    text = read_text(labels_file, MAX_LABELS_BYTES)
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    separator = next((s for s in ("\t", ",") if all(s in line for _, line in lines)), None)
     rows: list[tuple[str, str]] = []
-    for line, (file, *label) in zip(lines, fields, strict=True):
+    for number, line in lines:
+        try:
+            file, *label = _split(line, separator)
+        except csv.Error as error:  # an unclosed quote, a field of more than 128 KiB
+            raise BadInput(
+                f"{labels_file}, line {number}: {_shorten(line)} cannot be read: {error}.",
+                "Expected `photo1.jpg,LABEL`; a quote opens and closes a whole field.",
+            ) from None
         if not label:
             raise BadInput(
-                f"{labels_file}: '{line}' has no label.",
+                f"{labels_file}, line {number}: {_shorten(line)} has no label.",
                 "Expected `photo1.jpg LABEL` on every line.",
             )
         # A name may list synonyms, with or without quotes: `photo1.jpg,tench, Tinca tinca`.
         rows.append((file.strip().removeprefix("./"), ", ".join(part.strip() for part in label)))
     return rows
+
+
+def _split(line: str, separator: str | None) -> list[str]:
+    if separator is None:
+        return line.split(None, 1)
+    return next(csv.reader([line], delimiter=separator, strict=True))
+
+
+def _shorten(text: str) -> str:
+    """In quotes, so long that a line of it can be read."""
+    return f"'{text}'" if len(text) <= 80 else f"'{text[:80]}...'"
 
 
 def format_plural(number: int, singular: str) -> str:
@@ -97,6 +107,6 @@ def format_plural(number: int, singular: str) -> str:
 
 
 def format_names(items: Sequence[str]) -> str:
-    """The first 8 names in quotes, and the number of the others."""
-    shown = ", ".join(f"'{item}'" for item in items[:8])
+    """The first 8 names in quotes, shortened, and the number of the others."""
+    shown = ", ".join(map(_shorten, items[:8]))
     return f"{shown} and {len(items) - 8} more" if len(items) > 8 else shown

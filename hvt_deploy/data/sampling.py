@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.files import hash_bytes, hash_file
+from hvt_deploy.core.files import hash_bytes, hash_file, reading
 from hvt_deploy.data.folders import Sample
 
 
@@ -57,10 +58,10 @@ def hash_contents(
     """The sha256 of each file, in order. Raises BadInput for a file that cannot be read."""
 
     def content_hash(path: Path) -> str:
-        try:
+        with reading(path):
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+                raise BadInput(f"{path} cannot be read: it is not a file.", "Remove it.")
             return hash_file(path)
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read: {error.strerror}.") from None
 
     hashes: list[str] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:

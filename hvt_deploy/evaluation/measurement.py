@@ -16,7 +16,8 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.data.images import Batch, BatchLoader, make_thumbnail
+from hvt_deploy.data.decoding import make_thumbnail
+from hvt_deploy.data.images import Batch, BatchLoader
 from hvt_deploy.data.sampling import hash_contents
 from hvt_deploy.evaluation.accuracy import measure_accuracy, measure_fidelity
 from hvt_deploy.evaluation.answer_parts import AnswerParts, Part

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.data.images import decode
+from hvt_deploy.data.decoding import decode
 from hvt_deploy.evaluation.image_answers import ImageAnswers
 from hvt_deploy.evaluation.record import PixelDifference
 from hvt_deploy.runtime.base import PixelsBackend
@@ -26,13 +26,15 @@ def infer_files(
     """Logits (N, K) of files, which preprocessed exactly are `exact_NCHW`, and the largest and the
     mean difference of each image's pixels (N, 2), in steps of 256 values. Raises UnreadableImage.
     """
-    images = [np.asarray(decode(file)) for file in files]
     steps_C11 = 255 * np.array(preprocessing.std, np.float64)[:, None, None]
+    logits: list[LogitsNK] = []
     differences: list[tuple[float, float]] = []
-    for image, exact_CHW in zip(images, exact_NCHW, strict=True):
+    for file, exact_CHW in zip(files, exact_NCHW, strict=True):
+        image = np.asarray(decode(file))
         difference_CHW = np.abs(backend.preprocess(image)[0] - exact_CHW) * steps_C11
         differences.append((float(difference_CHW.max()), float(difference_CHW.mean())))
-    return backend.infer_pixels(images), np.array(differences, np.float64)
+        logits.append(backend.infer_pixels([image]))
+    return np.concatenate(logits), np.array(differences, np.float64)
 
 
 def measure_pixels(answers: ImageAnswers, name: str) -> PixelDifference:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias, get_args
@@ -22,7 +22,8 @@ from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.tensors import LogitsNK
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, Runtime
 from hvt_deploy.core.workspace import ModelFolder, find_model
-from hvt_deploy.data.images import decode, preprocess
+from hvt_deploy.data.decoding import UnreadableImage, decode
+from hvt_deploy.data.images import load_preprocessed, preprocess
 from hvt_deploy.runtime.base import AnyBackend, PixelsBackend
 from hvt_deploy.runtime.selection import Selection, select_backends
 
@@ -112,11 +113,28 @@ class Classifier:
 
     def stream(self, images: Iterable[ImageLike], top: int = 5) -> Iterator[Prediction]:
         """`__call__` for any number of images: memory is bounded by one batch."""
+        for prediction in self.attempt(images, top):
+            if isinstance(prediction, UnreadableImage):
+                raise prediction
+            yield prediction
+
+    def attempt(
+        self, images: Iterable[ImageLike], top: int = 5
+    ) -> Iterator[Prediction | UnreadableImage]:
+        """`stream` that goes on after a file that is no image, with the error in its place."""
         waiting = iter(images)
+        # Whole photographs, as pixels, are held one at a time.
+        size = 1 if isinstance(self._backend, PixelsBackend) else self._batch_size
         with ThreadPoolExecutor(self._threads) as pool:
-            while batch := list(islice(waiting, self._batch_size)):
-                for logits_K in self._infer(list(pool.map(_as_rgb, batch)), pool):
-                    yield Prediction(_most_probable(logits_K, self._names, top))
+            while batch := list(islice(waiting, size)):
+                loaded = list(pool.map(self._load, batch))
+                readable = [image for image in loaded if not isinstance(image, UnreadableImage)]
+                answers = iter(self._infer(readable) if readable else ())
+                for image in loaded:
+                    if isinstance(image, UnreadableImage):
+                        yield image
+                    else:
+                        yield Prediction(_most_probable(next(answers), self._names, top))
 
     def close(self) -> None:
         """Free the model."""
@@ -133,11 +151,23 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _infer(self, images: Sequence[Image.Image], pool: ThreadPoolExecutor) -> LogitsNK:
+    def _load(self, image: ImageLike) -> NDArray[np.generic] | UnreadableImage:
+        """What the backend takes of one image, or why there is none."""
+        try:
+            if isinstance(self._backend, PixelsBackend):
+                return np.asarray(_as_rgb(image))
+            if isinstance(image, str | Path):
+                return load_preprocessed(Path(image), self._preprocessing)
+            return preprocess(_as_rgb(image), self._preprocessing)
+        except UnreadableImage as error:
+            return error
+
+    def _infer(self, images: Sequence[NDArray[np.generic]]) -> LogitsNK:
         if isinstance(self._backend, PixelsBackend):
-            return self._backend.infer_pixels([np.asarray(image) for image in images])
-        images_NCHW = np.stack(list(pool.map(preprocess, images, repeat(self._preprocessing))))
-        return self._backend.infer(images_NCHW)
+            return self._backend.infer_pixels(
+                [image.astype(np.uint8, copy=False) for image in images]
+            )
+        return self._backend.infer(np.asarray(images, np.float32))
 
 
 def _open_selected(model: str | Path | None, workspace: Path) -> ModelFolder:

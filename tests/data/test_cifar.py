@@ -119,3 +119,16 @@ def test_label_names_that_would_leave_the_cache_are_refused(tmp_path: Path) -> N
     (tmp_path / "c" / "meta").write_bytes(pickle.dumps(names, 2))
     with pytest.raises(BadInput, match="no usable `fine_label_names`"):
         open_image_folder(tmp_path / "c", None, 100)
+
+
+def test_other_users_of_the_cache_can_read_the_images(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "c")
+    previous = os.umask(0o022)
+    try:
+        samples = open_image_folder(tmp_path / "c", None, 100).samples
+    finally:
+        os.umask(previous)
+    assert all(sample.path.stat().st_mode & 0o044 == 0o044 for sample in samples)
+    folders = [*samples[0].path.relative_to(tmp_path).parents][:-1]
+    assert len(folders) == 5
+    assert all((tmp_path / folder).stat().st_mode & 0o055 == 0o055 for folder in folders)

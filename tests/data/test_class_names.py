@@ -151,7 +151,7 @@ def test_a_missing_or_binary_file_of_names_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No file of class names"):
         read_class_names(tmp_path / "none.txt")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="not text in UTF-8"):
         read_class_names(tmp_path / "binary.txt")
 
 

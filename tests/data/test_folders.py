@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.data.class_names import ClassNames, load_imagenet_1k
+from hvt_deploy.data import class_names, labels_file
+from hvt_deploy.data.calibration_set import choose_calibration
+from hvt_deploy.data.class_names import ClassNames, Match, load_imagenet_1k, number_classes
 from hvt_deploy.data.folders import Sample, find_images, open_image_folder
 from hvt_deploy.data.sampling import draw_stratified_sample, hash_contents
 
@@ -210,6 +212,38 @@ def test_a_folder_that_may_not_be_read_is_an_error(
         find_images(tmp_path)
 
 
+def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "set", "cat/a.jpg")
+    (root / "dog").symlink_to("dog")
+    with pytest.raises(BadInput, match=r"set/dog cannot be read: Too many levels"):
+        find_images(root)
+    with pytest.raises(BadInput, match="dog is a link that leads nowhere"):
+        find_images(root / "dog")
+
+
+def test_a_name_that_is_too_long_for_the_system_is_an_error(tmp_path: Path) -> None:
+    for use in (find_images, lambda path: open_image_folder(path, PETS, 3)):
+        with pytest.raises(BadInput, match="File name too long"):
+            use(tmp_path / ("a" * 300))
+
+
+def test_a_minus_is_a_sign_and_a_number_of_thousands_of_digits_is_no_class(tmp_path: Path) -> None:
+    names = number_classes(3)
+    for text in ("-1", "_1", " -1", "- 1", "-0", "+1", "1.0", "9" * 5000):
+        assert names.find(text) is None, text[:9]
+    assert names.find("001") == Match("class number", (1,))
+    write_files(tmp_path, "0/a.jpg", "-1/b.jpg")
+    with pytest.raises(BadInput, match=r"1 of 2 folders .* fit no class: '-1'"):
+        open_image_folder(tmp_path, None, 3)
+
+
+def test_a_pipe_among_the_images_is_named_where_content_is_hashed(tmp_path: Path) -> None:
+    write_files(tmp_path, "cat/a.jpg")
+    os.mkfifo(tmp_path / "cat" / "b.jpg")
+    with pytest.raises(BadInput, match=r"b\.jpg cannot be read: it is not a file"):
+        choose_calibration(tmp_path, 5, seed=0)
+
+
 def test_a_flat_folder_asks_for_labels(tmp_path: Path) -> None:
     write_files(tmp_path, "a.jpg", "b.jpg")
     with pytest.raises(BadInput, match="2 images but no class folders") as caught:
@@ -258,7 +292,11 @@ def test_labels_by_wnid_and_by_a_name_with_commas_for_files_with_spaces_and_fold
         ("a.jpg 0\nb.jpg 3\n", "fit no class: '3'"),
         ("a.jpg cow\nb.jpg 1\nc.jpg 9\n", "2 labels .* fit no class: '9', 'cow'"),
         ("a.jpg 0\ngone.jpg 1\nlost.jpg 1\n", "2 of 3 files .*'gone.jpg', 'lost.jpg'"),
-        ("a.jpg 0\nb.jpg\n", "'b.jpg' has no label"),
+        ("a.jpg 0\nb.jpg\n", "line 2: 'b.jpg' has no label"),
+        ('a.jpg,0\nb.jpg,"guinea\nc.jpg,1\n', "line 2: 'b.jpg,\"guinea' cannot be read"),
+        ('a.jpg,"cat" x\n', "line 1: .* cannot be read"),
+        ("a.jpg,0\n\nb.jpg," + "x" * 200_000, "line 3: 'b.jpg,x{74}...' cannot be read: field lar"),
+        ("a.jpg " + "x" * 200_000, "fit no class: 'x{80}...'"),
         ("a.jpg 0\na.jpg 1\n", "'a.jpg' twice"),
         ("", "holds no labels"),
         ("file,label\n", "holds no labels"),
@@ -279,6 +317,38 @@ def test_a_missing_or_ambiguous_file_of_labels_is_an_error(tmp_path: Path) -> No
     (tmp_path / "l.csv").write_text("a.jpg,crane\n", encoding="utf-8")
     with pytest.raises(BadInput, match=r"'crane' fits several classes"):
         open_image_folder(root, load_imagenet_1k(), 1000, tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize("option", ["labels", "class names"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("folder", "is not a file"),
+        ("pipe", "is not a file"),
+        ("link to itself", "No file of"),
+        ("too large", "has more than 1 MiB"),
+        ("UTF-16", "not text in UTF-8: byte 0 is 0xff"),
+    ],
+)
+def test_a_file_of_names_or_labels_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, kind: str, message: str
+) -> None:
+    for module, limit in ((class_names, "MAX_NAMES_BYTES"), (labels_file, "MAX_LABELS_BYTES")):
+        monkeypatch.setattr(module, limit, 1 << 20)
+    root, path = write_files(tmp_path / "val", "a.jpg"), tmp_path / "names"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    else:
+        path.write_bytes(b"a.jpg 0\n" * 200_000 if kind == "too large" else "a.jpg 0".encode(kind))
+    with pytest.raises(BadInput, match=message):
+        if option == "labels":
+            open_image_folder(root, PETS, 3, path)
+        else:
+            class_names.read_class_names(path)
 
 
 def make_samples(sizes: dict[int, int], root: str = "/data/val") -> list[Sample]:

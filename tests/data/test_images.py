@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
+import subprocess
 import threading
 import time
 import zlib
@@ -17,8 +19,9 @@ from torchvision.datasets.folder import pil_loader
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data import images as images_module
+from hvt_deploy.data.decoding import PixelsInFlight, UnreadableImage, decode, to_rgb
 from hvt_deploy.data.folders import Sample
-from hvt_deploy.data.images import UnreadableImage, decode, load_batches, preprocess
+from hvt_deploy.data.images import load_batches, load_pixels, preprocess
 
 
 def timm_pixels(path: Path, preprocessing: Preprocessing) -> np.ndarray:
@@ -215,6 +218,59 @@ def test_an_image_that_cannot_be_resized_in_memory_is_unreadable() -> None:
         preprocess(Image.new("RGB", (1, 20_000)), PREPROCESSINGS["center"])
 
 
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "ICO", "PDF", "PCX", "JPEG2000"])
+def test_other_formats_are_refused_whatever_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a))  # Ghostscript
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png", kind)
+    with pytest.raises(UnreadableImage, match="not an image in one of JPEG, PNG, BMP"):
+        decode(tmp_path / "a.png")
+    assert not started
+
+
+def test_a_pipe_and_a_link_to_itself_are_unreadable_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    for name, reason in (("pipe.png", "not a file"), ("loop.png", "Too many levels")):
+        with pytest.raises(UnreadableImage, match=reason):
+            decode(tmp_path / name)
+
+
+def test_large_images_are_decoded_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limit for two of these images: of six threads two are at work, and none waits for ever."""
+    samples = write_samples(tmp_path, 12)
+    monkeypatch.setattr(images_module, "_IN_FLIGHT", PixelsInFlight(800))
+    whole, lock = images_module.to_rgb, threading.Lock()
+    working: list[int] = []
+    most: list[int] = []
+
+    def watched(image: Image.Image) -> Image.Image:
+        with lock:
+            working.append(1)
+            most.append(len(working))
+        time.sleep(0.005)
+        with lock:
+            working.pop()
+        return whole(image)
+
+    monkeypatch.setattr(images_module, "to_rgb", watched)
+    samples[3].path.write_bytes(samples[3].path.read_bytes()[:-30])  # gives its pixels back too
+    batches = list(load_batches(samples, SMALL, batch_size=6, threads=6))
+    assert sum(len(batch.labels_N) for batch in batches) == 11
+    assert max(most) == 2
+
+
+def test_an_image_with_the_most_pixels_is_decoded_without_a_second_copy(tmp_path: Path) -> None:
+    image = Image.new("RGB", (40, 30))
+    image.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        assert to_rgb(opened) is opened
+
+
 SMALL = Preprocessing((16, 16), 1.0)
 
 
@@ -239,11 +295,11 @@ def test_batches_come_in_order_whatever_the_threads(
 ) -> None:
     samples = write_samples(tmp_path, 23)
 
-    def slow_decode(path: Path) -> Image.Image:
+    def slow_load(path: Path, preprocessing: Preprocessing) -> np.ndarray:
         time.sleep(0.01 if int(path.stem) % 3 == 0 else 0)
-        return decode(path)
+        return load_pixels(path, preprocessing)
 
-    monkeypatch.setattr(images_module, "decode", slow_decode)
+    monkeypatch.setattr(images_module, "load_pixels", slow_load)
     batches = list(load_batches(samples, SMALL, batch_size=5, threads=threads))
     assert [len(b.images_NCHW) for b in batches] == [5, 5, 5, 5, 3]
     assert [s for b in batches for s in b.samples] == samples
@@ -312,11 +368,11 @@ def test_decoding_runs_ahead_by_a_bounded_window_only(
     samples = write_samples(tmp_path, 100)
     started: list[Path] = []
 
-    def counted_decode(path: Path) -> Image.Image:
+    def counted_load(path: Path, preprocessing: Preprocessing) -> np.ndarray:
         started.append(path)
-        return decode(path)
+        return load_pixels(path, preprocessing)
 
-    monkeypatch.setattr(images_module, "decode", counted_decode)
+    monkeypatch.setattr(images_module, "load_pixels", counted_load)
     iterator = iter(load_batches(samples, SMALL, batch_size=6, threads=3))
     for batch in range(1, 5):
         next(iterator)

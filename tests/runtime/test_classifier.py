@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from hvt_deploy import Classifier
+from hvt_deploy.commands.predict import predict
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.data.decoding import UnreadableImage
 from hvt_deploy.data.digits import write_digits
-from hvt_deploy.data.images import UnreadableImage
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,20 @@ def test_what_is_not_an_image_and_what_cannot_run_is_refused(place, tmp_path):
         Classifier("fdvit_demo", "orrt", workspace=workspace)
     with pytest.raises(MissingEnvironment, match="trt cannot run here"):
         Classifier("fdvit_demo", "trt", workspace=workspace)
+
+
+def test_predict_names_what_is_no_file_and_what_is_not_there(place, photos, tmp_path):
+    folder, _ = place
+    os.mkfifo(tmp_path / "pipe.png")
+    given = [photos[0][0], tmp_path / "pipe.png", photos[1][0]]
+    done = predict(given, "fdvit_demo", folder / "artifacts", "ort", 1, SilentUi())
+    assert [i.labels[0].name if i.labels else i.error for i in done.images] == [
+        "0",
+        "not a file",
+        "1",
+    ]
+    with pytest.raises(BadInput, match=r"gone\.png cannot be read: No such file"):
+        predict([tmp_path / "gone.png"], "fdvit_demo", folder / "artifacts", "ort", 1, SilentUi())
 
 
 def test_only_the_artifact_that_is_opened_is_checked(place, tmp_path):

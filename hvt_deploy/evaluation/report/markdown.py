@@ -38,7 +38,12 @@ from hvt_deploy.evaluation.report.number_format import escape_controls
 from hvt_deploy.evaluation.report.tables import Cell, Fact, Grid, Line, Table
 
 # An underscore inside a word is no emphasis on GitHub, so names such as fdvit_b stay readable.
-_SPECIAL = re.compile(r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+# GitHub makes links of addresses: `https://` and `www.`.
+_SPECIAL = re.compile(
+    r"[\\`*\[\]<>|~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE
+)
+# At its start a line is a heading or a list: `# x`, `- x`, `1. x`.
+_LINE_START = re.compile(r"^(\d*)([-+#.)])")
 
 
 def render_markdown(results: Results) -> str:
@@ -52,10 +57,7 @@ def render_markdown(results: Results) -> str:
     blocks += ["## Results", *_results_table(fill_table(results, make_summary_columns(results)))]
     blocks += _section("Notes", _bullets(list_notes(results)))
     blocks += _section("Gates", _gates(results))
-    blocks += _section(
-        "Precision comparison",
-        "\n".join(f"- {_escape(c.sentence)}" for c in results.comparisons),
-    )
+    blocks += _section("Precision comparison", _list(c.sentence for c in results.comparisons))
     blocks += _grids("Latency", (timing_grid(results), gpu_grid(results)))
     blocks += _grids("Classes", class_grids(results))
     blocks += _grids("Confusions", confusion_grids(results))
@@ -71,9 +73,7 @@ def render_markdown(results: Results) -> str:
     blocks += _grids("Engine cost by stage and role", cost_grids(results))
     blocks += _section("Data", _bullets(describe_data(results)))
     if results.data.unreadable:
-        blocks.append(
-            "Unreadable files:\n\n" + "\n".join(f"- {_escape(f)}" for f in results.data.unreadable)
-        )
+        blocks.append("Unreadable files:\n\n" + _list(results.data.unreadable))
     blocks += _section(
         "Provenance", _bullets((*describe_run(results), *list_entries(results.provenance)))
     )
@@ -161,6 +161,10 @@ def _value_cell(cell: Cell) -> str:
 
 def _bullets(facts: Sequence[Fact]) -> str:
     return "\n".join(f"- **{_escape(f.label)}**: {_escape(f.value)}" for f in facts)
+
+
+def _list(texts: Iterable[str]) -> str:
+    return "\n".join("- " + _LINE_START.sub(r"\1\\\2", _escape(text)) for text in texts)
 
 
 def _escape(text: str) -> str:

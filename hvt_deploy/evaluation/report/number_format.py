@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 from hvt_deploy.evaluation.scores import Interval
 
 EMPTY = "–"
+
+# Control characters, line and paragraph separators, marks of direction (a file name may pretend to
+# end otherwise than it does).
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def format_percent(value: float) -> str:
@@ -109,16 +114,11 @@ def format_duration(seconds: float) -> str:
 def escape_controls(text: str) -> str:
     """Make text of unknown origin safe to write.
 
-    Control characters (terminal escapes in a file name) and bytes that were no UTF-8 become visible
-    escapes; line breaks and tabs stay.
+    Control characters (terminal escapes in a file name), marks that turn the direction of text or
+    break its lines, and bytes that were no UTF-8 become visible escapes; line breaks and tabs stay.
     """
-    visible = "".join(c if c in "\n\t" or not _is_control(c) else f"\\x{ord(c):02x}" for c in text)
+    visible = _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
     return visible.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _is_control(character: str) -> bool:
-    code = ord(character)
-    return code < 0x20 or 0x7F <= code < 0xA0
 
 
 def _signed(value: float, decimals: int) -> str:

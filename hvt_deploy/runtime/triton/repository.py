@@ -20,7 +20,7 @@ from hvt_deploy.core import errors, tensors, types
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import PIXELS_NAME, Signature
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.data import images
+from hvt_deploy.data import decoding, images
 
 Platform = Literal["tensorrt", "onnxruntime", "python"]
 _FILES: dict[Platform, str] = {
@@ -104,7 +104,7 @@ def _write_preprocess(
         json.dumps(to_plain(preprocessing), indent=1) + "\n", encoding="utf-8"
     )
     # The server needs numpy and Pillow, not this package: it gets copies of the four modules.
-    for module in (errors, tensors, types, images):
+    for module in (errors, tensors, types, decoding, images):
         source = Path(str(module.__file__))
         part = package / source.parent.name
         part.mkdir(parents=True, exist_ok=True)

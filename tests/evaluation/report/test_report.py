@@ -28,6 +28,7 @@ from hvt_deploy.evaluation.report.breakdown import (
 )
 from hvt_deploy.evaluation.report.html import render_html
 from hvt_deploy.evaluation.report.markdown import render_markdown
+from hvt_deploy.evaluation.report.number_format import escape_controls
 from hvt_deploy.evaluation.report.pareto import draw_pareto
 from hvt_deploy.evaluation.report.terminal import print_results, print_table
 from hvt_deploy.evaluation.report.terms import REPORT_TERMS, TERMS
@@ -283,6 +284,34 @@ def test_names_cannot_break_out_of_the_page():
     )
     assert evil not in page
     assert "&lt;script&gt;" in page
+
+
+def test_names_of_files_and_classes_are_no_markup_in_markdown():
+    results = trained()
+    names = ("# heading.jpg", "1. item.jpg", "- item.jpg", "[a](b)", "https://x.example", "WWW.x.y")
+    page = render_markdown(
+        replace(results, model="`a|b`", data=replace(results.data, unreadable=names))
+    )
+    assert "# \\`a\\|b\\`: validation" in page
+    listed = page.partition("Unreadable files:\n\n")[2].splitlines()[: len(names)]
+    assert listed == [
+        r"- \# heading.jpg",
+        r"- 1\. item.jpg",
+        r"- \- item.jpg",
+        r"- \[a\](b)",
+        r"- https\://x.example",
+        r"- WWW\.x.y",
+    ]
+
+
+@pytest.mark.parametrize("hidden", ["\u202e", "\u2066", "\u200f", "\u061c", "\x1b", "\x9b"])
+def test_marks_that_turn_or_hide_text_are_shown(render, hidden):
+    results = trained()
+    name = f"cat{hidden}gpj.exe"
+    page = render(replace(results, data=replace(results.data, unreadable=(name,))))
+    assert hidden not in page
+    assert f"cat{ascii(hidden)[1:-1]}gpj.exe" in page
+    assert escape_controls("שלום, عربي, 猫, 👩\u200d🔬") == "שלום, عربي, 猫, 👩\u200d🔬"
 
 
 def test_the_record_comes_back_as_it_was_written(tmp_path):

@@ -16,8 +16,9 @@ from hvt_deploy.commands.package import package_triton
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.data.decoding import decode
 from hvt_deploy.data.digits import write_digits
-from hvt_deploy.data.images import decode, preprocess
+from hvt_deploy.data.images import preprocess
 
 HERE = Path(__file__).parent
 

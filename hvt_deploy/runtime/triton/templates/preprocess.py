@@ -13,7 +13,8 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.data.images import decode, preprocess
+from hvt_deploy.data.decoding import decode
+from hvt_deploy.data.images import preprocess
 
 
 class TritonPythonModel:
