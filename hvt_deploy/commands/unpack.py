@@ -56,7 +56,8 @@ def unpack(bundle_file: Path, root: Path, ui: Ui) -> ModelFolder:
                 content = (staged / MANIFEST).read_bytes()
                 manifest = parse_manifest(content, f"{bundle_file}/{MANIFEST}", index.slug)
                 _check_contents(bundle_file, index, manifest)
-                _move_in(folder, manifest, staged)
+                for file in _move_in(folder, manifest, staged):
+                    ui.say(f"Restored from the bundle: {file}")
             return folder
     except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise _refused(bundle_file, f"it is not a bundle, or it is truncated ({error})") from None
@@ -159,21 +160,24 @@ def _check_contents(file: Path, index: BundleIndex, manifest: Manifest) -> None:
         raise _refused(file, f"its manifest and its {INDEX} do not agree on {other}")
 
 
-def _move_in(folder: ModelFolder, manifest: Manifest, staged: Path) -> None:
-    """Move the unpacked files to the folder, unless they are there undamaged.
+def _move_in(folder: ModelFolder, manifest: Manifest, staged: Path) -> list[str]:
+    """Move the unpacked files to the folder, unless they are there undamaged; returns those that
+    take the place of a missing or damaged one.
 
     What was built from the same files before stays.
     """
+    restored: list[str] = []
     with writing_to(folder.path):
         for artifact in manifest.artifacts.values():
             if (source := staged / artifact.folder).is_dir():
-                folder.place(source, artifact.folder, artifact.files)
+                restored += folder.place(source, artifact.folder, artifact.files)
     built = {
         key: artifact
         for key, artifact in folder.earlier_artifacts().items()
         if key not in manifest.artifacts and stays_here(key, artifact)
     }
     folder.commit(replace(manifest, artifacts={**manifest.artifacts, **built}))
+    return restored
 
 
 def _refused(file: Path, why: str) -> BadInput:

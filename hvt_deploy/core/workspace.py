@@ -192,20 +192,26 @@ class ModelFolder:
             self.commit(updated)
         return updated
 
-    def place(self, staged: Path, name: str, hashes: Mapping[str, str]) -> None:
+    def place(self, staged: Path, name: str, hashes: Mapping[str, str]) -> list[str]:
         """Make `staged`, with files of these hashes, the folder `name`, and wait for the disk.
 
-        Of a folder that is there already, only what is missing or was changed is replaced.
+        Of a folder that is there already, only what is missing or was changed is replaced; returns
+        the names of these files.
         """
         sync_tree(staged)
         target = self.path / name
         if not target.exists():
             staged.rename(target)
-            return
-        for file, sha256 in hashes.items():
-            if not (target / file).is_file() or hash_file(target / file) != sha256:
-                (staged / file).replace(target / file)
+            return []
+        restored = [
+            file
+            for file, sha256 in hashes.items()
+            if not (target / file).is_file() or hash_file(target / file) != sha256
+        ]
+        for file in restored:
+            (staged / file).replace(target / file)
         sync(target)
+        return restored
 
     def commit(self, manifest: Manifest) -> None:
         """Replace the manifest, whose files are on the disk, then remove those it does not name."""

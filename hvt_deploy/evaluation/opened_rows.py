@@ -56,6 +56,7 @@ class OpenedRows:
         self._ui = ui
         self._opened: list[OpenedRow] = []
         self._cuda_broken_by = ""
+        self._settled = ""  # the reference that was announced
         self._is_faulty = False
 
     @property
@@ -122,7 +123,9 @@ class OpenedRows:
             hint = "Ask `hvt-deploy doctor` what is missing."
             raise kind(f"No backend can run here. {reasons}", hint)
         reference = self.rows[0]
-        if reference.variant.runtime != "pytorch":
+        changed = reference.backend != self._settled
+        self._settled = reference.backend
+        if changed and reference.variant.runtime != "pytorch":
             self._ui.warn(
                 f"PyTorch cannot run here: everything is compared with {reference.backend} instead."
             )

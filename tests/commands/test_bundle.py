@@ -268,7 +268,9 @@ def test_a_bundle_larger_than_the_disk_is_refused_before_it_is_unpacked(packed, 
         unpack(large, tmp_path / "artifacts", SilentUi())
 
 
-def test_unpacking_again_restores_what_is_damaged_or_gone(packed, tmp_path):
+def test_unpacking_again_restores_what_is_damaged_or_gone(packed, tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(SilentUi, "say", lambda _, text: said.append(text))
     folder = unpack(packed[2], tmp_path / "artifacts", SilentUi())
     manifest = folder.read()
     intact = folder.open_artifact(manifest, "fp32")
@@ -280,6 +282,10 @@ def test_unpacking_again_restores_what_is_damaged_or_gone(packed, tmp_path):
     for key in ("fp16", "int8"):
         assert folder.open_artifact(manifest, key)
     assert intact.stat().st_mtime_ns == before
+    assert [text for text in said if "fp16" in text] == [
+        f"Restored from the bundle: {manifest.artifacts['fp16'].main}"
+    ]
+    assert not any("fp32" in text for text in said)
 
 
 def test_a_truncated_bundle_and_one_that_is_none_are_refused(packed, tmp_path):
@@ -387,4 +393,4 @@ def test_without_a_recorded_reference_a_device_compares_with_onnxruntime(
             "deploy", "b.tar", "--precision", "fp32", *data, "--workspace", place, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
-        assert "everything is compared with ort fp32" in done.stderr
+        assert done.stderr.count("everything is compared with ort fp32") == 1
