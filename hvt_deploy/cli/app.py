@@ -15,8 +15,10 @@ from typer.core import TyperGroup
 
 from hvt_deploy import __version__
 from hvt_deploy.cli.output import show_error
+from hvt_deploy.cli.standard_streams import prepare_streams
 from hvt_deploy.core.ending import ENDED_BY, end_at_once, raise_interrupts
-from hvt_deploy.core.errors import HvtDeployError, as_failure
+from hvt_deploy.core.environment import check_working_folder
+from hvt_deploy.core.errors import HvtDeployError, MissingEnvironment, as_failure
 
 Options = TypeVar("Options")
 
@@ -27,6 +29,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context class has no stable home
         received: list[signal.Signals] = []
         try:
+            check_working_folder()
             with raise_interrupts(received):
                 return super().invoke(ctx)
         except typer.Exit:
@@ -89,14 +92,25 @@ def command_with_options(
 
 def run() -> None:
     """Run the command line on `sys.argv`; an unexpected error exits with 4."""
+    output = prepare_streams()
+    failure, code = None, 0
     try:
+        if output.closed:
+            raise MissingEnvironment(
+                "Standard output is closed.", "Send it to a file or /dev/null."
+            )
         app()
+    except SystemExit as end:
+        code = end.code
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         failure = as_failure(error)
+    failure = output.finish() or failure
+    if failure:
         show_error(failure)
-        sys.exit(failure.exit_code)
+        code = failure.exit_code
+    sys.exit(code)
 
 
 def _print_version(asked: bool) -> None:

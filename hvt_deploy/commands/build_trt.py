@@ -190,7 +190,8 @@ def check_int8(
         f"{engine} is labelled INT8, but of the MACs that carry Q/DQ in its graph "
         f"{audit.int8_share:.1%} run as INT8 ({audit.int8_share_of_all:.1%} of all MACs); "
         f"expected {needed}. {fate} Not INT8:\n" + "\n".join(f"  {name}" for name in names),
-        "Make the graph again (hvt-deploy quantize --int8), or lower --min-int8.",
+        "Leave out of the recipe what does not run as INT8 (hvt-deploy quantize --recipe FILE), "
+        "or lower --min-int8.",
     )
 
 

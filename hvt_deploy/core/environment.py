@@ -150,6 +150,18 @@ def check_free_disk(path: Path, needed_bytes: int) -> None:
         )
 
 
+def check_working_folder() -> None:
+    """Raise MissingEnvironment if the working directory was deleted: no relative path would lead
+    anywhere.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise MissingEnvironment(
+            "The working directory was deleted.", "Change to another one: cd DIR"
+        ) from None
+
+
 def resident_mib() -> float:
     """The memory that this process holds now."""
     status = Path("/proc/self/status").read_text(encoding="ascii")

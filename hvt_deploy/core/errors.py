@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+
+_NO_SUCH_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class HvtDeployError(Exception):
@@ -45,15 +49,33 @@ class ToolFailure(HvtDeployError):
 
 
 def as_failure(error: Exception) -> HvtDeployError:
-    """The error of a step; any that is not ours becomes a fault of this program, as its cause."""
+    """The error of a step. What the system refused is named with its file; any other error that is
+    not ours becomes a fault of this program, as its cause.
+    """
     if isinstance(error, HvtDeployError):
         return error
-    failure = ToolFailure(
-        f"This is a fault in hvt-deploy: {type(error).__name__}: {error}",
-        "Run again with --debug and report it.",
-    )
+    if isinstance(error, OSError) and error.strerror:
+        failure: HvtDeployError = refused_by_system(error)
+    elif isinstance(error, MemoryError):
+        failure = MissingEnvironment("The memory is full.", "Free some memory and run again.")
+    else:
+        failure = ToolFailure(
+            f"This is a fault in hvt-deploy: {type(error).__name__}: {error}",
+            "Run again with --debug and report it.",
+        )
     failure.__cause__ = error
     return failure
+
+
+def refused_by_system(error: OSError) -> HvtDeployError:
+    """The error for a step that the system refused, naming the file where it is known."""
+    if error.filename is None:
+        hint = "Free some space, also in the folder for temporary files (TMPDIR)."
+        return MissingEnvironment(f"The system refused a step: {error.strerror}.", hint)
+    message = f"The system refused {os.fsdecode(error.filename)}: {error.strerror}."
+    if error.errno in _NO_SUCH_FILE:
+        return BadInput(message, "Give the path of another file or folder.")
+    return MissingEnvironment(message, "Make it accessible to this user, or free some space there.")
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> BadInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -11,7 +12,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.errors import (
+    BadInput,
+    HvtDeployError,
+    MissingEnvironment,
+    refused_by_system,
+)
 
 # Names of folders that are being written begin so, followed by eight characters.
 STAGING = ".staging-"
@@ -126,19 +132,49 @@ def read_text(path: Path, max_bytes: int) -> str:
 
 @contextmanager
 def writing_to(path: Path) -> Generator[None]:
-    """Raise MissingEnvironment naming `path` if the system refuses a write in this block."""
+    """Raise MissingEnvironment naming `path` if the system refuses a write in this block; what else
+    it refuses is named by itself.
+    """
     try:
         yield
     except OSError as error:
         raise write_failed(path, error) from error
 
 
-def write_failed(path: Path, error: OSError) -> MissingEnvironment:
-    """The error for a write to `path` that the system refused."""
+def write_failed(path: Path, error: OSError) -> HvtDeployError:
+    """The error for a write to `path` that the system refused, or for what else it refused on the
+    way: another file, a full folder for temporary files.
+    """
+    temporary = _find_full_temporary_folder(path) if error.errno == errno.ENOSPC else None
+    if temporary and error.filename is None:
+        return MissingEnvironment(
+            f"Could not write to {temporary}, the folder for temporary files: {error.strerror}.",
+            "Free some space there or choose another: TMPDIR=DIR hvt-deploy ...",
+        )
+    named = error.filename
+    if named is not None and not _is_of(path, Path(os.fsdecode(named))):
+        return refused_by_system(error)
     return MissingEnvironment(
         f"Could not write to {path}: {error.strerror or error}.",
         "What was there before is unchanged. Free some space or choose another --workspace DIR.",
     )
+
+
+def _is_of(path: Path, named: Path) -> bool:
+    """Whether `named` is `path`, above it, in it, or a temporary file next to it."""
+    path, named = path.absolute(), named.absolute()
+    beside = named.parent == path.parent and named.name.startswith(".")
+    return beside or named.is_relative_to(path) or path.is_relative_to(named)
+
+
+def _find_full_temporary_folder(path: Path) -> Path | None:
+    """The folder for temporary files if it is on another disk than `path`, and is the full one."""
+    temporary = Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - only looked at
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not temporary.is_dir() or temporary.stat().st_dev == place.stat().st_dev:
+        return None
+    full = shutil.disk_usage(temporary).free < _BLOCK_BYTES <= shutil.disk_usage(place).free
+    return temporary if full else None
 
 
 def cache_folder() -> Path:

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
+from hvt_deploy.core.errors import (
+    BadInput,
+    HvtDeployError,
+    MissingEnvironment,
+    ToolFailure,
+    as_failure,
+)
 from hvt_deploy.core.serialization import from_plain, to_plain
 
 T = TypeVar("T")
@@ -87,8 +93,9 @@ def answer(kind: type[T], work: Callable[[T], None]) -> int:
     job_file, refusal_file = map(Path, sys.argv[1:])
     try:
         work(from_plain(kind, json.loads(job_file.read_text(encoding="utf-8"))))
-    except HvtDeployError as error:
-        refusal = Refusal(type(error).__name__, error.message, error.hint)
+    except (HvtDeployError, OSError, MemoryError) as error:
+        failure = as_failure(error)
+        refusal = Refusal(type(failure).__name__, failure.message, failure.hint)
         refusal_file.write_text(json.dumps(to_plain(refusal)), encoding="utf-8")
         return _REFUSED
     return 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
-from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.errors import BadInput, MissingEnvironment, as_failure
 from hvt_deploy.core.files import (
     cache_folder,
     hash_bytes,
@@ -73,3 +76,58 @@ def test_the_cache_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "hvt-deploy"
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (None, "Could not write to {0}/artifacts/m: Permission denied"),
+        ("{0}/artifacts", "Could not write to {0}/artifacts/m: Permission denied"),
+        ("{0}/artifacts/m/file", "Could not write to {0}/artifacts/m: Permission denied"),
+        ("{0}/artifacts/.m.1.new", "Could not write to {0}/artifacts/m: Permission denied"),
+        ("{0}/weights.pth", "The system refused {0}/weights.pth: Permission denied"),
+        ("{0}/artifacts/other", "The system refused {0}/artifacts/other: Permission denied"),
+    ],
+)
+def test_of_what_is_refused_while_writing_the_right_file_is_named(tmp_path, refused, said):
+    file = refused and refused.format(tmp_path)
+    with pytest.raises(MissingEnvironment) as caught, writing_to(tmp_path / "artifacts" / "m"):
+        raise PermissionError(errno.EACCES, "Permission denied", file)
+    assert caught.value.message == f"{said.format(tmp_path)}."
+
+
+@pytest.mark.parametrize(
+    ("temporary", "said"),
+    [
+        ("/dev/shm", "Could not write to /dev/shm, the folder for temporary files"),
+        ("/dev", "new/m: No space left on device"),  # which is not full
+    ],
+)
+def test_a_full_folder_for_temporary_files_is_named(tmp_path, monkeypatch, temporary, said):
+    if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one disk only")
+    disk_usage = shutil.disk_usage
+    full = disk_usage("/dev/shm")._replace(free=0)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda p: full if str(p) == "/dev/shm" else disk_usage(p)
+    )
+    monkeypatch.setenv("TMPDIR", temporary)
+    with pytest.raises(MissingEnvironment, match=said), writing_to(tmp_path / "new" / "m"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_refusal_of_the_system_is_no_fault_of_this_program(tmp_path):
+    for path, kind in (
+        (tmp_path, BadInput),
+        (tmp_path / "none", BadInput),
+        (tmp_path / ("x" * 300), BadInput),
+        ("/proc/sysrq-trigger/x", BadInput),
+    ):
+        with pytest.raises(OSError, match=str(path)) as caught:
+            Path(path).read_bytes()
+        failure = as_failure(caught.value)
+        assert isinstance(failure, kind)
+        assert str(path) in failure.message
+    quota = as_failure(OSError(errno.EDQUOT, "Disk quota exceeded", "/cache/x"))
+    assert quota.exit_code == 3
+    assert "/cache/x: Disk quota exceeded" in quota.message

@@ -57,7 +57,7 @@ _HINTS = (
     ),
     (
         r"[Oo]ut ?[Oo]f ?[Mm]emory|insufficient memory",
-        "The GPU's memory is full: free some, or lower --workspace-mib.",
+        "The GPU's memory is full: free some, or lower workspace_mib in the file of --config.",
     ),
     (
         r"cudaError 35|driver version is insufficient",
