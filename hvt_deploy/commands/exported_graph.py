@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.files import cache_folder, hash_file
+from hvt_deploy.core.files import hash_file, writing_to_cache
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, Parity
 from hvt_deploy.core.run_config import ExportConfig, RunConfig
 from hvt_deploy.core.ui import Ui
@@ -85,10 +85,8 @@ def find_exported(
             folder.open_artifact(manifest, key)
     except BadInput:  # exporting it again repairs it
         return None
-    with ui.progress("Fetching weights") as progress:
-        obtained = obtain_weights(
-            spec_of_config(config), config.export.weights, cache_folder(), progress
-        )
+    with ui.progress("Fetching weights") as progress, writing_to_cache() as cache:
+        obtained = obtain_weights(spec_of_config(config), config.export.weights, cache, progress)
     if not _are_recorded(obtained, config.export, manifest):
         return None
     names = choose_class_names(manifest.signature.num_classes, class_names, obtained.path)

@@ -12,7 +12,7 @@ from torch import nn
 
 from hvt_deploy.commands.exported_graph import Exported, describe_exported
 from hvt_deploy.core.environment import require
-from hvt_deploy.core.files import cache_folder
+from hvt_deploy.core.files import writing_to_cache
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, WeightsRecord
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import Signature
@@ -133,8 +133,8 @@ def _store_reference(
     From then on everybody reads that file: mapped into memory it is no second copy next to the
     deployed form.
     """
-    with ui.progress("Fetching weights") as progress:
-        obtained = obtain_weights(spec, config.export.weights, cache_folder(), progress)
+    with ui.progress("Fetching weights") as progress, writing_to_cache() as cache:
+        obtained = obtain_weights(spec, config.export.weights, cache, progress)
     if obtained.warning:
         ui.warn(obtained.warning)
     if obtained.path is None:

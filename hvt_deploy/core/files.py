@@ -141,6 +141,21 @@ def writing_to(path: Path) -> Generator[None]:
         raise write_failed(path, error) from error
 
 
+@contextmanager
+def writing_to_cache() -> Generator[Path]:
+    """The cache folder. Raises MissingEnvironment naming the file there that the system refuses."""
+    folder = cache_folder()
+    try:
+        yield folder
+    except OSError as error:
+        if error.filename is None or not _is_of(folder, Path(os.fsdecode(error.filename))):
+            raise
+        raise MissingEnvironment(
+            f"The cache cannot be used: {os.fsdecode(error.filename)}: {error.strerror}.",
+            "Free some space, or choose another folder: XDG_CACHE_HOME=DIR hvt-deploy ...",
+        ) from error
+
+
 def write_failed(path: Path, error: OSError) -> HvtDeployError:
     """The error for a write to `path` that the system refused, or for what else it refused on the
     way: another file, a full folder for temporary files.

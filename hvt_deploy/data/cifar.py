@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.files import cache_folder, hash_file, new_folder, reading
+from hvt_deploy.core.files import hash_file, new_folder, reading, writing_to_cache
 
 Split = Literal["train", "test"]
 CIFAR_SIDE = 32
@@ -69,9 +69,10 @@ def unpack_cifar100(path: Path, split: Split) -> Cifar100:
     coarse_labels = _labels(data, "coarse_labels", len(pixels), len(coarse), path / split)
     coarse_of = dict(zip(labels, coarse_labels, strict=True))
     digest = hash_file(path / split, path / "meta")
-    folder = cache_folder() / f"cifar-100-{digest[:16]}" / split
-    if not folder.is_dir():
-        _write(pixels, [fine[label] for label in labels], folder)
+    with writing_to_cache() as cache:
+        folder = cache / f"cifar-100-{digest[:16]}" / split
+        if not folder.is_dir():
+            _write(pixels, [fine[label] for label in labels], folder)
     return Cifar100(folder, fine, coarse, tuple(coarse_of.get(i, -1) for i in range(len(fine))))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from onnx import ModelProto
 
 from hvt_deploy.core.environment import cpu_count
-from hvt_deploy.core.files import cache_folder, replace_file
+from hvt_deploy.core.files import cache_folder, replace_file, writing_to_cache
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import Preprocessing
@@ -116,9 +116,10 @@ class TrialCache:
     def keep(self, name: str, trial: Trial) -> None:
         """Remember a measurement, whatever happens next."""
         self.trials[name] = trial
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(self.path) as temporary:
-            temporary.write_text(json.dumps(to_plain(self.trials)), encoding="utf-8")
+        with writing_to_cache():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(self.path) as temporary:
+                temporary.write_text(json.dumps(to_plain(self.trials)), encoding="utf-8")
 
 
 def search_recipe(

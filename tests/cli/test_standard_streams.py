@@ -1,4 +1,4 @@
-"""Where the machine is in the way - output, working directory - it is what the error names."""
+"""Where the machine is in the way (output, cache, working directory), the error names it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def shell(line, cwd, **options):
         ('"$@" --help > /dev/full', "Could not write to standard output: No space left on device."),
         ('"$@" models >&-', "Standard output is closed."),
         ('"$@" models | true', "Could not write to standard output: Broken pipe."),
+        (
+            'XDG_CACHE_HOME=/proc/none "$@" export fdvit_b',
+            "The cache cannot be used: /proc/none",
+        ),
+        (
+            'ulimit -f 100; "$@" export hvt_demo --weights random',
+            "Could not write to artifacts/hvt_demo: File too large.",
+        ),
         ('mkdir gone && cd gone && rmdir ../gone && "$@" inspect', "working directory was deleted"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -158,9 +160,10 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
 def save_reference(model: nn.Module, path: Path) -> None:
     """Write the reference form's weights, without train-only ones, as safetensors.
 
-    `load_checkpoint` reads the file.
+    `load_checkpoint` reads the file. Raises OSError if it cannot be written.
     """
     require("safetensors", extra="export")
+    from safetensors import SafetensorError
     from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
     tensors: dict[str, Tensor] = {}
@@ -172,7 +175,13 @@ def save_reference(model: nn.Module, path: Path) -> None:
             values.clone() if place in stored else values
         )  # safetensors takes no shared memory
         stored.add(place)
-    save_file(tensors, path)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        refused = re.search(r"os error (\d+)", str(error))
+        if refused is None:
+            raise
+        raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(path)) from None
     path.chmod(
         0o644
     )  # safetensors gives its file to the owner alone; artifacts are there to be served
