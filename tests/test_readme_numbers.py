@@ -85,6 +85,19 @@ def large_export():
     yield f"{row['seconds'] / 60:.0f} minutes (`python benchmarks/large_export.py`, "
 
 
+def first_commands():
+    record = read("first_commands.json")
+    install, demo = record["install"], record["demo"]
+    yield (
+        f"{install['download_bytes'] / 1e9:.1f} GB of downloads (mostly PyTorch's CUDA build), "
+        f"{install['disk_bytes'] / 1e9:.1f} GB of disk"
+    )
+    yield (
+        f"on {record['cores']} cores it took {install['seconds']} seconds, "
+        f"the demo {demo['seconds']} more"
+    )
+
+
 def cost_line():
     rows = by_model(read("int8_placement.json")["models"])["faster_vit_0_224"]["rows"]
     int8, fp16 = (rows[name]["batch 8"] for name in ("chosen", "FP16"))
@@ -117,8 +130,10 @@ def limits_of_tests():
 
 def claims():
     yield check_all()
-    for source in (kernels, calibration_time, data_speed, large_export, cost_line, limits_of_tests):
+    for source in (kernels, calibration_time, data_speed, large_export, first_commands):
         yield from source()
+    yield from cost_line()
+    yield from limits_of_tests()
 
 
 @pytest.mark.parametrize("claim", list(claims()))
