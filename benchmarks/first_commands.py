@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test", action="store_true", help="Also run `make test`.")
     arguments = parser.parse_args()
-    earlier = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+    earlier: Record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     record: Record = {
         **describe_conditions("first_commands.py"),
         "cores": cpu_count(),
