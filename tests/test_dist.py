@@ -81,6 +81,8 @@ def test_the_sdist_holds_what_building_and_testing_need(dist):
         "LICENSE",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
+        "COMPATIBILITY.md",
         "PKG-INFO",
         ".gitignore",
         ".dockerignore",

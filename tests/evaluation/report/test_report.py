@@ -323,12 +323,15 @@ def test_the_record_comes_back_as_it_was_written(tmp_path):
         read_results(tmp_path / "results.json")
 
 
-@pytest.mark.parametrize("version", [1, 2, None])
-def test_a_record_of_another_schema_is_refused_by_its_version(tmp_path, version):
+@pytest.mark.parametrize(
+    ("version", "hint"),
+    [(1, "hvt-deploy validate"), (None, "hvt-deploy validate"), (4, "pip install --upgrade")],
+)
+def test_a_record_of_another_schema_is_refused_by_its_version(tmp_path, version, hint):
     (tmp_path / "results.json").write_text(json.dumps({"schema_version": version}))
     with pytest.raises(BadInput, match=f"schema version {version}") as caught:
         read_results(tmp_path / "results.json")
-    assert "hvt-deploy validate" in caught.value.hint
+    assert hint in caught.value.hint
 
 
 def test_a_table_is_plain_text():
