@@ -30,6 +30,10 @@ class Host:
     body: bytes = CONTENT
     declared: int = len(CONTENT)
     moved_to: str = ""
+    version: str = ""
+    breaks_after: int = 0
+    changes_to: bytes = b""
+    ranges: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
 
@@ -46,10 +50,20 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            self.send_response(state.status)
-            self.send_header("Content-Length", str(state.declared))
+            start, asked = 0, self.headers.get("Range", "")
+            if asked and self.headers.get("If-Range") == state.version:
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            state.ranges.append(asked)
+            self.send_response(206 if start else state.status)
+            self.send_header("Content-Length", str(state.declared - start))
+            if state.version:
+                self.send_header("ETag", state.version)
             self.end_headers()
-            self.wfile.write(state.body)
+            end = start + state.breaks_after if state.breaks_after else None
+            self.wfile.write(state.body[start:end])
+            if state.changes_to:
+                state.body, state.declared = state.changes_to, len(state.changes_to)
+                state.version, state.breaks_after = '"v2"', 0
 
         def log_message(self, *_: object) -> None:
             pass
@@ -172,6 +186,29 @@ def test_an_answer_without_the_file_is_an_error(
     assert f"http://127.0.0.1:{host.port}/fdvit_ti.pth by hand" in caught.value.hint
     assert str(tmp_path / "fdvit_ti.pth") in caught.value.hint
     assert leftovers(tmp_path) == [], "nothing half done may stay behind"
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(host: Host, tmp_path: Path) -> None:
+    host.version, host.breaks_after = '"v1"', 1_000_000
+    path = obtain_weights(spec_on(host), "official", tmp_path).path
+    assert path is not None
+    assert path.read_bytes() == CONTENT
+    assert host.ranges == ["", *(f"bytes={n}000000-" for n in (1, 2, 3))]
+
+
+def test_a_file_that_changed_meanwhile_is_taken_from_the_start(host: Host, tmp_path: Path) -> None:
+    host.version, host.breaks_after, host.changes_to = '"v1"', 1_000_000, CONTENT[::-1][:-500]
+    path = obtain_weights(spec_on(host), "official", tmp_path).path
+    assert path is not None
+    assert path.read_bytes() == CONTENT[::-1][:-500]
+    assert host.ranges == ["", "bytes=1000000-"]
+
+
+def test_a_host_that_always_breaks_off_is_not_asked_for_ever(host: Host, tmp_path: Path) -> None:
+    host.version, host.breaks_after = '"v1"', 1000
+    with pytest.raises(BadInput, match="broke off after 6000 of 3072000 bytes"):
+        obtain_weights(spec_on(host), "auto", tmp_path)
+    assert leftovers(tmp_path) == []
 
 
 def test_unreachable_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
