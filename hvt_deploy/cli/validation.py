@@ -75,6 +75,9 @@ class ValidateOptions:
         bool,
         typer.Option("--record", help="Keep PyTorch's logits, for machines without PyTorch."),
     ] = False
+    keep: Annotated[
+        int, typer.Option(min=1, help="Validations that are kept, this one among them.")
+    ] = 10
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
     config_file: ConfigOption = None
     as_json: JsonOption = False
@@ -100,7 +103,8 @@ def validate(options: ValidateOptions) -> None:
     folder, config = find_exported(
         options.workspace, options.model, options.config_file, settings, ui
     )
-    done = run_validate(folder, config, options.data, options.labels, ui, record=options.record)
+    data, labels, keep = options.data, options.labels, options.keep
+    done = run_validate(folder, config, data, labels, ui, record=options.record, keep=keep)
     show_results(done.results, done.folder, options.as_json)
     raise typer.Exit(done.exit_code)
 

@@ -96,10 +96,12 @@ def validate(
     to the model meanwhile; the results are recorded when they have ended. `record` keeps the
     reference's logits with the model, for machines without PyTorch, `keep` the newest validations,
     this one among them.
-    Raises BadInput for images that cannot be mapped to classes or that were calibrated on,
-    MissingEnvironment where no backend can run or the disk is full.
+    Raises BadInput for images that cannot be mapped to classes or that
+    were calibrated on, MissingEnvironment where no backend can run or the disk is full.
     """
     settings = config.validation
+    if keep < 1:
+        raise BadInput(f"--keep is {keep}.", "Keep at least this validation.")
     with hold_alone(folder.path / _LOCK), folder.reading() as manifest:
         names = ClassNames(manifest.class_names, manifest.wnids)
         images = open_image_folder(
@@ -143,6 +145,7 @@ def validate(
                 current = keep_reference(folder, current, config, data, paths, measured.answers)
             path = keep_results(folder, current, results, measured.answers, keep)
         parts.clear()
+    with folder.lock(ui):  # removes the validations that this one, reading, had to leave
         return Validated(results, path)
 
 
