@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ from hvt_deploy.cli.options import (
 )
 from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_results, show_table
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, MAX_BATCH, MAX_THREADS, SubsetName
+
+if TYPE_CHECKING:
+    from hvt_deploy.commands.diff import Difference
+    from hvt_deploy.core.ui import Ui
 
 
 @dataclass(frozen=True)
@@ -153,30 +157,64 @@ def report(
         typer.echo(str(output))
 
 
-@app.command(epilog="Example: **hvt-deploy diff yesterday.json today.json**")
-def diff(
-    before: Annotated[Path, typer.Argument(metavar="A.json", help="results.json of a validation.")],
-    after: Annotated[Path, typer.Argument(metavar="B.json", help="results.json of a later one.")],
+@dataclass(frozen=True)
+class DiffOptions:
+    """Flags of `diff`."""
+
+    before: Annotated[
+        Path | None, typer.Argument(metavar="A.json", help="results.json of a validation.")
+    ] = None
+    after: Annotated[
+        Path | None, typer.Argument(metavar="B.json", help="results.json of a later one.")
+    ] = None
+    model: Annotated[
+        str | None, typer.Option(help="Without files: the model, instead of the newest export.")
+    ] = None
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE
     margin: Annotated[
         float, typer.Option(min=0, help="Accuracies within these points count as the same.")
-    ] = 0.5,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the proven changes between two validations; exit 1 where one is for the worse."""
-    from hvt_deploy.commands.diff import diff as run_diff
-    from hvt_deploy.evaluation.claims import SAME_SPEED_MARGIN
+    ] = 0.5
+    as_json: JsonOption = False
 
-    found, ui = run_diff(before, after, margin), open_ui(as_json)
-    if as_json:
+
+@command_with_options(
+    "diff",
+    DiffOptions,
+    epilog="Examples: **hvt-deploy diff**, **hvt-deploy diff yesterday.json today.json**",
+)
+def diff(options: DiffOptions) -> None:
+    """Show the proven changes between two validations, without files between a model's last two;
+    exit 1 where one is for the worse.
+    """
+    from hvt_deploy.commands.diff import compare_last_two
+    from hvt_deploy.commands.diff import diff as compare
+
+    ui = open_ui(options.as_json)
+    if options.before is None:
+        folder, _ = find_exported(options.workspace, options.model, None, {}, ui)
+        found = compare_last_two(folder, options.margin)
+    elif options.after is None:
+        raise typer.BadParameter("Give two files, or none for the last two validations.")
+    else:
+        found = compare(options.before, options.after, options.margin)
+    if options.as_json:
         show_json(found)
     else:
-        for note in found.notes:
-            ui.warn(note)
-        rows = [(c.backend, c.what, c.before, c.after, c.outcome, c.note) for c in found.changes]
-        columns = ("backend", "metric", "before", "after", "outcome", "note")
-        within = f"within ±{margin:g} points of accuracy, ±{100 * SAME_SPEED_MARGIN:g} % of speed"
-        show_table(f"Changes (same: {within})", columns, rows)
+        _show_changes(found, ui)
     raise typer.Exit(1 if found.regressed else 0)
+
+
+def _show_changes(found: Difference, ui: Ui) -> None:
+    from hvt_deploy.evaluation.claims import SAME_SPEED_MARGIN
+
+    for note in found.notes:
+        ui.warn(note)
+    rows = [(c.backend, c.what, c.before, c.after, c.outcome, c.note) for c in found.changes]
+    columns = ("backend", "metric", "before", "after", "outcome", "note")
+    speed = f"±{100 * SAME_SPEED_MARGIN:g} % of speed"
+    show_table(
+        f"Changes (same: within ±{found.margin:g} points of accuracy, {speed})", columns, rows
+    )
 
 
 @dataclass(frozen=True)

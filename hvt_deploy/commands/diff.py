@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Literal
 import numpy as np
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.manifest import RESULTS
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.claims import compare_speedups, judge_drop, judge_ratio
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
 from hvt_deploy.evaluation.record import DropOutcome, Results, Row, SpeedOutcome, read_results
@@ -67,6 +70,8 @@ def diff(before: Path, after: Path, margin: float = DEFAULT_MARGIN) -> Differenc
     are compared image by image (Tango's interval); otherwise as of unrelated images (Newcombe's),
     which sees less.
     """
+    if not 0 <= margin < math.inf:
+        raise BadInput(f"The margin is {margin}.", "Give points of accuracy, for example 0.5.")
     a, b = read_results(before), read_results(after)
     if a.model != b.model:
         raise BadInput(
@@ -85,6 +90,22 @@ def diff(before: Path, after: Path, margin: float = DEFAULT_MARGIN) -> Differenc
         margin,
         tuple(_unlike(a, b, kept, same_images=same_images)),
     )
+
+
+def compare_last_two(folder: ModelFolder, margin: float = DEFAULT_MARGIN) -> Difference:
+    """Compare the last two validations of a model, as `diff` does.
+
+    Raises BadInput if fewer were kept.
+    """
+    with folder.reading() as manifest:
+        before, after = (manifest.artifacts.get(key) for key in (f"{RESULTS}-1", RESULTS))
+        if before is None or after is None:
+            raise BadInput(
+                f"There is no earlier validation of {folder.slug} to compare with.",
+                f"Validate once more (hvt-deploy validate {folder.slug} --data DIR), or name two "
+                "results.json.",
+            )
+        return diff(folder.file(before), folder.file(after), margin)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hvt_deploy.core.manifest import (
 )
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.sampling import hash_contents
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers
 from hvt_deploy.evaluation.record import Results
@@ -64,14 +65,14 @@ def keep_reference(
     manifest: Manifest,
     config: RunConfig,
     data: Path,
-    paths: Sequence[Path],
+    samples: Sequence[Sample],
     answers: ImageAnswers,
 ) -> Manifest:
-    """Make the reference's logits an artifact; `paths` are the images by index."""
+    """Make the reference's logits an artifact; `samples` are the images by index."""
     logits = answers.reference_logits
     if logits is None:
         raise ValueError("The reference's logits were not kept.")
-    hashes = hash_contents([paths[int(i)] for i in answers.indices], cpu_count())
+    hashes = hash_contents([samples[int(i)].path for i in answers.indices], cpu_count())
     recorded = RecordedLogits(dict(zip(hashes, logits, strict=True)))
     with folder.staging() as staged:
         recorded.write(staged / "reference.npz")

@@ -12,12 +12,14 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.sweep_record import Failure, Swept, SweptModel, conclude_sweep
 from hvt_deploy.commands.validate import Validated, validate
-from hvt_deploy.core.errors import BadInput, as_failure, unknown_name
+from hvt_deploy.core.errors import BadInput, HvtDeployError, as_failure, unknown_name
 from hvt_deploy.core.manifest import RESULTS, is_results
 from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, open_folder
+from hvt_deploy.core.workspace import MANIFEST, ModelFolder, open_folder
+from hvt_deploy.data.class_names import ClassNames, choose_class_names
+from hvt_deploy.data.folders import open_image_folder
 from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import list_specs
@@ -40,14 +42,46 @@ def sweep(
 
     A step that fails is recorded and the rest goes on; what was done before and is still right is
     not done again. `flags` are settings by dotted key, for every model. Raises BadInput for a
-    pattern that stands for no model.
+    pattern that stands for no model, and for images that fit none of the models, before any work.
     """
     models = match_models(patterns)
+    _check_data(models, data, labels, flags, root)
     swept: list[SweptModel] = []
     for number, model in enumerate(models, start=1):
         ui.say(f"[{number}/{len(models)}] {model}")
         swept.append(_sweep_one(model, precisions, data, labels, flags, root, ui))
     return conclude_sweep(patterns, data, swept, output)
+
+
+def _check_data(
+    models: Sequence[str],
+    data: Path,
+    labels: Path | None,
+    flags: Mapping[str, object],
+    root: Path,
+) -> None:
+    refused: list[BadInput] = []
+    for model in models:
+        try:
+            names, config = _names_of(model, flags, root)
+        except HvtDeployError:  # told when its turn comes
+            continue
+        try:
+            open_image_folder(data, names, len(names), labels, config.validation.subset)
+        except BadInput as error:
+            refused.append(error)
+    if len(refused) == len(models):
+        raise refused[0]
+
+
+def _names_of(model: str, flags: Mapping[str, object], root: Path) -> tuple[ClassNames, RunConfig]:
+    """The classes of a model, of its export if there is one."""
+    config = with_flags(config_of(model), flags)
+    folder = open_folder(root, spec_of_config(config).slug)
+    if (folder.path / MANIFEST).is_file():
+        manifest = folder.read()
+        return ClassNames(manifest.class_names, manifest.wnids), config
+    return choose_class_names(config.num_classes), config
 
 
 def _sweep_one(

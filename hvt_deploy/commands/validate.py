@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,10 +104,8 @@ def validate(
     if keep < 1:
         raise BadInput(f"--keep is {keep}.", "Keep at least this validation.")
     with hold_alone(folder.path / _LOCK), folder.reading() as manifest:
-        names = ClassNames(manifest.class_names, manifest.wnids)
-        images = open_image_folder(
-            data, names, manifest.signature.num_classes, labels_file, settings.subset
-        )
+        names, count = ClassNames(manifest.class_names, manifest.wnids), len(manifest.class_names)
+        images = open_image_folder(data, names, count, labels_file, settings.subset)
         samples = draw_stratified_sample(images.samples, settings.limit, settings.seed)
         _refuse_overlap(folder, manifest, samples, ui)
         classes_K = _compared_classes(manifest, settings.subset)
@@ -122,15 +121,9 @@ def validate(
         with open_rows(candidates, memory, ui) as opened:
             if record:
                 _check_recordable(opened.rows[0])
+            announce = partial(_announce, opened=opened, settings=settings, ui=ui)
             measured = measure_images(
-                opened,
-                loader,
-                parts,
-                classes_K,
-                memory,
-                ui,
-                keep_reference=record,
-                announce=lambda image_s, left: _announce(image_s, left, opened, settings, ui),
+                opened, loader, parts, classes_K, memory, ui, announce, keep_reference=record
             )
             timings = _time(opened, measured.images_NCHW, manifest, settings, gpu, ui)
         if record:
@@ -141,8 +134,7 @@ def validate(
         with folder.lock(ui):
             current = read_again(folder, manifest)
             if record:
-                paths = [sample.path for sample in samples]
-                current = keep_reference(folder, current, config, data, paths, measured.answers)
+                current = keep_reference(folder, current, config, data, samples, measured.answers)
             path = keep_results(folder, current, results, measured.answers, keep)
         parts.clear()
     with folder.lock(ui):  # removes the validations that this one, reading, had to leave

@@ -49,9 +49,9 @@ def measure_images(
     classes_K: NDArray[np.int64],
     memory: MemoryMeter,
     ui: Ui,
+    announce: Callable[[float, int], None],
     *,
     keep_reference: bool,
-    announce: Callable[[float, int], None],
 ) -> MeasuredImages:
     """Every image once through every backend; a backend that fails is ended, the others go on.
 

@@ -17,6 +17,9 @@ from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.digits import write_digits
 
+# The last two, in the order of time.
+KEYS = ("results-1", "results")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, exported):
@@ -91,3 +94,30 @@ def test_as_many_are_kept_as_asked_for(place):
     assert set(validations(place)) == {"results"}
     assert len(list(place.glob("artifacts/hvt_demo/results-*"))) == 1
     assert run_validate(place, "--keep", "0").returncode == 2
+
+
+def test_diff_without_files_compares_the_last_two_validations(place):
+    for limit in (30, 40):
+        assert run_validate(place, limit=limit).returncode == 0
+    done = run("diff", "--json", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "Other images: 30 of digits/validation, then 40" in done.stdout
+    folder = place / "artifacts/hvt_demo"
+    files = [folder / validations(place)[key]["folder"] / "results.json" for key in KEYS]
+    by_name = run("diff", *files, "--json", cwd=place)
+    assert json.loads(by_name.stdout) == json.loads(done.stdout)
+
+
+def test_diff_of_a_model_with_one_validation_and_of_one_file_are_refused(place, exported):
+    exported(place / "others", "hvt_demo")
+    none = run("diff", "--workspace", "others", cwd=place)
+    assert none.returncode == 2
+    assert "no earlier validation of hvt_demo" in none.stderr
+    assert run("diff", "a.json", cwd=place).returncode == 2
+
+
+@pytest.mark.parametrize("margin", ["nan", "inf", "-1"])
+def test_a_margin_of_diff_that_is_no_number_is_refused(place, margin):
+    done = run("diff", "a.json", "b.json", "--margin", margin, cwd=place)
+    assert done.returncode == 2
+    assert "margin" in done.stderr

@@ -162,3 +162,31 @@ def test_bad_input_is_one_message(tmp_path):
         done = run("sweep", *arguments, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
+
+
+@pytest.mark.parametrize("data", ["nowhere", "two"])
+def test_images_that_fit_no_model_stop_a_sweep_before_any_export(tmp_path, data):
+    for name in ("cat", "dog"):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        (tmp_path / "two" / name / "1.png").write_bytes(b"")
+    done = run("sweep", "--models", "hvt_demo,fdvit_demo", "--data", data, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert data in done.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["two"], "nothing was written"
+
+
+def test_a_sweep_goes_on_with_the_models_that_the_images_fit(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweep_step, "_sweep_one", lambda model, *_: asked.append(model) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sweep_step.sweep(
+            ["hvt_s_1", "hvt_demo"],
+            (),
+            place / "digits/validation",
+            None,
+            {},
+            place,
+            place,
+            SilentUi(),
+        )
+    assert len(asked) == 1
