@@ -44,7 +44,7 @@ _MEASURED = "ranges of tensors, and of the channels of normalizations and Linear
 # Of the calibration images, how many INT8's passes are found on, and how many others they are
 # judged on.
 _SOME = 32
-_MEASURED_AT_ONCE = 4
+_MEASURED_AT_ONCE = 2
 # What a calibrator that was named may lose against max before that is said.
 _CALIBRATOR_MAY_LOSE_DB = 1.0
 
