@@ -90,46 +90,58 @@ def build_from_graph(
         manifest = folder.read()
         target = find_target(config, manifest)
         onnx_path = folder.open_artifact(manifest, precision)
-        key = engine_key(precision, target.tag)
         before = find_built(folder, manifest, precision, target, config.engine.workspace_mib)
-        if before is not None and not force:
-            ui.say(
-                f"Built before, from the same graph with the same settings: {before.path.name}. "
-                "hvt-deploy build-trt --force builds it again."
-            )
-            if precision.startswith("int8"):
-                name, nodes = before.path.name, _read_facts(onnx_path, ui)
-                check_int8(name, before.audit, nodes, min_int8, "It was built before, and stays.")
-            return before
-        with folder.staging() as staged:
-            name = name_engine_file(folder.slug, precision, target.tag)
-            library = format_engine_tag(target.flavour, target.capabilities)
-            cache = folder.path / f"timing-{library}.cache"
-            plan = _make_plan(onnx_path, staged / name, target, config, cache)
-            title = f"Building the {precision} engine with {target.flavour.title}"
-            with ui.progress(title) as progress:
-                outcome = build_engine(plan, progress)
-            for note in outcome.notes:
-                ui.say(note)
-            facts = _read_facts(onnx_path, ui)
-            audit = audit_layers(outcome.layers, facts)
-            if precision.startswith("int8"):
-                check_int8(plan.engine.name, audit, facts, min_int8)
-            costs = count_costs(folder, manifest, precision, BuiltPlan(plan, outcome, facts), ui)
-            calibration = _calibration(manifest, precision)
-            passport = make_passport(
-                plan, outcome, target.gpus, precision, audit, calibration, costs
-            )
-            passport.write(plan.engine)
-            manifest = folder.add(
-                manifest,
-                key,
-                staged,
-                plan.engine.name,
-                _remake(folder.slug, precision, target),
-                facts=_describe_engine(precision, plan, outcome, target, costs),
-                parents=(precision,),
-            )
+        if before is None or force:
+            return _build(folder, manifest, config, precision, target, onnx_path, min_int8, ui)
+        ui.say(
+            f"Built before, from the same graph with the same settings: {before.path.name}. "
+            "hvt-deploy build-trt --force builds it again."
+        )
+        if precision.startswith("int8"):
+            name, nodes = before.path.name, _read_facts(onnx_path, ui)
+            check_int8(name, before.audit, nodes, min_int8, "It was built before, and stays.")
+        return before
+
+
+def _build(
+    folder: ModelFolder,
+    manifest: Manifest,
+    config: RunConfig,
+    precision: Precision,
+    target: Target,
+    onnx_path: Path,
+    min_int8: float | None,
+    ui: Ui,
+) -> Built:
+    """Build the engine and make it an artifact; the folder is locked."""
+    key = engine_key(precision, target.tag)
+    with folder.staging() as staged:
+        name = name_engine_file(folder.slug, precision, target.tag)
+        library = format_engine_tag(target.flavour, target.capabilities)
+        cache = folder.path / f"timing-{library}.cache"
+        plan = _make_plan(onnx_path, staged / name, target, config, cache)
+        title = f"Building the {precision} engine with {target.flavour.title}"
+        with ui.progress(title) as progress:
+            outcome = build_engine(plan, progress)
+        for note in outcome.notes:
+            ui.say(note)
+        facts = _read_facts(onnx_path, ui)
+        audit = audit_layers(outcome.layers, facts)
+        if precision.startswith("int8"):
+            check_int8(plan.engine.name, audit, facts, min_int8)
+        costs = count_costs(folder, manifest, precision, BuiltPlan(plan, outcome, facts), ui)
+        calibration = _calibration(manifest, precision)
+        passport = make_passport(plan, outcome, target.gpus, precision, audit, calibration, costs)
+        passport.write(plan.engine)
+        manifest = folder.add(
+            manifest,
+            key,
+            staged,
+            plan.engine.name,
+            _remake(folder.slug, precision, target),
+            facts=_describe_engine(precision, plan, outcome, target, costs),
+            parents=(precision,),
+        )
     return Built(
         folder.file(manifest.artifacts[key]),
         precision,

@@ -8,9 +8,10 @@ from pathlib import Path
 from hvt_deploy.commands.build_target import Target
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.types import Precision
-from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.runtime.tensorrt.passport import read_passport

@@ -12,6 +12,7 @@ from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
+from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import (
     CALIBRATION,
     INT8_CALIBRATION,
@@ -23,7 +24,7 @@ from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.ui import Progress, Ui
-from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
 from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches

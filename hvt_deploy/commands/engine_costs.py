@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from hvt_deploy.core.engine_facts import CostFacts, CostTotals
 from hvt_deploy.core.errors import CheckFailed, HvtDeployError
+from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import Manifest
 from hvt_deploy.core.types import Precision, Skipped
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.graph.analysis.engine_cost import EngineCost, ProfileCost
 from hvt_deploy.graph.analysis.node_facts import NodeFacts
 from hvt_deploy.runtime.tensorrt.build import BuildOutcome

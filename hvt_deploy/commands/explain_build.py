@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from hvt_deploy.commands.build_target import find_target
 from hvt_deploy.commands.built_engine import find_built
+from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import engine_key
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
-from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.runtime.tensorrt.plan import name_engine_file
 
 

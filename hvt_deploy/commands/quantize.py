@@ -15,6 +15,7 @@ from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import CheckFailed
+from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import (
     CALIBRATION,
     INT8_CALIBRATION,
@@ -27,7 +28,7 @@ from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Int8Target, Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, is_fresh
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.qdq import select_nodes

@@ -17,7 +17,7 @@ from hvt_deploy.core.manifest import RESULTS, is_results
 from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import MANIFEST, ModelFolder, open_folder
+from hvt_deploy.core.workspace import ModelFolder, open_folder
 from hvt_deploy.data.class_names import ClassNames, choose_class_names
 from hvt_deploy.data.folders import open_image_folder
 from hvt_deploy.evaluation.record import Results, read_results
@@ -78,7 +78,7 @@ def _names_of(model: str, flags: Mapping[str, object], root: Path) -> tuple[Clas
     """The classes of a model, of its export if there is one."""
     config = with_flags(config_of(model), flags)
     folder = open_folder(root, spec_of_config(config).slug)
-    if (folder.path / MANIFEST).is_file():
+    if folder.exists():
         manifest = folder.read()
         return ClassNames(manifest.class_names, manifest.wnids), config
     return choose_class_names(config.num_classes), config

@@ -29,6 +29,7 @@ from hvt_deploy.core.files import (
     sync_tree,
     writing_to,
 )
+from hvt_deploy.core.freshness import check_fresh
 from hvt_deploy.core.locks import hold_alone, share, try_alone
 from hvt_deploy.core.manifest import ENGINE, KEYS, Artifact, Facts, Manifest
 from hvt_deploy.core.manifest_file import is_plain_name, parse_manifest
@@ -244,31 +245,6 @@ class ModelFolder:
             for entry in self.path.iterdir() if nobody_reads else ():
                 if _MADE.fullmatch(entry.name) and entry.name not in kept:
                     _remove_folder(entry)
-
-
-def check_fresh(manifest: Manifest, key: str) -> None:
-    """Raise BadInput if an ancestor of artifact `key` was replaced since it was made."""
-    artifact = manifest.artifacts[key]
-    for parent, sha256 in artifact.parents.items():
-        current = manifest.artifacts.get(parent)
-        if current is None or current.sha256 != sha256:
-            raise BadInput(
-                f"The '{key}' artifact of {manifest.slug} was made from another '{parent}' "
-                "than the one here now.",
-                f"Run: {artifact.remake}",
-            )
-        check_fresh(manifest, parent)
-
-
-def is_fresh(manifest: Manifest, key: str) -> bool:
-    """Whether artifact `key` exists and none of its ancestors was replaced."""
-    if key not in manifest.artifacts:
-        return False
-    try:
-        check_fresh(manifest, key)
-    except BadInput:
-        return False
-    return True
 
 
 def open_folder(root: Path, slug: str) -> ModelFolder:

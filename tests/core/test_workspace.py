@@ -15,6 +15,7 @@ from hvt_deploy.core import locks
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import (
     CalibrationFacts,
     GraphFacts,
@@ -28,13 +29,7 @@ from hvt_deploy.core.manifest import (
 )
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.core.workspace import (
-    ModelFolder,
-    find_model,
-    is_fresh,
-    now,
-    open_folder,
-)
+from hvt_deploy.core.workspace import ModelFolder, find_model, now, open_folder
 
 
 def make_manifest(slug="m"):
