@@ -12,12 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_models import add, make_manifest
 
-from hvt_deploy.commands.config import config_of
-from hvt_deploy.core.manifest import Manifest, WeightsRecord
-from hvt_deploy.core.tensors import Signature
-from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.core.workspace import ModelFolder, now
+from hvt_deploy.core.workspace import ModelFolder
 
 # Replaces both artifacts of a model together, as fast as it can, until it is killed.
 _WRITER = """
@@ -44,26 +41,8 @@ while True:
 @pytest.fixture
 def folder(tmp_path: Path) -> ModelFolder:
     folder = ModelFolder(tmp_path / "m")
-    manifest = Manifest(
-        slug="m",
-        model="fdvit_ti",
-        exported=now(),
-        signature=Signature((32, 32), 2),
-        preprocessing=Preprocessing((32, 32)),
-        class_names=("a", "b"),
-        wnids=None,
-        weights=WeightsRecord("random", "", untrained=True),
-        config=config_of("fdvit_ti"),
-        artifacts={},
-    )
-    add(folder, manifest, "fp32", "weights")
+    add(folder, make_manifest(), "fp32", "weights")
     return folder
-
-
-def add(folder: ModelFolder, manifest: Manifest, key: str, text: str, commit=True) -> Manifest:
-    with folder.staging() as staged:
-        (staged / "file").write_text(text)
-        return folder.add(manifest, key, staged, "file", "again", commit=commit)
 
 
 def start_writer(folder: ModelFolder, name: str) -> subprocess.Popen[str]:

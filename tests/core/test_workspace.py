@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from small_models import add, make_manifest
 
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core import locks
@@ -21,36 +22,12 @@ from hvt_deploy.core.manifest import (
     GraphFacts,
     GraphRecipe,
     Int8CalibrationFacts,
-    Manifest,
     Parity,
     RecordedFacts,
-    WeightsRecord,
     engine_key,
 )
-from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.workspace import ModelFolder, find_model, now, open_folder
-
-
-def make_manifest(slug="m"):
-    return Manifest(
-        slug=slug,
-        model="fdvit_ti",
-        exported=now(),
-        signature=Signature((32, 32), 2),
-        preprocessing=Preprocessing((32, 32)),
-        class_names=("a", "b"),
-        wnids=None,
-        weights=WeightsRecord("random", "", True),
-        config=config_of("fdvit_ti"),
-        artifacts={},
-    )
-
-
-def add(folder, manifest, key, text, parents=()):
-    with folder.staging() as staged:
-        (staged / "file").write_text(text)
-        return folder.add(manifest, key, staged, "file", f"remake {key}", parents=parents)
 
 
 @pytest.fixture
