@@ -22,7 +22,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.records import RESULTS, ROOT, format_table, write_record
-from hvt_deploy.cli.console import TerminalUi, open_console
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.validate import validate
@@ -33,6 +32,7 @@ from hvt_deploy.core.types import SUBSETS, SubsetName
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import open_folder
 from hvt_deploy.evaluation.record import Results
+from hvt_deploy.evaluation.report.console import TerminalUi, open_console
 from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import ModelSpec

@@ -28,7 +28,7 @@ HOMES = {
         "runtime/triton/templates/network.py",
     ),
     "typer": ("cli/",),
-    "rich": ("cli/", "evaluation/report/terminal.py"),
+    "rich": ("evaluation/report/terminal.py", "evaluation/report/console.py"),
     "matplotlib": tuple(
         f"evaluation/report/{name}.py"
         for name in ("svg", "pareto", "plots", "cost_plot", "accuracy_budget")

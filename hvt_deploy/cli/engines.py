@@ -169,7 +169,7 @@ def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
 
 
 def _show_built(built: Built) -> None:
-    from hvt_deploy.cli.console import open_console
+    from hvt_deploy.evaluation.report.console import open_console
     from hvt_deploy.evaluation.report.engine_costs import describe_costs
     from hvt_deploy.evaluation.report.terminal import print_audit
 
@@ -246,8 +246,8 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show nodes, parameters, MACs and precision by stage and role; of an engine, its kernels."""
-    from hvt_deploy.cli.console import open_console
     from hvt_deploy.commands.inspect import COLUMNS, EngineSummary, graph_rows, inspect_target
+    from hvt_deploy.evaluation.report.console import open_console
     from hvt_deploy.evaluation.report.terminal import print_audit, print_costs
 
     found = inspect_target(workspace, target)

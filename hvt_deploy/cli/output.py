@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 def open_ui(quiet: bool) -> Ui:
     """Messages and progress of a command, on stderr; `quiet` keeps warnings only."""
-    from hvt_deploy.cli.console import TerminalUi, open_console
+    from hvt_deploy.evaluation.report.console import TerminalUi, open_console
 
     return TerminalUi(open_console(stderr=True), quiet=quiet)
 
 
 def show_error(error: HvtDeployError) -> None:
     """Print an error and its hint on stderr."""
-    from hvt_deploy.cli.console import open_console, print_error
+    from hvt_deploy.evaluation.report.console import open_console, print_error
 
     print_error(error, open_console(stderr=True))
 
@@ -40,7 +40,7 @@ def show_json(value: object) -> None:
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table on stdout."""
-    from hvt_deploy.cli.console import open_console
+    from hvt_deploy.evaluation.report.console import open_console
     from hvt_deploy.evaluation.report.terminal import print_table
 
     print_table(title, columns, rows, open_console())
@@ -51,7 +51,7 @@ def show_results(results: Results, folder: Path | None, as_json: bool) -> None:
     if as_json:
         show_json(results)
         return
-    from hvt_deploy.cli.console import open_console
+    from hvt_deploy.evaluation.report.console import open_console
     from hvt_deploy.evaluation.report.terminal import print_results
 
     print_results(results, open_console())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from hvt_deploy.cli.console import TerminalUi, print_error
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.evaluation.report.console import TerminalUi, print_error
 
 
 def recording():

@@ -1,4 +1,4 @@
-"""The console: stdout and stderr, progress bars, errors."""
+"""The terminal of a command: stdout and stderr, messages, progress bars, errors."""
 
 from __future__ import annotations
 
