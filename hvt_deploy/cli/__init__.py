@@ -6,7 +6,17 @@ that `--help` is fast. `--help` lists the commands in the order of these imports
 
 # ruff: noqa: I001
 from hvt_deploy.cli.app import app, run
-from hvt_deploy.cli import graphs, precision, engines, validation, diagnosis, serving, about
+from hvt_deploy.cli import (
+    graphs,
+    precision,
+    engines,
+    inspection,
+    validation,
+    sweeping,
+    diagnosis,
+    serving,
+    about,
+)
 
 __all__ = [
     "about",
@@ -14,8 +24,10 @@ __all__ = [
     "diagnosis",
     "engines",
     "graphs",
+    "inspection",
     "precision",
     "run",
     "serving",
+    "sweeping",
     "validation",
 ]

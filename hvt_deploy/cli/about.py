@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from hvt_deploy.cli.app import app
+from hvt_deploy.cli.app import command
+from hvt_deploy.cli.help import epilog
 from hvt_deploy.cli.options import JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
 from hvt_deploy.core.errors import BadInput
@@ -37,6 +38,23 @@ VerifiedModelOption = Annotated[
 VerificationOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Where --verify writes verification*.json.")
 ]
+ConfiguredModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        show_default="none, with --all",
+        help="A name that hvt-deploy models lists.",
+    ),
+]
+AllModelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--all",
+        metavar="DIR",
+        show_default="only MODEL's",
+        help="Write the configuration of every model to DIR.",
+    ),
+]
 RECORDED_IN_FLOAT32 = (
     "float32: of this size the official code's logits were recorded in float32 only, so they are "
     "compared in float32, within 1e-4 of the largest."
@@ -44,15 +62,20 @@ RECORDED_IN_FLOAT32 = (
 CHECK_COLUMNS = ("golden logits", "form", "dtype", "error", "limit", "result")
 
 
-@app.command(epilog="Example: **hvt-deploy demo --output /tmp/demo**")
+@command("demo", "About", epilog("demo", "demo --family faster_vit --output /tmp/demo"))
 def demo(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Directory for images, artifacts and reports.")
     ] = Path("demo"),
-    family: Annotated[str, typer.Option(help="fdvit, faster_vit, dfvt or hvt.")] = "fdvit",
+    family: Annotated[
+        str, typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", help="Family of the model.")
+    ] = "fdvit",
     as_json: JsonOption = False,
 ) -> None:
-    """Export, quantize, build and validate a small model on handwritten digits, offline."""
+    """Run every step on a small model and handwritten digits.
+
+    It exports, quantizes, builds an engine and validates, and needs no data and no network.
+    """
     from hvt_deploy.core.environment import require
 
     for module, extra in {"torch": "export", "onnxruntime": "cpu", "sklearn": "demo"}.items():
@@ -64,17 +87,19 @@ def demo(
     raise typer.Exit(done.exit_code)
 
 
-@app.command(epilog="Example: **hvt-deploy models --verify faster_vit_0_224**")
+@command("models", "About", epilog("models", "models --verify faster_vit_0_224"))
 def models(
     verify: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Compare a model on this machine with logits of the official code."
+            metavar="NAME",
+            show_default="list the models instead",
+            help="Compare a model on this machine with logits of the official code.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models: published accuracy, measured parameters and MACs, licences."""
+    """List the models: accuracy, size, licences."""
     from hvt_deploy.commands.models import list_models, verify_model
 
     if verify is None:
@@ -117,7 +142,7 @@ def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> No
         typer.echo(RECORDED_IN_FLOAT32)
 
 
-@app.command(epilog="Example: **hvt-deploy doctor --verify --sections device,cuda**")
+@command("doctor", "About", epilog("doctor", "doctor --verify --sections device,cuda"))
 def doctor(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     verify: VerifyOption = False,
@@ -153,15 +178,10 @@ def _verify(sections: str, model: str, output: Path, as_json: bool) -> NoReturn:
     raise typer.Exit(done.exit_code)
 
 
-@app.command(epilog="Example: **hvt-deploy config fdvit_b > my.yaml**")
+@command("config", "About", epilog("config fdvit_b > my.yaml", "config --all configs"))
 def config(
-    model: Annotated[
-        str | None, typer.Argument(help="A name that `hvt-deploy models` lists.")
-    ] = None,
-    all_models: Annotated[
-        Path | None,
-        typer.Option("--all", metavar="DIR", help="Write the configuration of every model to DIR."),
-    ] = None,
+    model: ConfiguredModelArgument = None,
+    all_models: AllModelsOption = None,
 ) -> None:
     """Print the default configuration of a model, with every setting."""
     from hvt_deploy.commands.config import config_of, write_configs

@@ -7,23 +7,26 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from functools import update_wrapper
-from typing import Annotated, Any, TypeVar, get_type_hints
+from inspect import Parameter, signature
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
-from typer.core import TyperGroup
 
 from hvt_deploy import __version__
-from hvt_deploy.cli.output import show_error
+from hvt_deploy.cli.help import HelpedCommand, HelpedGroup, epilog
+from hvt_deploy.cli.options import DebugOption, QuietOption, VerboseOption
+from hvt_deploy.cli.output import set_verbosity, show_error
 from hvt_deploy.cli.standard_streams import prepare_streams
 from hvt_deploy.core.ending import ENDED_BY, end_at_once, raise_interrupts
 from hvt_deploy.core.environment import check_working_folder
 from hvt_deploy.core.errors import HvtDeployError, MissingEnvironment, as_failure
 
 Options = TypeVar("Options")
+# The groups of commands in `hvt-deploy --help`.
+Panel = Literal["From checkpoint to engine", "Judge and compare", "Use and move", "About"]
 
 
-class _Commands(TyperGroup):
+class _Commands(HelpedGroup):
     """Runs a command; an error it raises becomes one message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own context class has no stable home
@@ -40,7 +43,7 @@ class _Commands(TyperGroup):
                 raise _end_early(received[0] if received else signal.SIGINT) from None
             if not isinstance(error, HvtDeployError):
                 raise
-            if ctx.params["debug"]:
+            if _is_debugging():
                 traceback.print_exc()
             show_error(error)
             raise typer.Exit(error.exit_code) from None
@@ -59,35 +62,78 @@ app = typer.Typer(
     cls=_Commands,
     help="Deploy hierarchical vision transformers: PyTorch checkpoint to ONNX, FP16/INT8 and "
     "TensorRT engine, with accuracy and latency validated.",
-    epilog="Start with: **hvt-deploy demo** (needs no data), "
-    "or **hvt-deploy export fdvit_b --opset 17**",
+    epilog=epilog(
+        "demo                         # needs no data",
+        "export fdvit_b --opset 17    # then quantize, build-trt, validate",
+        "export --help                # flags and examples of a command",
+    )
+    + "\n\nExit codes: 0 done, 1 a gate or parity failed, 2 bad input, 3 this machine lacks "
+    "something, 4 a tool failed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def command_with_options(
-    name: str, options: Callable[..., Options], *, epilog: str
-) -> Callable[[Callable[[Options], None]], Callable[[Options], None]]:
-    """Register a command that takes all its flags as one dataclass: each field is a flag.
+def command(
+    name: str, panel: Panel, epilog: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command whose parameters are its flags."""
 
-    For commands with many flags. Typer reads the flags from a signature; here it is that of the
-    dataclass.
-    """
-
-    def register(function: Callable[[Options], None]) -> Callable[[Options], None]:
-        def command(**flags: object) -> None:
-            function(options(**flags))
-
-        update_wrapper(command, options, assigned=(), updated=())  # takes over the signature
-        command.__annotations__ = get_type_hints(options, include_extras=True)
-        command.__doc__ = function.__doc__
-        app.command(name, epilog=epilog)(command)
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        _register(name, panel, epilog, function, function, function.__doc__)
         return function
 
     return register
+
+
+def command_with_options(
+    name: str, options: Callable[..., Options], panel: Panel, epilog: str
+) -> Callable[[Callable[[Options], None]], Callable[[Options], None]]:
+    """Register a command that takes all its flags as one dataclass: each field is a flag.
+
+    For commands with many flags.
+    """
+
+    def register(function: Callable[[Options], None]) -> Callable[[Options], None]:
+        def call(**flags: object) -> None:
+            function(options(**flags))
+
+        _register(name, panel, epilog, options, call, function.__doc__)
+        return function
+
+    return register
+
+
+def _register(
+    name: str,
+    panel: Panel,
+    epilog: str,
+    flags: Callable[..., object],
+    call: Callable[..., None],
+    description: str | None,
+) -> None:
+    """Register `call` as a command with the parameters of `flags`, and those of every command."""
+
+    def run_command(*, quiet: bool, verbose: bool, debug: bool, **given: object) -> None:
+        set_verbosity(quiet=quiet, verbose=verbose)
+        call(**given)
+
+    hints = get_type_hints(flags, include_extras=True)
+    hints |= {"quiet": QuietOption, "verbose": VerboseOption, "debug": DebugOption, "return": None}
+    names = "quiet", "verbose", "debug"
+    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=False) for name in names]
+    own = signature(flags).parameters.values()
+    parameters = [p.replace(annotation=hints[p.name]) for p in (*own, *more)]
+    run_command.__signature__ = signature(flags).replace(parameters=parameters)
+    run_command.__annotations__ = hints
+    run_command.__doc__ = description
+    app.command(name, cls=HelpedCommand, epilog=epilog, rich_help_panel=panel)(run_command)
+
+
+def _is_debugging() -> bool:
+    return "--debug" in sys.argv
 
 
 def run() -> None:
@@ -103,7 +149,7 @@ def run() -> None:
     except SystemExit as end:
         code = end.code
     except Exception as error:
-        if "--debug" in sys.argv:
+        if _is_debugging():
             raise
         failure = as_failure(error)
     failure = output.finish() or failure
@@ -121,7 +167,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: DebugOption = False,
     version: Annotated[
         bool,
         typer.Option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import find_exported
 from hvt_deploy.cli.options import (
     ConfigOption,
@@ -17,7 +18,7 @@ from hvt_deploy.cli.options import (
     ModelArgument,
     WorkspaceOption,
 )
-from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_table
+from hvt_deploy.cli.output import open_ui, show_json, show_table
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, Device
 
 if TYPE_CHECKING:
@@ -41,18 +42,31 @@ class DiagnoseOptions:
     model: ModelArgument = None
     graph: Annotated[
         str | None,
-        typer.Option(help="Graph to check: fp32, fp16, int8 ... or an ONNX file (default: all)."),
+        typer.Option(
+            metavar="GRAPH",
+            show_default="all of them",
+            help="Graph to check: fp32, fp16, int8, int8-fp32, int8-cpu or an ONNX file.",
+        ),
     ] = None
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Images (default: the calibration images)."),
+        typer.Option(
+            metavar="DIR", show_default="the calibration images", help="Directory of images."
+        ),
     ] = None
-    device: Annotated[Device, typer.Option(help="Device of ONNX Runtime.")] = "cpu"
+    device: Annotated[
+        Device, typer.Option(metavar=choices(Device), help="Device of ONNX Runtime.")
+    ] = "cpu"
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Directory for reproduction files.")
     ] = Path("diagnosis")
     replay: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run the reproduction files in DIR.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="find faults instead",
+            help="Only run the reproduction files in DIR.",
+        ),
     ] = None
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
     config_file: ConfigOption = None
@@ -62,12 +76,18 @@ class DiagnoseOptions:
 @command_with_options(
     "diagnose",
     DiagnoseOptions,
-    epilog=epilog_with_terms(
-        "Example: **hvt-deploy diagnose --graph int8 --data imagenet/val**", "local error"
+    "Judge and compare",
+    epilog(
+        "diagnose --graph int8 --data imagenet/val",
+        "diagnose --replay diagnosis/fdvit_b-int8",
+        terms=("local error",),
     ),
 )
 def diagnose(options: DiagnoseOptions) -> None:
-    """Find the first module where ONNX diverges from PyTorch, or FP16/INT8 from FP32; exit 1."""
+    """Find the module where a graph diverges from PyTorch.
+
+    FP16 and INT8 graphs are compared with the FP32 graph. Exit 1 where one diverges.
+    """
     if options.replay is not None:
         raise typer.Exit(_replay_fault(options.replay, options.as_json))
     from hvt_deploy.commands.diagnose import diagnose as run_diagnose

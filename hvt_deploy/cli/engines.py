@@ -1,4 +1,4 @@
-"""From graphs to TensorRT engines, and what both contain: build-trt, inspect."""
+"""From graphs to TensorRT engines: build-trt."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hvt_deploy.cli.app import app, command_with_options
+from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import check_precisions, find_exported
 from hvt_deploy.cli.options import (
+    NEWEST_EXPORT,
+    NO_GATE,
     CalibrationImagesOption,
     CalibrationOption,
     ConfigOption,
@@ -19,8 +22,8 @@ from hvt_deploy.cli.options import (
     JsonOption,
     WorkspaceOption,
 )
-from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_error, show_json, show_table
-from hvt_deploy.core.types import DEFAULT_WORKSPACE, FlavourChoice
+from hvt_deploy.cli.output import open_ui, show_error, show_json, show_table
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, FlavourChoice, Precision
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.build_many import Attempt
@@ -48,13 +51,14 @@ class BuildOptions:
 
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="Exported models (default: the newest export)."),
+        typer.Argument(metavar="MODEL...", show_default=NEWEST_EXPORT, help="Exported models."),
     ] = None
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="fp32|fp16|int8|int8-fp32",
-            help="Repeatable. `int8` is INT8 with FP16 in the rest, `int8-fp32` with FP32.",
+            metavar=choices(Precision),
+            show_default="fp16",
+            help="int8 is INT8 with FP16 in the rest, int8-fp32 with FP32. Repeatable.",
         ),
     ] = None
     fp16: Fp16Option = False
@@ -62,35 +66,55 @@ class BuildOptions:
     calib: CalibrationOption = None
     calib_images: CalibrationImagesOption = None
     flavour: Annotated[
-        FlavourChoice | None, typer.Option(help="TensorRT library to build with.")
+        FlavourChoice | None,
+        typer.Option(
+            metavar=choices(FlavourChoice),
+            show_default="auto, the one that builds here",
+            help="TensorRT library to build with.",
+        ),
     ] = None
     compute_capability: Annotated[
         list[str] | None,
         typer.Option(
-            help="Target GPU of TensorRT-RTX, such as 8.6; default: the GPU here. Repeatable."
+            metavar="X.Y",
+            show_default="the GPU here, else 8.6",
+            help="Target GPU of TensorRT-RTX, such as 8.6. Repeatable.",
         ),
     ] = None
     profile: Annotated[
         list[str] | None,
         typer.Option(
             metavar="MIN,OPT,MAX",
+            show_default="1,8,32",
             help="Batch sizes of an optimization profile. Repeatable, all in one engine.",
         ),
     ] = None
     min_int8: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Gate: share of the MACs with Q/DQ that must run as INT8, 0 to 1."
+            metavar="SHARE",
+            min=0,
+            max=1,
+            show_default="more than 0",
+            help="Gate: share of the MACs with Q/DQ that must run as INT8, 0 to 1.",
         ),
     ] = None
     min_int8_of_all: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Gate: share of all MACs that must run as INT8, 0 to 1."),
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            show_default=NO_GATE,
+            help="Gate: share of all MACs that must run as INT8, 0 to 1.",
+        ),
     ] = None
     max_traffic: Annotated[
         float | None,
         typer.Option(
+            metavar="RATIO",
             min=0,
+            show_default=NO_GATE,
             help="Gate: bytes that an INT8 engine may move, as a ratio to FP16, such as 0.9.",
         ),
     ] = None
@@ -106,17 +130,21 @@ class BuildOptions:
 @command_with_options(
     "build-trt",
     BuildOptions,
-    epilog=epilog_with_terms(
-        "Examples: **hvt-deploy build-trt --int8 --calib imagenet/train --min-int8 0.9**, "
-        "**hvt-deploy build-trt --int8 --max-traffic 0.9**, "
-        "**hvt-deploy build-trt fdvit_b hvt_s_0 --fp16 --int8 --profile 1,8,32 --explain**",
-        "passport",
-        "reformat",
-        "traffic",
+    "From checkpoint to engine",
+    epilog(
+        "build-trt --int8 --calib imagenet/train --min-int8 0.9",
+        "build-trt --int8 --max-traffic 0.9 --compute-capability 8.9",
+        "build-trt fdvit_b hvt_s_0 --fp16 --int8 --profile 1,8,32",
+        "build-trt --int8 --explain",
+        terms=("passport", "reformat", "traffic"),
     ),
 )
 def build_trt(options: BuildOptions) -> None:
-    """Build strongly typed TensorRT engines and audit their layers; quantizes first if needed."""
+    """Build TensorRT engines and audit their layers.
+
+    Engines are strongly typed: the graph decides each layer's precision. Graphs that are not there
+    yet are made first, as by quantize.
+    """
     from hvt_deploy.commands.build_many import build_many
 
     settings, ui = _build_settings(options), open_ui(options.as_json)
@@ -226,38 +254,3 @@ def _row_of(attempt: Attempt) -> tuple[str, ...]:
         *traffic_cells(built.costs),
         f"{built.seconds:.0f}",
     )
-
-
-@app.command(
-    epilog=epilog_with_terms(
-        "Examples: **hvt-deploy inspect artifacts/fdvit_b/int8-…/fdvit_b.int8.onnx**, "
-        "**hvt-deploy inspect fdvit_b**",
-        "role",
-        "reformat",
-        "passport",
-    )
-)
-def inspect(
-    target: Annotated[
-        str,
-        typer.Argument(help="An ONNX file, an engine, or an exported model with all it holds."),
-    ],
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    as_json: JsonOption = False,
-) -> None:
-    """Show nodes, parameters, MACs and precision by stage and role; of an engine, its kernels."""
-    from hvt_deploy.commands.inspect import COLUMNS, EngineSummary, graph_rows, inspect_target
-    from hvt_deploy.evaluation.report.console import open_console
-    from hvt_deploy.evaluation.report.terminal import print_audit, print_costs
-
-    found = inspect_target(workspace, target)
-    if as_json:
-        show_json(found)
-        return
-    for name, facts in found.items():
-        if isinstance(facts, EngineSummary):
-            typer.echo(f"{name}: {facts.flavour} {facts.version}, {facts.device}")
-            print_audit(facts.audit, open_console(), by_group=True)
-            print_costs(facts.precision, facts.costs, open_console())
-        else:
-            show_table(f"{name}, opset {facts.opset}", COLUMNS, graph_rows(facts))

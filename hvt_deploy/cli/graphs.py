@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import parse_image_size, parse_window_sizes
-from hvt_deploy.cli.options import ConfigOption, JsonOption, WorkspaceOption
+from hvt_deploy.cli.options import JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, MAX_BATCH, Simplifier
 
@@ -27,35 +28,80 @@ class ExportOptions:
 
     model: Annotated[
         str,
-        typer.Argument(help="A name that `hvt-deploy models` lists, or an HVT configuration.json."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A name that hvt-deploy models lists, timm:NAME, or an HVT's configuration.json.",
+        ),
     ]
-    opset: Annotated[int | None, typer.Option(help="ONNX opset, 17 to 22.")] = None
+    opset: Annotated[
+        int | None,
+        typer.Option(metavar="N", show_default="17", help="ONNX opset, 17 to 22."),
+    ] = None
     weights: Annotated[
-        str | None, typer.Option(help="`auto`, `official`, `random`, or the path of a checkpoint.")
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default="auto",
+            help="auto, official, random, or the path of a checkpoint.",
+        ),
     ] = None
     batch: Annotated[
-        int | None, typer.Option(min=1, max=MAX_BATCH, help="Fixed batch size (default: dynamic).")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=MAX_BATCH, show_default="any", help="Fixed batch size."
+        ),
     ] = None
-    simplifier: Annotated[Simplifier | None, typer.Option(help="Graph simplifier.")] = None
+    simplifier: Annotated[
+        Simplifier | None,
+        typer.Option(
+            metavar=choices(Simplifier), show_default="onnxslim", help="Graph simplifier."
+        ),
+    ] = None
     class_names: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names: one per line, or JSON.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="those with the checkpoint, else ImageNet's",
+            help="Class names: one per line, or JSON.",
+        ),
     ] = None
     slug: Annotated[
         str | None,
-        typer.Option("--as", metavar="NAME", help="Name of the exported model in the workspace."),
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            show_default="the model's name",
+            help="Name of the exported model in the workspace.",
+        ),
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Seed of random weights.")] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", show_default="0", help="Seed of random weights."),
+    ] = None
     image_size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Input size of faster_vit_*_any_res, such as 576x960."),
+        typer.Option(
+            metavar="HxW",
+            show_default="the model's",
+            help="Input size of faster_vit_*_any_res, such as 576x960.",
+        ),
     ] = None
     window_size: Annotated[
         str | None,
-        typer.Option(metavar="N,N,N,N", help="Window sizes of faster_vit_*_any_res, per level."),
+        typer.Option(
+            metavar="N,N,N,N",
+            show_default="the model's",
+            help="Window sizes of faster_vit_*_any_res, per level.",
+        ),
     ] = None
     carrier_token_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Carrier tokens per window side of faster_vit_*_any_res."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            show_default="the model's",
+            help="Carrier tokens per window side of faster_vit_*_any_res.",
+        ),
     ] = None
     preprocess_in_graph: Annotated[
         bool,
@@ -70,17 +116,31 @@ class ExportOptions:
         bool, typer.Option("--dry-run", help="Only report the memory and disk space needed.")
     ] = False
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
-    config_file: ConfigOption = None
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            show_default="the model's",
+            help="Configuration file, as hvt-deploy config writes it.",
+        ),
+    ] = None
     as_json: JsonOption = False
 
 
 @command_with_options(
     "export",
     ExportOptions,
-    epilog="Example: **hvt-deploy export fdvit_b --opset 17 --weights fdvit_b.pth**",
+    "From checkpoint to engine",
+    epilog(
+        "export fdvit_b --opset 17",
+        "export fdvit_b --weights mine.pth --class-names classes.txt",
+        "export timm:swin_tiny_patch4_window7_224",
+        "export faster_vit_6_224 --dry-run",
+    ),
 )
 def export(options: ExportOptions) -> None:
-    """Export a model to ONNX and verify it against PyTorch."""
+    """Export a model to ONNX, verified against PyTorch."""
     from hvt_deploy.commands.export import export as run_export
     from hvt_deploy.core.workspace import open_folder
     from hvt_deploy.models.exported import spec_of_config

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from hvt_deploy.core.errors import HvtDeployError
-from hvt_deploy.evaluation.report.terms import define_terms
+from hvt_deploy.core.verbosity import VERBOSE, silence_libraries
 
 if TYPE_CHECKING:
     from hvt_deploy.core.ui import Ui
     from hvt_deploy.evaluation.record import Results
 
 
+# Whether the command that runs was asked to keep messages and progress to itself.
+_QUIET = ContextVar("_QUIET", default=False)
+
+
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    """Take --quiet and --verbose of a command, before it imports anything heavy."""
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose exclude each other.")
+    _QUIET.set(quiet)
+    if verbose:
+        os.environ[VERBOSE] = "1"
+    else:
+        silence_libraries()
+
+
 def open_ui(quiet: bool) -> Ui:
-    """Messages and progress of a command, on stderr; `quiet` keeps warnings only."""
+    """Messages and progress of a command, on stderr; `quiet` or --quiet keeps warnings only."""
     from hvt_deploy.evaluation.report.console import TerminalUi, open_console
 
-    return TerminalUi(open_console(stderr=True), quiet=quiet)
+    return TerminalUi(open_console(stderr=True), quiet=quiet or _QUIET.get())
 
 
 def show_error(error: HvtDeployError) -> None:
@@ -57,9 +74,3 @@ def show_results(results: Results, folder: Path | None, as_json: bool) -> None:
     print_results(results, open_console())
     if folder is not None:
         typer.echo(f"Report: {folder / 'report.html'}")
-
-
-def epilog_with_terms(example: str, *terms: str) -> str:
-    """The end of a `--help`: an example, then the definitions of terms."""
-    defined = "\n".join(f"- {name}: {text}" for name, text in define_terms(terms).items())
-    return f"{example}\n\n**Terms**\n\n{defined}"

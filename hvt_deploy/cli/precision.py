@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import choose_precision, find_exported
 from hvt_deploy.cli.options import (
     CalibrationImagesOption,
@@ -22,7 +23,7 @@ from hvt_deploy.cli.options import (
     PrecisionOption,
     WorkspaceOption,
 )
-from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_table
+from hvt_deploy.cli.output import open_ui, show_json, show_table
 from hvt_deploy.core.types import (
     CALIBRATORS,
     DEFAULT_WORKSPACE,
@@ -47,9 +48,17 @@ class QuantizeOptions:
     int8: Int8Option = False
     calib: CalibrationOption = None
     calib_images: CalibrationImagesOption = None
-    seed: Annotated[int | None, typer.Option(help="Seed of the calibration sample.")] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", show_default="0", help="Seed of the calibration sample."),
+    ] = None
     calibrator: Annotated[
-        CalibratorChoice | None, typer.Option(help="Calibration method for activation ranges.")
+        CalibratorChoice | None,
+        typer.Option(
+            metavar=choices(CalibratorChoice),
+            show_default="auto",
+            help="Calibration method for activation ranges; auto: the best one of each tensor.",
+        ),
     ] = None
     smooth_quant: Annotated[
         bool, typer.Option(help="Try SmoothQuant: move activation outliers into the weights.")
@@ -60,24 +69,41 @@ class QuantizeOptions:
     flavour: Annotated[
         FlavourChoice | None,
         typer.Option(
-            help="TensorRT library to place INT8 for (default: the one that builds here)."
+            metavar=choices(FlavourChoice),
+            show_default="auto, the one that builds here",
+            help="TensorRT library to place INT8 for.",
         ),
     ] = None
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Quantization recipe that --budget wrote.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default="the model's own",
+            help="Quantization recipe that --budget wrote.",
+        ),
     ] = None
     budget: Annotated[
         float | None,
-        typer.Option(help="Accuracy budget: search a recipe that loses at most these points."),
+        typer.Option(
+            metavar="POINTS",
+            show_default="no search",
+            help="Accuracy budget: search a recipe that loses at most so much top-1.",
+        ),
     ] = None
     budget_data: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Images for the accuracy budget (default: the --calib folder)."
+            metavar="DIR", show_default="that of --calib", help="Images for the accuracy budget."
         ),
     ] = None
     budget_images: Annotated[
-        int | None, typer.Option(min=2, help="Number of images for the accuracy budget.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            show_default="as many as it needs",
+            help="Number of images for the accuracy budget.",
+        ),
     ] = None
     label_free: Annotated[
         bool,
@@ -91,12 +117,13 @@ class QuantizeOptions:
 @command_with_options(
     "quantize",
     QuantizeOptions,
-    epilog=epilog_with_terms(
-        "Examples: **hvt-deploy quantize --int8 --calib imagenet/train**, "
-        "**hvt-deploy quantize --budget 0.5 --budget-data imagenet/train**",
-        "group",
-        "role",
-        "SQNR",
+    "From checkpoint to engine",
+    epilog(
+        "quantize --int8 --calib imagenet/train",
+        "quantize fdvit_b --fp16",
+        "quantize --budget 0.5 --budget-data imagenet/train",
+        "quantize --int8 --recipe recipe.yaml",
+        terms=("group", "role", "SQNR"),
     ),
 )
 def quantize(options: QuantizeOptions) -> None:

@@ -7,37 +7,58 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hvt_deploy.cli.app import app
+from hvt_deploy.cli.app import command
+from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import choose_precision, find_exported
 from hvt_deploy.cli.options import (
-    DEFAULT_IMAGES,
+    NEWEST_EXPORT,
     DeviceOption,
     Fp16Option,
     Int8Option,
     JsonOption,
     LabelsOption,
     ModelArgument,
-    PrecisionOption,
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
-from hvt_deploy.core.types import DEFAULT_WORKSPACE
+from hvt_deploy.core.types import DEFAULT_IMAGES, DEFAULT_WORKSPACE, Precision
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.package import Packaged
     from hvt_deploy.commands.predict import Predictions
 
+OnnxBackend = Literal["onnxruntime", "python"]
+DeployedPrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(
+        metavar=choices(Precision),
+        show_default="that of the bundle",
+        help="int8 is INT8 with FP16 in the rest, int8-fp32 INT8 with FP32 in the rest.",
+    ),
+]
 
-@app.command(epilog="Example: **hvt-deploy predict cat.jpg holiday/ --top 3**")
+
+@command(
+    "predict",
+    "Use and move",
+    epilog(
+        "predict cat.jpg holiday/ --top 3",
+        "predict cat.jpg --model fdvit_b --backend 'ort int8 cpu' --json",
+    ),
+)
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images or folders.")],
     model: Annotated[
-        str | None, typer.Option(help="Exported model (default: the newest export).")
+        str | None,
+        typer.Option(metavar="MODEL", show_default=NEWEST_EXPORT, help="Exported model."),
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="auto, ort, trt, pytorch, or a row name of `validate`.")
+        str,
+        typer.Option(
+            metavar="NAME", help="auto, ort, trt, pytorch, or the name of a row of validate."
+        ),
     ] = "auto",
-    top: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 5,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Number of classes per image.")] = 5,
     device: DeviceOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
@@ -62,22 +83,34 @@ def _show_predictions(done: Predictions, as_json: bool) -> None:
     show_table(f"{done.model}, {done.backend}", ("image", "classes"), rows)
 
 
-@app.command(epilog="Example: **hvt-deploy package fdvit_b --triton model_repository**")
+@command(
+    "package",
+    "Use and move",
+    epilog(
+        "package fdvit_b --triton model_repository",
+        "package fdvit_b --onnx-backend python",
+    ),
+)
 def package(
     model: ModelArgument = None,
     triton: Annotated[
         Path, typer.Option(metavar="DIR", help="Directory of the Triton model repository.")
     ] = Path("triton"),
     onnx_backend: Annotated[
-        Literal["onnxruntime", "python"], typer.Option(help="Triton backend for ONNX files.")
+        OnnxBackend,
+        typer.Option(metavar=choices(OnnxBackend), help="Triton backend for ONNX files."),
     ] = "onnxruntime",
     allow_untrained: Annotated[
-        bool, typer.Option(help="Accept random weights, to test a server.")
+        bool,
+        typer.Option("--allow-untrained", help="Accept random weights, to test a server."),
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a Triton Inference Server model repository: image files in, class names out."""
+    """Write a model repository for Triton Inference Server.
+
+    Image files go in, class names come out.
+    """
     from hvt_deploy.commands.package import package_triton
 
     folder, _ = find_exported(workspace, model, None, {}, ui := open_ui(as_json))
@@ -99,40 +132,46 @@ def _show_packaged(done: Packaged, as_json: bool) -> None:
         typer.echo("A server's version: find / -name 'libnvinfer.so.*' inside its container.")
 
 
-@app.command(epilog="Example: **hvt-deploy bundle fdvit_b --output fdvit_b.tar**")
+@command("bundle", "Use and move", epilog("bundle fdvit_b --output fdvit_b.tar"))
 def bundle(
     model: ModelArgument = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Bundle to write (default: MODEL.tar).")
+        Path | None,
+        typer.Option(metavar="FILE", show_default="MODEL.tar", help="Bundle to write."),
     ] = None,
     allow_untrained: Annotated[
-        bool, typer.Option(help="Accept random weights, to test a device.")
+        bool,
+        typer.Option("--allow-untrained", help="Accept random weights, to test a device."),
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Pack a model for a device: graphs, calibration, reference logits, configuration."""
+    """Pack a model into one file, for a device.
+
+    It holds the graphs, the calibration, the reference logits and the configuration.
+    """
     from hvt_deploy.commands.bundle import bundle as run_bundle
 
     folder, _ = find_exported(workspace, model, None, {}, ui := open_ui(False))
     typer.echo(str(run_bundle(folder, output or Path(f"{folder.slug}.tar"), allow_untrained, ui)))
 
 
-@app.command(
-    epilog="Example, on a Jetson: **hvt-deploy deploy fdvit_b.tar --int8 --data imagenet/val**"
-)
+@command("deploy", "Use and move", epilog("deploy fdvit_b.tar --int8 --data imagenet/val"))
 def deploy(
-    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="File of `hvt-deploy bundle`.")],
+    file: Annotated[Path, typer.Argument(metavar="BUNDLE", help="File of hvt-deploy bundle.")],
     data: Annotated[
-        Path, typer.Option(metavar="DIR", help="The images that `validate --record` used.")
+        Path, typer.Option(metavar="DIR", help="The images that validate --record used.")
     ] = DEFAULT_IMAGES,
     labels: LabelsOption = None,
-    precision: PrecisionOption = None,
+    precision: DeployedPrecisionOption = None,
     fp16: Fp16Option = False,
     int8: Int8Option = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Unpack a bundle, build its engine on this device, validate it, write the report."""
+    """Unpack a bundle on a device, build its engine, validate it.
+
+    Run again, it goes on where it was.
+    """
     from hvt_deploy.commands.deploy import deploy as run_deploy
 
     chosen = choose_precision(precision, fp16, int8)

@@ -1,4 +1,4 @@
-"""Commands that compare and judge: validate, report, diff, sweep."""
+"""Commands that compare and judge: validate, report, diff."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hvt_deploy.cli.app import app, command_with_options
-from hvt_deploy.cli.inputs import check_precisions, find_exported, parse_list
+from hvt_deploy.cli.app import command, command_with_options
+from hvt_deploy.cli.help import choices, epilog
+from hvt_deploy.cli.inputs import find_exported, parse_list
 from hvt_deploy.cli.options import (
-    DEFAULT_IMAGES,
-    CalibrationImagesOption,
-    CalibrationOption,
+    NEWEST_EXPORT,
+    NO_GATE,
     ConfigOption,
     DeviceOption,
     ImagesOption,
@@ -24,12 +24,27 @@ from hvt_deploy.cli.options import (
     ModelArgument,
     WorkspaceOption,
 )
-from hvt_deploy.cli.output import epilog_with_terms, open_ui, show_json, show_results, show_table
-from hvt_deploy.core.types import DEFAULT_WORKSPACE, MAX_BATCH, MAX_THREADS, SubsetName
+from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
+from hvt_deploy.core.types import (
+    DEFAULT_IMAGES,
+    DEFAULT_WORKSPACE,
+    MAX_BATCH,
+    MAX_THREADS,
+    SubsetName,
+)
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.diff import Difference
     from hvt_deploy.core.ui import Ui
+
+ReportFormat = Literal["terminal", "markdown", "html", "json"]
+FormatOption = Annotated[
+    ReportFormat,
+    typer.Option("--format", metavar=choices(ReportFormat), help="Format of the report."),
+]
+ReportFileOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", show_default="the terminal", help="File to write.")
+]
 
 
 @dataclass(frozen=True)
@@ -40,36 +55,79 @@ class ValidateOptions:
     data: ImagesOption = DEFAULT_IMAGES
     labels: LabelsOption = None
     subset: Annotated[
-        SubsetName | None, typer.Option(help="The ImageNet benchmark set in --data.")
+        SubsetName | None,
+        typer.Option(
+            metavar=choices(SubsetName),
+            show_default="all classes",
+            help="The ImageNet benchmark set in --data.",
+        ),
     ] = None
     limit: LimitOption = None
-    seed: Annotated[int | None, typer.Option(help="Seed of the image sample.")] = None
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", show_default="0", help="Seed of the image sample.")
+    ] = None
     batch_size: Annotated[
-        int | None, typer.Option(min=1, max=MAX_BATCH, help="Batch size for measuring accuracy.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=MAX_BATCH,
+            show_default="8",
+            help="Batch size for measuring accuracy.",
+        ),
     ] = None
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_THREADS, help="CPU threads of every backend (default: all)."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=MAX_THREADS,
+            show_default="OMP_NUM_THREADS, else every processor",
+            help="CPU threads of every backend.",
+        ),
     ] = None
     device: DeviceOption = None
     latency_batch: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, max=MAX_BATCH, help="Batch size to time. Repeatable; gates use the first."
+            metavar="N",
+            min=1,
+            max=MAX_BATCH,
+            show_default="1",
+            help="Batch size to time. Repeatable; gates use the first.",
         ),
     ] = None
     margin: Annotated[
-        float | None, typer.Option(min=0, help="Top-1 within these points counts as equal.")
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            min=0,
+            show_default="0.5",
+            help="Top-1 within these points counts as equal.",
+        ),
     ] = None
     max_top1_drop: MaxDropOption = None
     min_speedup: Annotated[
-        float | None, typer.Option(help="Gate: smallest accepted speed-up over PyTorch.")
+        float | None,
+        typer.Option(
+            metavar="TIMES",
+            show_default=NO_GATE,
+            help="Gate: smallest accepted speed-up over PyTorch.",
+        ),
     ] = None
     max_latency_ms: Annotated[
-        float | None, typer.Option(help="Gate: largest accepted median latency.")
+        float | None,
+        typer.Option(
+            metavar="MS", show_default=NO_GATE, help="Gate: largest accepted median latency."
+        ),
     ] = None
     backends: Annotated[
-        str | None, typer.Option(help="Backends that must run, by runtime or row: ort,trt.")
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            show_default="all that can run",
+            help="Backends that must run, by runtime or row: ort,trt.",
+        ),
     ] = None
     allow_cpu_nodes: Annotated[
         bool,
@@ -80,7 +138,8 @@ class ValidateOptions:
         typer.Option("--record", help="Keep PyTorch's logits, for machines without PyTorch."),
     ] = False
     keep: Annotated[
-        int, typer.Option(min=1, help="Validations that are kept, this one among them.")
+        int,
+        typer.Option(metavar="N", min=1, help="Validations that are kept, this one among them."),
     ] = 10
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
     config_file: ConfigOption = None
@@ -90,17 +149,20 @@ class ValidateOptions:
 @command_with_options(
     "validate",
     ValidateOptions,
-    epilog=epilog_with_terms(
-        "Example: **hvt-deploy validate --data imagenet/val --limit 1000 --max-top1-drop 0.5**",
-        "agreement",
-        "drop",
-        "engine numerics",
-        "McNemar p",
-        "SQNR",
+    "Judge and compare",
+    epilog(
+        "validate --data imagenet/val --limit 1000 --max-top1-drop 0.5",
+        "validate --data photos --labels labels.txt",
+        "validate --data imagenet/val --latency-batch 1 --latency-batch 8",
+        terms=("agreement", "drop", "engine numerics", "McNemar p", "SQNR"),
     ),
 )
 def validate(options: ValidateOptions) -> None:
-    """Compare PyTorch, ONNX Runtime and TensorRT on the same images: accuracy, latency, gates."""
+    """Compare all backends on the same images: accuracy, latency.
+
+    Gates (--max-top1-drop, --min-speedup, --max-latency-ms) set the exit code: 0 only where the
+    whole confidence interval is within the limit.
+    """
     from hvt_deploy.commands.validate import validate as run_validate
 
     ui, settings = open_ui(options.as_json), _validation_settings(options)
@@ -131,16 +193,15 @@ def _validation_settings(options: ValidateOptions) -> dict[str, object]:
     }
 
 
-@app.command(epilog="Example: **hvt-deploy report --format html --output report.html**")
+@command(
+    "report",
+    "Judge and compare",
+    epilog("report", "report fdvit_b --format html --output report.html"),
+)
 def report(
     model: ModelArgument = None,
-    form: Annotated[
-        Literal["terminal", "markdown", "html", "json"],
-        typer.Option("--format", help="Format of the report."),
-    ] = "terminal",
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write to a file instead of stdout.")
-    ] = None,
+    form: FormatOption = "terminal",
+    output: ReportFileOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Show the report of the last validation."""
@@ -162,17 +223,33 @@ class DiffOptions:
     """Flags of `diff`."""
 
     before: Annotated[
-        Path | None, typer.Argument(metavar="A.json", help="results.json of a validation.")
+        Path | None,
+        typer.Argument(
+            metavar="A.json",
+            show_default="the last but one of the model",
+            help="results.json of a validation.",
+        ),
     ] = None
     after: Annotated[
-        Path | None, typer.Argument(metavar="B.json", help="results.json of a later one.")
+        Path | None,
+        typer.Argument(
+            metavar="B.json",
+            show_default="the model's last",
+            help="results.json of a later one.",
+        ),
     ] = None
     model: Annotated[
-        str | None, typer.Option(help="Without files: the model, instead of the newest export.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", show_default=NEWEST_EXPORT, help="Without files: the exported model."
+        ),
     ] = None
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
     margin: Annotated[
-        float, typer.Option(min=0, help="Accuracies within these points count as the same.")
+        float,
+        typer.Option(
+            metavar="POINTS", min=0, help="Accuracies within these points count as the same."
+        ),
     ] = 0.5
     as_json: JsonOption = False
 
@@ -180,11 +257,13 @@ class DiffOptions:
 @command_with_options(
     "diff",
     DiffOptions,
-    epilog="Examples: **hvt-deploy diff**, **hvt-deploy diff yesterday.json today.json**",
+    "Judge and compare",
+    epilog("diff", "diff --model fdvit_b", "diff yesterday.json today.json"),
 )
 def diff(options: DiffOptions) -> None:
-    """Show the proven changes between two validations, without files between a model's last two;
-    exit 1 where one is for the worse.
+    """Show the proven changes between two validations.
+
+    Without files: between a model's last two. Exit 1 where a change is for the worse.
     """
     from hvt_deploy.commands.diff import compare_last_two
     from hvt_deploy.commands.diff import diff as compare
@@ -215,65 +294,3 @@ def _show_changes(found: Difference, ui: Ui) -> None:
     show_table(
         f"Changes (same: within ±{found.margin:g} points of accuracy, {speed})", columns, rows
     )
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Flags of `sweep`."""
-
-    models: Annotated[
-        str,
-        typer.Option(
-            metavar="PATTERNS", help="Model names, wildcards or timm:NAME, comma-separated."
-        ),
-    ]
-    precisions: Annotated[
-        str, typer.Option(metavar="LIST", help="Precisions, comma-separated.")
-    ] = "fp32,fp16,int8"
-    data: ImagesOption = DEFAULT_IMAGES
-    labels: LabelsOption = None
-    calib: CalibrationOption = None
-    calib_images: CalibrationImagesOption = None
-    limit: LimitOption = None
-    device: DeviceOption = None
-    weights: Annotated[
-        str | None, typer.Option(help="`auto`, `official` or `random`, for every model.")
-    ] = None
-    max_top1_drop: MaxDropOption = None
-    output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Directory of the combined report.")
-    ] = Path("sweep")
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE
-    as_json: JsonOption = False
-
-
-@command_with_options(
-    "sweep",
-    SweepOptions,
-    epilog=r"Example: **hvt-deploy sweep --models 'fdvit_\*,faster_vit_0\*' --data imagenet/val**",
-)
-def sweep(options: SweepOptions) -> None:
-    """Export, quantize, build and validate many models; continues after failures, resumes."""
-    from hvt_deploy.commands.sweep import sweep as run_sweep
-
-    settings = {
-        "calibration.folder": options.calib,
-        "calibration.images": options.calib_images,
-        "validation.limit": options.limit,
-        "validation.device": options.device,
-        "export.weights": options.weights,
-        "validation.max_top1_drop": options.max_top1_drop,
-    }
-    patterns = [pattern for pattern in parse_list(options.models) if pattern]
-    done = run_sweep(
-        patterns,
-        check_precisions(parse_list(options.precisions)),
-        options.data,
-        options.labels,
-        settings,
-        options.workspace,
-        options.output,
-        open_ui(options.as_json),
-    )
-    show_results(done.results, done.folder, options.as_json)
-    raise typer.Exit(done.exit_code)

@@ -31,6 +31,8 @@ Device = Literal["cpu", "cuda"]
 SubsetName = Literal["imagenet-a", "imagenet-r", "imagenet-v2"]
 # Where exported models are, relative to the current folder.
 DEFAULT_WORKSPACE = Path("artifacts")
+# Where validation images are.
+DEFAULT_IMAGES = Path("imagenet/val")
 SUBSETS: tuple[SubsetName, ...] = get_args(SubsetName)
 MAX_BATCH = 1024
 MAX_THREADS = 1024
