@@ -17,9 +17,9 @@ from hvt_deploy.graph.quantization.engine_int8 import (
     find_engine_placement,
     quantize_for_engine,
 )
-from hvt_deploy.graph.quantization.external_weights import Outline, make_outline
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
+from hvt_deploy.graph.quantization.outline import Outline, make_outline
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.quantization.scale_raising import raise_scales

@@ -1,4 +1,5 @@
-"""Precision passes for models with external weights: they work on an outline of the graph.
+"""Precision passes work on an outline of the graph: what they copy and convert is small, and the
+weights may be in an external file.
 
 In an outline a weight to quantize has one number per output channel, the largest magnitude, so that
 the Q/DQ writer finds the same scales as from the whole weight. Other large weights are
@@ -17,8 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.large_weights import is_large
+from hvt_deploy.graph.quantization.fp16 import FP16_MAX
 from hvt_deploy.graph.quantization.qdq import (
     INT8,
     QUANTIZED_SUFFIX,
@@ -28,17 +29,19 @@ from hvt_deploy.graph.quantization.qdq import (
 from hvt_deploy.graph.queries import find_output_channel_axis
 from hvt_deploy.graph.split_products import name_parts
 
+_FP16_SMALLEST = np.finfo(np.float16).smallest_subnormal
+
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without its large external weights."""
+    """A model without its large weights."""
 
     model: onnx.ModelProto
     """The graph with placeholders."""
     folder: Path
-    """The folder of the external files."""
-    external: Mapping[str, onnx.TensorProto]
-    """The large weights by name, as references into the external files."""
+    """The folder of external files."""
+    weights: Mapping[str, onnx.TensorProto]
+    """The large weights by name, in memory or as references into the external files."""
     channel_axes: Mapping[str, int]
     """The axis of the output channels in each weight to quantize, by name."""
 
@@ -53,13 +56,13 @@ class Outline:
         types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
         holders = {
             name: [holder for holder in (name, *name_parts(name)) if holder in types]
-            for name in self.external
+            for name in self.weights
         }
         filled = {holder for found in holders.values() for holder in found}
         for value in [value for value in graph.input if value.name in filled]:
             graph.input.remove(value)
         initializers = {tensor.name: tensor for tensor in graph.initializer}
-        for name, tensor in self.external.items():
+        for name, tensor in self.weights.items():
             for holder, values in self._read_parts(tensor, holders[name]):
                 half = types[holder] == onnx.TensorProto.FLOAT16
                 graph.initializer.append(
@@ -70,7 +73,7 @@ class Outline:
                 scale = find_scales(numpy_helper.to_array(outlined[name]).ravel(), INT8)
                 real = quantize_weight(self._read(tensor), scale, self.channel_axes[name])
                 placeholder.CopyFrom(numpy_helper.from_array(real, placeholder.name))
-        if self.external:
+        if self.weights:
             del graph.value_info[:]  # shapes that were inferred from placeholders
         return made
 
@@ -89,26 +92,18 @@ class Outline:
 
 
 def make_outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) -> Outline:
-    """The outline of `model`, whose external weights are in `folder`.
+    """The outline of `model`, which becomes it: its large weights are taken out, not copied.
 
-    `quantized` holds the names of the nodes to quantize. A model without external weights is its
-    own outline.
+    External weights are in `folder`. `quantized` holds the names of the nodes to quantize.
     """
-    outlined = copy_model(model)
-    graph = outlined.graph
+    graph = model.graph
     axes = {n.input[1]: find_output_channel_axis(n) for n in graph.node if n.name in quantized}
-    external: dict[str, onnx.TensorProto] = {}
+    weights: dict[str, onnx.TensorProto] = {}
     tensors = list(graph.initializer)
     del graph.initializer[:]
     for tensor in tensors:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        elif not is_large(tensor):
-            graph.initializer.append(
-                numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), tensor.name)
-            )
-        else:
-            external[tensor.name] = tensor
+        if is_large(tensor):
+            weights[tensor.name] = tensor
             if tensor.name in axes:
                 weight = numpy_helper.to_array(tensor, str(folder))
                 largest = _largest_by_channel(weight, axes[tensor.name])
@@ -117,8 +112,14 @@ def make_outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str
                 graph.input.append(
                     helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
                 )
+        elif tensor.data_location == onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(
+                numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), tensor.name)
+            )
+        else:
+            graph.initializer.append(tensor)
     return Outline(
-        outlined, folder, external, {name: axis for name, axis in axes.items() if name in external}
+        model, folder, weights, {name: axis for name, axis in axes.items() if name in weights}
     )
 
 
@@ -129,12 +130,11 @@ def _largest_by_channel(weight: NDArray[Any], axis: int) -> NDArray[Any]:
 
 
 def _to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """In FP16 as `to_fp16` converts the other weights: by ONNX Runtime's converter.
+    """In FP16 as ONNX Runtime's converter converts the other weights, in fewer passes.
 
     Too small a number becomes the smallest, too large a one the largest.
     """
-    from onnxruntime.transformers.float16 import (
-        convert_np_to_float16,  # pyright: ignore[reportUnknownVariableType]
-    )
-
-    return np.asarray(convert_np_to_float16(values), np.float16)
+    half = np.clip(values, -FP16_MAX, FP16_MAX).astype(np.float16)
+    lost = (half == 0) & (values != 0)
+    half[lost] = np.copysign(_FP16_SMALLEST, values[lost])
+    return half

@@ -1,5 +1,5 @@
-"""FP16 and INT8 of a model with external weights: bit for bit those of the model
-that holds them.
+"""FP16 and INT8 made from an outline, with the weights in the file or in another: bit for bit those
+made from the whole model.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from hvt_deploy.core.manifest import GraphRecipe
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.graph import large_weights
 from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
-from hvt_deploy.graph.quantization.external_weights import make_outline
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
+from hvt_deploy.graph.quantization.outline import make_outline
 from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
@@ -47,8 +47,8 @@ def test_ranges_do_not_depend_on_where_the_weights_are(files):
 
 
 @pytest.mark.parametrize("key", GRAPHS_OF["int8"])
-def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, tmp_path):
-    monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_graphs_do_not_depend_on_the_outline(files, key, place, monkeypatch, tmp_path):
     inside, beside, ranges, _ = files
     roles = Int8Roles(*[PRODUCT_ROLES] * 3)
     quantization = QuantizationConfig(roles, int8_outputs=("qkv", "fc1"))
@@ -56,7 +56,9 @@ def test_graphs_do_not_depend_on_where_the_weights_are(files, key, monkeypatch, 
     target = None if key == "int8-cpu" else "rtx"
     recipe = GraphRecipe(measured_ranges=True, quantization=quantization, target=target)
     expected, kept = make_quantized_graph(inside, key, recipe, ranges, int8)
-    found, also_kept = make_quantized_graph(beside, key, recipe, ranges, int8)
+    monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
+    outlined = inside if place == "inside" else beside
+    found, also_kept = make_quantized_graph(outlined, key, recipe, ranges, int8)
     assert [(n.name, n.op_type, *n.input) for n in found.graph.node] == [
         (n.name, n.op_type, *n.input) for n in expected.graph.node
     ]
@@ -77,5 +79,5 @@ def test_an_outline_is_small_and_reads_weights_only_to_find_their_largest(files,
     monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
     model = load_onnx(files[1], weights=False)
     outlined = make_outline(model, files[1].parent, select_nodes(model, PRODUCT_ROLES))
-    assert len(outlined.external) > 20
+    assert len(outlined.weights) > 20
     assert outlined.model.ByteSize() < 0.2 * files[0].stat().st_size
