@@ -22,7 +22,7 @@ from hvt_deploy.core.manifest import (
 )
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.serialization import to_plain
-from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
@@ -36,7 +36,7 @@ from hvt_deploy.graph.quantization.calibration import (
 )
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, read_int8_calibration
 from hvt_deploy.graph.quantization.ort_session import RUNS_AT_ONCE
-from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges, read_ranges
+from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges_and_logits, read_ranges
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
@@ -58,6 +58,8 @@ class Calibrated:
     """Activation ranges; None where there are no images."""
     images: ImagesNCHW
     """A batch (N, 3, H, W) that parity is measured on."""
+    fp32_logits_NK: LogitsNK | None = None  # noqa: N815
+    """FP32's logits for these, where the ranges were measured just now."""
     int8: Int8Calibration | None = None
     """Thresholds and recovery passes; None for FP16."""
 
@@ -117,12 +119,13 @@ def calibrate(
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
     compared = config.calibration.batch_size
     reader = _Reader(manifest, max(1, compared // RUNS_AT_ONCE))
-    manifest, ranges = _ranges(folder, manifest, chosen, reader, ui)
+    manifest, ranges, logits_NK = _ranges(folder, manifest, chosen, reader, ui)
     images = next(_Reader(manifest, compared).batches(chosen.samples()[:compared]))
-    if not int8:
-        return manifest, Calibrated(ranges, images)
-    manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
-    return manifest, Calibrated(ranges, images, found)
+    found = None
+    if int8:
+        manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
+    logits_NK = None if logits_NK is None else logits_NK[: len(images)]
+    return manifest, Calibrated(ranges, images, logits_NK, found)
 
 
 def _recorded(
@@ -139,7 +142,7 @@ def _recorded(
         return manifest, Calibrated(ranges, noise)
     chosen = CalibrationSet.read(path.with_name("calibration.json"))
     manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
-    return manifest, Calibrated(ranges, noise, found)
+    return manifest, Calibrated(ranges, noise, int8=found)
 
 
 def _noise(manifest: Manifest) -> ImagesNCHW:
@@ -148,16 +151,17 @@ def _noise(manifest: Manifest) -> ImagesNCHW:
 
 def _ranges(
     folder: ModelFolder, manifest: Manifest, chosen: CalibrationSet, reader: _Reader, ui: Ui
-) -> tuple[Manifest, Ranges]:
+) -> tuple[Manifest, Ranges, LogitsNK | None]:
     fp32 = folder.open_artifact(manifest, "fp32")
     preprocessing = json.dumps(to_plain(manifest.preprocessing), sort_keys=True)
     fp32_sha256 = manifest.artifacts["fp32"].sha256
     key = _cache_key(_MEASURED, chosen.content_key, fp32_sha256, preprocessing)
     before = manifest.facts(CALIBRATION, CalibrationFacts)
     if before and before.key == key and is_fresh(manifest, CALIBRATION):
-        return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION))
+        return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION)), None
     with ui.progress(f"Calibrating on {len(chosen.files)} images of {chosen.folder}") as progress:
-        ranges = collect_ranges(fp32, reader.batches(chosen.samples(), progress), cpu_count())
+        batches = reader.batches(chosen.samples(), progress)
+        ranges, logits_NK = collect_ranges_and_logits(fp32, batches, cpu_count())
     with folder.staging() as staged:
         ranges.write(staged / "ranges.json")
         chosen.write(staged / "calibration.json")
@@ -171,7 +175,7 @@ def _ranges(
             parents=("fp32",),
             commit=False,
         )
-        return manifest, ranges
+        return manifest, ranges, logits_NK
 
 
 def _int8(

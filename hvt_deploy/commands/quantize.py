@@ -109,7 +109,10 @@ def make_graphs(
             missing[key] = recipe
     if missing:
         fp32 = folder.open_artifact(manifest, "fp32")
-        reference = _Reference(fp32, _logits(fp32, "fp32", manifest, calibrated.images))
+        logits_NK = calibrated.fp32_logits_NK
+        if logits_NK is None:
+            logits_NK = _logits(fp32, "fp32", manifest, calibrated.images)
+        reference = _Reference(fp32, logits_NK)
         for key, recipe in missing.items():
             manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
     return manifest

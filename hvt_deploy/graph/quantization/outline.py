@@ -134,7 +134,7 @@ def _to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
 
     Too small a number becomes the smallest, too large a one the largest.
     """
-    half = np.clip(values, -FP16_MAX, FP16_MAX).astype(np.float16)
+    half = np.minimum(np.maximum(values, -FP16_MAX), FP16_MAX).astype(np.float16)
     lost = (half == 0) & (values != 0)
     half[lost] = np.copysign(_FP16_SMALLEST, values[lost])
     return half

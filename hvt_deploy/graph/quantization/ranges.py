@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
-from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.calibrators import BINS, Histogram
@@ -128,7 +128,14 @@ def _count_magnitudes(values: NDArray[np.float32], largest: float) -> Histogram:
 
 
 def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int) -> Ranges:
-    """The ranges over all batches (N, 3, H, W), by ONNX Runtime on the CPU.
+    """The ranges over all batches (N, 3, H, W), as `collect_ranges_and_logits`."""
+    return collect_ranges_and_logits(onnx_path, batches, threads)[0]
+
+
+def collect_ranges_and_logits(
+    onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int
+) -> tuple[Ranges, LogitsNK]:
+    """The ranges over all batches (N, 3, H, W), and their logits, by ONNX Runtime on the CPU.
 
     Memory does not grow with the number of batches. Raises BadInput if there is no image,
     ToolFailure naming a tensor that is not finite.
@@ -137,10 +144,13 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
     names, by_channel = _float_tensors(model), _channel_tensors(model)
     derived = _derive_ranges(model, onnx_path.parent, names, by_channel)
     measured = [name for name in names if name not in derived]
-    run = open_graph(_add_extremes(model, measured, by_channel), onnx_path.parent, threads)
+    _add_extremes(model, measured, by_channel)
+    run = open_graph(model, onnx_path.parent, threads)
     wanted = [f"{name}/{end}" for name in measured for end in ("min", "max")]
     extremes: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for found in run(wanted, batches):
+    logits: list[LogitsNK] = []
+    for *found, logits_NK in run([*wanted, model.graph.output[0].name], batches):
+        logits.append(logits_NK)
         pairs = zip(found[0::2], found[1::2], strict=True)
         before = extremes or [(np.inf, -np.inf)] * len(measured)
         extremes = [
@@ -157,13 +167,14 @@ def collect_ranges(onnx_path: Path, batches: Iterable[ImagesNCHW], threads: int)
         ends = [function(end) for end in by_name[source]]
         by_name[name] = (np.minimum(*ends), np.maximum(*ends))
     _refuse_not_finite(by_name)
-    return Ranges(
+    ranges = Ranges(
         {name: (float(by_name[name][0].min()), float(by_name[name][1].max())) for name in names},
         {
             name: tuple(zip(by_name[name][0].tolist(), by_name[name][1].tolist(), strict=True))
             for name in by_channel
         },
     )
+    return ranges, np.concatenate(logits)
 
 
 def _refuse_not_finite(extremes: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> None:
@@ -233,14 +244,11 @@ def _channel_tensors(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _add_extremes(
-    model: onnx.ModelProto, names: list[str], by_channel: Collection[str]
-) -> onnx.ModelProto:
-    """Outputs `<name>/min` and `/max` of each tensor, with one for each channel (C,) of those in
-    `by_channel`.
+def _add_extremes(model: onnx.ModelProto, names: list[str], by_channel: Collection[str]) -> None:
+    """Add outputs `<name>/min` and `/max` of each tensor, with one for each channel (C,) of those
+    in `by_channel`.
     """
-    augmented, opset = copy_model(model), read_opset(model)
-    graph = augmented.graph
+    graph, opset = model.graph, read_opset(model)
     graph.initializer.append(ROWS_AXIS)
     for name in names:
         rows = f"{name}/rows"
@@ -254,7 +262,6 @@ def _add_extremes(
                 else helper.make_node(op, [name], [output], keepdims=0)
             )
             graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
-    return augmented
 
 
 def reduce_rows(op: str, source: str, output: str, opset: int) -> onnx.NodeProto:
