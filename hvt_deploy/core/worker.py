@@ -24,12 +24,15 @@ from hvt_deploy.core.errors import (
     as_failure,
 )
 from hvt_deploy.core.serialization import from_plain, to_plain
+from hvt_deploy.core.verbosity import is_verbose
 
 T = TypeVar("T")
 
 _ERRORS: dict[str, type[HvtDeployError]] = {
     error.__name__: error for error in (BadInput, MissingEnvironment, ToolFailure)
 }
+# The mark of a line that is of use only where the child crashes.
+DETAIL = "@detail "
 _REFUSED = 3
 _LOG_LINES = 5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -66,8 +69,9 @@ def run_in_child(
     """Run `python -m module` with `job`, a dataclass, as JSON. The module ends with `answer`.
 
     `takes` is given each line that the child prints, and returns whether it consumed it; the other
-    lines are the log. The child is killed if this process is interrupted. Raises the HvtDeployError
-    that was raised there, Crash with the last lines of the log if the process died.
+    lines are the log. With --verbose it is shown, but for lines that begin with `DETAIL`. The child
+    is killed if this process is interrupted. Raises the HvtDeployError that was raised there, Crash
+    with the last lines of the log if the process died.
     """
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
         job_file, refusal_file = Path(folder) / "job.json", Path(folder) / "refusal.json"
@@ -115,11 +119,13 @@ def _run(command: list[str], folder: str, takes: Callable[[str], bool]) -> tuple
         text=True,
         errors="replace",
     )
-    log: deque[str] = deque(maxlen=_LOG_LINES)
+    log, shown = deque[str](maxlen=_LOG_LINES), is_verbose()
     try:
-        log.extend(
-            line.strip()[:300] for line in process.stdout or () if not takes(line) and line.strip()
-        )
+        for line in process.stdout or ():
+            if not takes(line) and line.strip():
+                log.append(line.removeprefix(DETAIL).strip()[:300])
+                if shown and not line.startswith(DETAIL):
+                    sys.stderr.write(line)
         return process.wait(), "".join(f"\n  {line}" for line in log)
     finally:
         if process.poll() is None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.tensors import PIXELS_NAME, ImagesNCHW, LogitsNK, PixelsHWC
+from hvt_deploy.core.verbosity import log_severity
 from hvt_deploy.graph.storage import load_onnx
 from hvt_deploy.runtime.base import BackendRequest
 
@@ -75,6 +76,6 @@ def _open_pixels_session(model: Path | bytes, threads: int) -> onnxruntime.Infer
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = log_severity()
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ import onnxruntime
 from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS
 from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.verbosity import log_severity
 from hvt_deploy.graph.quantization.ort_session import keep_int8_exact
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.failures import read_first_line
@@ -93,7 +94,8 @@ def make_session_options(threads: int, *, spin: bool = True) -> onnxruntime.Sess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors: what it cannot fold or fuse is no warning to a user
+    # What it cannot fold or fuse is no warning to a user.
+    options.log_severity_level = log_severity()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin between two calls take the cores from the other backends of this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
-from hvt_deploy.core.worker import run_in_child
+from hvt_deploy.core.verbosity import VERBOSE
+from hvt_deploy.core.worker import DETAIL, run_in_child
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,11 @@ def test_a_killed_child_hints_at_memory(child):
     with pytest.raises(ToolFailure, match="was killed, most likely out of memory") as raised:
         run_in_child(child("os.kill(os.getpid(), signal.SIGKILL)"), Job(""))
     assert "memory" in raised.value.hint
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [("", ""), ("1", "a library's warning\n")])
+def test_lines_of_libraries_are_shown_with_verbose_only(child, capsys, monkeypatch, verbose, shown):
+    monkeypatch.setenv(VERBOSE, verbose)
+    lines = f"print({DETAIL!r} + 'importing a node'); print(job.text); print('take')"
+    run_in_child(child(lines), Job("a library's warning"), lambda line: line == "take\n")
+    assert capsys.readouterr().err == shown

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS, cpu_flags, int8_saturates, require
 from hvt_deploy.core.tensors import ImagesNCHW
+from hvt_deploy.core.verbosity import log_severity
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -37,7 +38,7 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
 
     options = ort.SessionOptions()
     at_once = min(RUNS_AT_ONCE, threads)
-    options.intra_op_num_threads, options.log_severity_level = threads // at_once, 3
+    options.intra_op_num_threads, options.log_severity_level = threads // at_once, log_severity()
     # The default order runs nodes that were appended for measuring at the end, with every
     # activation still in memory.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED

@@ -27,7 +27,7 @@ class BuildOutcome:
         flavour: the library that built it.
         layers: its layers; empty where they could not be read.
         seconds: duration of the build.
-        notes: the builder's warnings and remarks of this package.
+        notes: remarks of this package; those of the library are shown with --verbose.
     """
 
     engine: Path

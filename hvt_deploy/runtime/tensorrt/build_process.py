@@ -74,7 +74,7 @@ def compile_engine(plan: BuildPlan) -> BuildOutcome:
     if plan.flavour != "tensorrt_rtx":
         cache_note = _save_timing_cache(config, plan) or cache_note
     layers, layers_note = _read_layers(flavour, logger, log, plan)
-    notes = tuple(note for note in (cache_note, layers_note, *log.warnings) if note)
+    notes = tuple(note for note in (cache_note, layers_note) if note)
     return BuildOutcome(plan.engine, flavour.info, layers, time.monotonic() - started, notes)
 
 

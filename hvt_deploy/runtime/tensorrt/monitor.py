@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from hvt_deploy.core.worker import DETAIL
 from hvt_deploy.runtime.tensorrt.api import Native, TensorRT
 from hvt_deploy.runtime.tensorrt.messages import is_noise
 
@@ -13,13 +14,12 @@ PROGRESS_STEPS = 1000
 
 
 class BuildLog:
-    """Keeps errors, warnings and the layer list; prints everything, so that the parent has it if
-    the process dies.
+    """Keeps errors and the layer list; prints everything, so that the parent has it if the process
+    dies, and can show warnings.
     """
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        self.warnings: list[str] = []
         self.layers = ""
 
     def add(self, is_error: bool, is_warning: bool, message: str) -> None:
@@ -29,9 +29,8 @@ class BuildLog:
             return
         if is_error and not is_noise(message):
             self.errors.append(message)
-        if is_warning and message not in self.warnings:
-            self.warnings.append(message)
-        print_line(message[:300].replace("\n", " "))
+        mark = "" if is_error or is_warning else DETAIL
+        print_line(mark + message[:300].replace("\n", " "))
 
 
 class _Phases:
