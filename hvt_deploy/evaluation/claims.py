@@ -15,6 +15,9 @@ from hvt_deploy.evaluation.scores import Fault, GpuState, Interval, Latency, Tim
 # Two sessions of one and the same ONNX file differed by up to 4 % (memory layout): less is no
 # difference.
 SAME_SPEED_MARGIN = 0.04
+# Of the CPUs, while latencies of two runs are compared. On a quiet machine it is below 0.02; two
+# busy processes on two cores moved a stable speed-up from 84 to 40.
+MOST_OTHERS_SHARE = 0.05
 # Of the SM clock, in percent.
 MOST_CLOCK_MOVEMENT = 3.0
 _LOCK = "nvidia-smi --lock-gpu-clocks"
@@ -72,7 +75,8 @@ def judge_drop(points: Interval, margin: float) -> DropOutcome:
 
 def compare_speedups(before: Timing, after: Timing) -> tuple[Interval | None, str]:
     """The speed-up of a later run over that of an earlier one, and why it proves nothing (empty
-    where it may). Both are over the reference of their run: the machine's speed that day cancels.
+    where it may). Both are over the reference of their run: the machine's speed that day cancels,
+    but not a load, which takes more from who uses more threads.
     """
     was, now = before.speedup, after.speedup
     if was is None or now is None:
@@ -81,9 +85,17 @@ def compare_speedups(before: Timing, after: Timing) -> tuple[Interval | None, st
         why = f"It is over {before.speedup_over}, then over {after.speedup_over}."
     else:
         faults = (timing.speedup_fault for timing in (before, after))
-        why = next((fault.why for fault in faults if fault), "")
+        loads = (_find_load(timing.latency) for timing in (before, after))
+        why = next((fault.why for fault in faults if fault), "") or next(filter(None, loads), "")
     change = Interval(now.estimate / was.estimate, now.low / was.high, now.high / was.low)
     return change, why
+
+
+def _find_load(latency: Latency) -> str:
+    others = latency.others_share or 0.0
+    if others <= MOST_OTHERS_SHARE:
+        return ""
+    return f"Other processes had {others:.0%} of the CPUs while one of the two was timed."
 
 
 def _find_clock_fault(state: GpuState) -> str:

@@ -82,6 +82,8 @@ class Latency:
     """The clock that it was measured by."""
     gpu: GpuTiming | None = None
     """Of a GPU: the time without launch gaps."""
+    others_share: float | None = None
+    """The share, 0 to 1, of the CPUs that other processes had meanwhile; None where unknown."""
 
     @property
     def throughput_img_s(self) -> float:

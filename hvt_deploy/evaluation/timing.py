@@ -10,9 +10,11 @@ from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.images import repeat_to
+from hvt_deploy.evaluation.claims import MOST_OTHERS_SHARE
 from hvt_deploy.evaluation.gpu_reading import GpuReader
 from hvt_deploy.evaluation.gpu_state import GpuMonitor
 from hvt_deploy.evaluation.latency import KEPT_ROUNDS, measure_latency
+from hvt_deploy.evaluation.machine_load import LoadMeter
 from hvt_deploy.evaluation.scores import Latency
 from hvt_deploy.runtime.base import Backend, BoundCall
 from hvt_deploy.runtime.failures import breaks_cuda, explain_failure
@@ -68,15 +70,23 @@ def time_backends(
         bound = session.bind(repeat_to(images_NCHW, batch))
         read = gpu.reader.read if gpu else None
         monitor = GpuMonitor(gpu.name, read, KEPT_ROUNDS) if gpu and read else None
+        load = LoadMeter()
         with ui.progress(f"Measuring latency at batch {batch}") as progress:
-            for name, latency in measure_latency(
+            measured = measure_latency(
                 bound,
                 batch,
                 progress=progress,
                 after_window=monitor.observe if monitor else None,
                 on_failure=session.fail,
-            ).items():
-                found[name].append(_with_state(latency, monitor, name))
+            )
+        others = load.read_others()
+        for name, latency in measured.items():
+            found[name].append(replace(_with_state(latency, monitor, name), others_share=others))
+        if others is not None and others > MOST_OTHERS_SHARE:
+            session.warnings.append(
+                f"Other processes had {others:.0%} of the CPUs while batch {batch} was timed: "
+                "latencies are longer than they are alone, and `diff` claims nothing about them."
+            )
     warnings = [*session.warnings, *(gpu.reader.notes if gpu else ())]
     timed = [latency.gpu for some in found.values() for latency in some if latency.gpu]
     if gpu is not None and not all(one.state for one in timed):

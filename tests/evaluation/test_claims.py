@@ -99,3 +99,14 @@ def test_a_change_of_speed_needs_both_runs():
     other = replace(good, speedup_over="pytorch fp32 compiled")
     why = "It is over pytorch fp32, then over pytorch fp32 compiled."
     assert compare_speedups(good, other)[1] == why
+
+
+@pytest.mark.parametrize("loaded", [0, 1])
+def test_a_change_of_speed_beside_other_work_proves_nothing(loaded):
+    pair = [Timing(windows(5), Interval(84.0, 83.0, 85.0), "pytorch fp32")] * 2
+    pair[loaded] = replace(pair[loaded], speedup=Interval(40.0, 39.5, 40.5))
+    pair = [replace(t, latency=replace(t.latency, others_share=0.01)) for t in pair]
+    assert compare_speedups(*pair)[1] == ""
+    busy = replace(pair[loaded].latency, others_share=0.5)
+    pair[loaded] = replace(pair[loaded], latency=busy)
+    assert compare_speedups(*pair)[1].startswith("Other processes had 50% of the CPUs")

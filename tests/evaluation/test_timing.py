@@ -56,6 +56,15 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         return measure_latency(bound, batch, budget_s=0.5, **options)
 
     monkeypatch.setattr(timing, "measure_latency", short)
+    monkeypatch.setattr(timing.LoadMeter, "read_others", lambda _: 0.01)
+
+
+def test_work_of_other_processes_is_recorded_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing.LoadMeter, "read_others", lambda _: 0.42)
+    backends = {"ort": TimedBackend(Sleeper("ort", 1), "cpu")}
+    found = time_backends(backends, IMAGES, (1,), None, SilentUi())
+    assert found.latency["ort"][0].others_share == 0.42
+    assert found.warnings[0].startswith("Other processes had 42% of the CPUs while batch 1")
 
 
 def test_every_batch_size_has_its_latency_and_a_size_that_is_too_large_is_told() -> None:
