@@ -48,6 +48,7 @@ from hvt_deploy.graph.quantization.cpu_int8 import (
     quantize_biases,
     quantize_outputs,
     to_unsigned,
+    use_all_levels,
 )
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.qdq import quantize_int8
@@ -83,15 +84,17 @@ def make_graphs(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dic
     ranges, roles = int8.ranges, manifest.config.quantization.int8_roles.cpu
     signed = quantize_int8(int8.prepare(load_onnx(fp32_path)), ranges, roles)
     unsigned = to_unsigned(signed)
-    biased = quantize_biases(unsigned)
-    outputs = quantize_outputs(biased, ranges)
+    all_levels = use_all_levels(unsigned)
+    outputs = quantize_outputs(all_levels, ranges)
+    biased = quantize_biases(outputs)
     made = {
         "FP32, GELU as one operator": gather_gelu(load_onnx(fp32_path)),
         SIGNED: signed,
         "+ unsigned": unsigned,
-        "+ int32 biases": biased,
+        "+ all levels behind a ReLU": all_levels,
         "+ outputs of convolutions": outputs,
-        CPU_VARIANT: gather_gelu(outputs),
+        "+ int32 biases": biased,
+        CPU_VARIANT: gather_gelu(biased),
     }
     paths = {FP32: fp32_path}
     for i, (name, graph) in enumerate(made.items()):

@@ -170,11 +170,12 @@ def _show_graphs(
     folder: ModelFolder, manifest: Manifest, precision: Precision, options: QuantizeOptions
 ) -> None:
     from hvt_deploy.commands.quantize import GRAPHS_OF
-    from hvt_deploy.core.manifest import INT8_CALIBRATION, Int8CalibrationFacts
+    from hvt_deploy.core.manifest import INT8_CALIBRATION, GraphFacts, Int8CalibrationFacts
 
     made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS_OF[precision]}
     if options.as_json:
-        show_json(made)
+        faults = {key: facts.faults for key in made if (facts := manifest.facts(key, GraphFacts))}
+        show_json({**made, "faults": {key: found for key, found in faults.items() if found}})
         return
     calibration = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
     if calibration and precision != "fp16":

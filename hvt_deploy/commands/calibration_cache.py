@@ -62,6 +62,8 @@ class Calibrated:
     """FP32's logits for these, where the ranges were measured just now."""
     int8: Int8Calibration | None = None
     """Thresholds and recovery passes; None for FP16."""
+    on_noise: bool = False
+    """Whether `images` are noise because the calibration images are not here."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def calibrate(
             f"No calibration images ({source}): FP16 without measured ranges. "
             "Give some with --calib DIR."
         )
-        return manifest, Calibrated(None, _noise(manifest))
+        return manifest, Calibrated(None, _noise(manifest), on_noise=True)
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
     compared = config.calibration.batch_size
     reader = _Reader(manifest, max(1, compared // RUNS_AT_ONCE))
@@ -139,10 +141,10 @@ def _recorded(
         "them is taken. New graphs are compared with FP32 on noise."
     )
     if not int8:
-        return manifest, Calibrated(ranges, noise)
+        return manifest, Calibrated(ranges, noise, on_noise=True)
     chosen = CalibrationSet.read(path.with_name("calibration.json"))
     manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
-    return manifest, Calibrated(ranges, noise, int8=found)
+    return manifest, Calibrated(ranges, noise, int8=found, on_noise=True)
 
 
 def _noise(manifest: Manifest) -> ImagesNCHW:

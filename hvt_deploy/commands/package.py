@@ -46,7 +46,8 @@ def package_triton(
 
     It appears whole or not at all. TensorRT engines come first, with every profile that Triton can
     serve, then ONNX graphs: INT8, FP16 and FP32 where there is a GPU, else the CPU variant of INT8,
-    and FP32; last the graph that preprocesses, where there is one. Raises BadInput for untrained
+    and FP32; last the graph that preprocesses, where there is one. A CPU variant that something
+    speaks against is left out, with a warning. Raises BadInput for untrained
     weights that are not allowed, for a fixed batch and for a `target` that holds something.
     """
     with folder.reading() as manifest:
@@ -78,7 +79,7 @@ def _package(
     on_gpu = bool(find_gpus())
     networks = [
         *_engines(folder, manifest, ui),
-        *_graphs_to_pack(folder, manifest, onnx_platform, on_gpu),
+        *_graphs_to_pack(folder, manifest, onnx_platform, on_gpu, ui),
     ]
     pixels_model = next((network.name for network in networks if network.takes_pixels), None)
     with writing_to(target), new_folder(target) as staged:
@@ -129,10 +130,12 @@ def _engines(folder: ModelFolder, manifest: Manifest, ui: Ui) -> Iterator[Networ
 
 
 def _graphs_to_pack(
-    folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool
+    folder: ModelFolder, manifest: Manifest, platform: Platform, on_gpu: bool, ui: Ui
 ) -> Iterator[Network]:
     for key in (*(GPU_GRAPHS if on_gpu else CPU_GRAPHS), PIXELS):
-        if key in manifest.artifacts:
+        if fault := manifest.find_fault(key):
+            ui.warn(f"{key} is left out, FP32 is served: {fault}")
+        elif key in manifest.artifacts:
             file = folder.open_artifact(manifest, key)
             yield Network(
                 f"{folder.slug}_{key}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,15 @@ def predict(
         raise BadInput(
             "There is no image to classify.", "Give image files or folders that hold some."
         )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "ort fp32 instead")  # said by `ui`
+        opened = Classifier(model, backend, workspace=root, device=device)
     with (
-        Classifier(model, backend, workspace=root, device=device) as classifier,
+        opened as classifier,
         ui.progress("Classifying") as progress,
     ):
+        if classifier.note:
+            ui.warn(classifier.note)
         if classifier.untrained:
             ui.warn(f"{classifier.model} has random weights: its predictions mean nothing.")
         images: list[PredictedImage] = []

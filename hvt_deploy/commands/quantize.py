@@ -11,8 +11,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnx import ModelProto
+
 from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
+from hvt_deploy.commands.cpu_variant_faults import find_variant_faults, time_cpu_variant
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.freshness import is_fresh
@@ -23,6 +26,7 @@ from hvt_deploy.core.manifest import (
     GraphKey,
     GraphRecipe,
     Manifest,
+    Parity,
 )
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
@@ -30,9 +34,15 @@ from hvt_deploy.core.types import Int8Target, Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.parity import compare_logits
+from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.quantization.logits_judge import run_logits
 from hvt_deploy.graph.quantization.qdq import select_nodes
-from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
+from hvt_deploy.graph.quantization.quantized_graph import (
+    Judge,
+    QuantizedGraph,
+    make_quantized_graph,
+)
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
@@ -63,6 +73,10 @@ class _Reference:
     """Its file."""
     logits_NK: LogitsNK  # noqa: N815
     """Its logits for the images of the comparison."""
+
+    def compare(self, logits_NK: LogitsNK) -> Parity:
+        """The parity of another graph's logits."""
+        return compare_logits(self.logits_NK, logits_NK)
 
 
 def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
@@ -111,7 +125,7 @@ def make_graphs(
         fp32 = folder.open_artifact(manifest, "fp32")
         logits_NK = calibrated.fp32_logits_NK
         if logits_NK is None:
-            logits_NK = _logits(fp32, "fp32", manifest, calibrated.images)
+            logits_NK = _logits(fp32, manifest, calibrated.images)
         reference = _Reference(fp32, logits_NK)
         for key, recipe in missing.items():
             manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
@@ -150,18 +164,21 @@ def _add_graph(
     ui: Ui,
 ) -> Manifest:
     """Make one graph, compare it with FP32 through ONNX Runtime, store it; not committed."""
-    graph, kept_fp32 = make_quantized_graph(
-        reference.path, key, recipe, calibrated.ranges, calibrated.int8
+    judge = _make_judge(calibrated, reference)
+    made = make_quantized_graph(
+        reference.path, key, recipe, calibrated.ranges, calibrated.int8, judge
     )
-    opset = read_opset(graph)
+    graph, opset = made.model, read_opset(made.model)
     exported = manifest.facts("fp32", GraphFacts)
     if key == "int8" and exported and opset != exported.opset:
         ui.say(f"{key}: opset {opset} instead of {exported.opset}; FP16 Q/DQ exists from opset 19.")
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
-        found_NK = _logits(path, key, manifest, calibrated.images)
-        parity = compare_logits(reference.logits_NK, found_NK)
+        found_NK = made.logits_NK
+        if found_NK is None:
+            found_NK = _logits(path, manifest, calibrated.images)
+        parity = reference.compare(found_NK)
         if key == "fp16" and not parity.sqnr_db >= FP16_MIN_SQNR_DB:
             raise CheckFailed(
                 f"The logits of the FP16 graph of {manifest.slug} have an SQNR of "
@@ -171,6 +188,11 @@ def _add_graph(
                 "ranges stay FP32.",
             )
         ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {len(found_NK)} images")
+        faults: tuple[str, ...] = ()
+        if key == "int8-cpu":
+            images = calibrated.images[: manifest.signature.batch or 1]
+            speed = time_cpu_variant(manifest, reference.path, path, images)
+            faults = _judge_variant(made, parity, reference, speed, ui)
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
         return folder.add(
             manifest,
@@ -184,14 +206,39 @@ def _add_graph(
                 nodes=len(graph.graph.node),
                 parity=parity,
                 recipe=recipe,
-                kept_fp32={kept.node: kept.reason for kept in kept_fp32},
+                kept_fp32={kept.node: kept.reason for kept in made.kept_fp32},
+                faults=faults,
             ),
             parents=[k for k in needed if k in manifest.artifacts],
             commit=False,
         )
 
 
-def _logits(path: Path, key: GraphKey, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
+def _make_judge(calibrated: Calibrated, reference: _Reference) -> Judge | None:
+    """None for noise, which is outside of the ranges: what it loses by clipping says nothing."""
+    if calibrated.on_noise:
+        return None
+
+    def infer(model: ModelProto) -> LogitsNK:
+        return run_logits(model, [calibrated.images], cpu_count())
+
+    return Judge(reference.logits_NK, infer)
+
+
+def _judge_variant(
+    made: QuantizedGraph, parity: Parity, reference: _Reference, speed: Interval | None, ui: Ui
+) -> tuple[str, ...]:
+    """What speaks against the CPU variant, said as warnings."""
+    numerics = None if made.numerics_NK is None else reference.compare(made.numerics_NK)
+    if made.kept_fp32:
+        ui.say(f"int8-cpu: {len(made.kept_fp32)} nodes stay FP32: {made.kept_fp32[0].reason}.")
+    faults = find_variant_faults(parity, numerics, speed)
+    for fault in faults:
+        ui.warn(f"int8-cpu: {fault} It is not served: `package` and `Classifier` take FP32.")
+    return faults
+
+
+def _logits(path: Path, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
     request = BackendRequest(
         variant=Variant("ort", "cpu", "int8"),
         path=path,

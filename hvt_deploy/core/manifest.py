@@ -90,7 +90,9 @@ class GraphFacts:
     recipe: GraphRecipe | None = None
     """How it was made from FP32; None for an FP32 graph."""
     kept_fp32: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Nodes that FP16 left in FP32, each with the reason."""
+    """Nodes that FP16, or the CPU variant, left in FP32, each with the reason."""
+    faults: tuple[str, ...] = ()
+    """CPU variant only: sentences that speak against it. Without any it is served."""
     kind: Literal["graph"] = "graph"
     """Discriminator of the artifact kind in JSON."""
 
@@ -234,6 +236,11 @@ class Manifest:
         """The facts of every engine, by key."""
         facts = {key: artifact.facts for key, artifact in self.artifacts.items()}
         return {key: value for key, value in facts.items() if isinstance(value, EngineFacts)}
+
+    def find_fault(self, key: GraphKey) -> str:
+        """What speaks against running a graph; empty if nothing does or it is not there."""
+        facts = self.facts(key, GraphFacts)
+        return " ".join(facts.faults) if facts else ""
 
     def facts(self, key: str, kind: type[F]) -> F | None:
         """The facts of artifact `key`, None where there is no such artifact.

@@ -4,6 +4,7 @@ any program.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,9 +63,10 @@ class Classifier:
     `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is
     the newest. `backend` is a row's name as `validate` shows it ("ort int8 cpu"), a runtime
     ("ort", "ort-trt", "trt", "pytorch") or "auto": an engine where one runs, else ONNX Runtime in
-    FP32. `device` is "auto" (the GPU where the runtime can use one), "cpu", "cuda" or "cuda:N".
-    Raises BadInput for a name that does not exist, MissingEnvironment where the backend cannot run
-    here.
+    FP32, which also runs in place of a CPU variant that something speaks against (a UserWarning
+    says so, and `note`). `device` is "auto" (the GPU where the runtime can use one), "cpu", "cuda"
+    or "cuda:N". Raises BadInput for a name that does not exist, MissingEnvironment where the
+    backend cannot run here.
     """
 
     def __init__(
@@ -89,7 +91,10 @@ class Classifier:
                 timed_batches=(self._batch_size,),
                 with_pytorch=backend != "auto",
             )
-            self._backend = _open_backend(selections, backend)
+            chosen, self.note = _choose(selections, backend)
+            if self.note:
+                warnings.warn(self.note, stacklevel=2)
+            self._backend = _open_backend(chosen, backend)
         self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
         self.untrained = manifest.weights.untrained
 
@@ -176,8 +181,7 @@ def _open_selected(model: str | Path | None, workspace: Path) -> ModelFolder:
     return find_model(workspace, None if model is None else str(model))
 
 
-def _open_backend(selections: Sequence[Selection], name: str) -> AnyBackend:
-    chosen = _choose(selections, name)
+def _open_backend(chosen: Sequence[Selection], name: str) -> AnyBackend:
     for selection in chosen:
         if selection.open is not None:
             return selection.open()
@@ -185,20 +189,27 @@ def _open_backend(selections: Sequence[Selection], name: str) -> AnyBackend:
     raise MissingEnvironment(f"{name} cannot run here: {why}", "`hvt-deploy doctor` says what can.")
 
 
-def _choose(selections: Sequence[Selection], name: str) -> list[Selection]:
-    """The backends of that name or runtime; for `auto` an engine, else ONNX Runtime in FP32.
+def _choose(selections: Sequence[Selection], name: str) -> tuple[list[Selection], str]:
+    """The backends of that name or runtime, and why they are others than asked for, or "".
 
-    Of several engines those first that take a single image, as the last one of a folder may be.
+    For `auto` they are an engine, else ONNX Runtime in FP32, which is also in place of a graph that
+    something speaks against. Of several engines those first that take a single image, as the last
+    one of a folder may be.
     """
     selections = sorted(selections, key=lambda selection: not _takes_one(selection))
+    plain = [s for s in selections if s.variant.name == "ort fp32"]
     if name == "auto":
         engines = [s for s in selections if s.variant.runtime == "trt"]
-        return engines + [s for s in selections if s.variant.name == "ort fp32"]
+        return engines + plain, ""
     names = {s.variant.name for s in selections}
     runtimes = set(get_args(Runtime))
     if name not in names | runtimes:
         raise unknown_name("backend", name, {"auto"} | names | runtimes)
-    return [s for s in selections if name in (s.variant.name, s.variant.runtime)]
+    chosen = [s for s in selections if name in (s.variant.name, s.variant.runtime)]
+    served = [s for s in chosen if not s.fault]
+    if served or not chosen:
+        return served, ""
+    return plain, f"ort fp32 instead of {name}: {chosen[0].fault}"
 
 
 def _takes_one(selection: Selection) -> bool:

@@ -64,6 +64,8 @@ class Selection:
     """For an engine."""
     note: str = ""
     """A note for readers of its figures; empty if none."""
+    fault: str = ""
+    """What speaks against serving it; empty if nothing."""
 
 
 def select_backends(
@@ -167,6 +169,9 @@ class _Selector:
                 precision, form = _GRAPHS[key]
                 variant = Variant("ort", place.device, precision, form)
                 selection = self._select(key, variant, place)
+                if fault := self.manifest.find_fault(key):
+                    note = f"{selection.note} Not served: {fault}".strip()
+                    selection = replace(selection, note=note, fault=fault)
                 if place.device == "cuda" and precision == "int8":
                     selection = replace(selection, note=_DEQUANTIZED)
                 found.append(selection)

@@ -221,7 +221,7 @@ def _quantize(graphs: VerifiedGraphs) -> None:
     int8 = Int8Calibration(ranges, attention=settings.int8_attention == "always")
     recipe = GraphRecipe(measured_ranges=True, quantization=settings, target="rtx")
     for precision in ("fp16", "int8", "int8-fp32"):
-        model, _ = make_quantized_graph(fp32, precision, recipe, ranges, int8)
+        model = make_quantized_graph(fp32, precision, recipe, ranges, int8).model
         save_onnx(model, graphs.onnx(precision))
 
 

@@ -10,6 +10,7 @@ what each does to logits and latency.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -17,18 +18,30 @@ import onnx
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.graph.edit import GraphEdit, replace_input
 from hvt_deploy.graph.opset import convert_opset, read_opset
+from hvt_deploy.graph.quantization.qdq import INT8
 from hvt_deploy.graph.quantization.ranges import Ranges
+from hvt_deploy.graph.queries import map_producers
 
 _TO_UNSIGNED, _MOST = (
     128,
     255,
 )  # what takes a signed level to an unsigned one; the largest of them
 _GELU_OPSET = 20
+_ROUNDING = 1e-6
+_ALL = (-math.inf, math.inf)
 
 
-def make_cpu_variant(signed: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """The CPU variant of `signed`, a graph by `quantize_int8`: the passes below in turn."""
-    return gather_gelu(quantize_outputs(quantize_biases(to_unsigned(signed)), ranges))
+def make_cpu_variant(
+    signed: onnx.ModelProto, ranges: Ranges, left_out: Collection[str] = ()
+) -> onnx.ModelProto:
+    """The CPU variant of `signed`, a graph by `quantize_int8`: the passes below in turn.
+
+    Conv and Gemm nodes that are `left_out` (names) compute in floating point, as in `signed`.
+    """
+    unsigned = use_all_levels(to_unsigned(signed))
+    # A bias is in units of the scales, which are chosen before it.
+    outputs = quantize_outputs(unsigned, ranges, left_out)
+    return gather_gelu(quantize_biases(outputs, left_out))
 
 
 def to_unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -49,8 +62,51 @@ def _set_zero_point(edit: GraphEdit, quantize: onnx.NodeProto, zero_point: int) 
         node.input[2] = name
 
 
-def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Float biases of quantized Conv and Gemm nodes to int32 with scale activation × weight.
+def use_all_levels(model: onnx.ModelProto) -> onnx.ModelProto:
+    """UINT8 behind a Relu, or a Clip at 0, with zero point 0 and 127/255 of the scale: it clips
+    exactly where the engine does, with twice as many levels below.
+    """
+    edit = GraphEdit(model)
+    producers = edit.producers()
+    for node in edit.nodes("QuantizeLinear"):
+        source, scale = producers.get(node.input[0]), edit.constant(node.input[1])
+        if source is not None and scale is not None and _clamps_at_zero(edit, source):
+            finer = (scale * (INT8.largest / _MOST)).astype(np.float32)
+            name = edit.add_constant(f"{node.output[0]}_scale", finer)
+            for reader in (node, *edit.readers(node.output[0])):
+                reader.input[1] = name
+            _set_zero_point(edit, node, 0)
+    return edit.done()
+
+
+def _find_limits(edit: GraphEdit, node: onnx.NodeProto) -> tuple[float, float]:
+    """The inputs between which an activation's output still changes."""
+    if node.op_type == "Relu":
+        return 0.0, math.inf
+    if node.op_type == "HardSwish":
+        return -3.0, math.inf
+    if node.op_type == "Clip":
+        ends = [edit.constant(name) for name in (*node.input[1:], "", "")[:2]]
+        low, high = (x if end is None else end.item() for end, x in zip(ends, _ALL, strict=True))
+        return low, high
+    return _ALL
+
+
+def _clamps_at_zero(edit: GraphEdit, node: onnx.NodeProto) -> bool:
+    return node.op_type in ("Relu", "Clip") and _find_limits(edit, node)[0] == 0
+
+
+def _saturates_within(edit: GraphEdit, quantize: onnx.NodeProto, high: float) -> bool:
+    """Whether the levels of a UINT8 QuantizeLinear lie between 0 and `high`."""
+    scale, zero_point = (edit.constant(name) for name in quantize.input[1:3])
+    if scale is None or zero_point is None or zero_point.dtype != np.uint8 or zero_point:
+        return False
+    return _MOST * float(scale) <= high * (1 + _ROUNDING)
+
+
+def quantize_biases(model: onnx.ModelProto, left_out: Collection[str] = ()) -> onnx.ModelProto:
+    """Float biases of quantized Conv and Gemm nodes, but those `left_out`, to int32 with scale
+    activation × weight.
 
     A bias moves by at most half its scale, half a unit of the integer sum that it is added to. One
     that int32 cannot hold stays float.
@@ -58,7 +114,8 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
     edit = GraphEdit(model)
     producers = edit.producers()
     for node in edit.nodes("Conv", "Gemm"):
-        bias = edit.constant(node.input[2]) if len(node.input) > 2 else None
+        is_wanted = len(node.input) > 2 and node.name not in left_out
+        bias = edit.constant(node.input[2]) if is_wanted else None
         scales = [
             edit.constant(producers[name].input[1])
             for name in node.input[:2]
@@ -86,43 +143,61 @@ def _follows_dq(name: str, producers: dict[str, onnx.NodeProto]) -> bool:
     return name in producers and producers[name].op_type == "DequantizeLinear"
 
 
-def quantize_outputs(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
-    """UINT8 Q/DQ on the outputs of quantized convolutions: without it their kernel is the float
-    one.
+def quantize_outputs(
+    model: onnx.ModelProto, ranges: Ranges, left_out: Collection[str] = ()
+) -> onnx.ModelProto:
+    """UINT8 Q/DQ on the outputs of quantized convolutions, but those `left_out`: without it their
+    kernel is the float one.
 
-    All 256 levels lie between the smallest and the largest calibrated value: no engine reads these
-    Q/DQ. Where only a Relu reads the output and only a QuantizeLinear reads that, the latter gets
-    zero point 0 instead: the same numbers within the calibrated range, and the kernel does the Relu
-    by its saturation. Linears have an integer kernel that gives float; quantizing their outputs was
-    slower and less accurate.
+    No engine reads these Q/DQ: all 256 levels lie between the smallest and the largest calibrated
+    value that the activation behind lets through. A Relu or a Clip at 0 is then the saturation of
+    the kernel. Linears have an integer kernel that gives float; quantizing their outputs was slower
+    and less accurate.
     """
     edit = GraphEdit(model)
-    producers = edit.producers()
-    for node in edit.nodes("Conv"):
-        output = node.output[0]
-        readers = edit.readers(output)
-        if not all(_follows_dq(name, producers) for name in node.input[:2]) or edit.is_output(
-            output
-        ):
-            continue
-        if (relu := _only(readers, "Relu")) and (
-            quantize := _only(edit.readers(relu.output[0]), "QuantizeLinear")
-        ):
-            _set_zero_point(edit, quantize, 0)
-        elif not _only(readers, "QuantizeLinear") and ranges.largest(output):
-            low, high = (min(0.0, ranges.tensors[output][0]), max(0.0, ranges.tensors[output][1]))
-            scale = (high - low) / _MOST
-            parameters = (
-                edit.add_constant(f"{output}_output_scale", np.array(scale, np.float32)),
-                edit.add_constant(
-                    f"{output}_output_zero_point", np.array(round(-low / scale), np.uint8)
-                ),
-            )
-            names = f"{output}_output_quantized", f"{output}_output"
-            values = edit.add_qdq(output, *parameters, *names)
-            for reader in readers:
-                replace_input(reader, output, values)
+    for node in find_quantized(model, "Conv"):
+        if node.name not in left_out:
+            _quantize_output(edit, node.output[0], ranges)
     return edit.done()
+
+
+def find_quantized(model: onnx.ModelProto, *op_types: str) -> list[onnx.NodeProto]:
+    """The nodes of these operators whose two factors are dequantized."""
+    producers = map_producers(model.graph)
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type in op_types and all(_follows_dq(name, producers) for name in node.input[:2])
+    ]
+
+
+def _quantize_output(edit: GraphEdit, output: str, ranges: Ranges) -> None:
+    """Q/DQ on the output of a convolution, unless it is returned, or only quantized anyhow."""
+    readers = edit.readers(output)
+    if edit.is_output(output) or _only(readers, "QuantizeLinear"):
+        return
+    limits, seen = _ALL, output  # the tensor that is replaced by its dequantized form
+    if len(readers) == 1:
+        limits, activated = _find_limits(edit, readers[0]), readers[0].output[0]
+        if _clamps_at_zero(edit, readers[0]) and not edit.is_output(activated):
+            quantize = _only(edit.readers(activated), "QuantizeLinear")
+            if quantize and _saturates_within(edit, quantize, limits[1]):
+                quantize.input[0] = output
+                return
+            seen = activated
+    ends = (0.0, *ranges.tensors.get(output, ()))
+    low, high = (min(max(end, limits[0]), limits[1]) for end in (min(ends), max(ends)))
+    if low == high:
+        return
+    scale = (high - low) / _MOST
+    parameters = (
+        edit.add_constant(f"{output}_output_scale", np.array(scale, np.float32)),
+        edit.add_constant(f"{output}_output_zero_point", np.array(round(-low / scale), np.uint8)),
+    )
+    readers = edit.readers(seen)
+    values = edit.add_qdq(output, *parameters, f"{output}_output_quantized", f"{output}_output")
+    for reader in readers:
+        replace_input(reader, seen, values)
 
 
 def _only(nodes: list[onnx.NodeProto], op_type: str) -> onnx.NodeProto | None:

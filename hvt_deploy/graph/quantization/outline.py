@@ -45,6 +45,13 @@ class Outline:
     channel_axes: Mapping[str, int]
     """The axis of the output channels in each weight to quantize, by name."""
 
+    @property
+    def is_external(self) -> bool:
+        """Whether weights are in external files: they may be too many for several copies."""
+        return any(
+            tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in self.weights.values()
+        )
+
     def fill(self, made: onnx.ModelProto) -> onnx.ModelProto:
         """`made`, which passes made from `model`, changed in place to hold the real weights.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto
@@ -9,6 +10,7 @@ from onnx import ModelProto
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import GraphKey, GraphRecipe
 from hvt_deploy.core.run_config import QuantizationConfig
+from hvt_deploy.core.tensors import LogitsNK
 from hvt_deploy.core.types import Int8Target
 from hvt_deploy.graph.opset import convert_opset, read_opset
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
@@ -19,11 +21,36 @@ from hvt_deploy.graph.quantization.engine_int8 import (
 )
 from hvt_deploy.graph.quantization.fp16 import QDQ_OPSET, KeptNode, to_fp16
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
+from hvt_deploy.graph.quantization.judged_variant import InferGraph, make_judged_variant
 from hvt_deploy.graph.quantization.outline import Outline, make_outline
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.quantization.scale_raising import raise_scales
 from hvt_deploy.graph.storage import load_onnx
+
+
+@dataclass(frozen=True)
+class QuantizedGraph:
+    """An FP16 or INT8 graph."""
+
+    model: ModelProto
+    """The graph, with its weights."""
+    kept_fp32: tuple[KeptNode, ...] = ()
+    """The nodes that FP16, or the CPU variant, left in FP32."""
+    logits_NK: LogitsNK | None = None  # noqa: N815
+    """Of a CPU variant that was judged."""
+    numerics_NK: LogitsNK | None = None  # noqa: N815
+    """Those of the signed graph that it was made from."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Runs graphs in memory, to compare them with FP32."""
+
+    reference_NK: LogitsNK  # noqa: N815
+    """Logits of FP32."""
+    infer: InferGraph
+    """Logits of another graph for the same images."""
 
 
 def make_quantized_graph(
@@ -32,15 +59,17 @@ def make_quantized_graph(
     recipe: GraphRecipe,
     ranges: Ranges | None,
     int8: Int8Calibration | None,
-) -> tuple[ModelProto, tuple[KeptNode, ...]]:
-    """The graph of artifact `key` from the FP32 file, and the nodes that FP16 left in FP32.
+    judge: Judge | None = None,
+) -> QuantizedGraph:
+    """The graph of artifact `key` from the FP32 file.
 
-    Raises BadInput for INT8 without `int8`.
+    With a `judge` the CPU variant is judged, unless its weights are external: it would be in memory
+    several times. Raises BadInput for INT8 without `int8`.
     """
     if key == "fp16":
         outlined = make_outline(load_onnx(fp32, weights=False), fp32.parent, ())
         half = to_fp16(outlined.model, ranges)
-        return outlined.fill(half.model), half.kept_fp32
+        return QuantizedGraph(outlined.fill(half.model), half.kept_fp32)
     if int8 is None or recipe.quantization is None:
         raise BadInput(
             "INT8 needs ranges measured on real images.", "Give training images with --calib DIR."
@@ -49,13 +78,18 @@ def make_quantized_graph(
     model, int8_ranges = outlined.model, int8.ranges
     if key == "int8-cpu":
         signed = quantize_int8(model, int8_ranges, placement.roles, placement.excluded)
-        return outlined.fill(make_cpu_variant(signed, int8_ranges)), ()
+        if judge and not outlined.is_external:
+            made = make_judged_variant(
+                signed, int8_ranges, judge.reference_NK, judge.infer, outlined.fill
+            )
+            return QuantizedGraph(made.model, made.kept_fp32, made.logits_NK, made.numerics_NK)
+        return QuantizedGraph(outlined.fill(make_cpu_variant(signed, int8_ranges)))
     if key == "int8-fp32":
-        return outlined.fill(quantize_for_engine(model, int8_ranges, placement)), ()
+        return QuantizedGraph(outlined.fill(quantize_for_engine(model, int8_ranges, placement)))
     model = convert_opset(model, max(QDQ_OPSET, read_opset(model)))
     quantized = quantize_for_engine(model, int8_ranges, placement)
     half = to_fp16(raise_scales(quantized, int8_ranges), int8_ranges)
-    return outlined.fill(half.model), half.kept_fp32
+    return QuantizedGraph(outlined.fill(half.model), half.kept_fp32)
 
 
 def _place(

@@ -16,6 +16,7 @@ from running import sqnr
 
 from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.quantization.cpu_int8 import (
+    find_quantized,
     gather_gelu,
     make_cpu_variant,
     quantize_biases,
@@ -125,7 +126,8 @@ def planted_conv(tmp_path, after="logits = Mul (sum, two)"):
         f"""<ir_version: 9, opset_import: ["" : 17]> g
         (float[N, 3, 8, 8] images) => (float[N, 4, 8, 8] logits)
         <float[4, 3, 1, 1] w = {{{weight}}}, float[4, 4, 1, 1] v = {{{second}}},
-         float[4] b = {{1, 0.5, -0.5, 0}}, float two = {{2}}> {{
+         float[4] b = {{1, 0.5, -0.5, 0}}, float two = {{2}}, float none = {{0}},
+         float some = {{0.6}}> {{
         sum = Conv (images, w, b) {after} }}"""
     )
     for i, node in enumerate(model.graph.node):
@@ -183,7 +185,55 @@ def test_a_relu_between_convolutions_is_the_kernels_saturation(tmp_path):
     variant = make_cpu_variant(signed, ranges)
     made = kernels(variant, tmp_path)
     assert (made["Relu"], made["QLinearConv"]) == (0, 2)
-    assert sqnr(run(signed, x), run(variant, x)) > sqnr(run(model, x), run(signed, x))
+    assert sqnr(run(model, x), run(variant, x)) > sqnr(run(model, x), run(signed, x)) - 3
+
+
+ACTIVATIONS = {"relu": "Relu (sum)", "relu6": "Clip (sum, none, some)"}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_variant_clips_exactly_where_the_engine_does(activation, tmp_path):
+    after = f"a = {ACTIVATIONS[activation]} c = Conv (a, v) logits = Mul (c, two)"
+    model, ranges, x = planted_conv(tmp_path, after)
+    ranges = Ranges({**ranges.tensors, "c": (-4.0, 4.0)})  # its own output is not to be clipped
+    signed = quantize_int8(model, ranges, ("conv",))
+    variant = make_cpu_variant(signed, ranges)
+    # Far outside of the calibrated range, where everything is clipped or nothing is positive.
+    assert sqnr(run(signed, 20 * x), run(variant, 20 * x)) > 30
+    made = kernels(variant, tmp_path)
+    assert (made["Relu"], made["Clip"], made["QLinearConv"]) == (0, 0, 2)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), "HardSwish (sum)"])
+def test_levels_lie_where_the_activation_lets_values_through(activation, tmp_path):
+    """Values that a residual sum reads too; 50 times as large before the activation, downwards."""
+    after = f"a = {activation} c = Conv (a, v) logits = Add (a, c)"
+    model, ranges, x = planted_conv(tmp_path, after)
+    low, high = ranges.tensors["sum"]
+    wide = Ranges({**ranges.tensors, "sum": (50 * low, high)})
+    signed = quantize_int8(model, ranges, ("conv",))
+    variant = make_cpu_variant(signed, wide)
+    assert kernels(variant, tmp_path)["QLinearConv"] == 2
+    assert sqnr(run(model, x), run(variant, x)) > sqnr(run(model, x), run(signed, x)) - 6
+
+
+def test_a_clip_below_what_its_reader_reaches_stays_a_clip(tmp_path):
+    after = "a = Clip (sum, none, some) c = Conv (a, v) logits = Mul (c, two)"
+    model, ranges, x = planted_conv(tmp_path, after)
+    other = Ranges({**ranges.tensors, "a": (0.0, 4.0), "c": (-4.0, 4.0)})
+    signed = quantize_int8(model, other, ("conv",))
+    variant = make_cpu_variant(signed, other)
+    assert sqnr(run(signed, 20 * x), run(variant, 20 * x)) > 30
+
+
+def test_nodes_that_are_left_out_compute_as_in_the_engine(calibrated, images):
+    fp32, signed, ranges = calibrated
+    names = [node.name for node in find_quantized(signed, "Conv", "Gemm")]
+    variant = make_cpu_variant(signed, ranges, names)
+    biases = {node.input[2] for node in quantized(variant, "Conv") if len(node.input) == 3}
+    assert biases <= values(variant).keys()
+    expected = run(fp32, images)
+    assert sqnr(expected, run(variant, images)) > sqnr(expected, run(signed, images)) - 1
 
 
 def test_gelus_are_one_kernel_each(calibrated, tmp_path):

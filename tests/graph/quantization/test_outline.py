@@ -55,10 +55,11 @@ def test_graphs_do_not_depend_on_the_outline(files, key, place, monkeypatch, tmp
     int8 = Int8Calibration(ranges, attention=True)
     target = None if key == "int8-cpu" else "rtx"
     recipe = GraphRecipe(measured_ranges=True, quantization=quantization, target=target)
-    expected, kept = make_quantized_graph(inside, key, recipe, ranges, int8)
+    made = make_quantized_graph(inside, key, recipe, ranges, int8)
+    expected, kept = made.model, made.kept_fp32
     monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
-    outlined = inside if place == "inside" else beside
-    found, also_kept = make_quantized_graph(outlined, key, recipe, ranges, int8)
+    made = make_quantized_graph(inside if place == "inside" else beside, key, recipe, ranges, int8)
+    found, also_kept = made.model, made.kept_fp32
     assert [(n.name, n.op_type, *n.input) for n in found.graph.node] == [
         (n.name, n.op_type, *n.input) for n in expected.graph.node
     ]
