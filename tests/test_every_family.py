@@ -65,7 +65,7 @@ def test_engines_fuse_all_attention_and_compute_in_int8(
 def test_every_opset_gives_pytorchs_logits(name, opset, tmp_path) -> None:
     model = create_model(name)
     seed_random_weights(model, 0)
-    deployed, size = to_deployed(model), model.spec.image_size
+    deployed, size = to_deployed(model), model.hvt_spec.image_size
     signature = Signature(size, 10)
     graph = convert_opset(simplify(export_onnx(deployed, signature, opset), "onnxslim"), opset)
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in deployed.modules())

@@ -190,6 +190,6 @@ def config(
     if all_models is not None:
         typer.echo("\n".join(map(str, write_configs(all_models))))
     elif model is not None:
-        typer.echo(dump_config(config_of(model)), nl=False)
+        typer.echo(dump_config(config_of(model, ui=open_ui(quiet=False))), nl=False)
     else:
         raise BadInput("No model was named.", "Give one: hvt-deploy config fdvit_b")

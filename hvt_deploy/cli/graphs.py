@@ -18,6 +18,7 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE, MAX_BATCH, Simplifier
 if TYPE_CHECKING:
     from hvt_deploy.commands.exported_graph import Exported
     from hvt_deploy.core.run_config import RunConfig
+    from hvt_deploy.core.ui import Ui
     from hvt_deploy.core.workspace import ModelFolder
     from hvt_deploy.graph.export_needs import ExportNeeds
 
@@ -30,7 +31,8 @@ class ExportOptions:
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name that hvt-deploy models lists, timm:NAME, or an HVT's configuration.json.",
+            help="A name that hvt-deploy models lists, timm:NAME, an HVT's configuration.json, or "
+            "module:factory, a callable that returns your own network.",
         ),
     ]
     opset: Annotated[
@@ -83,7 +85,25 @@ class ExportOptions:
         typer.Option(
             metavar="HxW",
             show_default="the model's",
-            help="Input size of faster_vit_*_any_res, such as 576x960.",
+            help="Input size of faster_vit_*_any_res, timm's and own models, such as 576x960.",
+        ),
+    ] = None
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            show_default="the model's",
+            help="Number of classes; your own factory is called with it.",
+        ),
+    ] = None
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SETTINGS",
+            show_default="the model's",
+            help="Preprocessing: crop_pct=0.9,mean=[0.5,0.5,0.5], a file with that section, or the "
+            "model to take it from.",
         ),
     ] = None
     window_size: Annotated[
@@ -145,7 +165,8 @@ def export(options: ExportOptions) -> None:
     from hvt_deploy.core.workspace import open_folder
     from hvt_deploy.models.exported import spec_of_config
 
-    config = _export_config(options)
+    ui = open_ui(options.as_json)
+    config = _export_config(options, ui)
 
     slug = options.slug
     if slug is None:
@@ -155,8 +176,7 @@ def export(options: ExportOptions) -> None:
     if options.dry_run:
         _show_needs(_plan(folder, config), options.as_json)
         return
-    names, ui = options.class_names, open_ui(options.as_json)
-    done = run_export(folder, config, names, ui, force=options.force)
+    done = run_export(folder, config, options.class_names, ui, force=options.force)
     _show_exported(done, options.as_json)
 
 
@@ -169,19 +189,29 @@ def _plan(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
     return plan_export(folder, config)
 
 
-def _export_config(options: ExportOptions) -> RunConfig:
+def _export_config(options: ExportOptions, ui: Ui) -> RunConfig:
     """The configuration of --config, or the default one of the model, with the flags in it."""
-    from hvt_deploy.commands.config import config_of
+    from hvt_deploy.commands.config import config_of, config_of_file
     from hvt_deploy.core.model_options import ModelOptions
-    from hvt_deploy.core.run_config import check_model, load_config, with_flags
+    from hvt_deploy.core.run_config import with_flags
 
     windows = parse_window_sizes(options.window_size) if options.window_size else None
     size = parse_image_size(options.image_size) if options.image_size else None
-    config = config_of(options.model, size, ModelOptions(windows, options.carrier_token_size))
     if options.config_file:
-        named, config = config.model, load_config(options.config_file)
-        check_model(config, named, options.config_file)
-    settings = {
+        config = config_of_file(options.config_file, options.model, options.num_classes, ui)
+    else:
+        more = ModelOptions(windows, options.carrier_token_size)
+        config = config_of(options.model, size, more, options.num_classes, ui)
+    return with_flags(config, {**_export_settings(options), "preprocessing.image_size": size})
+
+
+def _export_settings(options: ExportOptions) -> dict[str, object]:
+    from hvt_deploy.commands.config import read_preprocessing
+
+    prepared = read_preprocessing(options.preprocessing) if options.preprocessing else {}
+    return {
+        **{f"preprocessing.{key}": value for key, value in prepared.items()},
+        "num_classes": options.num_classes,
         "export.opset": options.opset,
         "export.weights": options.weights,
         "export.batch": options.batch,
@@ -189,7 +219,6 @@ def _export_config(options: ExportOptions) -> RunConfig:
         "export.seed": options.seed,
         "export.preprocess_in_graph": options.preprocess_in_graph or None,
     }
-    return with_flags(config, settings)
 
 
 def _show_needs(needs: ExportNeeds, as_json: bool) -> None:

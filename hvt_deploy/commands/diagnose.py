@@ -33,6 +33,7 @@ from hvt_deploy.graph.module_graph import ModuleGraph
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 from hvt_deploy.graph.quantization.smooth_quant import smooth
 from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.models.exported import find_changed_code
 from hvt_deploy.runtime.base import BackendRequest, TappedBackend
 from hvt_deploy.runtime.variant import Variant
 
@@ -123,6 +124,8 @@ def diagnose(
             parts = ModuleGraph(path)
             against_pytorch = numbers_of(parts.model) == "fp32"
             if against_pytorch:
+                if changes := find_changed_code(manifest.config.options):
+                    ui.warn(changes)
                 opened = _open_reference(folder, manifest, config, images)
             else:
                 opened = _open_fp32(

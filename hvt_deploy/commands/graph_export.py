@@ -29,7 +29,7 @@ from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import external_weights_path, load_onnx, save_onnx
 from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models.exported import spec_of_config
-from hvt_deploy.models.registry import create_from, to_deployed
+from hvt_deploy.models.registry import create_from, open_family, to_deployed
 from hvt_deploy.models.spec import ModelSpec
 from hvt_deploy.models.weights.download import obtain_weights
 from hvt_deploy.models.weights.load import load_model, save_reference, seed_random_weights
@@ -139,10 +139,13 @@ def _store_reference(
         ui.warn(obtained.warning)
     if obtained.path is None:
         model = create_from(spec, config.num_classes)
-        seed_random_weights(model, config.export.seed)
+        licence = spec.weights_licence
+        if obtained.source == "random":
+            seed_random_weights(model, config.export.seed)
+            licence = "none needed, they are random"
         save_reference(model, path)
         return config.num_classes, WeightsRecord(
-            obtained.source, "", obtained.untrained, licence="none needed, they are random"
+            obtained.source, "", obtained.untrained, licence=licence
         )
     model, report = load_model(spec, obtained.path, config.num_classes)
     save_reference(model, path)
@@ -189,9 +192,8 @@ def _write_graph(
         graph = order_gelu(simplify(graph, config.export.simplifier))
         progress(3, 5)
         graph = convert_opset(graph, config.export.opset)
-        # timm's models are as they are: breaches are warnings. Parity finds a false
-        # dynamic batch.
-        look = inspect_contract if spec.family == "timm" else check_contract
+        # Others' models are as they are: breaches are warnings. Parity finds a false dynamic batch.
+        look = check_contract if open_family(spec.family).strict else inspect_contract
         contract = look(
             graph, opset=config.export.opset, signature=signature, layer_norms=layer_norms
         )

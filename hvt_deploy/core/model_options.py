@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,6 +32,22 @@ class HVTConfiguration:
 
 
 @dataclass(frozen=True)
+class FactorySource:
+    """The code of a user's network, `module:factory`, as the export found it."""
+
+    folder: str
+    """Folder that the module is imported from, besides the installed packages."""
+    files: Mapping[str, str]
+    """sha256 by path of the user's own files that were imported."""
+    num_classes: int
+    """Classes of the network."""
+    takes_num_classes: bool
+    """Whether the factory is called with `num_classes`."""
+    head: str = ""
+    """Module path of its classifier, where that is its last Linear."""
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """Options that some models take; None means the model's own."""
 
@@ -40,6 +57,8 @@ class ModelOptions:
     """Any-resolution FasterViT: side of the carrier tokens of a window."""
     hvt: HVTConfiguration | None = None
     """HVT without a name: its configuration."""
+    factory: FactorySource | None = None
+    """A user's own network: its code."""
 
 
 DEFAULT_OPTIONS = ModelOptions()

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -50,6 +52,14 @@ class Refusal:
     """Suggested action; empty if none."""
 
 
+class TimeUp(ToolFailure):
+    """A child that was ended because it took too long; `log` has its last lines."""
+
+    def __init__(self, module: str, limit_s: float, log: str) -> None:
+        self.log = log
+        super().__init__(f"The process `{module}` took more than {limit_s:.0f} seconds.{log}")
+
+
 class Crash(ToolFailure):
     """A child that ended without an answer; `by_signal` is "" where it ended itself."""
 
@@ -64,19 +74,27 @@ class Crash(ToolFailure):
 
 
 def run_in_child(
-    module: str, job: object, takes: Callable[[str], bool] = lambda line: False
+    module: str,
+    job: object,
+    takes: Callable[[str], bool] = lambda line: False,
+    limit_s: float | None = None,
 ) -> None:
     """Run `python -m module` with `job`, a dataclass, as JSON. The module ends with `answer`.
 
     `takes` is given each line that the child prints, and returns whether it consumed it; the other
     lines are the log. With --verbose it is shown, but for lines that begin with `DETAIL`. The child
-    is killed if this process is interrupted. Raises the HvtDeployError that was raised there, Crash
-    with the last lines of the log if the process died.
+    is killed if this process is interrupted, and with its own children after `limit_s` seconds.
+    Raises the HvtDeployError that was raised there, TimeUp, and Crash with the last lines of the
+    log if the process died.
     """
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
         job_file, refusal_file = Path(folder) / "job.json", Path(folder) / "refusal.json"
         job_file.write_text(json.dumps(to_plain(job)), encoding="utf-8")
-        exit_code, log = _run(child_command(module, job_file, refusal_file), folder, takes)
+        command = child_command(module, job_file, refusal_file)
+        limit = _Limit(limit_s)
+        exit_code, log = _run(command, folder, takes, limit)
+        if limit.is_up:
+            raise TimeUp(module, limit_s or 0, log)
         if exit_code == _REFUSED and refusal_file.is_file():
             refusal = from_plain(Refusal, json.loads(refusal_file.read_text(encoding="utf-8")))
             raise _ERRORS.get(refusal.error, ToolFailure)(refusal.message, refusal.hint)
@@ -105,7 +123,34 @@ def answer(kind: type[T], work: Callable[[T], None]) -> int:
     return 0
 
 
-def _run(command: list[str], folder: str, takes: Callable[[str], bool]) -> tuple[int, str]:
+class _Limit:
+    """Ends a process and its children when its time is up; `limit_s` None: never."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s, self.is_up = limit_s, False
+
+    @contextmanager
+    def watch(self, process: subprocess.Popen[str]) -> Generator[None]:
+        """End `process`, which leads a session of its own, if the block takes longer."""
+        if self.limit_s is None:
+            yield
+            return
+        timer = threading.Timer(self.limit_s, self._end, [process.pid])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end(self, session: int) -> None:
+        self.is_up = True
+        with suppress(ProcessLookupError):
+            os.killpg(session, signal.SIGKILL)
+
+
+def _run(
+    command: list[str], folder: str, takes: Callable[[str], bool], limit: _Limit
+) -> tuple[int, str]:
     """The exit code of a command, and its last lines as they are shown.
 
     What it leaves behind when it is killed is in `folder`.
@@ -118,15 +163,17 @@ def _run(command: list[str], folder: str, takes: Callable[[str], bool]) -> tuple
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=limit.limit_s is not None,
     )
     log, shown = deque[str](maxlen=_LOG_LINES), is_verbose()
     try:
-        for line in process.stdout or ():
-            if not takes(line) and line.strip():
-                log.append(line.removeprefix(DETAIL).strip()[:300])
-                if shown and not line.startswith(DETAIL):
-                    sys.stderr.write(line)
-        return process.wait(), "".join(f"\n  {line}" for line in log)
+        with limit.watch(process):
+            for line in process.stdout or ():
+                if not takes(line) and line.strip():
+                    log.append(line.removeprefix(DETAIL).strip()[:300])
+                    if shown and not line.startswith(DETAIL):
+                        sys.stderr.write(line)
+            return process.wait(), "".join(f"\n  {line}" for line in log)
     finally:
         if process.poll() is None:
             process.kill()

@@ -28,6 +28,8 @@ class Family:
         size_dependent: Parts of keys that a resizable model has at some image sizes only: a file
             may hold more of them than the model has.
         builds_light: Whether `build` works where parameters have no memory.
+        strict: Whether a graph that breaks the contract is an error; of networks that were not
+            written here it is a warning.
         stored_shapes: The shapes that some recomputed buffers have in the official file. They tell
             models apart whose parameters are alike.
 
@@ -40,6 +42,7 @@ class Family:
     aliases: tuple[tuple[str, str], ...] = ()
     size_dependent: tuple[str, ...] = ()
     builds_light: bool = True
+    strict: bool = True
     stored_shapes: Callable[[ModelSpec], Mapping[str, tuple[int, ...]]] | None = None
 
 

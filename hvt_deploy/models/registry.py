@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from hvt_deploy.core.environment import require
-from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.models.dfvt import spec as dfvt
+from hvt_deploy.models.factory import spec as factory
 from hvt_deploy.models.faster_vit import spec as faster_vit
 from hvt_deploy.models.fdvit import spec as fdvit
 from hvt_deploy.models.hvt import spec as hvt
@@ -52,6 +53,12 @@ def _open_timm() -> Family:
     return TIMM_FAMILY
 
 
+def _open_factory() -> Family:
+    from hvt_deploy.models.factory.family import FACTORY_FAMILY
+
+    return FACTORY_FAMILY
+
+
 _SPECS: dict[str, ModelSpec] = {
     **fdvit.FDVIT_SPECS,
     **faster_vit.FASTER_VIT_SPECS,
@@ -64,13 +71,14 @@ _FAMILIES: dict[str, Callable[[], Family]] = {
     "dfvt": _open_dfvt,
     "hvt": _open_hvt,
     "timm": _open_timm,
+    "factory": _open_factory,
 }
 
 
 class _Specified(Protocol):
     """The attribute that every model made here has."""
 
-    spec: ModelSpec
+    hvt_spec: ModelSpec
 
 
 def list_specs() -> list[ModelSpec]:
@@ -79,20 +87,27 @@ def list_specs() -> list[ModelSpec]:
 
 
 def get_spec(
-    name: str, image_size: tuple[int, int] | None = None, options: ModelOptions = DEFAULT_OPTIONS
+    name: str,
+    image_size: tuple[int, int] | None = None,
+    options: ModelOptions = DEFAULT_OPTIONS,
+    num_classes: int | None = None,
 ) -> ModelSpec:
     """The specification of a model.
 
-    `name` is one of `list_specs`, `timm:NAME`, or the path of an HVT's configuration file (JSON;
-    `hvt` where `options.hvt` holds the file's values).
+    `name` is one of `list_specs`, `timm:NAME`, the path of an HVT's configuration file (JSON;
+    `hvt` where `options.hvt` holds the file's values), or a user's `module:factory`: unless
+    `options.factory` knows it, the factory is run in a child process, with `num_classes` where that
+    is given.
 
     Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model
-    does not take.
+    does not take; for a factory as `spec_of_factory` does.
     """
     if name.startswith("timm:"):
         from hvt_deploy.models.timm import spec as timm
 
         spec = timm.spec_of_timm(name, image_size)
+    elif factory.is_factory(name):
+        spec = factory.spec_of_factory(name, image_size, options.factory, num_classes)
     elif name.endswith(".json"):
         spec = hvt.spec_of_configuration(hvt.read_configuration(Path(name)))
     elif name == "hvt" and options.hvt is not None:
@@ -100,11 +115,22 @@ def get_spec(
     elif name in _SPECS:
         spec = _SPECS[name]
     else:
-        raise unknown_name("model", name, [*_SPECS, "timm:NAME"])
+        raise _unknown_model(name)
     if spec.resizable and spec.family == "faster_vit":
         return faster_vit.configure(spec, image_size, options)
     _refuse_options(spec, image_size, options)
     return spec
+
+
+def _unknown_model(name: str) -> BadInput:
+    with suppress(MissingEnvironment):
+        from hvt_deploy.models.timm.spec import PREFIX, is_of_timm
+
+        if is_of_timm(name):
+            return BadInput(
+                f"Unknown model '{name}'.", f"timm has one: hvt-deploy export {PREFIX}{name}"
+            )
+    return unknown_name("model", name, [*_SPECS, "timm:NAME", "module:factory"])
 
 
 def _refuse_options(
@@ -149,7 +175,7 @@ def create_from(spec: ModelSpec, num_classes: int | None = None) -> nn.Module:
     if classes < 0:
         raise BadInput(f"num_classes is {classes}, it must be 0 or more.")
     model = open_family(spec.family).build(spec, classes).eval()
-    cast("_Specified", model).spec = spec
+    cast("_Specified", model).hvt_spec = spec
     return model
 
 
@@ -163,7 +189,7 @@ def to_deployed(model: nn.Module) -> nn.Module:
     family = family_of(model)
     with _one_thread():
         deployed = family.deploy(model)
-    cast("_Specified", deployed).spec = spec_of(model)
+    cast("_Specified", deployed).hvt_spec = spec_of(model)
     return deployed
 
 
@@ -187,7 +213,7 @@ def family_of(model: nn.Module) -> Family:
 
 def spec_of(model: nn.Module) -> ModelSpec:
     """The spec that `model` was made from. Raises BadInput for a module from elsewhere."""
-    spec = getattr(model, "spec", None)
+    spec = getattr(model, "hvt_spec", None)
     if not isinstance(spec, ModelSpec):
         raise BadInput(
             f"{type(model).__name__} is not a model of this package.",

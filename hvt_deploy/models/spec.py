@@ -53,11 +53,13 @@ class Checkpoint:
         url: Where the authors published them; None where they did not.
         packaged: A file in hvt_deploy/data/assets that holds them instead.
         how: Whether `url` answers with the file or with a page of Google Drive.
+        with_code: Whether the network has its weights as soon as it is made.
     """
 
     url: str | None = None
     packaged: str | None = None
     how: Literal["direct", "google-drive"] = "direct"
+    with_code: bool = False
 
 
 @dataclass(frozen=True)

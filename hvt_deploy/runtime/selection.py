@@ -16,6 +16,7 @@ from hvt_deploy.core.gpus import Gpu
 from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.models.exported import find_changed_code
 from hvt_deploy.runtime.backend_registry import open_backend, open_pixels_backend
 from hvt_deploy.runtime.base import AnyBackend, BackendRequest
 from hvt_deploy.runtime.tensorrt.flavours import available_flavours
@@ -147,6 +148,8 @@ class _Selector:
             device: Device = "cuda" if self.gpu else "cpu"
             return [Selection(Variant("pytorch", device, "fp32"), path, None, why)]
         place = self._find_place(self._why_not_pytorch)
+        changes = find_changed_code(self.manifest.config.options)
+        place = replace(place, note=f"{place.note} {changes}".strip())
         found = [self._select(WEIGHTS, Variant("pytorch", place.device, "fp32"), place)]
         precisions: tuple[Precision, ...] = (
             ("fp32", "fp16") if place.device == "cuda" else ("fp32",)

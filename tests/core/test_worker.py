@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
 from hvt_deploy.core.verbosity import VERBOSE
-from hvt_deploy.core.worker import DETAIL, run_in_child
+from hvt_deploy.core.worker import DETAIL, TimeUp, run_in_child
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,19 @@ def test_lines_of_libraries_are_shown_with_verbose_only(child, capsys, monkeypat
     lines = f"print({DETAIL!r} + 'importing a node'); print(job.text); print('take')"
     run_in_child(child(lines), Job("a library's warning"), lambda line: line == "take\n")
     assert capsys.readouterr().err == shown
+
+
+def test_a_child_that_takes_too_long_is_ended_with_its_own_children(child, tmp_path):
+    body = """
+    import subprocess
+    print("begun", flush=True)
+    grandchild = subprocess.Popen(["sleep", "600"])
+    Path(job.text).write_text(str(grandchild.pid))
+    grandchild.wait()
+    """
+    with pytest.raises(TimeUp, match="more than 2 seconds") as raised:
+        run_in_child(child(body), Job(str(tmp_path / "pid")), limit_s=2)
+    assert "begun" in raised.value.log
+    grandchild = int((tmp_path / "pid").read_text())
+    status = Path(f"/proc/{grandchild}/status")
+    assert not status.exists() or "Z (zombie)" in status.read_text()

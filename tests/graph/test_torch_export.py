@@ -37,7 +37,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def signature(reference):
-    return Signature(reference.spec.image_size, reference.num_classes)
+    return Signature(reference.hvt_spec.image_size, reference.num_classes)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def layer_norms(reference):
 
 def noise(reference, batch):
     return np.random.default_rng(batch).standard_normal(
-        (batch, 3, *reference.spec.image_size), dtype=np.float32
+        (batch, 3, *reference.hvt_spec.image_size), dtype=np.float32
     )
 
 
@@ -115,7 +115,7 @@ def test_passes_leave_their_argument_as_it_was(exported):
 
 
 def test_a_fixed_batch_is_declared_in_the_graph(reference):
-    signature = Signature(reference.spec.image_size, reference.num_classes, batch=3)
+    signature = Signature(reference.hvt_spec.image_size, reference.num_classes, batch=3)
     graph = convert_opset(
         simplify(export_onnx(to_deployed(reference), signature, 17), "onnxslim"), 17
     )

@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 def assert_same_function(name: str, kinds: list[str], folder: Path, size=None) -> None:
     model = create_model(name, image_size=size).double()
     images = torch.randn(
-        1, 3, *model.spec.image_size, dtype=torch.float64, generator=torch.manual_seed(4)
+        1, 3, *model.hvt_spec.image_size, dtype=torch.float64, generator=torch.manual_seed(4)
     )
     for kind in kinds:
         fill_parameters(model, "hostile")

@@ -85,7 +85,7 @@ def test_the_deployed_form_equals_the_reference_on_grids_that_are_not_square(siz
 
 def attention_kernels(graph, deployed) -> int:
     """The Softmax nodes of a graph that keeps the contract."""
-    signature = Signature(deployed.spec.image_size, deployed.num_classes)
+    signature = Signature(deployed.hvt_spec.image_size, deployed.num_classes)
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in deployed.modules())
     opset = read_opset(graph)
     report = check_contract(graph, opset=opset, signature=signature, layer_norms=norms)
@@ -95,7 +95,7 @@ def attention_kernels(graph, deployed) -> int:
 
 def test_the_exported_graph_has_attention_for_blocks_and_carrier_tokens(exported_graph) -> None:
     deployed = to_deployed(create_model("faster_vit_demo"))
-    depths = deployed.spec.architecture.depths
+    depths = deployed.hvt_spec.architecture.depths
     graph = load_onnx(exported_graph("faster_vit_demo"))
     assert attention_kernels(graph, deployed) == sum(depths[2:]) + depths[2]
 
@@ -104,4 +104,4 @@ def test_a_single_window_has_no_carrier_tokens() -> None:
     options = {"image_size": (32, 64), "window_size": (4, 4, 4, 4)}
     deployed = to_deployed(create_model("faster_vit_0_any_res", num_classes=10, **options))
     graph = export_onnx(deployed, Signature((32, 64), 10), 18)
-    assert attention_kernels(graph, deployed) == sum(deployed.spec.architecture.depths[2:])
+    assert attention_kernels(graph, deployed) == sum(deployed.hvt_spec.architecture.depths[2:])

@@ -37,7 +37,7 @@ def test_exported_graph_keeps_the_contract_and_every_product_has_a_role(exported
     graph = load_onnx(exported_graph("fdvit_demo"))
     model = create_model("fdvit_demo")
     norms = sum(isinstance(module, torch.nn.LayerNorm) for module in to_deployed(model).modules())
-    signature = Signature(model.spec.image_size, model.num_classes)
+    signature = Signature(model.hvt_spec.image_size, model.num_classes)
     report = check_contract(graph, opset=17, signature=signature, layer_norms=norms)
     assert norms == 16
     assert not {"Shape", "Expand", "Resize", "Attention", "Pad"} & set(report.ops)

@@ -88,7 +88,7 @@ def test_an_engine_fuses_all_attention_and_needs_a_third_fewer_kernels_than_the_
     exported_graph, tmp_path: Path
 ) -> None:
     graph, model = load_onnx(exported_graph("hvt_demo")), create_model("hvt_demo")
-    plain = simplify(export_onnx(model, Signature(model.spec.image_size, 10), 18), "onnxslim")
+    plain = simplify(export_onnx(model, Signature(model.hvt_spec.image_size, 10), 18), "onnxslim")
     deployed, reference = (build_fp16(g, tmp_path) for g in (graph, convert_opset(plain, 17)))
     assert deployed.fused_attention == len(model.blocks)
     assert deployed.reformats <= 1, "q, k and v are read where their product wrote them"

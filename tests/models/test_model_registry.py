@@ -45,6 +45,12 @@ def test_unknown_name_suggests_the_nearest() -> None:
     assert "fdvit_ti" in caught.value.hint
 
 
+def test_a_name_of_timm_suggests_its_prefix() -> None:
+    with pytest.raises(BadInput, match="Unknown model 'test_vit'") as caught:
+        get_spec("test_vit")
+    assert "hvt-deploy export timm:test_vit" in caught.value.hint
+
+
 def test_negative_class_count_is_refused() -> None:
     with pytest.raises(BadInput, match="num_classes"):
         create_model("fdvit_demo", num_classes=-1)

@@ -37,7 +37,7 @@ def small() -> dict[str, torch.Tensor]:
 def logits(model: torch.nn.Module) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        return model(torch.rand(2, 3, *model.spec.image_size, generator=generator))
+        return model(torch.rand(2, 3, *model.hvt_spec.image_size, generator=generator))
 
 
 def stored(tmp_path: Path, content: object) -> Path:

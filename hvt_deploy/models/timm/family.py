@@ -65,4 +65,5 @@ TIMM_FAMILY = Family(
     _deploy,
     recomputed_suffixes=(".relative_position_index", ".attn_mask", ".relative_coords_table"),
     builds_light=False,
+    strict=False,
 )

@@ -24,6 +24,14 @@ class TimmArchitecture:
     """Height and width, pixels; None for the model's own."""
 
 
+def is_of_timm(name: str) -> bool:
+    """Whether timm has a model of this name. Raises MissingEnvironment without timm."""
+    require("timm", extra="export")
+    import timm
+
+    return timm.models.is_model(name.partition(".")[0])
+
+
 def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
     """The spec of `timm:NAME` with timm's evaluation transform.
 
@@ -37,9 +45,7 @@ def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelS
     )
 
     own = name.removeprefix(PREFIX)
-    configuration = (
-        timm.models.get_pretrained_cfg(own) if timm.models.is_model(own.partition(".")[0]) else None
-    )
+    configuration = timm.models.get_pretrained_cfg(own) if is_of_timm(own) else None
     if configuration is None:
         near = difflib.get_close_matches(own, timm.list_models(), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(PREFIX + n for n in near)}? " if near else ""

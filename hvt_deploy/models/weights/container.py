@@ -139,7 +139,8 @@ def _read_torch(path: Path, mapped: bool) -> object:
             f"{path} was not loaded: it asks for the Python name {show_key(unsafe[1])}, which "
             "could execute code.",
             "Nothing was executed. Save only the state dict, torch.save(model.state_dict(), PATH), "
-            "or safetensors.",
+            "or safetensors. For a network of your own, write a callable that returns it and "
+            "export that: hvt-deploy export module:factory --weights PATH",
         ) from None
     except Exception as error:
         raise _damaged(path, _reason(error)) from None

@@ -33,14 +33,14 @@ class ObtainedWeights:
     """The weights to use.
 
     Attributes:
-        path: Their file; None for seeded random weights.
+        path: Their file; None for seeded random weights and for those that the code brings.
         source: Who gave them.
         untrained: Whether they are random.
         warning: A sentence for the user; empty if there is no problem.
     """
 
     path: Path | None
-    source: Literal["official", "packaged", "file", "random"]
+    source: Literal["official", "packaged", "file", "random", "factory"]
     untrained: bool
     warning: str
 
@@ -57,11 +57,11 @@ def obtain_weights(
 ) -> ObtainedWeights:
     """Decide on `choice`: auto, official, random or the path of a checkpoint.
 
-    `auto` takes the packaged or the official file (from `cache_dir`, else downloaded into it;
-    `progress` gets bytes done and total) and falls back to random weights only where no file was
-    published or its host cannot be reached. `official` raises MissingEnvironment there. Raises
-    BadInput for a missing file, an answer other than the file, an incomplete download and a file
-    that is not the one first downloaded.
+    `auto` takes the weights that a factory's network has, the packaged or the official file (from
+    `cache_dir`, else downloaded into it; `progress` gets bytes done and total) and falls back to
+    random weights only where no file was published or its host cannot be reached. `official` raises
+    MissingEnvironment there. Raises BadInput for a missing file, an answer other than the file, an
+    incomplete download and a file that is not the one first downloaded.
     """
     if choice == "random":
         return _untrained("Random weights were asked for.")
@@ -77,6 +77,8 @@ def obtain_weights(
         return ObtainedWeights(
             asset_path(spec.checkpoint.packaged), "packaged", untrained=False, warning=""
         )
+    if spec.checkpoint.with_code and choice == "auto":
+        return ObtainedWeights(None, "factory", untrained=False, warning="")
     if spec.checkpoint.url is None:
         if choice == "official":
             raise BadInput(

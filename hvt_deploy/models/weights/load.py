@@ -7,7 +7,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +92,8 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> LoadReport:
     the model's and sets `model.num_classes`. Raises BadInput, with the model as it was, for a file
     that is damaged, unsafe, made for another model, or with weights that are no finite numbers.
     """
-    return _fill(model, read_container(Path(path)), assign=False)
+    classes = cast("_Classifying", model).num_classes
+    return _fill(model, read_container(Path(path)), classes, assign=False)
 
 
 def load_model(
@@ -108,7 +109,8 @@ def load_model(
     container = read_container(Path(path))
     with _parameters_without_memory() if open_family(spec.family).builds_light else nullcontext():
         model = create_from(spec, num_classes)
-    report = _fill(model, container, assign=True)
+    classes = spec.num_classes if num_classes is None else num_classes
+    report = _fill(model, container, classes, assign=True)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:
@@ -134,7 +136,8 @@ def _parameters_without_memory() -> Generator[None]:
         handle.remove()
 
 
-def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport:
+def _fill(model: nn.Module, container: Container, num_classes: int, *, assign: bool) -> LoadReport:
+    """`num_classes` are those of the model."""
     wanted = list_needed_at_inference(model)
     keys = classify_keys(container.state, wanted, spec_of(model), family_of(model))
     given = {
@@ -146,7 +149,8 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
     for key, values in given.items():
         check_values(container.path, key, values, wanted[key].dtype)
     for path in spec_of(model).heads if heads else ():
-        _replace_head(model, path, *heads[f"{path}.weight"].shape)
+        num_classes, features = heads[f"{path}.weight"].shape
+        _replace_head(model, path, num_classes, features)
     if assign:
         given = {
             key: tensor.float() if tensor.is_floating_point() else tensor
@@ -154,7 +158,7 @@ def _fill(model: nn.Module, container: Container, *, assign: bool) -> LoadReport
         }
     model.load_state_dict(given, strict=False, assign=assign)
     keys += tuple(KeyStatus(key, "not model", key) for key in container.outside)
-    return LoadReport(container.path, container.name, keys, cast("_Classifying", model).num_classes)
+    return LoadReport(container.path, container.name, keys, num_classes)
 
 
 def save_reference(model: nn.Module, path: Path) -> None:
@@ -215,6 +219,8 @@ def _heads_of_another_size(
     """The given heads, when each is a whole Linear over the same features, for one other number of
     classes.
     """
+    if not paths:
+        return {}
     weights, biases = ([f"{path}.{part}" for path in paths] for part in ("weight", "bias"))
     if any(key not in given or key not in wanted for key in (*weights, *biases)):
         return {}
@@ -235,7 +241,8 @@ def _replace_head(model: nn.Module, path: str, classes: int, features: int) -> N
     old = cast("nn.Linear", model.get_submodule(path))
     new = nn.Linear(features, classes, device=old.weight.device, dtype=old.weight.dtype)
     setattr(model.get_submodule(parent), name, new)
-    cast("_Classifying", model).num_classes = classes
+    with suppress(AttributeError):  # a user's own property
+        cast("_Classifying", model).num_classes = classes
 
 
 def _check_keys(

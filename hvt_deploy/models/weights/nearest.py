@@ -62,9 +62,8 @@ class _Known:
         return fitting, len(given.keys() | self.shapes.keys()) + wrong
 
     def _fits(self, key: str, shape: torch.Size) -> bool:
-        classes = int(
-            key.startswith(f"{self.spec.head}.")
-        )  # their number is the first size of a head's tensors
+        # The number of classes is the first size of a head's tensors.
+        classes = int(any(key.startswith(f"{path}.") for path in self.spec.heads[:1]))
         return shape[classes:] == self.shapes[key][classes:]
 
 
