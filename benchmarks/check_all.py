@@ -212,7 +212,7 @@ def main() -> int:
         ):
             continue
         print(f"{i}/{len(names)} {name}", file=sys.stderr, flush=True)
-        row = check_model(name, verify=not options.no_verify and not name.endswith("_demo"))
+        row = check_model(name, verify=not options.no_verify and not get_spec(name).is_demo)
         row |= {"commit": here, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         rows[name] = row
         failed += "failed" in row

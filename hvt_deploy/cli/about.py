@@ -70,6 +70,13 @@ def demo(
     family: Annotated[
         str, typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", help="Family of the model.")
     ] = "fdvit",
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="digits|elpv",
+            help="Handwritten digits, or solar cells, on which the model is trained first, once.",
+        ),
+    ] = "digits",
     as_json: JsonOption = False,
 ) -> None:
     """Run every step on a small model and handwritten digits.
@@ -78,11 +85,11 @@ def demo(
     """
     from hvt_deploy.core.environment import require
 
-    for module, extra in {"torch": "export", "onnxruntime": "cpu", "sklearn": "demo"}.items():
+    for module, extra in {"torch": "export", "onnxruntime": "cpu"}.items():
         require(module, extra)
     from hvt_deploy.commands.demo import run_demo
 
-    done = run_demo(output, family, open_ui(as_json))
+    done = run_demo(output, family, data, open_ui(as_json))
     show_results(done.results, done.folder, as_json)
     raise typer.Exit(done.exit_code)
 

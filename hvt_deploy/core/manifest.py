@@ -179,7 +179,7 @@ class WeightsRecord:
     """Where the weights came from."""
 
     source: str
-    """official, packaged, file or random."""
+    """official, packaged, trained, file or random."""
     sha256: str
     """Of the checkpoint; "" for random weights."""
     untrained: bool

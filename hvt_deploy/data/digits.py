@@ -13,6 +13,7 @@ from PIL import Image
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import new_folder
+from hvt_deploy.data.sampling import order_stratified
 
 DIGITS_SIDE = 32
 SPLIT_SIZES = {"train": 1000, "calibration": 297, "validation": 500}
@@ -68,7 +69,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _write_images(digits: _Digits, folder: Path) -> None:
-    order = _stratified_order(digits.target)
+    order = order_stratified(digits.target, _SEED)
     start = 0
     for split, size in SPLIT_SIZES.items():
         for label in range(10):
@@ -80,13 +81,3 @@ def _write_images(digits: _Digits, folder: Path) -> None:
             )
             image.save(folder / split / str(digits.target[index]) / f"{index:04d}.png")
         start += size
-
-
-def _stratified_order(labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A seeded order of all indices (N,) in which each part has the classes in equal shares."""
-    shuffled = np.random.default_rng(_SEED).permutation(len(labels_N))
-    place = np.empty(len(labels_N))
-    for label in np.unique(labels_N):
-        members = shuffled[labels_N[shuffled] == label]
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.lexsort((labels_N, place))

@@ -8,8 +8,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes, hash_file, reading
+from hvt_deploy.core.tensors import LabelsN
 from hvt_deploy.data.folders import Sample
 
 
@@ -50,6 +54,16 @@ def draw_stratified(keys: Sequence[tuple[str, str, str]], limit: int, seed: int)
         seen[group] = seen.get(group, 0) + 1
         rounds.append((seen[group], place, i))
     return sorted(i for _, _, i in sorted(rounds)[:limit])
+
+
+def order_stratified(labels_N: LabelsN, seed: int) -> NDArray[np.int64]:
+    """A seeded order of all indices (N,) in which each part has the classes in the same shares."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels_N))
+    place = np.empty(len(labels_N))
+    for label in np.unique(labels_N):
+        members = shuffled[labels_N[shuffled] == label]
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((labels_N, place))
 
 
 def hash_contents(

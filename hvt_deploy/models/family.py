@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +25,8 @@ class Family:
         recomputed_suffixes: Keys that end like this are buffers that the model computes itself,
             even where a file holds them: not loaded.
         aliases: Pairs of key endings (alias, canonical). A file that holds both means the alias.
+        translate: Gives the model's names of keys that another implementation wrote, from all keys
+            of the file and those of the model in their order.
         size_dependent: Parts of keys that a resizable model has at some image sizes only: a file
             may hold more of them than the model has.
         builds_light: Whether `build` works where parameters have no memory.
@@ -40,6 +42,7 @@ class Family:
     train_only_prefixes: tuple[str, ...] = ()
     recomputed_suffixes: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    translate: Callable[[Iterable[str], Iterable[str]], Mapping[str, str]] | None = None
     size_dependent: tuple[str, ...] = ()
     builds_light: bool = True
     strict: bool = True

@@ -7,6 +7,7 @@ from typing import Literal
 
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.data.elpv import ELPV_CLASSES, ELPV_LICENCE
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Checkpoint:
     Attributes:
         url: Where the authors published them; None where they did not.
         packaged: A file in hvt_deploy/data/assets that holds them instead.
+        trained: A file in the cache that `demo` makes: nobody may publish it.
         how: Whether `url` answers with the file or with a page of Google Drive.
         with_code: Whether the network has its weights as soon as it is made.
     """
 
     url: str | None = None
     packaged: str | None = None
+    trained: str | None = None
     how: Literal["direct", "google-drive"] = "direct"
     with_code: bool = False
 
@@ -99,6 +102,11 @@ class ModelSpec:
     heads: tuple[str, ...] = ("head",)
 
     @property
+    def is_demo(self) -> bool:
+        """Whether it is a small model of no paper, which `demo` runs."""
+        return bool(self.checkpoint.packaged or self.checkpoint.trained)
+
+    @property
     def head(self) -> str:
         """The path of the classifier that labels taught."""
         return self.heads[0]
@@ -122,16 +130,36 @@ def demo_spec(family: str, architecture: object, side: int, cost: ModelCost) -> 
         family=family,
         architecture=architecture,
         num_classes=10,
-        preprocessing=Preprocessing(
-            image_size=(side, side),
-            crop_pct=1.0,
-            interpolation="bilinear",
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-        ),
+        preprocessing=_whole_image(side),
         published=None,
         measured=cost,
         checkpoint=Checkpoint(packaged=f"{family}_demo.safetensors"),
         code_licence="Apache-2.0",
         weights_licence="Apache-2.0",
+    )
+
+
+def elpv_spec(family: str, architecture: object, side: int, cost: ModelCost) -> ModelSpec:
+    """A family's model of four classes of solar cells: `demo --data elpv` trains it."""
+    return ModelSpec(
+        name=f"{family}_elpv",
+        family=family,
+        architecture=architecture,
+        num_classes=len(ELPV_CLASSES),
+        preprocessing=_whole_image(side),
+        published=None,
+        measured=cost,
+        checkpoint=Checkpoint(trained=f"elpv/{family}_elpv.safetensors"),
+        code_licence="Apache-2.0",
+        weights_licence=ELPV_LICENCE,
+    )
+
+
+def _whole_image(side: int) -> Preprocessing:
+    return Preprocessing(
+        image_size=(side, side),
+        crop_pct=1.0,
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
     )

@@ -20,7 +20,7 @@ from hvt_deploy.models.registry import family_of
 from hvt_deploy.models.spec import ModelSpec
 
 NAMED = list_specs()
-DEMOS = [spec.name for spec in NAMED if spec.checkpoint.packaged]
+DEMOS = [spec.name for spec in NAMED if spec.is_demo]
 OFFICIAL = [spec.name for spec in NAMED if spec.name not in DEMOS]
 # Above this many multiply-accumulates of one record a check takes longer than the fast tests may.
 FAST_MACS = 4e9

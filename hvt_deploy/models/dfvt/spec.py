@@ -6,10 +6,10 @@ Representation", ECCV 2022.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
+from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec, elpv_spec
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ _BASE = DFvTArchitecture(224, 128, (2, 2, 6, 2), (4, 8, 16, 32), mlp_ratio=2)
 # Three stages with attention at the sides 8, 4 and 4: the second block has shifted windows, the
 # others one window.
 _DEMO = DFvTArchitecture(64, 32, (2, 1, 2), (2, 4, 8), mlp_ratio=2, window_size=4)
+# The same with attention at the sides 12, 6 and 6.
+_ELPV = replace(_DEMO, image_size=96, window_size=6)
 _FLOPS_NOTE = "by a formula in the official code, not counted"
 # Published top-1 (%), parameters (millions) and MACs (1e9); counted parameters and MACs; the file.
 _ROWS = {
@@ -81,4 +83,5 @@ def _official(name: str) -> ModelSpec:
 DFVT_SPECS: dict[str, ModelSpec] = {
     **{name: _official(name) for name in _ROWS},
     "dfvt_demo": demo_spec("dfvt", _DEMO, _DEMO.image_size, ModelCost(416_114, 10_080_256)),
+    "dfvt_elpv": elpv_spec("dfvt", _ELPV, _ELPV.image_size, ModelCost(417_068, 23_501_568)),
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.model_options import ModelOptions
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
+from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec, elpv_spec
 
 # Levels 2 and 3 are transformers. Their maps are this many times smaller than the image.
 TOKEN_LEVELS = {2: 16, 3: 32}
@@ -173,6 +173,7 @@ _DEMO = FasterViTArchitecture(
     propagation=True,
     mlp_ratio=2,
 )
+_ELPV = replace(_DEMO, image_size=(96, 96), dim=24, stem_dim=16, window_sizes=(3, 3, 3, 3))
 
 _FLOPS_NOTE = "without attention products and position MLPs"
 _FLOPS_NOTE_OF_21K = "without attention products"
@@ -260,5 +261,6 @@ FASTER_VIT_SPECS: dict[str, ModelSpec] = {
         *(_official(name, name, row[0].image_size) for name, row in _ROWS.items()),
         *(_any_res(name) for name in _ROWS),
         demo_spec("faster_vit", _DEMO, 64, ModelCost(609_170, 6_809_856)),
+        elpv_spec("faster_vit", _ELPV, 96, ModelCost(1_190_148, 31_188_480)),
     )
 }

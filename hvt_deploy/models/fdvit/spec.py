@@ -5,10 +5,10 @@ Xu et al., "FDViT: Improve the Hierarchical Architecture of Vision Transformer",
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
+from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec, elpv_spec
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ _ARCHITECTURES = {
 _DEMO = FDViTArchitecture(
     32, 4, 2, (16, 16, 20, 24), (2, 3, 3, 4), (1, 1, 2, 2), map_sizes=(15, 11, 8, 6)
 )
+_ELPV = replace(_DEMO, image_size=96, patch_size=12, stride=6)
 _FLOPS_NOTE = "without attention products"
 # Published top-1 (%), parameters (millions) and MACs (1e9); counted parameters and MACs; the id of
 # the checkpoint on Google Drive.
@@ -86,4 +87,5 @@ def _official(name: str) -> ModelSpec:
 FDVIT_SPECS: dict[str, ModelSpec] = {
     **{name: _official(name) for name in _ROWS},
     "fdvit_demo": demo_spec("fdvit", _DEMO, _DEMO.image_size, ModelCost(458_534, 31_521_456)),
+    "fdvit_elpv": elpv_spec("fdvit", _ELPV, _ELPV.image_size, ModelCost(470_240, 34_285_680)),
 }

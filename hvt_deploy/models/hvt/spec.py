@@ -5,7 +5,7 @@ Pan et al., "Scalable Vision Transformers with Hierarchical Pooling", ICCV 2021.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
@@ -13,7 +13,7 @@ from hvt_deploy.core.model_options import HVTConfiguration, ModelOptions
 from hvt_deploy.core.records import parse_json, read_content
 from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.types import Preprocessing
-from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec
+from hvt_deploy.models.spec import Checkpoint, ModelCost, ModelSpec, Published, demo_spec, elpv_spec
 
 # The official code pools by two whatever its configuration says.
 POOL_STRIDE = 2
@@ -125,6 +125,7 @@ def read_configuration(path: Path) -> HVTConfiguration:
 
 
 _DEMO = HVTArchitecture(image_size=32, patch_size=4, heads=3, blocks=6, pool_every=3, head_dim=32)
+_ELPV = replace(_DEMO, image_size=96, patch_size=12)
 _RELEASES = "https://github.com/zhuang-group/HVT/releases/download"
 # Heads, blocks from one pooling to the next; published top-1, top-5 (%), parameters (millions) and
 # MACs (1e9); counted parameters and MACs; the file among the releases.
@@ -160,4 +161,5 @@ def _official(name: str) -> ModelSpec:
 HVT_SPECS: dict[str, ModelSpec] = {
     **{name: _official(name) for name in _ROWS},
     "hvt_demo": demo_spec("hvt", _DEMO, _DEMO.image_size, ModelCost(687_466, 22_402_944)),
+    "hvt_elpv": elpv_spec("hvt", _ELPV, _ELPV.image_size, ModelCost(723_748, 24_761_664)),
 }

@@ -17,6 +17,7 @@ from torch import nn
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models.family import Family
 from hvt_deploy.models.spec import ModelSpec
+from hvt_deploy.models.timm.efficientnet_keys import translate_efficientnet
 from hvt_deploy.models.timm.spec import TimmArchitecture
 
 
@@ -64,6 +65,7 @@ TIMM_FAMILY = Family(
     _build,
     _deploy,
     recomputed_suffixes=(".relative_position_index", ".attn_mask", ".relative_coords_table"),
+    translate=translate_efficientnet,
     builds_light=False,
     strict=False,
 )

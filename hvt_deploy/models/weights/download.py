@@ -1,4 +1,4 @@
-"""Finding a model's weights file: packaged, given, cached or downloaded from its authors."""
+"""Finding a model's weights file: packaged, given, trained, cached or downloaded."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hvt_deploy.core.files import hash_file, replace_file, writing_to
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
+from hvt_deploy.models.weights.trained import is_trained
 
 # sha256 of every file as it was first seen, in the folder of the files.
 RECORD_NAME = "sha256.json"
@@ -40,7 +41,7 @@ class ObtainedWeights:
     """
 
     path: Path | None
-    source: Literal["official", "packaged", "file", "random", "factory"]
+    source: Literal["official", "packaged", "trained", "file", "random", "factory"]
     untrained: bool
     warning: str
 
@@ -58,10 +59,11 @@ def obtain_weights(
     """Decide on `choice`: auto, official, random or the path of a checkpoint.
 
     `auto` takes the weights that a factory's network has, the packaged or the official file (from
-    `cache_dir`, else downloaded into it; `progress` gets bytes done and total) and falls back to
-    random weights only where no file was published or its host cannot be reached. `official` raises
-    MissingEnvironment there. Raises BadInput for a missing file, an answer other than the file, an
-    incomplete download and a file that is not the one first downloaded.
+    `cache_dir`, else downloaded into it; `progress` gets bytes done and total) or those that `demo`
+    trained, and falls back to random weights only where no file was published or its host cannot be
+    reached. `official` raises MissingEnvironment there. Raises BadInput for a missing file, an
+    answer other than the file, an incomplete download and a file that is not the one first
+    downloaded or trained.
     """
     if choice == "random":
         return _untrained("Random weights were asked for.")
@@ -79,6 +81,15 @@ def obtain_weights(
         )
     if spec.checkpoint.with_code and choice == "auto":
         return ObtainedWeights(None, "factory", untrained=False, warning="")
+    if spec.checkpoint.trained is not None:
+        path = cache_dir / spec.checkpoint.trained
+        if is_trained(path):
+            return ObtainedWeights(path, "trained", untrained=False, warning="")
+        why = f"{spec.name} was not trained on this machine, and nobody may publish its weights."
+        train = f"Train it: hvt-deploy demo --data elpv --family {spec.family}"
+        if choice == "official":
+            raise BadInput(why, train)
+        return _untrained(f"{why} {train}.")
     if spec.checkpoint.url is None:
         if choice == "official":
             raise BadInput(

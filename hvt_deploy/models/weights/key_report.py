@@ -66,12 +66,16 @@ def classify_keys(
     A key that nothing explains counts as `loaded`: whether the model has it is for the caller to
     check.
     """
-    keys, wanted = tuple(keys), frozenset(wanted)
+    keys, ordered = tuple(keys), tuple(wanted)
+    wanted = frozenset(ordered)
+    names: Mapping[str, str] = family.translate(keys, ordered) if family.translate else {}
     encoder_only = min(keys, default="").startswith("encoder") and not any(
         key.startswith(_ENCODER) for key in wanted
     )
     targets = {
-        key: _canonical(key.removeprefix(_ENCODER) if encoder_only else key, family) for key in keys
+        key: names.get(key)
+        or _canonical(key.removeprefix(_ENCODER) if encoder_only else key, family)
+        for key in keys
     }
     heads = tuple(f"{path}." for path in spec.heads)
     headless = not any(key.startswith(heads) for key in wanted)

@@ -1,0 +1,171 @@
+"""Training of the demo models from scratch, for every data set: seeded, minutes on two cores."""
+
+# PyTorch's tensors are typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from hvt_deploy.core.types import Preprocessing
+from hvt_deploy.core.ui import Progress
+from hvt_deploy.data.class_names import ClassNames
+from hvt_deploy.data.folders import open_image_folder
+from hvt_deploy.data.images import load_batches
+from hvt_deploy.models.registry import create_from
+from hvt_deploy.models.spec import ModelSpec
+
+_BATCH = 50
+_PEAK_RATE = 1.5e-3
+_WARM_UP = 0.1
+# Weight of FDViT's auto-encoder loss in the published recipe.
+_RECONSTRUCTION_RATIO = 0.03
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of an image that leave its class. Shares of its side, unless said."""
+
+    rotation: float
+    """Largest angle, radians."""
+    shear: float
+    """Largest shear."""
+    scale: float
+    """Side of the part that is seen; below 1 it is a crop."""
+    scale_spread: float
+    """Largest difference from `scale`."""
+    shift: float
+    """Largest shift, in halves of the side."""
+    flips: bool
+    """Whether images are mirrored, left to right and top to bottom, each for every second one."""
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a demo model is trained."""
+
+    augmentation: Augmentation
+    """Of every image in every epoch."""
+    epochs: int
+    """Passes over the images."""
+    seed: int = 0
+    """Of the weights, the order of images and the augmentation."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A split in memory."""
+
+    images_NCHW: Tensor  # noqa: N815
+    """(N, 3, H, W), preprocessed as at inference."""
+    labels_N: Tensor  # noqa: N815
+    """(N,), class numbers."""
+
+
+# No digit becomes another one; a defect of a solar cell is one from every side.
+DIGITS_AUGMENTATION = Augmentation(0.2, 0.2, 1.0, 0.15, 0.2, flips=False)
+ELPV_AUGMENTATION = Augmentation(0.05, 0.0, 0.9, 0.1, 0.1, flips=True)
+
+
+def load_split(folder: Path, preprocessing: Preprocessing, names: ClassNames) -> LabelledImages:
+    """All images of a folder of class folders."""
+    samples = open_image_folder(folder, names, len(names)).samples
+    (batch,) = load_batches(samples, preprocessing, len(samples), threads=2)
+    return LabelledImages(torch.from_numpy(batch.images_NCHW), torch.from_numpy(batch.labels_N))
+
+
+def train_model(
+    spec: ModelSpec,
+    train: LabelledImages,
+    recipe: TrainingRecipe,
+    threads: int,
+    progress: Progress,
+) -> nn.Module:
+    """A model of `spec` in eval mode, trained on the images by AdamW with a warm-up and a cosine.
+
+    It seeds PyTorch's global generator and sets its number of threads.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    model = create_from(spec)
+    images_NCHW, labels_N = train.images_NCHW, train.labels_N
+    model.train()
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], weight_decay=0.05
+    )
+    batches = len(labels_N) // _BATCH
+    for epoch in range(recipe.epochs):
+        order = torch.randperm(len(labels_N))[: batches * _BATCH]
+        for step, chosen in enumerate(order.split(_BATCH)):
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate((epoch + step / batches) / recipe.epochs)
+            augmented = augment(images_NCHW[chosen], recipe.augmentation)
+            loss = _loss_of(model(augmented), labels_N[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            progress(epoch * batches + step + 1, recipe.epochs * batches)
+    return model.eval()
+
+
+def count_correct(model: nn.Module, held_out: LabelledImages) -> int:
+    """How many images the model names right."""
+    with torch.inference_mode():
+        answers_N = torch.cat([model(part).argmax(1) for part in held_out.images_NCHW.split(100)])
+    return int((answers_N == held_out.labels_N).sum())
+
+
+def augment(images_NCHW: Tensor, by: Augmentation) -> Tensor:
+    """A small random affine change of each image, flips where `by` has them, and noise."""
+    n = len(images_NCHW)
+    angle = by.rotation * (2 * torch.rand(n) - 1)
+    shear_x, shear_y = (by.shear * (2 * torch.rand(n) - 1) for _ in range(2))
+    scale = by.scale + by.scale_spread * (2 * torch.rand(n) - 1)
+    shift_N2 = by.shift * (2 * torch.rand(n, 2) - 1)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    rows_N2x2 = torch.stack(
+        (torch.stack((cos, shear_x - sin), 1), torch.stack((sin + shear_y, cos), 1)), 1
+    )
+    if by.flips:
+        rows_N2x2 = rows_N2x2 * (1 - 2 * torch.randint(2, (n, 1, 2)))
+    grid = F.affine_grid(
+        torch.cat((rows_N2x2, shift_N2[:, :, None]), 2),
+        list(images_NCHW.shape),
+        align_corners=False,
+    )
+    moved = F.grid_sample(images_NCHW, grid, padding_mode="border", align_corners=False)
+    return (moved + 0.05 * torch.randn_like(moved)).clamp(-1, 1)
+
+
+def _learning_rate(progress: float) -> float:
+    """Linear warm-up, then a cosine down to zero; `progress` runs from 0 to 1."""
+    if progress < _WARM_UP:
+        return _PEAK_RATE * progress / _WARM_UP
+    return _PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
+
+
+def _loss_of(
+    result: Tensor | tuple[Tensor, list[tuple[Tensor, Tensor]]], labels_N: Tensor
+) -> Tensor:
+    """Cross-entropy with label smoothing of logits (N, K), plus FDViT's auto-encoder loss where
+    there are pairs.
+    """
+    if isinstance(result, Tensor):
+        return F.cross_entropy(result, labels_N, label_smoothing=0.1)
+    logits_NK, pairs = result
+    rebuilt = torch.stack(
+        [F.mse_loss(rebuilt, target.detach()) for target, rebuilt in pairs]
+    ).mean()
+    return (
+        F.cross_entropy(logits_NK, labels_N, label_smoothing=0.1) + _RECONSTRUCTION_RATIO * rebuilt
+    )
