@@ -59,6 +59,16 @@ RECORDED_IN_FLOAT32 = (
     "float32: of this size the official code's logits were recorded in float32 only, so they are "
     "compared in float32, within 1e-4 of the largest."
 )
+FamilyOption = Annotated[
+    str, typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", help="Family of the model.")
+]
+DemoDataOption = Annotated[
+    str,
+    typer.Option(
+        metavar="digits|elpv",
+        help="Handwritten digits, or solar cells, on which the model is trained first, once.",
+    ),
+]
 CHECK_COLUMNS = ("golden logits", "form", "dtype", "error", "limit", "result")
 
 
@@ -67,16 +77,8 @@ def demo(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Directory for images, artifacts and reports.")
     ] = Path("demo"),
-    family: Annotated[
-        str, typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", help="Family of the model.")
-    ] = "fdvit",
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="digits|elpv",
-            help="Handwritten digits, or solar cells, on which the model is trained first, once.",
-        ),
-    ] = "digits",
+    family: FamilyOption = "fdvit",
+    data: DemoDataOption = "digits",
     as_json: JsonOption = False,
 ) -> None:
     """Run every step on a small model and handwritten digits.
