@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hvt_deploy.commands import quantize as quantize_command
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.core.manifest import INT8_CALIBRATION, Int8CalibrationFacts
 from hvt_deploy.core.run_config import with_flags
@@ -32,3 +33,33 @@ def test_a_named_calibrator_that_loses_is_used_and_said(exported, digits, tmp_pa
         assert facts.effects["calibrator entropy"].endswith("dB, used although it loses")
         (warning,) = ui.warnings
         assert "calibrator entropy loses" in warning and "\n" not in warning
+
+
+def test_an_interrupt_between_calibration_and_graphs_leaves_the_model_usable(
+    exported, digits, tmp_path, monkeypatch
+):
+    folder = exported(tmp_path, "hvt_demo")
+    first = settings(folder, digits, calibrator="max", recovery=())
+    before = quantize(folder, first, "int8-fp32", SilentUi())
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantize_command, "make_quantized_graph", interrupt)
+    other = with_flags(first, {"calibration.images": 24})
+    with pytest.raises(KeyboardInterrupt):
+        quantize(folder, other, "int8-fp32", SilentUi())
+    assert folder.read() == before
+    for key in before.artifacts:
+        folder.open_artifact(before, key)
+
+
+def test_the_folder_of_calibration_is_found_from_another_working_directory(
+    exported, digits, tmp_path, monkeypatch
+):
+    folder = exported(tmp_path, "hvt_demo")
+    monkeypatch.chdir(digits.calibration.parent)
+    config = settings(folder, digits, calibrator="max", recovery=())
+    config = with_flags(config, {"calibration.folder": digits.calibration.name})
+    manifest = quantize(folder, config, "fp16", SilentUi())
+    assert manifest.config.calibration.folder == str(digits.calibration)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from small_models import add, make_manifest
@@ -69,6 +70,8 @@ def test_a_child_of_a_replaced_parent_is_stale(folder):
     with pytest.raises(BadInput) as caught:
         folder.open_artifact(manifest, engine)
     assert "remake int8" in caught.value.hint
+    # What is stale stops nobody who opens something else.
+    assert folder.open_artifact(manifest, "fp32").read_text() == "retrained"
 
 
 def test_replaced_artifacts_and_unfinished_ones_are_removed(folder):
@@ -76,6 +79,28 @@ def test_replaced_artifacts_and_unfinished_ones_are_removed(folder):
     manifest = add(folder, folder.read(), "fp32", "second")
     folders = [p.name for p in folder.path.iterdir() if p.is_dir()]
     assert folders == [manifest.artifacts["fp32"].folder]
+
+
+def test_files_and_folders_are_on_the_disk_before_the_manifest_names_them(folder, monkeypatch):
+    steps: list[str] = []
+    fsync, replace_path = os.fsync, Path.replace
+
+    def record_fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        steps.append("staged" if path.name.startswith(".staging-") else path.name)
+        fsync(descriptor)
+
+    def record_replace(path: Path, target: Path) -> Path:
+        steps.append(f"replace {target.name}")
+        return replace_path(path, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    add(folder, folder.read(), "fp16", "half")
+    visible = steps.index("replace manifest.json")
+    assert set(steps[:visible]) >= {"file", "staged", folder.slug, folder.path.parent.name}
+    assert steps[visible - 1].startswith(".manifest.json.")
+    assert steps[visible + 1] == folder.slug
 
 
 def test_an_interrupt_in_the_middle_of_a_write_leaves_the_old_artifact(folder):
