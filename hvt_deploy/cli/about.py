@@ -11,7 +11,7 @@ import typer
 from hvt_deploy.cli.app import command
 from hvt_deploy.cli.help import epilog
 from hvt_deploy.cli.options import JsonOption, WorkspaceOption
-from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
+from hvt_deploy.cli.output import open_ui, show_json, show_lines, show_results, show_table
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import DEFAULT_WORKSPACE
 from hvt_deploy.evaluation.verification.sections import DEFAULT_MODEL, SECTION_NAMES
@@ -37,6 +37,26 @@ VerifiedModelOption = Annotated[
 ]
 VerificationOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Where --verify writes verification*.json.")
+]
+PatternsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PATTERN...",
+        show_default="all but timm's",
+        help="Names, wildcards or timm:NAME to list.",
+    ),
+]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", show_default="all", help="Only this family."),
+]
+VerifiedNameOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        show_default="list the models instead",
+        help="Compare a model on this machine with logits of the official code.",
+    ),
 ]
 ConfiguredModelArgument = Annotated[
     str | None,
@@ -96,23 +116,27 @@ def demo(
     raise typer.Exit(done.exit_code)
 
 
-@command("models", "About", epilog("models", "models --verify faster_vit_0_224"))
+@command(
+    "models",
+    "About",
+    epilog(
+        "models", "models --family hvt", "models 'timm:swin*'", "models --verify faster_vit_0_224"
+    ),
+)
 def models(
-    verify: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            show_default="list the models instead",
-            help="Compare a model on this machine with logits of the official code.",
-        ),
-    ] = None,
+    patterns: PatternsArgument = None,
+    family: FamilyOption = None,
+    verify: VerifiedNameOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models: accuracy, size, licences."""
+    """List the models: accuracy, size, licences.
+
+    Those of timm are listed by a pattern that begins with timm: and may have wildcards.
+    """
     from hvt_deploy.commands.models import list_models, verify_model
 
     if verify is None:
-        _show_models(list_models(), as_json)
+        _show_models(list_models(patterns or (), family), as_json)
         return
     checks = verify_model(verify, open_ui(as_json))
     _show_checks(f"{verify} against the official code", checks, as_json)
@@ -124,11 +148,15 @@ def _show_models(listed: Sequence[ListedModel], as_json: bool) -> None:
 
     if as_json:
         show_json(listed)
-    else:
-        rows = [tuple(model.cells().values()) for model in listed]
-        show_table("Models", tuple(listed[0].cells()), rows)
-        for line in describe_columns(listed):
-            typer.echo(line)
+        return
+    own = [model for model in listed if model.family != "timm"]
+    of_timm = [model for model in listed if model.family == "timm"]
+    for title, part in (("Models", own), ("Models of timm", of_timm)):
+        if part:
+            cells = [model.cells() for model in part]
+            show_table(title, tuple(cells[0]), [tuple(row.values()) for row in cells])
+    if own:
+        show_lines(describe_columns(own))
 
 
 def _show_checks(title: str, checks: Sequence[GoldenCheck], as_json: bool) -> None:

@@ -63,6 +63,16 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     print_table(title, columns, rows, open_console())
 
 
+def show_lines(lines: Iterable[str]) -> None:
+    """Print sentences on stdout, folded to the width of the terminal."""
+    from hvt_deploy.evaluation.report.console import open_console
+    from hvt_deploy.evaluation.report.terminal import plain_text
+
+    console = open_console()
+    for line in lines:
+        console.print(plain_text(line))
+
+
 def show_results(results: Results, folder: Path | None, as_json: bool) -> None:
     """Print a validation, and the path of its report if `folder` holds one."""
     if as_json:

@@ -200,8 +200,12 @@ def _write_graph(
         progress(4, 5)
         save_onnx(graph, path)
         progress(5, 5)
-    for breach in contract.breaches:
-        ui.warn(breach)
+    if contract.breaches:
+        ui.warn(
+            f"The graph of {config.model} may cost TensorRT more kernels than it needs: "
+            f"{'; '.join(contract.breaches)}. It computes the right thing, and can be used as it "
+            "is; another --simplifier may give a better one."
+        )
     return contract
 
 

@@ -15,7 +15,13 @@ from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.queries import find_used
 
 # At static resolution none of these is needed, and each costs TensorRT kernels or fails the build.
-FORBIDDEN_OPS = frozenset({"Shape", "If", "Loop", "ScatterND", "GridSample"})
+FORBIDDEN_OPS = {
+    "Shape": "sizes that are computed at run time",
+    "If": "a branch at run time",
+    "Loop": "a loop at run time",
+    "ScatterND": "values written by index, which no kernel is fused with",
+    "GridSample": "resampling that a matrix could do",
+}
 NAMED_OPS = frozenset({"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization"})
 
 
@@ -39,10 +45,13 @@ def inspect_contract(
     `layer_norms` is the number of LayerNorm modules in the PyTorch model.
     """
     ops = Counter(node.op_type for node in model.graph.node)
-    breaches = [f"{ops[op]} {op} nodes" for op in sorted(FORBIDDEN_OPS & ops.keys())]
+    breaches = [
+        f"{ops[op]} {op} nodes ({meaning})" for op, meaning in FORBIDDEN_OPS.items() if ops[op]
+    ]
     if ops["LayerNormalization"] != layer_norms:
         breaches.append(
-            f"{ops['LayerNormalization']} LayerNormalization nodes for {layer_norms} LayerNorms"
+            f"{ops['LayerNormalization']} LayerNormalization nodes for {layer_norms} LayerNorms "
+            "(the others are many small nodes)"
         )
     if read_opset(model) != opset:
         breaches.append(f"opset {read_opset(model)} instead of {opset}")

@@ -111,7 +111,12 @@ def print_table(
     """Print a plain table. Columns that hold only numbers are set flush right."""
     lines = [list(row) for row in rows]
     table = RichTable(
-        title=plain_text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=plain_text(title, "bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
     for index, name in enumerate(columns):
         numeric = bool(lines) and all(_is_figure(line[index]) for line in lines)
@@ -119,6 +124,7 @@ def print_table(
     for line in lines:
         table.add_row(*(plain_text(cell) for cell in line))
     console.print(table)
+    console.print()
 
 
 def print_audit(audit: EngineAudit, console: Console, *, by_group: bool = False) -> None:
@@ -176,11 +182,10 @@ def _rich_table(table: Table, title: str) -> RichTable:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    rich_table.add_column("backend", overflow="fold")
+    # Where figures do not fit they are folded; a row without its name says nothing.
+    rich_table.add_column("backend", no_wrap=True)
     for column in table.columns:
-        rich_table.add_column(
-            plain_text(column.title.replace(" (", "\n(")), justify="right", no_wrap=True
-        )
+        rich_table.add_column(plain_text(column.title.replace(" (", "\n(")), justify="right")
     for line in table.lines:
         rich_table.add_row(_backend_text(line), *(_value_text(cell) for cell in line.cells))
     return rich_table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -32,6 +34,31 @@ def is_of_timm(name: str) -> bool:
     return timm.models.is_model(name.partition(".")[0])
 
 
+def match_timm(patterns: Sequence[str]) -> list[ModelSpec]:
+    """The specs of timm's classifiers that one of `patterns`, `timm:` and shell wildcards, stands
+    for, in timm's order; with a dot in a pattern, of names with tags (`timm:swin_tiny*.ms_*`).
+
+    Raises BadInput for a pattern that stands for none, MissingEnvironment without timm.
+    """
+    require("timm", extra="export")
+    import timm
+
+    names: dict[str, None] = {}
+    for pattern in patterns:
+        own = pattern.removeprefix(PREFIX)
+        found = timm.list_pretrained(own) if "." in own else timm.list_models(own)
+        if not found:
+            raise BadInput(
+                f"timm has no model '{own}'.", "Give a pattern: hvt-deploy models 'timm:swin*'"
+            )
+        names |= dict.fromkeys(found)
+    specs: list[ModelSpec] = []
+    for name in names:
+        with suppress(BadInput):  # it has no classifier, or a transform of its own
+            specs.append(spec_of_timm(PREFIX + name))
+    return specs
+
+
 def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelSpec:
     """The spec of `timm:NAME` with timm's evaluation transform.
 
@@ -51,7 +78,7 @@ def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelS
         hint = f"Did you mean {' or '.join(PREFIX + n for n in near)}? " if near else ""
         raise BadInput(
             f"timm has no model '{own}'.",
-            f"{hint}All: python -c 'import timm; print(timm.list_models())'",
+            f"{hint}All: hvt-deploy models 'timm:*'",
         )
     if configuration.num_classes < 1:
         raise BadInput(

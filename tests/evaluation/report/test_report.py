@@ -347,3 +347,15 @@ def test_reports_define_the_terms_they_use():
         text = words(render_page(trained()))
         for name in REPORT_TERMS:
             assert TERMS[name].replace("`", "") in text.replace("`", ""), name
+
+
+def test_each_row_of_a_narrow_table_has_its_whole_name_and_every_figure():
+    results = trained()
+    console = Console(record=True, width=50, force_terminal=False)
+    print_results(results, console)
+    speed = console.export_text().partition("\nSpeed")[2].partition("Brackets")[0]
+    for row in results.rows:
+        if row.timing is not None:
+            assert any(line.strip().startswith(row.backend) for line in speed.splitlines())
+            assert f"{row.timing.latency.throughput_img_s:.3g}".split("e")[0] in speed
+    assert all(len(line) <= 50 for line in speed.splitlines())
