@@ -91,6 +91,8 @@ class GraphFacts:
     """How it was made from FP32; None for an FP32 graph."""
     kept_fp32: Mapping[str, str] = field(default_factory=dict[str, str])
     """Nodes that FP16, or the CPU variant, left in FP32, each with the reason."""
+    rounding: Parity | None = None
+    """FP16 only: FP32 with every tensor rounded as FP16 rounds it, against FP32."""
     faults: tuple[str, ...] = ()
     """CPU variant only: sentences that speak against it. Without any it is served."""
     kind: Literal["graph"] = "graph"

@@ -141,7 +141,7 @@ def collect_ranges_and_logits(
     ToolFailure naming a tensor that is not finite.
     """
     model = load_onnx(onnx_path, weights=False)
-    names, by_channel = _float_tensors(model), _channel_tensors(model)
+    names, by_channel = find_float_tensors(model), _channel_tensors(model)
     derived = _derive_ranges(model, onnx_path.parent, names, by_channel)
     measured = [name for name in names if name not in derived]
     _add_extremes(model, measured, by_channel)
@@ -186,7 +186,7 @@ def _refuse_not_finite(extremes: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
             )
 
 
-def _float_tensors(model: onnx.ModelProto) -> list[str]:
+def find_float_tensors(model: onnx.ModelProto) -> list[str]:
     """The float32 tensors that nodes make; the last is the graph's input."""
     inferred = onnx.shape_inference.infer_shapes(model) if not model.graph.value_info else model
     values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
