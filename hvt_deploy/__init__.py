@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hvt_deploy.commands.api import export, open
+    from hvt_deploy.commands.exported_model import Model
+    from hvt_deploy.core.errors import (
+        BadInput,
+        CheckFailed,
+        HvtDeployError,
+        HvtDeployWarning,
+        MissingEnvironment,
+        ToolFailure,
+    )
     from hvt_deploy.runtime.classifier import Classifier
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "__version__"]
+__all__ = [
+    "BadInput",
+    "CheckFailed",
+    "Classifier",
+    "HvtDeployError",
+    "HvtDeployWarning",
+    "MissingEnvironment",
+    "Model",
+    "ToolFailure",
+    "__version__",
+    "export",
+    "open",
+]
+
+_HOMES = {
+    "export": "commands.api",
+    "open": "commands.api",
+    "Model": "commands.exported_model",
+    "Classifier": "runtime.classifier",
+}
 
 
 def __getattr__(name: str) -> object:
-    """`Classifier` is imported when it is asked for: the command line must start without numpy (PEP
-    562).
+    """A public name is imported when it is asked for: the command line must start without numpy
+    (PEP 562).
     """
-    if name == "Classifier":
-        from hvt_deploy.runtime.classifier import Classifier
+    if name not in __all__:
+        raise AttributeError(f"module 'hvt_deploy' has no attribute '{name}'")
+    home = import_module(f"hvt_deploy.{_HOMES.get(name, 'core.errors')}")
+    return getattr(home, name)  # pyright: ignore[reportAny]
 
-        return Classifier
-    raise AttributeError(f"module 'hvt_deploy' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return __all__

@@ -65,6 +65,7 @@ def test_the_sdist_holds_what_building_and_testing_need(dist):
         "tests",
         "benchmarks",
         "typings",
+        "docs",
         "docker",
         "training",
         ".ci",

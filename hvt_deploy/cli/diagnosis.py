@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,6 @@ import typer
 
 from hvt_deploy.cli.app import command_with_options
 from hvt_deploy.cli.help import choices, epilog
-from hvt_deploy.cli.inputs import find_exported
 from hvt_deploy.cli.options import (
     ConfigOption,
     JsonOption,
@@ -22,17 +20,7 @@ from hvt_deploy.cli.output import open_ui, show_json, show_table
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, Device
 
 if TYPE_CHECKING:
-    from hvt_deploy.commands.diagnose import Divergence
-
-DIVERGENCE_COLUMNS = (
-    "graph",
-    "reference",
-    "modules",
-    "largest local error at",
-    "local error",
-    "limit",
-    "logit error",
-)
+    from hvt_deploy.commands.diagnosis import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -90,35 +78,23 @@ def diagnose(options: DiagnoseOptions) -> None:
     """
     if options.replay is not None:
         raise typer.Exit(_replay_fault(options.replay, options.as_json))
-    from hvt_deploy.commands.diagnose import diagnose as run_diagnose
+    from hvt_deploy.commands.api import open as open_model
 
-    ui = open_ui(options.as_json)
-    folder, config = find_exported(options.workspace, options.model, options.config_file, {}, ui)
-    found = run_diagnose(
-        folder, config, options.graph, options.data, options.device, options.output, ui
+    ui, config = open_ui(options.as_json), options.config_file
+    model = open_model(options.model, workspace=options.workspace, config=config, progress=ui)
+    found = model.diagnose(
+        options.graph, data=options.data, device=options.device, output=options.output
     )
-    _show_divergences(folder.slug, found, options.as_json)
-    raise typer.Exit(1 if any(one.jump for one in found) else 0)
+    _show_diagnosis(found, options.as_json)
+    raise typer.Exit(1 if found.diverged else 0)
 
 
-def _show_divergences(title: str, found: Sequence[Divergence], as_json: bool) -> None:
+def _show_diagnosis(found: Diagnosis, as_json: bool) -> None:
     if as_json:
-        show_json(found)
+        show_json(found.graphs)
         return
-    rows = [
-        (
-            d.candidate,
-            d.reference,
-            str(len(d.modules)),
-            d.worst.path,
-            f"{d.worst.local_error:.1e}",
-            f"{d.limit:g}",
-            f"{d.logits_error:.1e}",
-        )
-        for d in found
-    ]
-    show_table(title, DIVERGENCE_COLUMNS, rows)
-    for one in found:
+    show_table(found.grid.title, found.grid.headings, found.grid.rows)
+    for one in found.graphs:
         typer.echo(one.sentence)
         if one.folder:
             typer.echo(f"  Reproduce: hvt-deploy diagnose --replay {one.folder}")

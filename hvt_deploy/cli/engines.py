@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hvt_deploy.cli.app import command_with_options
 from hvt_deploy.cli.help import choices, epilog
-from hvt_deploy.cli.inputs import check_precisions, find_exported
+from hvt_deploy.cli.inputs import check_precisions
 from hvt_deploy.cli.options import (
     NEWEST_EXPORT,
     NO_GATE,
@@ -28,8 +29,9 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE, FlavourChoice, Precision
 if TYPE_CHECKING:
     from hvt_deploy.commands.build_many import Attempt
     from hvt_deploy.commands.built_engine import Built
-    from hvt_deploy.core.run_config import RunConfig
-    from hvt_deploy.core.workspace import ModelFolder
+    from hvt_deploy.commands.engine_gates import EngineGates
+    from hvt_deploy.commands.explain_build import Explained
+    from hvt_deploy.commands.exported_model import Model
 
 BUILD_COLUMNS = (
     "model",
@@ -145,34 +147,53 @@ def build_trt(options: BuildOptions) -> None:
     Engines are strongly typed: the graph decides each layer's precision. Graphs that are not there
     yet are made first, as by quantize.
     """
+    from hvt_deploy.commands.api import open as open_model
     from hvt_deploy.commands.build_many import build_many
+    from hvt_deploy.commands.engine_gates import EngineGates
 
-    settings, ui = _build_settings(options), open_ui(options.as_json)
+    ui, config = open_ui(options.as_json), options.config_file
     short_forms = [*(["fp16"] if options.fp16 else []), *(["int8"] if options.int8 else [])]
-    precisions = check_precisions([*(options.precision or []), *short_forms])
-
-    def open_model(name: str | None) -> tuple[ModelFolder, RunConfig]:
-        return find_exported(options.workspace, name, options.config_file, settings, ui)
-
-    models = options.models or [None]
-    gates = options.min_int8, options.max_traffic, options.min_int8_of_all
-    explain, force = options.explain, options.force
-    attempts = build_many(models, precisions, open_model, ui, *gates, explain=explain, force=force)
+    attempts = build_many(
+        options.models or [None],
+        check_precisions([*(options.precision or []), *short_forms]),
+        lambda name: open_model(name, workspace=options.workspace, config=config, progress=ui),
+        partial(_build, options, _profiles(options)),
+        EngineGates(options.min_int8, options.min_int8_of_all, options.max_traffic),
+    )
     _show_attempts(attempts, options.as_json)
     raise typer.Exit(max(attempt.error.exit_code if attempt.error else 0 for attempt in attempts))
 
 
-def _build_settings(options: BuildOptions) -> dict[str, object]:
+def _profiles(options: BuildOptions) -> list[tuple[int, int, int]] | None:
     from hvt_deploy.runtime.tensorrt.plan import parse_profile
 
-    profiles = [(p.min, p.opt, p.max) for p in map(parse_profile, options.profile or ())]
-    return {
-        "calibration.folder": options.calib,
-        "calibration.images": options.calib_images,
-        "engine.flavour": options.flavour,
-        "engine.compute_capabilities": options.compute_capability,
-        "engine.profiles": profiles or None,
-    }
+    return [(p.min, p.opt, p.max) for p in map(parse_profile, options.profile or ())] or None
+
+
+def _build(
+    options: BuildOptions,
+    profiles: Sequence[tuple[int, int, int]] | None,
+    model: Model,
+    precision: Precision,
+    gates: EngineGates,
+) -> Built | Explained:
+    flavour, capabilities = options.flavour, options.compute_capability
+    if options.explain:
+        return model.explain_build(
+            precision, flavour=flavour, compute_capabilities=capabilities, profiles=profiles
+        )
+    return model.build_trt(
+        precision,
+        calib=options.calib,
+        calib_images=options.calib_images,
+        flavour=flavour,
+        compute_capabilities=capabilities,
+        profiles=profiles,
+        min_int8=gates.min_int8,
+        min_int8_of_all=gates.min_int8_of_all,
+        max_traffic=gates.max_traffic,
+        force=options.force,
+    )
 
 
 def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
@@ -198,18 +219,11 @@ def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
 
 def _show_built(built: Built) -> None:
     from hvt_deploy.evaluation.report.console import open_console
-    from hvt_deploy.evaluation.report.engine_costs import describe_costs
     from hvt_deploy.evaluation.report.terminal import print_audit
 
     typer.echo(str(built.path))
     print_audit(built.audit, open_console())
-    if built.ahead_of_time:
-        typer.echo(
-            f"This engine runs only in {built.flavour} on RTX cards of compute capability "
-            f"{', '.join(built.compute_capabilities)}. "
-            "For a Jetson or for TensorRT, run build-trt on that machine."
-        )
-    for line in describe_costs(built.precision, built.costs):
+    for line in built.sentences:
         typer.echo(line)
 
 

@@ -17,9 +17,7 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE, MAX_BATCH, Simplifier
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.exported_graph import Exported
-    from hvt_deploy.core.run_config import RunConfig
-    from hvt_deploy.core.ui import Ui
-    from hvt_deploy.core.workspace import ModelFolder
+    from hvt_deploy.commands.exported_model import Model
     from hvt_deploy.graph.export_needs import ExportNeeds
 
 
@@ -161,64 +159,52 @@ class ExportOptions:
 )
 def export(options: ExportOptions) -> None:
     """Export a model to ONNX, verified against PyTorch."""
-    from hvt_deploy.commands.export import export as run_export
-    from hvt_deploy.core.workspace import open_folder
-    from hvt_deploy.models.exported import spec_of_config
-
-    ui = open_ui(options.as_json)
-    config = _export_config(options, ui)
-
-    slug = options.slug
-    if slug is None:
-        spec = spec_of_config(config)
-        slug = Path(options.model).stem if options.model.endswith(".json") else spec.slug
-    folder = open_folder(options.workspace, slug)
     if options.dry_run:
-        _show_needs(_plan(folder, config), options.as_json)
-        return
-    done = run_export(folder, config, options.class_names, ui, force=options.force)
-    _show_exported(done, options.as_json)
-
-
-def _plan(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
-    from hvt_deploy.core.environment import require
-
-    require("torch", extra="export")
-    from hvt_deploy.commands.graph_export import plan_export
-
-    return plan_export(folder, config)
-
-
-def _export_config(options: ExportOptions, ui: Ui) -> RunConfig:
-    """The configuration of --config, or the default one of the model, with the flags in it."""
-    from hvt_deploy.commands.config import config_of, config_of_file
-    from hvt_deploy.core.model_options import ModelOptions
-    from hvt_deploy.core.run_config import with_flags
-
-    windows = parse_window_sizes(options.window_size) if options.window_size else None
-    size = parse_image_size(options.image_size) if options.image_size else None
-    if options.config_file:
-        config = config_of_file(options.config_file, options.model, options.num_classes, ui)
+        _show_needs(_plan(options), options.as_json)
     else:
-        more = ModelOptions(windows, options.carrier_token_size)
-        config = config_of(options.model, size, more, options.num_classes, ui)
-    return with_flags(config, {**_export_settings(options), "preprocessing.image_size": size})
+        _show_exported(_export(options).exported, options.as_json)
 
 
-def _export_settings(options: ExportOptions) -> dict[str, object]:
-    from hvt_deploy.commands.config import read_preprocessing
+def _export(options: ExportOptions) -> Model:
+    from hvt_deploy.commands.api import export as export_model
 
-    prepared = read_preprocessing(options.preprocessing) if options.preprocessing else {}
-    return {
-        **{f"preprocessing.{key}": value for key, value in prepared.items()},
-        "num_classes": options.num_classes,
-        "export.opset": options.opset,
-        "export.weights": options.weights,
-        "export.batch": options.batch,
-        "export.simplifier": options.simplifier,
-        "export.seed": options.seed,
-        "export.preprocess_in_graph": options.preprocess_in_graph or None,
-    }
+    return export_model(
+        options.model,
+        opset=options.opset,
+        weights=options.weights,
+        batch=options.batch,
+        simplifier=options.simplifier,
+        class_names=options.class_names,
+        as_=options.slug,
+        seed=options.seed,
+        image_size=parse_image_size(options.image_size),
+        num_classes=options.num_classes,
+        preprocessing=options.preprocessing,
+        window_size=parse_window_sizes(options.window_size),
+        carrier_token_size=options.carrier_token_size,
+        preprocess_in_graph=options.preprocess_in_graph,
+        force=options.force,
+        workspace=options.workspace,
+        config=options.config_file,
+        progress=open_ui(options.as_json),
+    )
+
+
+def _plan(options: ExportOptions) -> ExportNeeds:
+    from hvt_deploy.commands.api import plan_export
+
+    return plan_export(
+        options.model,
+        as_=options.slug,
+        image_size=parse_image_size(options.image_size),
+        num_classes=options.num_classes,
+        window_size=parse_window_sizes(options.window_size),
+        carrier_token_size=options.carrier_token_size,
+        preprocess_in_graph=options.preprocess_in_graph,
+        workspace=options.workspace,
+        config=options.config_file,
+        progress=open_ui(options.as_json),
+    )
 
 
 def _show_needs(needs: ExportNeeds, as_json: bool) -> None:

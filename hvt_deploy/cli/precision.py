@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from hvt_deploy.cli.app import command_with_options
 from hvt_deploy.cli.help import choices, epilog
-from hvt_deploy.cli.inputs import choose_precision, find_exported
+from hvt_deploy.cli.inputs import choose_precision
 from hvt_deploy.cli.options import (
     CalibrationImagesOption,
     CalibrationOption,
@@ -25,17 +24,15 @@ from hvt_deploy.cli.options import (
 )
 from hvt_deploy.cli.output import open_ui, show_json, show_table
 from hvt_deploy.core.types import (
-    CALIBRATORS,
     DEFAULT_WORKSPACE,
     CalibratorChoice,
     FlavourChoice,
-    Precision,
 )
 
 if TYPE_CHECKING:
+    from hvt_deploy.commands.exported_model import Model
     from hvt_deploy.commands.find_recipe import Budgeted
-    from hvt_deploy.core.manifest import Manifest
-    from hvt_deploy.core.workspace import ModelFolder
+    from hvt_deploy.commands.quantized_graphs import Quantized
 
 
 @dataclass(frozen=True)
@@ -128,70 +125,44 @@ class QuantizeOptions:
 )
 def quantize(options: QuantizeOptions) -> None:
     """Make the FP16 and INT8 graphs of an exported model."""
-    from hvt_deploy.evaluation.budget_record import BudgetRequest
+    from hvt_deploy.commands.api import open as open_model
 
-    precision = choose_precision(options.precision, options.fp16, options.int8) or "int8"
-    ui = open_ui(options.as_json)
-    folder, config = find_exported(
-        options.workspace, options.model, options.config_file, _quantize_settings(options), ui
+    ui, config = open_ui(options.as_json), options.config_file
+    model = open_model(options.model, workspace=options.workspace, config=config, progress=ui)
+    done = _quantize(model, options)
+    _show_quantized(done, options.as_json)
+    raise typer.Exit(1 if done.budget and not done.budget.record.holds else 0)
+
+
+def _quantize(model: Model, options: QuantizeOptions) -> Quantized:
+    return model.quantize(
+        choose_precision(options.precision, options.fp16, options.int8) or "int8",
+        calib=options.calib,
+        calib_images=options.calib_images,
+        seed=options.seed,
+        calibrator=options.calibrator,
+        smooth_quant=options.smooth_quant,
+        bias_correction=options.bias_correction,
+        flavour=options.flavour,
+        recipe=options.recipe,
+        budget=options.budget,
+        budget_data=options.budget_data,
+        budget_images=options.budget_images,
+        label_free=options.label_free,
     )
-    if options.budget is None:
-        from hvt_deploy.commands.quantize import quantize as run_quantize
 
-        _show_graphs(folder, run_quantize(folder, config, precision, ui), precision, options)
+
+def _show_quantized(done: Quantized, as_json: bool) -> None:
+    if done.budget:
+        _show_budget(done.budget, as_json)
         return
-    from hvt_deploy.commands.find_recipe import quantize_within_budget
-
-    request = BudgetRequest(
-        options.budget, options.budget_data, options.budget_images, options.label_free
-    )
-    found = quantize_within_budget(folder, config, request, ui)
-    _show_budget(found, options.as_json)
-    raise typer.Exit(0 if found.record.holds else 1)
-
-
-def _quantize_settings(options: QuantizeOptions) -> dict[str, object]:
-    from hvt_deploy.core.run_config import load_recipe
-
-    wanted = {"smooth-quant": options.smooth_quant, "bias-correction": options.bias_correction}
-    recovery = None if all(wanted.values()) else [name for name, on in wanted.items() if on]
-    return {
-        "calibration.folder": options.calib,
-        "calibration.images": options.calib_images,
-        "calibration.seed": options.seed,
-        "engine.flavour": options.flavour,
-        "quantization": load_recipe(options.recipe) if options.recipe else None,
-        "quantization.calibrator": options.calibrator,
-        "quantization.recovery": recovery,
-    }
-
-
-def _show_graphs(
-    folder: ModelFolder, manifest: Manifest, precision: Precision, options: QuantizeOptions
-) -> None:
-    from hvt_deploy.commands.quantize import GRAPHS_OF
-    from hvt_deploy.core.manifest import INT8_CALIBRATION, GraphFacts, Int8CalibrationFacts
-
-    made = {key: str(folder.file(manifest.artifacts[key])) for key in GRAPHS_OF[precision]}
-    if options.as_json:
-        faults = {key: facts.faults for key in made if (facts := manifest.facts(key, GraphFacts))}
-        show_json({**made, "faults": {key: found for key, found in faults.items() if found}})
+    made = {key: str(path) for key, path in done.paths.items()}
+    if as_json:
+        show_json({**made, "faults": done.faults})
         return
-    calibration = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
-    if calibration and precision != "fp16":
-        _show_calibrators(calibration.sqnr_by_role)
+    if grid := done.calibrators:
+        show_table(grid.title, grid.headings, grid.rows)
     typer.echo("\n".join(made.values()))
-
-
-def _show_calibrators(by_role: Mapping[str, Mapping[str, float]]) -> None:
-    from hvt_deploy.evaluation.report.number_format import format_decibels
-
-    columns = [c for c in CALIBRATORS if any(c in found for found in by_role.values())]
-    rows = [
-        (role, *(format_decibels(found[c]) for c in columns)) for role, found in by_role.items()
-    ]
-    if rows:
-        show_table("SQNR of INT8 layers by role and calibrator", ("role", *columns), rows)
 
 
 def _show_budget(found: Budgeted, as_json: bool) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hvt_deploy.cli.app import command
 from hvt_deploy.cli.help import choices, epilog
-from hvt_deploy.cli.inputs import choose_precision, find_exported
+from hvt_deploy.cli.inputs import choose_precision
 from hvt_deploy.cli.options import (
     NEWEST_EXPORT,
     DeviceOption,
@@ -21,13 +21,12 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import open_ui, show_json, show_results, show_table
-from hvt_deploy.core.types import DEFAULT_IMAGES, DEFAULT_WORKSPACE, Precision
+from hvt_deploy.core.types import DEFAULT_IMAGES, DEFAULT_WORKSPACE, OnnxPlatform, Precision
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.package import Packaged
     from hvt_deploy.commands.predict import Predictions
 
-OnnxBackend = Literal["onnxruntime", "python"]
 DeployedPrecisionOption = Annotated[
     Precision | None,
     typer.Option(
@@ -97,8 +96,8 @@ def package(
         Path, typer.Option(metavar="DIR", help="Directory of the Triton model repository.")
     ] = Path("triton"),
     onnx_backend: Annotated[
-        OnnxBackend,
-        typer.Option(metavar=choices(OnnxBackend), help="Triton backend for ONNX files."),
+        OnnxPlatform,
+        typer.Option(metavar=choices(OnnxPlatform), help="Triton backend for ONNX files."),
     ] = "onnxruntime",
     allow_untrained: Annotated[
         bool,
@@ -111,10 +110,10 @@ def package(
 
     Image files go in, class names come out.
     """
-    from hvt_deploy.commands.package import package_triton
+    from hvt_deploy.commands.api import open as open_model
 
-    folder, _ = find_exported(workspace, model, None, {}, ui := open_ui(as_json))
-    done = package_triton(folder, triton, onnx_backend, allow_untrained, ui)
+    exported = open_model(model, workspace=workspace, progress=open_ui(as_json))
+    done = exported.package(triton, onnx_backend=onnx_backend, allow_untrained=allow_untrained)
     _show_packaged(done, as_json)
 
 
@@ -123,13 +122,8 @@ def _show_packaged(done: Packaged, as_json: bool) -> None:
         show_json(done)
         return
     typer.echo(f"{done.folder}: {', '.join(done.models)}")
-    typer.echo(f"Send image files to the model {done.ensemble}.")
-    if done.pixels_model:
-        typer.echo(f"Send uint8 pixels (batch, height, width, 3) to the model {done.pixels_model}.")
-    for model, version in done.engine_versions.items():
-        typer.echo(f"{model} needs a server with TensorRT {version}, the version of its engine.")
-    if done.engine_versions:
-        typer.echo("A server's version: find / -name 'libnvinfer.so.*' inside its container.")
+    for line in done.sentences:
+        typer.echo(line)
 
 
 @command("bundle", "Use and move", epilog("bundle fdvit_b --output fdvit_b.tar"))
@@ -149,10 +143,10 @@ def bundle(
 
     It holds the graphs, the calibration, the reference logits and the configuration.
     """
-    from hvt_deploy.commands.bundle import bundle as run_bundle
+    from hvt_deploy.commands.api import open as open_model
 
-    folder, _ = find_exported(workspace, model, None, {}, ui := open_ui(False))
-    typer.echo(str(run_bundle(folder, output or Path(f"{folder.slug}.tar"), allow_untrained, ui)))
+    exported = open_model(model, workspace=workspace, progress=open_ui(False))
+    typer.echo(str(exported.bundle(output, allow_untrained=allow_untrained)))
 
 
 @command("deploy", "Use and move", epilog("deploy fdvit_b.tar --int8 --data imagenet/val"))

@@ -10,7 +10,7 @@ import typer
 
 from hvt_deploy.cli.app import command, command_with_options
 from hvt_deploy.cli.help import choices, epilog
-from hvt_deploy.cli.inputs import find_exported, parse_list
+from hvt_deploy.cli.inputs import parse_list
 from hvt_deploy.cli.options import (
     NEWEST_EXPORT,
     NO_GATE,
@@ -35,6 +35,8 @@ from hvt_deploy.core.types import (
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.diff import Difference
+    from hvt_deploy.commands.exported_model import Model
+    from hvt_deploy.commands.validated import Validated
     from hvt_deploy.core.ui import Ui
 
 ReportFormat = Literal["terminal", "markdown", "html", "json"]
@@ -163,34 +165,35 @@ def validate(options: ValidateOptions) -> None:
     Gates (--max-top1-drop, --min-speedup, --max-latency-ms) set the exit code: 0 only where the
     whole confidence interval is within the limit.
     """
-    from hvt_deploy.commands.validate import validate as run_validate
+    from hvt_deploy.commands.api import open as open_model
 
-    ui, settings = open_ui(options.as_json), _validation_settings(options)
-    folder, config = find_exported(
-        options.workspace, options.model, options.config_file, settings, ui
-    )
-    data, labels, keep = options.data, options.labels, options.keep
-    done = run_validate(folder, config, data, labels, ui, record=options.record, keep=keep)
+    ui, config = open_ui(options.as_json), options.config_file
+    model = open_model(options.model, workspace=options.workspace, config=config, progress=ui)
+    done = _validate(model, options)
     show_results(done.results, done.folder, options.as_json)
     raise typer.Exit(done.exit_code)
 
 
-def _validation_settings(options: ValidateOptions) -> dict[str, object]:
-    return {
-        "validation.subset": options.subset,
-        "validation.limit": options.limit,
-        "validation.seed": options.seed,
-        "validation.batch_size": options.batch_size,
-        "validation.threads": options.threads,
-        "validation.device": options.device,
-        "validation.latency_batches": options.latency_batch or None,
-        "validation.margin": options.margin,
-        "validation.max_top1_drop": options.max_top1_drop,
-        "validation.min_speedup": options.min_speedup,
-        "validation.max_latency_ms": options.max_latency_ms,
-        "validation.allow_cpu_nodes": options.allow_cpu_nodes or None,
-        "validation.backends": parse_list(options.backends) if options.backends else None,
-    }
+def _validate(model: Model, options: ValidateOptions) -> Validated:
+    return model.validate(
+        options.data,
+        labels=options.labels,
+        subset=options.subset,
+        limit=options.limit,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        threads=options.threads,
+        device=options.device,
+        latency_batches=options.latency_batch or None,
+        margin=options.margin,
+        max_top1_drop=options.max_top1_drop,
+        min_speedup=options.min_speedup,
+        max_latency_ms=options.max_latency_ms,
+        backends=parse_list(options.backends) if options.backends else None,
+        allow_cpu_nodes=options.allow_cpu_nodes,
+        record=options.record,
+        keep=options.keep,
+    )
 
 
 @command(
@@ -205,10 +208,10 @@ def report(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Show the report of the last validation."""
-    from hvt_deploy.commands.report import last_results, render
+    from hvt_deploy.commands.api import open as open_model
+    from hvt_deploy.commands.report import render
 
-    folder, _ = find_exported(workspace, model, None, {}, open_ui(False))
-    results = last_results(folder)
+    results = open_model(model, workspace=workspace, progress=open_ui(False)).results
     if form == "terminal" and output is None:
         show_results(results, None, False)
     elif output is None:
@@ -265,13 +268,15 @@ def diff(options: DiffOptions) -> None:
 
     Without files: between a model's last two. Exit 1 where a change is for the worse.
     """
+    from hvt_deploy.commands.api import open as open_model
     from hvt_deploy.commands.diff import compare_last_two
     from hvt_deploy.commands.diff import diff as compare
+    from hvt_deploy.core.workspace import ModelFolder
 
     ui = open_ui(options.as_json)
     if options.before is None:
-        folder, _ = find_exported(options.workspace, options.model, None, {}, ui)
-        found = compare_last_two(folder, options.margin)
+        model = open_model(options.model, workspace=options.workspace, progress=ui)
+        found = compare_last_two(ModelFolder(model.path), options.margin)
     elif options.after is None:
         raise typer.BadParameter("Give two files, or none for the last two validations.")
     else:

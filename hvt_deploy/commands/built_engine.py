@@ -12,6 +12,10 @@ from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.evaluation.report.engine_costs import describe_costs
+from hvt_deploy.evaluation.report.engine_layers import audit_facts
+from hvt_deploy.evaluation.report.notebook import render_cell
+from hvt_deploy.evaluation.report.tables import Grid
 from hvt_deploy.graph.analysis.engine_audit import EngineAudit
 from hvt_deploy.graph.analysis.engine_cost import ProfileCost
 from hvt_deploy.runtime.tensorrt.passport import read_passport
@@ -39,6 +43,21 @@ class Built:
     """Whether it was built without the GPU it is for."""
     before: bool = False
     """Whether it was there already, built from the same inputs."""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Where it runs, if not everywhere, and what it costs."""
+        only = (
+            f"This engine runs only in {self.flavour} on RTX cards of compute capability "
+            f"{', '.join(self.compute_capabilities)}. "
+            "For a Jetson or for TensorRT, run build-trt on that machine."
+        )
+        costs = describe_costs(self.precision, self.costs)
+        return (only, *costs) if self.ahead_of_time else tuple(costs)
+
+    def _repr_html_(self) -> str:
+        rows = tuple((fact.label, fact.value) for fact in audit_facts(self.audit))
+        return render_cell([Grid(str(self.path), ("property", "value"), rows)], self.sentences)
 
 
 def find_built(

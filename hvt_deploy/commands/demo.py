@@ -11,7 +11,8 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.train_demo import train_on_elpv
-from hvt_deploy.commands.validate import Validated, validate
+from hvt_deploy.commands.validate import validate
+from hvt_deploy.commands.validated import Validated
 from hvt_deploy.core.errors import unknown_name
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import Ui

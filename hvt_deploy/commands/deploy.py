@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.unpack import unpack
-from hvt_deploy.commands.validate import Validated, validate
+from hvt_deploy.commands.validate import validate
+from hvt_deploy.commands.validated import Validated
 from hvt_deploy.core.manifest import RECORDED, RecordedFacts
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui

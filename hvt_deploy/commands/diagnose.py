@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hvt_deploy.commands.diagnosis import Diagnosis, Divergence
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import CheckFailed
 from hvt_deploy.core.manifest import INT8_CALIBRATION, Manifest
@@ -44,59 +45,6 @@ GRAPHS = ("fp32", "fp16", "int8-fp32", "int8", "int8-cpu")
 _IMAGES = 4
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """One graph compared with its reference, module by module.
-
-    Attributes:
-        reference: Name of the reference.
-        candidate: Name of the graph.
-        limit: Largest accepted local error.
-        logits_error: Relative error of the logits of the whole graph.
-        modules: In the order of the graph.
-        folder: Reproduction files of the first module above the limit; "" if there is none.
-
-    """
-
-    reference: str
-    candidate: str
-    limit: float
-    logits_error: float
-    modules: tuple[ModuleError, ...]
-    folder: str = ""
-
-    @property
-    def jump(self) -> ModuleError | None:
-        """The first module whose local error is above the limit."""
-        return next(
-            (module for module in self.modules if not module.local_error <= self.limit), None
-        )
-
-    @property
-    def worst(self) -> ModuleError:
-        """The module with the largest local error."""
-        return max(self.modules, key=lambda module: module.local_error)
-
-    @property
-    def sentence(self) -> str:
-        """The result as a sentence."""
-        if self.jump is not None:
-            return (
-                f"{self.candidate} diverges from {self.reference} at {self.jump.path}: "
-                f"local error {self.jump.local_error:.1e}, limit {self.limit:g}."
-            )
-        if self.logits_error > self.limit:
-            return (
-                f"No module of {self.candidate} has a local error above {self.limit:g}, but the "
-                f"logits differ by {self.logits_error:.1e}: small errors accumulate, or they occur "
-                "only where ONNX Runtime fuses the whole graph."
-            )
-        return (
-            f"{self.candidate} matches {self.reference}: "
-            f"no module has a local error above {self.limit:g}."
-        )
-
-
 def diagnose(
     folder: ModelFolder,
     config: RunConfig,
@@ -105,7 +53,7 @@ def diagnose(
     device: Device,
     output: Path,
     ui: Ui,
-) -> tuple[Divergence, ...]:
+) -> Diagnosis:
     """Compare `graph` (an artifact's name or an ONNX file), or every graph that was made, with its
     reference.
 
@@ -138,7 +86,7 @@ def diagnose(
                 pair = Pair(reference, candidate, f"ort {name}")
                 written = output / f"{manifest.slug}.{name}"
                 found.append(_compare_pair(manifest, pair, parts, device, images, written, ui))
-    return tuple(found)
+    return Diagnosis(folder.slug, tuple(found))
 
 
 def _graphs_to_check(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:

@@ -2,19 +2,73 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from hvt_deploy.commands.config import config_of, config_of_file, read_preprocessing
 from hvt_deploy.commands.exported_graph import Exported, describe_exported, find_exported
 from hvt_deploy.core.environment import require
-from hvt_deploy.core.run_config import CalibrationConfig, EngineConfig, RunConfig, ValidationConfig
+from hvt_deploy.core.model_options import ModelOptions
+from hvt_deploy.core.run_config import (
+    CalibrationConfig,
+    EngineConfig,
+    RunConfig,
+    ValidationConfig,
+    with_flags,
+)
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, now
+from hvt_deploy.core.workspace import ModelFolder, now, open_folder
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.int8_defaults import find_int8_defaults
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """The model of an export as it was asked for; what is None is the model's own."""
+
+    name: str
+    """A name, `timm:NAME`, `module:factory` or the file of an HVT's configuration."""
+    image_size: tuple[int, int] | None
+    """(height, width) in pixels."""
+    options: ModelOptions
+    """Options that some models take."""
+    num_classes: int | None = None
+    """Classes of the head."""
+    preprocessing: str | None = None
+    """Settings as `read_preprocessing` takes them."""
+
+
+def configure_export(
+    asked: AskedModel,
+    settings: Mapping[str, object],
+    config_file: Path | None,
+    workspace: Path,
+    slug: str | None,
+    ui: Ui,
+) -> tuple[ModelFolder, RunConfig]:
+    """The folder of an export, and its configuration: that of `config_file`, else the model's, with
+    what was asked for and `settings` by dotted key in it.
+
+    Without `slug` the folder has the model's name. Raises BadInput for an unknown model, and for a
+    file, a size or options that do not fit it.
+    """
+    size, classes = asked.image_size, asked.num_classes
+    if config_file is not None:
+        config = config_of_file(config_file, asked.name, classes, ui)
+    else:
+        config = config_of(asked.name, size, asked.options, classes, ui)
+    prepared = read_preprocessing(asked.preprocessing) if asked.preprocessing else {}
+    sections = {f"preprocessing.{key}": value for key, value in prepared.items()}
+    more = {"num_classes": classes, **sections, "preprocessing.image_size": size}
+    config = with_flags(config, {**settings, **more})
+    if slug is None:
+        is_file = asked.name.endswith(".json")
+        slug = Path(asked.name).stem if is_file else spec_of_config(config).slug
+    return open_folder(workspace, slug), config
 
 
 def export(

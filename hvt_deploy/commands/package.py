@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import new_folder, sync_tree, writing_to
 from hvt_deploy.core.gpus import find_gpus
 from hvt_deploy.core.manifest import PIXELS, GraphKey, Manifest
+from hvt_deploy.core.types import OnnxPlatform
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.evaluation.report.notebook import render_cell
+from hvt_deploy.evaluation.report.tables import Grid
 from hvt_deploy.runtime.tensorrt.flavours import FlavourInfo, format_engine_tag
 from hvt_deploy.runtime.triton.repository import Network, Platform, write_repository
 from hvt_deploy.runtime.triton.served_profiles import choose_served_profiles
 
-OnnxPlatform = Literal["onnxruntime", "python"]
 GPU_GRAPHS: tuple[GraphKey, ...] = ("int8", "fp16", "fp32")
 CPU_GRAPHS: tuple[GraphKey, ...] = ("int8-cpu", "fp32")
 DEFAULT_MAX_BATCH = 32
@@ -37,6 +38,28 @@ class Packaged:
     """Names of all models."""
     engine_versions: Mapping[str, str]
     """The TensorRT version of each model that is an engine; the server needs the same."""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What to send to which model, and the server that it needs."""
+        pixels = f"Send uint8 pixels (batch, height, width, 3) to the model {self.pixels_model}."
+        engines = [
+            f"{model} needs a server with TensorRT {version}, the version of its engine."
+            for model, version in self.engine_versions.items()
+        ]
+        if engines:
+            engines.append(
+                "A server's version: find / -name 'libnvinfer.so.*' inside its container."
+            )
+        return (
+            f"Send image files to the model {self.ensemble}.",
+            *([pixels] if self.pixels_model else []),
+            *engines,
+        )
+
+    def _repr_html_(self) -> str:
+        models = Grid(str(self.folder), ("model",), tuple((model,) for model in self.models))
+        return render_cell([models], self.sentences)
 
 
 def package_triton(

@@ -17,6 +17,7 @@ from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
 from hvt_deploy.commands.cpu_variant_faults import find_variant_faults, time_cpu_variant
 from hvt_deploy.commands.fp16_check import check_fp16, infer_rounded
+from hvt_deploy.commands.quantized_graphs import GRAPHS_OF, Quantized, describe_quantized
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import (
@@ -48,13 +49,6 @@ from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.variant import Variant
 
-# What each precision consists of; FP16 comes with INT8 because INT8 has to beat it.
-GRAPHS_OF: dict[Precision, tuple[GraphKey, ...]] = {
-    "fp32": (),
-    "fp16": ("fp16",),
-    "int8": ("fp16", "int8-fp32", "int8", "int8-cpu"),
-    "int8-fp32": ("int8-fp32", "int8-cpu"),
-}
 _PRECISION_OF: dict[GraphKey, Precision] = {
     "fp16": "fp16",
     "int8": "int8",
@@ -77,8 +71,8 @@ class _Reference:
         return compare_logits(self.logits_NK, logits_NK)
 
 
-def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Manifest:
-    """Make the graphs of `precision` that are not there yet; returns the manifest that names them.
+def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) -> Quantized:
+    """Make the graphs of `precision` that are not there yet.
 
     Calibration and graphs become visible together: until then the model is as it was. Raises
     BadInput if INT8 is asked for and there are no calibration images, CheckFailed if FP16 loses too
@@ -88,11 +82,11 @@ def quantize(folder: ModelFolder, config: RunConfig, precision: Precision, ui: U
     with folder.lock():
         before = folder.read()
         if precision == "fp32":
-            return before
+            return describe_quantized(folder, before, precision)
         manifest = make_graphs(folder, before, config, precision, ui)
         if manifest != before:
             folder.commit(manifest)
-    return manifest
+    return describe_quantized(folder, manifest, precision)
 
 
 def make_graphs(

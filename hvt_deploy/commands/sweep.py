@@ -11,7 +11,8 @@ from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.commands.sweep_record import Failure, Swept, SweptModel, conclude_sweep
-from hvt_deploy.commands.validate import Validated, validate
+from hvt_deploy.commands.validate import validate
+from hvt_deploy.commands.validated import Validated
 from hvt_deploy.core.errors import BadInput, HvtDeployError, as_failure, unknown_name
 from hvt_deploy.core.manifest import RESULTS, is_results
 from hvt_deploy.core.run_config import RunConfig, with_flags

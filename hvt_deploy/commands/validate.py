@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.commands.kept_results import KEPT, keep_reference, keep_results, read_again
+from hvt_deploy.commands.validated import Validated
 from hvt_deploy.core.device_choice import DeviceChoice, parse_device
 from hvt_deploy.core.environment import (
     check_free_disk,
@@ -44,7 +44,7 @@ from hvt_deploy.evaluation.gpu_reading import open_gpu_reader
 from hvt_deploy.evaluation.measurement import measure_images
 from hvt_deploy.evaluation.memory import MemoryMeter
 from hvt_deploy.evaluation.opened_rows import OpenedRows, open_rows
-from hvt_deploy.evaluation.record import DataSummary, Results, Row
+from hvt_deploy.evaluation.record import DataSummary, Row
 from hvt_deploy.evaluation.report.number_format import format_duration
 from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.evaluation.timing import TimedBackend, Timings, WatchedGpu, time_backends
@@ -57,28 +57,6 @@ _LOCK = ".validation.lock"
 # Answers of validations that are not over.
 _PARTS = ".answers"
 _REPORT_BYTES = 32 << 20
-
-
-@dataclass(frozen=True)
-class Validated:
-    """The result of `validate`."""
-
-    results: Results
-    """The record."""
-    folder: Path
-    """Holds `results.json`, `report.md` and `report.html`."""
-
-    @property
-    def exit_code(self) -> int:
-        """1 for a failed or unproven gate and for logits that are not finite, 3 for a skipped gate
-        or a backend that --backends names and that did not run, else 0.
-        """
-        statuses = {gate.status for gate in self.results.gates}
-        accuracies = (row.accuracy for row in self.results.rows)
-        if statuses & {"failed", "not proven"} or any(a and a.not_finite for a in accuracies):
-            return 1
-        missing = any(row.required and row.is_missing for row in self.results.rows)
-        return 3 if missing or "skipped" in statuses else 0
 
 
 def validate(

@@ -48,6 +48,10 @@ class ToolFailure(HvtDeployError):
     exit_code = 4
 
 
+class HvtDeployWarning(UserWarning):
+    """What a program that uses the Python API must not overlook, such as random weights."""
+
+
 def as_failure(error: Exception) -> HvtDeployError:
     """The error of a step. What the system refused is named with its file; any other error that is
     not ours becomes a fault of this program, as its cause.

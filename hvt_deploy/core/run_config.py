@@ -208,7 +208,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def with_flags(config: RunConfig, flags: Mapping[str, object]) -> RunConfig:
-    """`config` with the command line's values, by dotted key (`export.opset`); None: not given.
+    """`config` with the values of flags, by dotted key (`export.opset`); None: not given.
 
     Raises BadInput for a bad value, KeyError for a key that no configuration has.
     """
@@ -222,4 +222,4 @@ def with_flags(config: RunConfig, flags: Mapping[str, object]) -> RunConfig:
             raise KeyError(key)
         if value is not None:
             place[name] = to_plain(value)
-    return from_plain(RunConfig, plain, "command line")
+    return from_plain(RunConfig, plain, "options")

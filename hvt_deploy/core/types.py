@@ -6,9 +6,11 @@ Standard library only: it is copied into Triton packages too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
+StrPath: TypeAlias = str | PathLike[str]
 # `int8` has FP16 in the rest, `int8-fp32` FP32.
 Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -28,6 +30,8 @@ Int8Attention = Literal["auto", "always", "never"]
 # `ort-trt` is the TensorRT provider of ONNX Runtime.
 Runtime = Literal["pytorch", "ort", "ort-trt", "trt"]
 Device = Literal["cpu", "cuda"]
+# The backends of Triton that can run an ONNX file.
+OnnxPlatform = Literal["onnxruntime", "python"]
 SubsetName = Literal["imagenet-a", "imagenet-r", "imagenet-v2"]
 # Where exported models are, relative to the current folder.
 DEFAULT_WORKSPACE = Path("artifacts")

@@ -35,7 +35,7 @@ from hvt_deploy.core.manifest import ENGINE, KEYS, Artifact, Facts, Manifest
 from hvt_deploy.core.manifest_file import is_plain_name, parse_manifest
 from hvt_deploy.core.records import read_content
 from hvt_deploy.core.serialization import to_plain
-from hvt_deploy.core.types import PRECISIONS
+from hvt_deploy.core.types import PRECISIONS, StrPath
 from hvt_deploy.core.ui import Ui
 
 MANIFEST = "manifest.json"
@@ -254,13 +254,16 @@ def open_folder(root: Path, slug: str) -> ModelFolder:
     return ModelFolder(root / slug)
 
 
-def find_model(root: Path, name: str | None) -> ModelFolder:
-    """The folder of `name`, or of the newest export where no name is given.
+def find_model(root: Path, name: StrPath | None) -> ModelFolder:
+    """The folder of `name`, which may also be the path of an exported model's folder, or of the
+    newest export where no name is given.
 
     Raises BadInput if nothing was exported, or if CI=true and the choice would be a guess.
     """
     folders = [ModelFolder(p) for p in sorted(root.iterdir())] if root.is_dir() else []
     exported = {f.slug: f for f in folders if f.exists()}
+    if name is not None and name not in exported and ModelFolder(Path(name)).exists():
+        return ModelFolder(Path(name).resolve())
     if not exported:
         raise BadInput(
             f"Nothing was exported to {root} yet.",
@@ -268,8 +271,8 @@ def find_model(root: Path, name: str | None) -> ModelFolder:
         )
     if name is not None:
         if name not in exported:
-            raise unknown_name(f"exported model in {root}", name, exported)
-        return exported[name]
+            raise unknown_name(f"exported model in {root}", str(name), exported)
+        return exported[str(name)]
     if len(exported) > 1 and os.environ.get("CI", "").lower() == "true":
         raise BadInput(
             f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}."

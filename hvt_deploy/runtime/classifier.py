@@ -19,10 +19,15 @@ from PIL import Image
 
 from hvt_deploy.core.device_choice import parse_device
 from hvt_deploy.core.environment import inference_threads
-from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
+from hvt_deploy.core.errors import (
+    BadInput,
+    HvtDeployWarning,
+    MissingEnvironment,
+    unknown_name,
+)
 from hvt_deploy.core.tensors import LogitsNK
-from hvt_deploy.core.types import DEFAULT_WORKSPACE, Runtime
-from hvt_deploy.core.workspace import ModelFolder, find_model
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, Runtime, StrPath
+from hvt_deploy.core.workspace import find_model
 from hvt_deploy.data.decoding import UnreadableImage, decode
 from hvt_deploy.data.images import load_preprocessed, preprocess
 from hvt_deploy.runtime.base import AnyBackend, PixelsBackend
@@ -60,26 +65,26 @@ class Prediction:
 class Classifier:
     """An exported model, ready to classify.
 
-    `model` is an exported model's folder (`artifacts/fdvit_b`) or its name in `workspace`; None is
-    the newest. `backend` is a row's name as `validate` shows it ("ort int8 cpu"), a runtime
-    ("ort", "ort-trt", "trt", "pytorch") or "auto": an engine where one runs, else ONNX Runtime in
-    FP32, which also runs in place of a CPU variant that something speaks against (a UserWarning
-    says so, and `note`). `device` is "auto" (the GPU where the runtime can use one), "cpu", "cuda"
-    or "cuda:N". Raises BadInput for a name that does not exist, MissingEnvironment where the
-    backend cannot run here.
+    `model` is a `hvt_deploy.Model`, an exported model's folder (`artifacts/fdvit_b`) or its name in
+    `workspace`; None is the newest. `backend` is a row's name as `validate` shows it ("ort int8
+    cpu"), a runtime ("ort", "ort-trt", "trt", "pytorch") or "auto": an engine where one runs, else
+    ONNX Runtime in FP32, which also runs in place of a CPU variant that something speaks against
+    (an HvtDeployWarning says so, and `note`). `device` is "auto" (the GPU where the runtime can use
+    one), "cpu", "cuda" or "cuda:N". Raises BadInput for a name that does not exist,
+    MissingEnvironment where the backend cannot run here.
     """
 
     def __init__(
         self,
-        model: str | Path | None = None,
+        model: StrPath | None = None,
         backend: str = "auto",
         *,
-        workspace: str | Path = DEFAULT_WORKSPACE,
+        workspace: StrPath = DEFAULT_WORKSPACE,
         batch_size: int = 8,
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        self._folder = _open_selected(model, Path(workspace))
+        self._folder = find_model(Path(workspace), model)
         self._threads = threads or inference_threads()
         with self._folder.reading() as manifest:
             self._batch_size = manifest.signature.batch or batch_size
@@ -93,10 +98,11 @@ class Classifier:
             )
             chosen, self.note = _choose(selections, backend)
             if self.note:
-                warnings.warn(self.note, stacklevel=2)
+                warnings.warn(self.note, HvtDeployWarning, stacklevel=2)
             self._backend = _open_backend(chosen, backend)
         self._preprocessing, self._names = manifest.preprocessing, manifest.class_names
         self.untrained = manifest.weights.untrained
+        self._closed = False
 
     @property
     def backend(self) -> str:
@@ -112,7 +118,7 @@ class Classifier:
         """The `top` most probable classes of every image, in the order of the images.
 
         Raises UnreadableImage for a file that is no image, BadInput for an array that is no RGB
-        image.
+        image and for a classifier that was closed.
         """
         return list(self.stream(images, top))
 
@@ -127,6 +133,8 @@ class Classifier:
         self, images: Iterable[ImageLike], top: int = 5
     ) -> Iterator[Prediction | UnreadableImage]:
         """`stream` that goes on after a file that is no image, with the error in its place."""
+        if self._closed:
+            raise BadInput(f"This classifier of {self.model} was closed.", "Open another one.")
         waiting = iter(images)
         # Whole photographs, as pixels, are held one at a time.
         size = 1 if isinstance(self._backend, PixelsBackend) else self._batch_size
@@ -142,8 +150,10 @@ class Classifier:
                         yield Prediction(_most_probable(next(answers), self._names, top))
 
     def close(self) -> None:
-        """Free the model."""
-        self._backend.close()
+        """Free the model. Closing it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._backend.close()
 
     def __enter__(self) -> Classifier:
         return self
@@ -173,12 +183,6 @@ class Classifier:
                 [image.astype(np.uint8, copy=False) for image in images]
             )
         return self._backend.infer(np.asarray(images, np.float32))
-
-
-def _open_selected(model: str | Path | None, workspace: Path) -> ModelFolder:
-    if model is not None and ModelFolder(Path(model)).exists():
-        return ModelFolder(Path(model))
-    return find_model(workspace, None if model is None else str(model))
 
 
 def _open_backend(chosen: Sequence[Selection], name: str) -> AnyBackend:

@@ -99,17 +99,15 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     monkeypatch.setattr(
         int8_calibration, "judge_effect", lambda *effect: replace(tried(*effect), kept=True)
     )
-    manifest = quantize(folder, config, "int8-fp32", SilentUi())
-    calibration = read_int8_calibration(folder.open_artifact(manifest, "int8-calibration").parent)
+    quantize(folder, config, "int8-fp32", SilentUi())
+    calibration = folder.open_artifact(folder.read(), "int8-calibration")
+    calibration = read_int8_calibration(calibration.parent)
     assert len(calibration.smoothing) > 5
 
-    (found,) = diagnose(
-        folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi()
-    )
+    compared = (folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi())
+    (found,) = diagnose(*compared).graphs
     assert found.jump is None
     assert len(found.modules) > 60
     monkeypatch.setattr("hvt_deploy.commands.diagnose.smooth", lambda model, _: model)
-    (unsmoothed,) = diagnose(
-        folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi()
-    )
+    (unsmoothed,) = diagnose(*compared).graphs
     assert "norm" in unsmoothed.jump.path, "this is what it would look like"

@@ -9,9 +9,9 @@ import pytest
 from test_build_trt import FC1, FC2, PLAIN, QUANTIZED, command_line, graph, workspace
 
 from hvt_deploy.commands import engine_costs
-from hvt_deploy.commands.build_many import check_int8_of_all
 from hvt_deploy.commands.build_trt import build_from_graph
 from hvt_deploy.commands.engine_costs import check_traffic
+from hvt_deploy.commands.engine_gates import check_int8_of_all
 from hvt_deploy.core.errors import CheckFailed, ToolFailure
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.types import Skipped

@@ -6,7 +6,6 @@ import pytest
 
 from hvt_deploy.commands import quantize as quantize_command
 from hvt_deploy.commands.quantize import quantize
-from hvt_deploy.core.manifest import INT8_CALIBRATION, Int8CalibrationFacts
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.digits import write_digits
@@ -28,8 +27,7 @@ def test_a_named_calibrator_that_loses_is_used_and_said(exported, digits, tmp_pa
     config = settings(folder, digits, calibrator="entropy", recovery=())
     for _ in ("calibrated", "taken from the cache"):
         ui = SilentUi()
-        manifest = quantize(folder, config, "int8-fp32", ui)
-        facts = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
+        facts = quantize(folder, config, "int8-fp32", ui).calibration
         assert facts.effects["calibrator entropy"].endswith("dB, used although it loses")
         (warning,) = ui.warnings
         assert "calibrator entropy loses" in warning and "\n" not in warning

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builders import gates, judged, on_gpu, skipped, timed
 
-from hvt_deploy.commands.validate import Validated
+from hvt_deploy.commands.validated import Validated
 from hvt_deploy.evaluation.record import DataSummary, Results
 from hvt_deploy.evaluation.scores import Fault
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from hvt_deploy.commands.quantize import GRAPHS_OF
+from hvt_deploy.commands.quantized_graphs import GRAPHS_OF
 from hvt_deploy.core.manifest import GraphRecipe
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.graph import large_weights

@@ -1,0 +1,128 @@
+"""Arguments of the Python API, checked: a wrong one is BadInput that names it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar, overload
+
+from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.model_options import ModelOptions
+from hvt_deploy.core.run_config import load_recipe
+from hvt_deploy.core.serialization import from_plain
+from hvt_deploy.core.types import CalibratorChoice, FlavourChoice, Preprocessing, StrPath
+from hvt_deploy.core.ui import ProgramUi, StepProgress, Ui
+
+# True: bars and messages on stderr; False: none; None: those of True on a terminal, so none in a
+# notebook; a function is called with (step, done, total).
+ProgressChoice: TypeAlias = bool | StepProgress | Ui | None
+Choice = TypeVar("Choice", bound=str)
+
+
+@overload
+def as_text(option: str, value: None) -> None: ...
+@overload
+def as_text(option: str, value: StrPath) -> str: ...
+def as_text(option: str, value: StrPath | None) -> str | None:
+    """A path or a name as text. Raises BadInput for what is neither."""
+    if value is None:
+        return None
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = b""
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller's value
+        raise BadInput(f"{option} is {value!r:.80}.", "Give a str or a pathlib.Path.")
+    return text
+
+
+@overload
+def as_path(option: str, value: None) -> None: ...
+@overload
+def as_path(option: str, value: StrPath) -> Path: ...
+def as_path(option: str, value: StrPath | None) -> Path | None:
+    """A path. Raises BadInput as `as_text` does."""
+    text = as_text(option, value)
+    return None if text is None else Path(text)
+
+
+def check_choice(option: str, value: Choice, choices: Sequence[Choice]) -> Choice:
+    """One of `choices`. Raises BadInput for another value."""
+    if value not in choices:
+        raise unknown_name(option, str(value), choices)
+    return value
+
+
+def check_image_size(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) in pixels. Raises BadInput for values of another type or out of range."""
+    if size is None:
+        return None
+    return from_plain(Preprocessing, {"image_size": size}, "options").image_size
+
+
+def check_options(
+    window_size: Sequence[int] | None, carrier_token_size: int | None
+) -> ModelOptions:
+    """The options of a model. Raises BadInput for values of another type or out of range."""
+    sizes = {"window_size": window_size, "carrier_token_size": carrier_token_size}
+    return from_plain(ModelOptions, sizes, "options")
+
+
+def calibration_settings(calib: StrPath | None, images: int | None) -> dict[str, object]:
+    """The images of a calibration, by key of the configuration."""
+    return {"calibration.folder": as_text("calib", calib), "calibration.images": images}
+
+
+def quantization_settings(
+    recipe: StrPath | None,
+    calibrator: CalibratorChoice | None,
+    smooth_quant: bool,
+    bias_correction: bool,
+) -> dict[str, object]:
+    """A recipe and what is changed in it, by key of the configuration.
+
+    Raises BadInput for a recipe that cannot be read.
+    """
+    wanted = {"smooth-quant": smooth_quant, "bias-correction": bias_correction}
+    recovery = None if all(wanted.values()) else [name for name, on in wanted.items() if on]
+    file = as_path("recipe", recipe)
+    return {
+        "quantization": load_recipe(file) if file else None,
+        "quantization.calibrator": calibrator,
+        "quantization.recovery": recovery,
+    }
+
+
+def engine_settings(
+    flavour: FlavourChoice | None,
+    compute_capabilities: Sequence[str] | None,
+    profiles: Sequence[tuple[int, int, int]] | None,
+) -> dict[str, object]:
+    """The target of an engine, by key of the configuration."""
+    return {
+        "engine.flavour": flavour,
+        "engine.compute_capabilities": compute_capabilities,
+        "engine.profiles": profiles,
+    }
+
+
+def choose_ui(progress: ProgressChoice) -> Ui:
+    """Where messages and progress go. Raises BadInput for what is no such choice."""
+    if progress is None:
+        progress = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+    if progress is True:
+        from hvt_deploy.evaluation.report.console import TerminalUi, open_console
+
+        return TerminalUi(open_console(stderr=True))
+    if progress is False:
+        return ProgramUi()
+    if isinstance(progress, Ui):
+        return progress
+    if callable(progress):
+        return ProgramUi(progress)
+    raise BadInput(
+        f"progress is {progress!r:.80}.",
+        "Give True, False, or a function that is called with (step, done, total).",
+    )
