@@ -61,7 +61,7 @@ class ExportOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            show_default="those with the checkpoint, else ImageNet's",
+            show_default="class_indices.json with the checkpoint, else the folders of --calib",
             help="Class names: one per line, or JSON.",
         ),
     ] = None

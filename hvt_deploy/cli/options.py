@@ -42,6 +42,15 @@ DeviceOption = Annotated[
         help="Where runtimes run; auto: on the GPU where they can use one.",
     ),
 ]
+ClassNamesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-names",
+        metavar="FILE",
+        show_default="those that are recorded",
+        help="Names that the classes get from now on: one per line, or JSON.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No messages and progress, only warnings and results.")

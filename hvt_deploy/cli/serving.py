@@ -12,6 +12,7 @@ from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import choose_precision
 from hvt_deploy.cli.options import (
     NEWEST_EXPORT,
+    ClassNamesOption,
     DeviceOption,
     Fp16Option,
     Int8Option,
@@ -59,14 +60,17 @@ def predict(
     ] = "auto",
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Number of classes per image.")] = 5,
     device: DeviceOption = None,
+    class_names: ClassNamesOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images with an exported model."""
+    from hvt_deploy.commands.api import open as open_model
     from hvt_deploy.commands.predict import predict as run_predict
 
     ui = open_ui(as_json)
-    done = run_predict(images, model, workspace, backend, top, ui, device or "auto")
+    exported = open_model(model, workspace=workspace, class_names=class_names, progress=ui)
+    done = run_predict(images, exported.path, workspace, backend, top, ui, device or "auto")
     _show_predictions(done, as_json)
     raise typer.Exit(2 if any(image.error for image in done.images) else 0)
 
@@ -103,6 +107,7 @@ def package(
         bool,
         typer.Option("--allow-untrained", help="Accept random weights, to test a server."),
     ] = False,
+    class_names: ClassNamesOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -112,7 +117,8 @@ def package(
     """
     from hvt_deploy.commands.api import open as open_model
 
-    exported = open_model(model, workspace=workspace, progress=open_ui(as_json))
+    ui = open_ui(as_json)
+    exported = open_model(model, workspace=workspace, class_names=class_names, progress=ui)
     done = exported.package(triton, onnx_backend=onnx_backend, allow_untrained=allow_untrained)
     _show_packaged(done, as_json)
 
@@ -137,6 +143,7 @@ def bundle(
         bool,
         typer.Option("--allow-untrained", help="Accept random weights, to test a device."),
     ] = False,
+    class_names: ClassNamesOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Pack a model into one file, for a device.
@@ -145,7 +152,8 @@ def bundle(
     """
     from hvt_deploy.commands.api import open as open_model
 
-    exported = open_model(model, workspace=workspace, progress=open_ui(False))
+    ui = open_ui(False)
+    exported = open_model(model, workspace=workspace, class_names=class_names, progress=ui)
     typer.echo(str(exported.bundle(output, allow_untrained=allow_untrained)))
 
 

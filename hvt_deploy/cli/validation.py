@@ -14,6 +14,7 @@ from hvt_deploy.cli.inputs import parse_list
 from hvt_deploy.cli.options import (
     NEWEST_EXPORT,
     NO_GATE,
+    ClassNamesOption,
     ConfigOption,
     DeviceOption,
     ImagesOption,
@@ -143,6 +144,7 @@ class ValidateOptions:
         int,
         typer.Option(metavar="N", min=1, help="Validations that are kept, this one among them."),
     ] = 10
+    class_names: ClassNamesOption = None
     workspace: WorkspaceOption = DEFAULT_WORKSPACE
     config_file: ConfigOption = None
     as_json: JsonOption = False
@@ -167,8 +169,13 @@ def validate(options: ValidateOptions) -> None:
     """
     from hvt_deploy.commands.api import open as open_model
 
-    ui, config = open_ui(options.as_json), options.config_file
-    model = open_model(options.model, workspace=options.workspace, config=config, progress=ui)
+    model = open_model(
+        options.model,
+        workspace=options.workspace,
+        class_names=options.class_names,
+        config=options.config_file,
+        progress=open_ui(options.as_json),
+    )
     done = _validate(model, options)
     show_results(done.results, done.folder, options.as_json)
     raise typer.Exit(done.exit_code)

@@ -117,14 +117,17 @@ def open(
     model: StrPath | None = None,
     *,
     workspace: StrPath = DEFAULT_WORKSPACE,
+    class_names: StrPath | None = None,
     config: StrPath | None = None,
     progress: ProgressChoice = None,
 ) -> Model:
     """A model that was exported: its name in the workspace, or the path of its folder; None is the
     newest export.
 
+    `class_names` is a file with names that its classes get from now on: graphs and engines stay.
     `config` is a configuration file to use instead of the recorded configuration.
     """
+    from hvt_deploy.commands.recorded_names import record_class_names
     from hvt_deploy.core.run_config import check_model, load_config
     from hvt_deploy.core.workspace import find_model
 
@@ -132,6 +135,8 @@ def open(
     folder = find_model(root, as_text("model", model))
     if model is None:
         ui.say(f"Model: {folder.slug}, the newest export in {root}")
+    if (names := as_path("class_names", class_names)) is not None:
+        record_class_names(folder, names, ui)
     recorded, file = folder.read().config, as_path("config", config)
     if file is None:
         return Model(folder, ui)

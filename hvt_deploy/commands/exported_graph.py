@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hvt_deploy.commands.recorded_names import names_of, with_names
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_file, writing_to_cache
@@ -12,7 +13,7 @@ from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, Pari
 from hvt_deploy.core.run_config import ExportConfig, RunConfig
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.data.class_names import choose_class_names
+from hvt_deploy.data.class_names import find_stated_names
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.weights.download import ObtainedWeights, obtain_weights
 
@@ -69,7 +70,8 @@ def describe_exported(folder: ModelFolder, manifest: Manifest, *, before: bool =
 def find_exported(
     folder: ModelFolder, config: RunConfig, class_names: Path | None, ui: Ui
 ) -> Manifest | None:
-    """The manifest of `folder`, if an export of `config` would make the same graphs again.
+    """The manifest of `folder`, if an export of `config` would make the same graphs again, with the
+    class names that are given now.
 
     None where there is none, it was made from other weights, with other settings or by other
     versions, or its files are damaged. Imports no PyTorch, except for models of timm. Raises
@@ -89,12 +91,13 @@ def find_exported(
         obtained = obtain_weights(spec_of_config(config), config.export.weights, cache, progress)
     if not _are_recorded(obtained, config.export, manifest):
         return None
-    names = choose_class_names(manifest.signature.num_classes, class_names, obtained.path)
-    if (names.names, names.wnids) != (manifest.class_names, manifest.wnids):
-        return None
     if obtained.warning:
         ui.warn(obtained.warning)
-    return manifest
+    names = find_stated_names(manifest.signature.num_classes, class_names, obtained.path)
+    if names is None or names == names_of(manifest):
+        return manifest
+    ui.say(f"The classes of {folder.slug} are named by {names.source} from now on.")
+    return with_names(manifest, names)
 
 
 def _is_same(recorded: RunConfig, asked: RunConfig) -> bool:

@@ -18,6 +18,7 @@ import yaml
 from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import calibrate
 from hvt_deploy.commands.quantize import check_placement, make_graphs
+from hvt_deploy.commands.recorded_names import names_of
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
@@ -27,7 +28,6 @@ from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, find_overlap, hash_samples
-from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import NO_LABEL, Sample, find_images, open_image_folder
 from hvt_deploy.data.sampling import draw_stratified_sample
 from hvt_deploy.evaluation.budget_record import BudgetRecord, BudgetRequest
@@ -126,8 +126,7 @@ def _find_samples(
     data = _data_of(config, request)
     if request.label_free:
         return tuple(Sample(data / file, NO_LABEL) for file in find_images(data))
-    names = ClassNames(manifest.class_names, manifest.wnids)
-    return open_image_folder(data, names, manifest.signature.num_classes).samples
+    return open_image_folder(data, names_of(manifest), manifest.signature.num_classes).samples
 
 
 def _check_enough(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hvt_deploy.commands.recorded_names import names_of, with_names
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import (
@@ -45,7 +46,8 @@ def keep_results(
 
 
 def read_again(folder: ModelFolder, validated: Manifest) -> Manifest:
-    """The manifest as other commands have left it while this one ran.
+    """The manifest as other commands have left it while this one ran, with the class names that it
+    learned.
 
     Raises BadInput if the model was exported again: the results are of another one.
     """
@@ -57,7 +59,7 @@ def read_again(folder: ModelFolder, validated: Manifest) -> Manifest:
                 "another model and were not kept.",
                 "Validate again.",
             )
-    return current
+    return with_names(current, names_of(validated)) if names_of(current).are_numbers else current
 
 
 def keep_reference(

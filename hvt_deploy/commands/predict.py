@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import reading
+from hvt_deploy.core.types import StrPath
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.decoding import UnreadableImage
 from hvt_deploy.data.folders import find_images
@@ -44,7 +45,7 @@ class Predictions:
 
 def predict(
     paths: Sequence[Path],
-    model: str | None,
+    model: StrPath | None,
     root: Path,
     backend: str,
     top: int,

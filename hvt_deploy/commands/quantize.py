@@ -18,6 +18,7 @@ from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
 from hvt_deploy.commands.cpu_variant_faults import find_variant_faults, time_cpu_variant
 from hvt_deploy.commands.fp16_check import check_fp16, infer_rounded
 from hvt_deploy.commands.quantized_graphs import GRAPHS_OF, Quantized, describe_quantized
+from hvt_deploy.commands.recorded_names import learn_class_names
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import (
@@ -96,6 +97,7 @@ def make_graphs(
     if precision != "fp16":
         check_placement(folder, manifest, config)
     manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
+    manifest = learn_class_names(manifest, Path(config.calibration.folder), ui)
     # Later verbs go on with the images and the recipe that were chosen here, wherever they run.
     images = config.calibration
     if Path(images.folder).is_dir():

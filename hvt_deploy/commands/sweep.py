@@ -10,6 +10,7 @@ from typing import TypeVar
 from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
+from hvt_deploy.commands.recorded_names import names_of
 from hvt_deploy.commands.sweep_record import Failure, Swept, SweptModel, conclude_sweep
 from hvt_deploy.commands.validate import validate
 from hvt_deploy.commands.validated import Validated
@@ -19,7 +20,7 @@ from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, open_folder
-from hvt_deploy.data.class_names import ClassNames, choose_class_names
+from hvt_deploy.data.class_names import ClassNames, default_class_names
 from hvt_deploy.data.folders import open_image_folder
 from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.models.exported import spec_of_config
@@ -80,9 +81,8 @@ def _names_of(model: str, flags: Mapping[str, object], root: Path) -> tuple[Clas
     config = with_flags(config_of(model), flags)
     folder = open_folder(root, spec_of_config(config).slug)
     if folder.exists():
-        manifest = folder.read()
-        return ClassNames(manifest.class_names, manifest.wnids), config
-    return choose_class_names(config.num_classes), config
+        return names_of(folder.read()), config
+    return default_class_names(config.num_classes), config
 
 
 def _sweep_one(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.commands.kept_results import KEPT, keep_reference, keep_results, read_again
+from hvt_deploy.commands.recorded_names import learn_class_names, names_of
 from hvt_deploy.commands.validated import Validated
 from hvt_deploy.core.device_choice import DeviceChoice, parse_device
 from hvt_deploy.core.environment import (
@@ -32,7 +33,6 @@ from hvt_deploy.core.types import SubsetName
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_set import CalibrationSet, find_overlap
-from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.folders import ImageFolder, Sample, open_image_folder
 from hvt_deploy.data.imagenet_subsets import find_subset_classes
 from hvt_deploy.data.images import BatchLoader, load_batches
@@ -81,9 +81,11 @@ def validate(
     settings = config.validation
     if keep < 1:
         raise BadInput(f"--keep is {keep}.", "Keep at least this validation.")
-    with hold_alone(folder.path / _LOCK), folder.reading() as manifest:
-        names, count = ClassNames(manifest.class_names, manifest.wnids), len(manifest.class_names)
+    with hold_alone(folder.path / _LOCK), folder.reading() as recorded:
+        names, count = names_of(recorded), recorded.signature.num_classes
         images = open_image_folder(data, names, count, labels_file, settings.subset)
+        by_folders = labels_file is None and settings.subset is None
+        manifest = learn_class_names(recorded, data, ui) if by_folders else recorded
         samples = draw_stratified_sample(images.samples, settings.limit, settings.seed)
         _refuse_overlap(folder, manifest, samples, ui)
         classes_K = _compared_classes(manifest, settings.subset)
@@ -107,7 +109,7 @@ def validate(
         if record:
             _check_recordable(measured.rows[0])  # it may have failed
         summary = _summarize_data(images, loader, settings)
-        short_names = tuple(names.short(int(k)) for k in classes_K)
+        short_names = tuple(names_of(manifest).short(int(k)) for k in classes_K)
         results = conclude(manifest, config, Measured(measured.rows, timings, summary, short_names))
         with folder.lock(ui):
             current = read_again(folder, manifest)
@@ -222,9 +224,7 @@ def _compared_classes(manifest: Manifest, subset: SubsetName | None) -> NDArray[
     """
     if subset is None:
         return np.arange(manifest.signature.num_classes)
-    return np.array(
-        find_subset_classes(subset, ClassNames(manifest.class_names, manifest.wnids)), np.int64
-    )
+    return np.array(find_subset_classes(subset, names_of(manifest)), np.int64)
 
 
 def _announce(

@@ -18,7 +18,7 @@ from hvt_deploy.core.types import (
     SubsetName,
 )
 
-MANIFEST_SCHEMA = 3
+MANIFEST_SCHEMA = 4
 
 # The keys of artifacts. A graph's key is its precision, except for the INT8 graph in the form that
 # ONNX Runtime's CPU kernels are fast on, and for the FP32 graph behind its preprocessing.
@@ -220,6 +220,8 @@ class Manifest:
     """The effective configuration."""
     artifacts: Mapping[str, Artifact]
     """By key."""
+    class_names_source: str = ""
+    """The file or folder that the class names come from; "" where nobody gave them."""
     code_licence: str = "not stated"
     """Licence of the model's official code, or "not stated"."""
     schema_version: int = MANIFEST_SCHEMA

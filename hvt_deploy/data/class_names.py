@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, cast
@@ -42,6 +42,13 @@ class ClassNames:
     """Names, each with synonyms or not: "tench, Tinca tinca"; the first one is displayed."""
     wnids: tuple[str, ...] | None = None
     """The WordNet ids of ImageNet's classes."""
+    source: str = field(default="", compare=False)
+    """The file or folder that they come from; "" where nobody gave them."""
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether the classes have no names: "0", "1", ..."""
+        return self == number_classes(len(self))
 
     def __len__(self) -> int:
         """The number of classes."""
@@ -132,29 +139,31 @@ def number_classes(num_classes: int) -> ClassNames:
     return ClassNames(tuple(str(i) for i in range(num_classes)))
 
 
-def choose_class_names(
+def default_class_names(num_classes: int) -> ClassNames:
+    """ImageNet's names for 1000 classes, else numbers."""
+    imagenet = load_imagenet_1k()
+    return imagenet if num_classes == len(imagenet) else number_classes(num_classes)
+
+
+def find_stated_names(
     num_classes: int, given: Path | None = None, checkpoint: Path | None = None
-) -> ClassNames:
-    """The names of a model's classes: from the `given` file, else from a `class_indices.json` (or
-    `classes_indices.json`) next to the checkpoint, else ImageNet's for 1000 classes, else numbers.
+) -> ClassNames | None:
+    """The names that somebody gave a model's classes: those of the `given` file, else of a
+    `class_indices.json` (or `classes_indices.json`) next to the checkpoint; None without either.
 
     Raises BadInput if a file cannot be read or has another number of classes.
     """
     siblings = [checkpoint.parent / name for name in _CHECKPOINT_FILES] if checkpoint else []
     path = given or next((p for p in siblings if p.is_file()), None)
     if path is None:
-        return (
-            load_imagenet_1k()
-            if num_classes == len(load_imagenet_1k())
-            else number_classes(num_classes)
-        )
+        return None
     names = read_class_names(path)
     if len(names) != num_classes:
         raise BadInput(
             f"{path} names {len(names)} classes, but the model has {num_classes}.",
             "Give the names of this model's classes with --class-names FILE.",
         )
-    return names
+    return replace(names, source=str(path))
 
 
 def read_class_names(path: Path) -> ClassNames:
@@ -173,6 +182,15 @@ def read_class_names(path: Path) -> ClassNames:
     if path.suffix.lower() == ".json":
         return _from_json(text, path)
     return _from_lines(text, str(path))
+
+
+def name_by_wnids(wnids: Sequence[str]) -> ClassNames | None:
+    """ImageNet's names of classes by their WordNet ids; None unless it has all of them."""
+    imagenet = load_imagenet_1k()
+    known = dict(zip(imagenet.wnids or (), imagenet.names, strict=True))
+    if not all(wnid in known for wnid in wnids):
+        return None
+    return ClassNames(tuple(known[wnid] for wnid in wnids), tuple(wnids))
 
 
 def _from_lines(text: str, where: str) -> ClassNames:

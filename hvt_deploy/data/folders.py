@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import reading
 from hvt_deploy.core.types import SubsetName
 from hvt_deploy.data.cifar import is_cifar100, unpack_cifar100
-from hvt_deploy.data.class_names import ClassNames, number_classes
+from hvt_deploy.data.class_names import ClassNames, name_by_wnids, number_classes
 from hvt_deploy.data.imagenet_subsets import label_folders
 from hvt_deploy.data.labels_file import format_names, format_plural, read_labels_file
 
@@ -87,6 +87,29 @@ def open_image_folder(
         labels, mapping = _labels_from_folders(path, files, names)
     samples = tuple(Sample(path / file, label) for file, label in sorted(labels.items()))
     return ImageFolder(path, samples, tuple(sorted(set(labels.values()))), mapping)
+
+
+def name_classes_by_folders(path: Path, num_classes: int) -> ClassNames | None:
+    """The names of the class folders in `path`, in sorted order, for a model whose classes have
+    only numbers; ImageNet's names where they are wnids.
+
+    None unless there are exactly `num_classes` folders, each with images in it, none of which is
+    named by a class number.
+    """
+    if not path.is_dir():
+        return None
+    with reading(path):
+        entries = [e for e in os.scandir(path) if e.is_dir() and not e.name.startswith(".")]
+        folders = sorted(entry.name for entry in entries)
+        if len(folders) != num_classes or not all(map(_holds_images, entries)):
+            return None
+    if any(number_classes(num_classes).find_all(folders)[1]):
+        return None
+    return replace(name_by_wnids(folders) or ClassNames(tuple(folders)), source=str(path))
+
+
+def _holds_images(folder: os.DirEntry[str]) -> bool:
+    return any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in os.scandir(folder))
 
 
 DEMO_HINT = "`hvt-deploy demo` works now: it needs no data."

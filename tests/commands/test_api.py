@@ -73,10 +73,10 @@ def test_every_public_name_is_there_and_is_listed():
         (plan_export, "export", {"dry_run", "opset", "weights", "batch", "simplifier", "force"}),
         (hd.Model.quantize, "quantize", set()),
         (hd.Model.build_trt, "build-trt", {"explain"}),
-        (hd.Model.validate, "validate", set()),
+        (hd.Model.validate, "validate", {"class_names"}),
         (hd.Model.diagnose, "diagnose", {"replay"}),
-        (hd.Model.bundle, "bundle", set()),
-        (hd.Model.package, "package", set()),
+        (hd.Model.bundle, "bundle", {"class_names"}),
+        (hd.Model.package, "package", {"class_names"}),
     ],
 )
 def test_keywords_are_the_flags_of_the_command(function, command, only_flags):

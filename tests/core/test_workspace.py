@@ -211,17 +211,17 @@ def test_facts_of_every_kind_come_back(folder):
 @pytest.mark.parametrize(
     ("version", "hint"),
     [
-        (2, "hvt-deploy export fdvit_ti --as m"),
+        (3, "hvt-deploy export fdvit_ti --as m"),
         (None, "hvt-deploy export fdvit_ti --as m"),
-        (4, "pip install --upgrade hvt-deploy"),
+        (5, "pip install --upgrade hvt-deploy"),
     ],
 )
 def test_a_manifest_of_another_version_is_refused_with_the_way_out(folder, version, hint):
     path = folder.path / "manifest.json"
     data = json.loads(path.read_text())
-    assert data["schema_version"] == 3
+    assert data["schema_version"] == 4
     path.write_text(json.dumps({**data, "schema_version": version}))
-    with pytest.raises(BadInput, match=f"schema version {version}; .* reads 3") as caught:
+    with pytest.raises(BadInput, match=f"schema version {version}; .* reads 4") as caught:
         folder.read()
     assert hint in caught.value.hint
     assert folder.earlier_artifacts() == {}
@@ -239,7 +239,7 @@ def with_artifact(data, **changes):
         (lambda d: "[" * 100_000, "damaged: it is nested too deep"),
         (lambda d: "[]", "not a mapping"),
         (lambda d: '{"slug": "m", "slug": "n"}', "the key 'slug' is there twice"),
-        (lambda d: json.dumps({"slug": "m", "schema_version": 3}), "missing key"),
+        (lambda d: json.dumps({"slug": "m", "schema_version": 4}), "missing key"),
         (lambda d: with_artifact(d, folder=".."), "names '..', which is or may be outside"),
         (lambda d: with_artifact(d, folder="/etc", main="passwd"), "names '/etc'"),
         (lambda d: with_artifact(d, files={"../../file": "0"}), "names '../../file'"),

@@ -10,7 +10,8 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.data.class_names import (
     ClassNames,
     Match,
-    choose_class_names,
+    default_class_names,
+    find_stated_names,
     load_imagenet_1k,
     number_classes,
     read_class_names,
@@ -156,16 +157,18 @@ def test_a_missing_or_binary_file_of_names_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["class_indices.json", "classes_indices.json"])
-def test_a_models_names_are_the_given_ones_else_beside_the_checkpoint_else_known_by_number(
+def test_a_models_names_are_the_given_ones_else_those_next_to_the_checkpoint(
     tmp_path: Path, file: str
 ) -> None:
     checkpoint = tmp_path / "best.pth"
-    assert choose_class_names(1000) == load_imagenet_1k()
-    assert choose_class_names(2, checkpoint=checkpoint) == number_classes(2)
+    assert default_class_names(1000) == load_imagenet_1k()
+    assert default_class_names(2) == number_classes(2)
+    assert find_stated_names(2, checkpoint=checkpoint) is None
     (tmp_path / file).write_text(json.dumps({"0": "cat", "1": "dog"}), encoding="utf-8")
-    assert choose_class_names(2, checkpoint=checkpoint).names == ("cat", "dog")
+    stated = find_stated_names(2, checkpoint=checkpoint)
+    assert (stated.names, stated.source) == (("cat", "dog"), str(tmp_path / file))
     given = tmp_path / "names.txt"
     given.write_text("ox\nhen\n", encoding="utf-8")
-    assert choose_class_names(2, given, checkpoint).names == ("ox", "hen")
+    assert find_stated_names(2, given, checkpoint).names == ("ox", "hen")
     with pytest.raises(BadInput, match="names 2 classes, but the model has 3"):
-        choose_class_names(3, checkpoint=checkpoint)
+        find_stated_names(3, checkpoint=checkpoint)

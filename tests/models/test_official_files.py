@@ -16,7 +16,7 @@ from golden.official_facts import read_facts
 from golden.official_file import official_state, save_official
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.data.class_names import choose_class_names
+from hvt_deploy.data.class_names import find_stated_names
 from hvt_deploy.models import create_model, get_spec, load_checkpoint, to_deployed
 from hvt_deploy.models.golden_check import draw_images, fill_parameters, list_goldens
 from hvt_deploy.models.weights.load import load_model
@@ -112,7 +112,7 @@ def test_fine_tuned_head_sets_the_classes_and_their_names(name: str, tmp_path: P
 
     model, report = load_model(get_spec(name), path)
     assert report.num_classes == model.num_classes == model.head.out_features == 5
-    assert choose_class_names(report.num_classes, None, path).names == names
+    assert find_stated_names(report.num_classes, None, path).names == names
     whole = create_model(name)
     fill_parameters(whole, "public-1")
     with torch.no_grad():
