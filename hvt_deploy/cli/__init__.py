@@ -12,6 +12,7 @@ from hvt_deploy.cli import (
     engines,
     inspection,
     validation,
+    comparison,
     sweeping,
     diagnosis,
     serving,
@@ -21,6 +22,7 @@ from hvt_deploy.cli import (
 __all__ = [
     "about",
     "app",
+    "comparison",
     "diagnosis",
     "engines",
     "graphs",

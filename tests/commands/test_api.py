@@ -84,7 +84,7 @@ def test_keywords_are_the_flags_of_the_command(function, command, only_flags):
     names = {"slug": "as_", "compute_capability": "compute_capabilities", "profile": "profiles"}
     names["latency_batch"] = "latency_batches"
     if function is plan_export:
-        only_flags |= {"class_names", "seed"}
+        only_flags |= {"class_names", "seed", "preprocessing"}
     wanted = {names.get(n, n): p for n, p in flags.items() if n not in AT_A_TERMINAL | only_flags}
     keywords = {
         name: parameter.default
@@ -194,7 +194,7 @@ def test_another_thread_finds_the_folder_in_use(place, model, monkeypatch):
     [
         (lambda m: hd.export("fdvit_x"), "Unknown model 'fdvit_x'"),
         (lambda m: hd.export(MODEL, opset="17"), "options.export.opset: expected int, got '17'"),
-        (lambda m: hd.export(MODEL, opset=3, workspace=m.path / "w"), "opset"),
+        (lambda m: hd.export(MODEL, opset=3, workspace=m.path / "w"), "Opset 3"),
         (lambda m: hd.export(MODEL, weights="no.pth", workspace=m.path / "w"), r"no\.pth"),
         (lambda m: hd.export(MODEL, weights=5), "weights is 5"),
         (lambda m: hd.export(MODEL, image_size="224x224"), "image_size"),
