@@ -166,6 +166,15 @@ def test_validating_on_calibration_images_is_refused(place, built):
     assert "calibrated on" in done.stderr
 
 
+def test_the_list_has_the_artifacts_and_the_last_verdict(place, validated):
+    model = json.loads(run("list", "--json", cwd=place).stdout)[0]
+    assert {"fp32", "int8", "int8-cpu", "results"} <= {a["key"] for a in model["artifacts"]}
+    assert model["validated"]["verdict"].startswith("No verdict on accuracy.")
+    shown = run("list", cwd=place).stdout
+    assert "engine-int8-rtx-sm86" in shown
+    assert "--max-top1-drop not proven" in shown
+
+
 def test_the_report_can_be_had_again(place, validated):
     done = run("report", "--format", "markdown", cwd=place)
     assert done.returncode == 0

@@ -16,6 +16,7 @@ from hvt_deploy.cli import (
     sweeping,
     diagnosis,
     serving,
+    workspaces,
     about,
 )
 
@@ -32,4 +33,5 @@ __all__ = [
     "serving",
     "sweeping",
     "validation",
+    "workspaces",
 ]

@@ -55,6 +55,12 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
+def tree_bytes(path: Path) -> int:
+    """The size of a file, or of all files below a folder; links count as links."""
+    found = path.rglob("*") if path.is_dir() else (path,)
+    return sum(one.lstat().st_size for one in found if one.is_symlink() or one.is_file())
+
+
 @contextmanager
 def replace_file(path: Path) -> Generator[Path]:
     """A temporary path in the folder of `path`; what is written there becomes `path` at the end.

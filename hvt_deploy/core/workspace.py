@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -20,7 +18,6 @@ from pathlib import Path
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.files import (
-    STAGING,
     hash_bytes,
     hash_file,
     replace_file,
@@ -30,25 +27,23 @@ from hvt_deploy.core.files import (
     writing_to,
 )
 from hvt_deploy.core.freshness import check_fresh
+from hvt_deploy.core.leftovers import (
+    DIGITS,
+    MANIFEST,
+    find_unfinished,
+    find_unnamed,
+    is_key,
+    remove,
+)
 from hvt_deploy.core.locks import hold_alone, share, try_alone
-from hvt_deploy.core.manifest import ENGINE, KEYS, Artifact, Facts, Manifest
+from hvt_deploy.core.manifest import Artifact, Facts, Manifest
 from hvt_deploy.core.manifest_file import is_plain_name, parse_manifest
 from hvt_deploy.core.records import read_content
 from hvt_deploy.core.serialization import to_plain
-from hvt_deploy.core.types import PRECISIONS, StrPath
+from hvt_deploy.core.types import StrPath
 from hvt_deploy.core.ui import Ui
 
-MANIFEST = "manifest.json"
-_READERS = ".readers"
-# How many digits of the hash are in a folder's name.
-_DIGITS = 12
-# The names that are made here, and no others: what else a user keeps in the folder stays.
-_MADE = re.compile(
-    rf"({'|'.join(KEYS)}|{ENGINE}-({'|'.join(PRECISIONS)})-(rtx|trt)[a-z0-9.,-]*)"
-    rf"-[0-9a-f]{{{_DIGITS}}}"
-)
-_STAGED = re.compile(rf"{re.escape(STAGING)}[a-z0-9_]{{8}}")
-_TEMPORARY = re.compile(rf"\.{re.escape(MANIFEST)}\.[0-9]+\.new")
+_LOCK, _READERS = ".lock", ".readers"
 
 
 def now() -> str:
@@ -84,6 +79,10 @@ class ModelFolder:
     def exists(self) -> bool:
         """Whether a model was exported here."""
         return (self.path / MANIFEST).is_file()
+
+    def is_ours(self) -> bool:
+        """Whether this is the folder of a model, exported or not yet, and not a user's own."""
+        return self.exists() or (self.path / _LOCK).is_file()
 
     def file(self, artifact: Artifact) -> Path:
         """The path of an artifact's main file."""
@@ -142,9 +141,16 @@ class ModelFolder:
         """
         with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with hold_alone(self.path / ".lock", ui):
+        with hold_alone(self.path / _LOCK, ui):
             self._remove_unfinished()
             yield
+
+    def check_free(self) -> None:
+        """Raise MissingEnvironment that names the holder if another process writes to this folder,
+        or nobody can.
+        """
+        with hold_alone(self.path / _LOCK):
+            pass
 
     @contextmanager
     def staging(self) -> Generator[Path]:
@@ -171,12 +177,12 @@ class ModelFolder:
         `remake` is the command that makes it again, `parents` are keys of `manifest`. Returns the
         manifest that names it; without `commit` it is not visible to readers yet.
         """
-        if not _MADE.fullmatch(f"{key}-{'0' * _DIGITS}"):
+        if not is_key(key):
             raise ValueError(f"'{key}' is no key of an artifact")
         with writing_to(self.path):
             hashes = _hash_files(staged)
             digest = hash_bytes(json.dumps(hashes, sort_keys=True).encode())
-            target = self.path / f"{key}-{digest[:_DIGITS]}"
+            target = self.path / f"{key}-{digest[:DIGITS]}"
             self.place(staged, target.name, hashes)
         artifact = Artifact(
             folder=target.name,
@@ -226,11 +232,8 @@ class ModelFolder:
 
     def _remove_unfinished(self) -> None:
         """Remove what a run left that ended without cleaning up; the lock is held."""
-        for entry in self.path.iterdir():
-            if _STAGED.fullmatch(entry.name):
-                _remove_folder(entry)
-            elif _TEMPORARY.fullmatch(entry.name):
-                entry.unlink(missing_ok=True)
+        for entry in find_unfinished(self.path):
+            remove(entry)
         if not self.exists():
             return
         with suppress(BadInput):  # a manifest that cannot be read may name all that is here
@@ -242,9 +245,8 @@ class ModelFolder:
         """
         kept = {artifact.folder for artifact in manifest.artifacts.values()}
         with try_alone(self.path / _READERS) as nobody_reads:
-            for entry in self.path.iterdir() if nobody_reads else ():
-                if _MADE.fullmatch(entry.name) and entry.name not in kept:
-                    _remove_folder(entry)
+            for entry in find_unnamed(self.path, kept) if nobody_reads else ():
+                remove(entry)
 
 
 def open_folder(root: Path, slug: str) -> ModelFolder:
@@ -254,14 +256,18 @@ def open_folder(root: Path, slug: str) -> ModelFolder:
     return ModelFolder(root / slug)
 
 
+def list_folders(root: Path) -> list[ModelFolder]:
+    """The folders of a workspace, with or without an exported model, by name."""
+    return [ModelFolder(p) for p in sorted(root.iterdir()) if p.is_dir()] if root.is_dir() else []
+
+
 def find_model(root: Path, name: StrPath | None) -> ModelFolder:
     """The folder of `name`, which may also be the path of an exported model's folder, or of the
     newest export where no name is given.
 
     Raises BadInput if nothing was exported, or if CI=true and the choice would be a guess.
     """
-    folders = [ModelFolder(p) for p in sorted(root.iterdir())] if root.is_dir() else []
-    exported = {f.slug: f for f in folders if f.exists()}
+    exported = {f.slug: f for f in list_folders(root) if f.exists()}
     if name is not None and name not in exported and ModelFolder(Path(name)).exists():
         return ModelFolder(Path(name).resolve())
     if not exported:
@@ -286,8 +292,3 @@ def find_model(root: Path, name: StrPath | None) -> ModelFolder:
 
 def _hash_files(folder: Path) -> dict[str, str]:
     return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-
-
-def _remove_folder(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""`clean`: what a workspace made and nothing needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hvt_deploy.core.errors import BadInput, HvtDeployError, unknown_name
+from hvt_deploy.core.files import tree_bytes
+from hvt_deploy.core.freshness import is_fresh
+from hvt_deploy.core.leftovers import find_unfinished, find_unnamed
+from hvt_deploy.core.manifest import BUDGET, Manifest
+from hvt_deploy.core.types import Skipped
+from hvt_deploy.core.workspace import ModelFolder, list_folders
+
+_STALE = "stale: made from something that was replaced"
+_UNNAMED = "not named by the manifest: replaced while it was being read"
+_UNFINISHED = "left by a run that was interrupted"
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """A folder or file that nothing needs."""
+
+    path: Path
+    """Where it is."""
+    bytes: int
+    """Its size."""
+    why: str
+    """Why nothing needs it."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was found, and removed if that was asked for."""
+
+    found: tuple[Unneeded, ...]
+    """Everything that nothing needs."""
+    removed: bool
+    """Whether it was removed, except what is skipped."""
+    skipped: tuple[Skipped, ...]
+    """What could not be looked at or removed."""
+
+    @property
+    def bytes(self) -> int:
+        """The size of everything that was found."""
+        return sum(one.bytes for one in self.found)
+
+
+def clean(root: Path, models: Sequence[str], *, remove: bool) -> Cleaned:
+    """Find what the models of a workspace (all, if none is named) made and nothing needs: artifacts
+    whose parents were replaced, replaced artifacts, what interrupted runs left. Only `remove`
+    removes it. Nothing else is ever touched, nor a model that another process is writing to.
+
+    Raises BadInput for a model that is not there.
+    """
+    folders = {folder.slug: folder for folder in list_folders(root)}
+    for name in models:
+        if name not in folders:
+            raise unknown_name(f"exported model in {root}", name, folders)
+    found: list[Unneeded] = []
+    skipped: list[Skipped] = []
+    for folder in (folders[name] for name in models or folders):
+        try:
+            unneeded = _find_unneeded(folder)
+            if remove and unneeded:
+                _remove_unneeded(folder)
+        except HvtDeployError as error:
+            skipped.append(Skipped(folder.slug, f"{error.message} {error.hint}".strip()))
+            continue
+        found += unneeded
+        left = [one for one in unneeded if remove and one.path.exists()]
+        skipped += [Skipped(str(one.path), "It is being read.") for one in left]
+    return Cleaned(tuple(found), remove, tuple(skipped))
+
+
+def _find_unneeded(folder: ModelFolder) -> list[Unneeded]:
+    if not folder.is_ours():
+        return []
+    reasons = dict.fromkeys(find_unfinished(folder.path), _UNFINISHED)
+    if reasons:
+        folder.check_free()  # or a run is writing it now
+    if folder.exists():
+        manifest = folder.read()  # which may name all that is here: one that is damaged is an error
+        named = {artifact.folder for artifact in manifest.artifacts.values()}
+        reasons |= dict.fromkeys(find_unnamed(folder.path, named), _UNNAMED)
+        fresh = {artifact.folder for artifact in _without_stale(manifest).artifacts.values()}
+        reasons |= {folder.path / name: _STALE for name in sorted(named - fresh)}
+    return [Unneeded(path, tree_bytes(path), why) for path, why in reasons.items()]
+
+
+def _without_stale(manifest: Manifest) -> Manifest:
+    kept = {
+        key: artifact
+        for key, artifact in manifest.artifacts.items()
+        if key == BUDGET or is_fresh(manifest, key)  # its images must not be validated on
+    }
+    return replace(manifest, artifacts=kept)
+
+
+def _remove_unneeded(folder: ModelFolder) -> None:
+    with folder.lock():  # removes what is unfinished and unnamed
+        try:
+            manifest = folder.read()
+        except BadInput:  # an export that was interrupted: there never was one
+            return
+        if (kept := _without_stale(manifest)) != manifest:
+            folder.commit(kept)
