@@ -46,7 +46,7 @@ PatternsArgument = Annotated[
         help="Names, wildcards or timm:NAME to list.",
     ),
 ]
-FamilyOption = Annotated[
+OnlyFamilyOption = Annotated[
     str | None,
     typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", show_default="all", help="Only this family."),
 ]
@@ -125,7 +125,7 @@ def demo(
 )
 def models(
     patterns: PatternsArgument = None,
-    family: FamilyOption = None,
+    family: OnlyFamilyOption = None,
     verify: VerifiedNameOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -37,6 +37,23 @@ DeployedPrecisionOption = Annotated[
     ),
 ]
 
+PredictingModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", show_default=NEWEST_EXPORT, help="Exported model."),
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="auto, ort, trt, pytorch, or the name of a row of validate.",
+    ),
+]
+AllowUntrainedOption = Annotated[
+    bool,
+    typer.Option("--allow-untrained", help="Accept random weights, to test a server or a device."),
+]
+
 
 @command(
     "predict",
@@ -48,16 +65,8 @@ DeployedPrecisionOption = Annotated[
 )
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images or folders.")],
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", show_default=NEWEST_EXPORT, help="Exported model."),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="auto, ort, trt, pytorch, or the name of a row of validate."
-        ),
-    ] = "auto",
+    model: PredictingModelOption = None,
+    backend: BackendOption = "auto",
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Number of classes per image.")] = 5,
     device: DeviceOption = None,
     class_names: ClassNamesOption = None,
@@ -103,10 +112,7 @@ def package(
         OnnxPlatform,
         typer.Option(metavar=choices(OnnxPlatform), help="Triton backend for ONNX files."),
     ] = "onnxruntime",
-    allow_untrained: Annotated[
-        bool,
-        typer.Option("--allow-untrained", help="Accept random weights, to test a server."),
-    ] = False,
+    allow_untrained: AllowUntrainedOption = False,
     class_names: ClassNamesOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
@@ -139,10 +145,7 @@ def bundle(
         Path | None,
         typer.Option(metavar="FILE", show_default="MODEL.tar", help="Bundle to write."),
     ] = None,
-    allow_untrained: Annotated[
-        bool,
-        typer.Option("--allow-untrained", help="Accept random weights, to test a device."),
-    ] = False,
+    allow_untrained: AllowUntrainedOption = False,
     class_names: ClassNamesOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:

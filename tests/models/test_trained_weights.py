@@ -13,7 +13,7 @@ from hvt_deploy.commands import train_demo
 from hvt_deploy.commands.train_demo import train_on_elpv
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.ui import SilentUi
-from hvt_deploy.data.class_names import choose_class_names
+from hvt_deploy.data.class_names import find_stated_names
 from hvt_deploy.data.elpv import ELPV_CLASSES, write_elpv
 from hvt_deploy.models import get_spec
 from hvt_deploy.models.weights.download import obtain_weights
@@ -63,7 +63,7 @@ def test_the_weights_are_the_models_and_recorded_with_an_interval(trained):
     assert low < record["top1_percent"] <= high
     assert record["majority_percent"] == pytest.approx(100 * 101 / 256, abs=0.01)
     assert low > record["majority_percent"], "brightness is learnt in four steps"
-    assert choose_class_names(4, None, obtained.path) == ELPV_CLASSES
+    assert find_stated_names(4, None, obtained.path) == ELPV_CLASSES
 
 
 def test_it_is_trained_once_and_the_same_again(cells, trained, tmp_path):
