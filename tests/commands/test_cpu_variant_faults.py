@@ -10,7 +10,7 @@ from hvt_deploy.commands import cpu_variant_faults
 from hvt_deploy.commands.cpu_variant_faults import find_variant_faults
 from hvt_deploy.commands.package import package_triton
 from hvt_deploy.commands.quantize import quantize
-from hvt_deploy.core.manifest import GraphFacts, Parity
+from hvt_deploy.core.manifest import Parity
 from hvt_deploy.core.run_config import ValidationConfig, with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.digits import write_digits
@@ -47,8 +47,8 @@ def test_a_slow_variant_is_named_everywhere_and_served_nowhere(exported, tmp_pat
 
     monkeypatch.setattr(cpu_variant_faults, "compare_speed", lambda *calls: SLOWER)
     ui = SilentUi()
-    manifest = quantize(folder, config, "int8-fp32", ui)
-    (fault,) = manifest.facts("int8-cpu", GraphFacts).faults
+    (fault,) = quantize(folder, config, "int8-fp32", ui).faults["int8-cpu"]
+    manifest = folder.read()
     assert "0.74 times as fast as FP32 (0.71 to 0.77)" in fault
     assert len(ui.warnings) == 1 and fault in ui.warnings[0]
 
