@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from onnx import ModelProto
@@ -175,9 +176,9 @@ def _add_graph(
         parity = reference.compare(found_NK)
         rounding, beside = None, ""
         if key == "fp16":
-            rounded_NK = infer_rounded(reference.path, calibrated.images)
-            rounding = check_fp16(manifest.slug, reference.logits_NK, rounded_NK, found_NK)
-            beside = f" (rounding alone: {rounding.sqnr_db:.1f} dB)"
+            infer = partial(infer_rounded, reference.path, calibrated.images)
+            rounding = check_fp16(manifest.slug, reference.logits_NK, found_NK, infer)
+            beside = f" (rounding alone: {rounding.sqnr_db:.1f} dB)" if rounding else ""
         images = f"{len(found_NK)} images{beside}"
         ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {images}")
         faults: tuple[str, ...] = ()

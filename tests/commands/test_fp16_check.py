@@ -35,7 +35,8 @@ def check(path, images, half=None):
     """The check of the FP16 graph `half`, else of the file's own without ranges."""
     half = half or to_fp16(load_onnx(path), None).model
     reference, found = run(load_onnx(path), images), run(half, images)
-    return check_fp16("m", reference, infer_rounded(path, images), found), sqnr(reference, found)
+    rounding = check_fp16("m", reference, found, lambda: infer_rounded(path, images))
+    return rounding, sqnr(reference, found)
 
 
 def test_images_weights_and_results_are_rounded_as_float16_rounds(tmp_path):
@@ -64,14 +65,16 @@ def demo(exported_graph):
 def test_a_sound_fp16_graph_of_a_trained_model_passes(demo):
     path, images = demo
     rounding, found_db = check(path, images)
-    assert found_db > rounding.sqnr_db - 3
+    assert rounding is None
+    assert found_db > 50
 
 
 def test_a_graph_that_loses_much_by_rounding_alone_passes(tmp_path):
     """Cancellation: what is left has few bits in any FP16 graph."""
     path, images = planted(tmp_path, "a = Add (images, w) logits = Sub (a, w)", "float w = {40}")
-    rounding, _ = check(path, images)
-    assert rounding.sqnr_db < 40
+    reference, rounded = run(load_onnx(path), images), infer_rounded(path, images)
+    assert sqnr(reference, rounded) < 40
+    assert check_fp16("m", reference, rounded, lambda: rounded).sqnr_db < 40
 
 
 def test_one_overflow_fails(tmp_path):
@@ -102,15 +105,15 @@ def test_fewer_images_of_the_same_class_fail_whatever_the_noise_is():
     rounded, found = reference.copy(), reference.copy()
     rounded[:, 2], found[:, 1] = 0.01, 10.001
     with pytest.raises(CheckFailed, match="the class of 0 instead of 64 of 64 images"):
-        check_fp16("m", reference, rounded, found)
+        check_fp16("m", reference, found, lambda: rounded)
     found[8:] = reference[8:]
     with pytest.raises(CheckFailed, match="56 instead of 64"):
-        check_fp16("m", reference, rounded, found)
+        check_fp16("m", reference, found, lambda: rounded)
     found[2:] = reference[2:]  # two images prove nothing
-    check_fp16("m", reference, rounded, found)
+    check_fp16("m", reference, found, lambda: rounded)
 
 
 def test_logits_that_are_not_finite_fail():
     reference = np.ones((4, 4), np.float32)
     with pytest.raises(CheckFailed):
-        check_fp16("m", reference, reference, np.full_like(reference, np.nan))
+        check_fp16("m", reference, np.full_like(reference, np.nan), lambda: reference)
