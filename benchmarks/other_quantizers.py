@@ -1,29 +1,77 @@
-"""Graphs of two other quantizers, made from an FP32 file with their defaults, and their engines."""
+"""INT8 graphs of other quantizers, made from an FP32 file on the images that ours are made on.
+
+ModelOpt and NNCF pin other versions of onnx, so each runs in a Python of its own:
+
+    python -m venv M; M/bin/pip install 'nvidia-modelopt[onnx]'
+    python -m venv N; N/bin/pip install nncf openvino onnx
+"""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.records import Record
-from hvt_deploy.core.errors import HvtDeployError
-from hvt_deploy.core.tensors import ImagesNCHW
-from hvt_deploy.runtime.tensorrt.audit import audit_layers
-from hvt_deploy.runtime.tensorrt.build import build_engine
-from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
+from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 
-ORT, MODELOPT = "onnxruntime quantize_static", "ModelOpt"
-CAPABILITY = "8.6"
-MODELOPT_CODE = """
+ORT, ORT_PER_CHANNEL = "quantize_static", "quantize_static, per channel"
+MODELOPT_MAX, MODELOPT_ENTROPY = "ModelOpt, max", "ModelOpt, entropy"
+NNCF_PERFORMANCE, NNCF_MIXED = "NNCF, performance", "NNCF, mixed"
+PEERS = (ORT, ORT_PER_CHANNEL, MODELOPT_MAX, MODELOPT_ENTROPY, NNCF_PERFORMANCE, NNCF_MIXED)
+_MODELOPT_CODE = """
 import sys, numpy as np
 from modelopt.onnx.quantization import quantize
-source, images, target = sys.argv[1:]
-quantize(source, calibration_data={"images": np.load(images)}, calibration_eps=["cpu"],
-         output_path=target, high_precision_dtype="fp32", log_level="ERROR")
+source, images, method, target = sys.argv[1:]
+quantize(source, calibration_data={"images": np.load(images)}, calibration_method=method,
+         calibration_eps=["cpu"], output_path=target, high_precision_dtype="fp32",
+         log_level="ERROR")
 """
+# Logits of the quantized model, and how many times as fast it is as its FP32, both in OpenVINO.
+_NNCF_CODE = """
+import sys, time, numpy as np, nncf, openvino as ov
+source, images, test, preset, target = sys.argv[1:]
+images, test, core = np.load(images), np.load(test), ov.Core()
+plain = core.read_model(source)
+made = nncf.quantize(core.read_model(source), nncf.Dataset([i[None] for i in images]),
+                     preset=getattr(nncf.QuantizationPreset, preset), subset_size=len(images))
+settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+fp32, int8 = (core.compile_model(model, "CPU", settings) for model in (plain, made))
+logits = np.concatenate([int8(test[i:i + 1])[0] for i in range(len(test))])
+def once(model):
+    start = time.perf_counter()
+    model(test[:1])
+    return time.perf_counter() - start
+ratios = [np.median([once(fp32) for _ in range(10)]) / np.median([once(int8) for _ in range(10)])
+          for _ in range(20)]
+np.savez(target, logits=logits, speedup=np.median(ratios))
+"""
+
+
+@dataclass(frozen=True)
+class Pythons:
+    """Interpreters of other environments; None leaves their quantizers out."""
+
+    modelopt: str | None
+    """Has nvidia-modelopt[onnx]."""
+    nncf: str | None
+    """Has nncf and openvino."""
+
+
+@dataclass(frozen=True)
+class OtherInt8:
+    """The result of another quantizer: a graph for ONNX Runtime, or logits, or neither."""
+
+    graph: Path | None = None
+    """An ONNX file."""
+    logits_NK: LogitsNK | None = None  # noqa: N815
+    """Logits (N, K) of the test images, where another runtime computed them."""
+    speedup: float | None = None
+    """How many times as fast as FP32 it is in that runtime."""
+    missing: str = ""
+    """Why there is neither."""
 
 
 class Reader:
@@ -41,40 +89,41 @@ class Reader:
 
 
 def quantize_others(
-    fp32: Path, images_NCHW: ImagesNCHW, folder: Path, modelopt: str | None
-) -> dict[str, Path | str]:
-    """The other quantizers' files by name, or why there is none."""
+    fp32: Path, images_NCHW: ImagesNCHW, test_NCHW: ImagesNCHW, folder: Path, pythons: Pythons
+) -> dict[str, OtherInt8]:
+    """The result of each of `PEERS`; their files are written into `folder`."""
     from onnxruntime.quantization import (
         quantize_static,  # pyright: ignore[reportUnknownVariableType]
     )
 
-    made: dict[str, Path | str] = {ORT: folder / "ort.onnx", MODELOPT: "not run"}
-    quantize_static(fp32, folder / "ort.onnx", Reader(images_NCHW))  # pyright: ignore[reportArgumentType] - as its own
-    if modelopt:
-        np.save(folder / "images.npy", images_NCHW)
-        target = folder / "modelopt.onnx"
-        command = [
-            modelopt,
-            "-c",
-            MODELOPT_CODE,
-            str(fp32),
-            str(folder / "images.npy"),
-            str(target),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        made[MODELOPT] = (
-            target if done.returncode == 0 else (done.stderr.strip().splitlines() or ["failed"])[-1]
-        )
+    made: dict[str, OtherInt8] = {}
+    for name, per_channel in ((ORT, False), (ORT_PER_CHANNEL, True)):
+        path = folder / f"ort{per_channel:d}.onnx"
+        quantize_static(fp32, path, Reader(images_NCHW), per_channel=per_channel)  # pyright: ignore[reportArgumentType] - as its own
+        made[name] = OtherInt8(path)
+    np.save(folder / "images.npy", images_NCHW)
+    np.save(folder / "test.npy", test_NCHW)
+    for name, method in ((MODELOPT_MAX, "max"), (MODELOPT_ENTROPY, "entropy")):
+        target = folder / f"modelopt_{method}.onnx"
+        arguments = [str(fp32), str(folder / "images.npy"), method, str(target)]
+        why = _run_elsewhere(pythons.modelopt, _MODELOPT_CODE, arguments)
+        made[name] = OtherInt8(missing=why) if why else OtherInt8(target)
+    for name, preset in ((NNCF_PERFORMANCE, "PERFORMANCE"), (NNCF_MIXED, "MIXED")):
+        target = folder / f"nncf_{preset}.npz"
+        arguments = [str(fp32), str(folder / "images.npy"), str(folder / "test.npy"), preset]
+        why = _run_elsewhere(pythons.nncf, _NNCF_CODE, [*arguments, str(target)])
+        if why:
+            made[name] = OtherInt8(missing=why)
+        else:
+            with np.load(target) as found:
+                made[name] = OtherInt8(None, found["logits"], float(found["speedup"]))
     return made
 
 
-def build_other(path: Path, folder: Path) -> Record:
-    """Kernels of the TensorRT-RTX engine of another quantizer's graph, or why there is none."""
-    plan = BuildPlan(
-        path, folder / "other.engine", "tensorrt_rtx", (CAPABILITY,), (Profile(1, 8, 32),), 4096
-    )
-    try:
-        audit = audit_layers(build_engine(plan).layers)
-    except HvtDeployError as error:
-        return {"refused": error.message}
-    return {"kernels": audit.kernels, "int8_layers": audit.layers.int8}
+def _run_elsewhere(python: str | None, code: str, arguments: list[str]) -> str:
+    """Why `code` did not run to its end in another Python; "" if it did."""
+    if python is None:
+        return "not run"
+    command = [python, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["failed"])[-1]

@@ -128,8 +128,17 @@ def limits_of_tests():
     yield f"opsets {SUPPORTED_OPSETS[0]}–{SUPPORTED_OPSETS[-1]}"
 
 
+def quantizers():
+    """The draws of the comparison that were measured, and the goals that were missed there."""
+    record = read("quantization.json")
+    yield f"{len(record['models'])} of 27 draws"
+    missed = len(record["missed"])
+    yield f"{missed} goals missed, which the table names" if missed else "all goals met"
+
+
 def claims():
     yield check_all()
+    yield from quantizers()
     for source in (kernels, calibration_time, data_speed, large_export, first_commands):
         yield from source()
     yield from cost_line()
@@ -139,11 +148,6 @@ def claims():
 @pytest.mark.parametrize("claim", list(claims()))
 def test_a_number_is_that_of_its_record(claim):
     assert claim in README
-
-
-def test_no_goal_of_the_quantizers_was_missed():
-    assert "all goals met" in README
-    assert read("quantization.json")["missed"] == []
 
 
 def test_no_other_number_is_in_the_table():
