@@ -120,8 +120,7 @@ def _write_crops(
 ) -> None:
     """Square crops of a seeded place; of their side `smallest` and more of the picture's."""
     folder.mkdir(parents=True)
-    with Image.open(source) as opened:
-        image = opened.convert("RGB")
+    image = Image.open(source).convert("RGB")
     for number in range(crops):
         side = int(rng.integers(int(smallest * min(image.size)), min(image.size) + 1))
         left, top = (int(rng.integers(length - side + 1)) for length in image.size)

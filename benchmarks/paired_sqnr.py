@@ -16,7 +16,9 @@ def sum_by_photograph(
 ) -> NDArray[np.float64]:
     """The sum of squared differences from the reference over the images of each photograph."""
     reference, found = reference_NK.astype(np.float64), found_NK.astype(np.float64)
-    return np.bincount(photographs_N, np.square(found - reference).sum(axis=1))
+    noise_P = np.zeros(int(photographs_N.max()) + 1)
+    np.add.at(noise_P, photographs_N, np.square(found - reference).sum(axis=1))
+    return noise_P
 
 
 def worst_sqnr_db(reference_NK: LogitsNK, found_NK: LogitsNK) -> float:

@@ -67,7 +67,8 @@ def quantize_ours(
     config, ui = with_flags(config_of(model), flags), SilentUi()
     folder = open_folder(work / "artifacts", get_spec(model).slug)
     export(folder, config, None, ui)
-    manifest = quantize(folder, config, "int8", ui)
+    quantize(folder, config, "int8", ui)
+    manifest = folder.read()
     keys = {FP32: "fp32", NUMERICS: "int8-fp32", CPU_VARIANT: "int8-cpu"}
     return {name: folder.open_artifact(manifest, key) for name, key in keys.items()}
 
