@@ -91,8 +91,10 @@ def main() -> int:
     )
     parser.add_argument("--commands", default="*", help="a pattern of the commands to run")
     pattern, failed = parser.parse_args().commands, False
-    kept = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.is_file() else []
-    records: dict[str, Record] = {row["command"]: row for row in kept}
+    records: dict[str, Record] = {}
+    if RECORD.is_file():
+        kept: list[Record] = json.loads(RECORD.read_text(encoding="utf-8"))["rows"]
+        records = {row["command"]: row for row in kept}
     here = describe_commit().removesuffix("-dirty")  # writing results makes the tree dirty
     for command in [command for command in list_commands() if fnmatch(command, pattern)]:
         before = records.get(command, {})
