@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from hvt_deploy.cli.app import command
+from hvt_deploy.cli.completion import complete_models, complete_words
 from hvt_deploy.cli.help import epilog
 from hvt_deploy.cli.options import JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json, show_lines, show_results, show_table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hvt_deploy.commands.models import ListedModel
     from hvt_deploy.models.golden_check import GoldenCheck
 
+_FAMILIES = ("fdvit", "faster_vit", "dfvt", "hvt")
 ALL_SECTIONS = ",".join(SECTION_NAMES)
 VerifyOption = Annotated[
     bool, typer.Option("--verify", help="Run the code that needs a GPU on the GPU of this machine.")
@@ -44,11 +46,17 @@ PatternsArgument = Annotated[
         metavar="PATTERN...",
         show_default="all but timm's",
         help="Names, wildcards or timm:NAME to list.",
+        autocompletion=complete_models,
     ),
 ]
 OnlyFamilyOption = Annotated[
     str | None,
-    typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", show_default="all", help="Only this family."),
+    typer.Option(
+        metavar="fdvit|faster_vit|dfvt|hvt",
+        show_default="all",
+        help="Only this family.",
+        autocompletion=complete_words(_FAMILIES),
+    ),
 ]
 VerifiedNameOption = Annotated[
     str | None,
@@ -56,6 +64,7 @@ VerifiedNameOption = Annotated[
         metavar="NAME",
         show_default="list the models instead",
         help="Compare a model on this machine with logits of the official code.",
+        autocompletion=complete_models,
     ),
 ]
 ConfiguredModelArgument = Annotated[
@@ -64,6 +73,7 @@ ConfiguredModelArgument = Annotated[
         metavar="MODEL",
         show_default="none, with --all",
         help="A name that hvt-deploy models lists.",
+        autocompletion=complete_models,
     ),
 ]
 AllModelsOption = Annotated[
@@ -80,7 +90,12 @@ RECORDED_IN_FLOAT32 = (
     "compared in float32, within 1e-4 of the largest."
 )
 FamilyOption = Annotated[
-    str, typer.Option(metavar="fdvit|faster_vit|dfvt|hvt", help="Family of the model.")
+    str,
+    typer.Option(
+        metavar="fdvit|faster_vit|dfvt|hvt",
+        help="Family of the model.",
+        autocompletion=complete_words(_FAMILIES),
+    ),
 ]
 DemoDataOption = Annotated[
     str,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 from hvt_deploy import __version__
+from hvt_deploy.cli.completion import bash_completes_colons
 from hvt_deploy.cli.help import HelpedCommand, HelpedGroup, epilog
 from hvt_deploy.cli.options import DebugOption, QuietOption, VerboseOption
 from hvt_deploy.cli.output import set_verbosity, show_error
@@ -145,7 +146,8 @@ def run() -> None:
             raise MissingEnvironment(
                 "Standard output is closed.", "Send it to a file or /dev/null."
             )
-        app()
+        with bash_completes_colons():
+            app()
     except SystemExit as end:
         code = end.code
     except Exception as error:

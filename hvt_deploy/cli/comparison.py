@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.completion import complete_exported
 from hvt_deploy.cli.help import epilog
 from hvt_deploy.cli.options import NEWEST_EXPORT, JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json, show_table
@@ -42,7 +43,10 @@ class DiffOptions:
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", show_default=NEWEST_EXPORT, help="Without files: the exported model."
+            metavar="MODEL",
+            show_default=NEWEST_EXPORT,
+            help="Without files: the exported model.",
+            autocompletion=complete_exported,
         ),
     ] = None
     workspace: WorkspaceOption = DEFAULT_WORKSPACE

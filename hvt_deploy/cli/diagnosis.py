@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.completion import complete_words
 from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.options import (
     ConfigOption,
@@ -17,7 +18,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import open_ui, show_json, show_table
-from hvt_deploy.core.types import DEFAULT_WORKSPACE, Device
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, PRECISIONS, Device
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.diagnosis import Diagnosis
@@ -34,6 +35,7 @@ class DiagnoseOptions:
             metavar="GRAPH",
             show_default="all of them",
             help="Graph to check: fp32, fp16, int8, int8-fp32, int8-cpu or an ONNX file.",
+            autocompletion=complete_words((*PRECISIONS, "int8-cpu")),
         ),
     ] = None
     data: Annotated[

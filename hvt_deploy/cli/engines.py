@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.completion import complete_exported, complete_words
 from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import check_precisions
 from hvt_deploy.cli.options import (
@@ -24,7 +25,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import open_ui, show_error, show_json, show_table
-from hvt_deploy.core.types import DEFAULT_WORKSPACE, FlavourChoice, Precision
+from hvt_deploy.core.types import DEFAULT_WORKSPACE, PRECISIONS, FlavourChoice, Precision
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.build_many import Attempt
@@ -53,7 +54,12 @@ class BuildOptions:
 
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", show_default=NEWEST_EXPORT, help="Exported models."),
+        typer.Argument(
+            metavar="MODEL...",
+            show_default=NEWEST_EXPORT,
+            help="Exported models.",
+            autocompletion=complete_exported,
+        ),
     ] = None
     precision: Annotated[
         list[str] | None,
@@ -61,6 +67,7 @@ class BuildOptions:
             metavar=choices(Precision),
             show_default="fp16",
             help="int8 is INT8 with FP16 in the rest, int8-fp32 with FP32. Repeatable.",
+            autocompletion=complete_words(PRECISIONS),
         ),
     ] = None
     fp16: Fp16Option = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.completion import complete_models, complete_words
 from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import parse_image_size, parse_window_sizes
 from hvt_deploy.cli.options import JsonOption, WorkspaceOption
@@ -31,6 +32,7 @@ class ExportOptions:
             metavar="MODEL",
             help="A name that hvt-deploy models lists, timm:NAME, an HVT's configuration.json, or "
             "module:factory, a callable that returns your own network.",
+            autocompletion=complete_models,
         ),
     ]
     opset: Annotated[
@@ -43,6 +45,7 @@ class ExportOptions:
             metavar="WEIGHTS",
             show_default="auto",
             help="auto, official, random, or the path of a checkpoint.",
+            autocompletion=complete_words(("auto", "official", "random")),
         ),
     ] = None
     batch: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hvt_deploy.cli.app import command
+from hvt_deploy.cli.completion import complete_exported
 from hvt_deploy.cli.help import epilog
 from hvt_deploy.cli.options import JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import show_json, show_table
@@ -15,7 +16,9 @@ from hvt_deploy.core.types import DEFAULT_WORKSPACE
 TargetArgument = Annotated[
     str,
     typer.Argument(
-        metavar="TARGET", help="An ONNX file, an engine, or an exported model with all it holds."
+        metavar="TARGET",
+        help="An ONNX file, an engine, or an exported model with all it holds.",
+        autocompletion=complete_exported,
     ),
 ]
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from hvt_deploy.cli.completion import complete_exported
 from hvt_deploy.cli.help import choices
 from hvt_deploy.core.types import Precision
 
@@ -19,7 +20,12 @@ NO_GATE = "no gate"
 
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", show_default=NEWEST_EXPORT, help="Exported model."),
+    typer.Argument(
+        metavar="MODEL",
+        show_default=NEWEST_EXPORT,
+        help="Exported model.",
+        autocompletion=complete_exported,
+    ),
 ]
 WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", metavar="DIR", help="Directory of exported models.")

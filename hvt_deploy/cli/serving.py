@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command
+from hvt_deploy.cli.completion import complete_exported, complete_words
 from hvt_deploy.cli.help import choices, epilog
 from hvt_deploy.cli.inputs import choose_precision
 from hvt_deploy.cli.options import (
@@ -39,7 +40,13 @@ DeployedPrecisionOption = Annotated[
 
 PredictingModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="MODEL", show_default=NEWEST_EXPORT, help="Exported model."),
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        show_default=NEWEST_EXPORT,
+        help="Exported model.",
+        autocompletion=complete_exported,
+    ),
 ]
 BackendOption = Annotated[
     str,
@@ -47,6 +54,7 @@ BackendOption = Annotated[
         "--backend",
         metavar="NAME",
         help="auto, ort, trt, pytorch, or the name of a row of validate.",
+        autocompletion=complete_words(("auto", "ort", "trt", "pytorch")),
     ),
 ]
 AllowUntrainedOption = Annotated[

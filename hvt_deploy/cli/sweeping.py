@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hvt_deploy.cli.app import command_with_options
+from hvt_deploy.cli.completion import complete_models_list, complete_precisions
 from hvt_deploy.cli.help import epilog
 from hvt_deploy.cli.inputs import check_precisions, parse_list
 from hvt_deploy.cli.options import (
@@ -32,10 +33,17 @@ class SweepOptions:
 
     models: Annotated[
         str,
-        typer.Option(metavar="LIST", help="Model names, wildcards or timm:NAME, comma-separated."),
+        typer.Option(
+            metavar="LIST",
+            help="Model names, wildcards or timm:NAME, comma-separated.",
+            autocompletion=complete_models_list,
+        ),
     ]
     precisions: Annotated[
-        str, typer.Option(metavar="LIST", help="Precisions, comma-separated.")
+        str,
+        typer.Option(
+            metavar="LIST", help="Precisions, comma-separated.", autocompletion=complete_precisions
+        ),
     ] = "fp32,fp16,int8"
     data: ImagesOption = DEFAULT_IMAGES
     labels: LabelsOption = None
