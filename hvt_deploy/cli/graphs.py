@@ -203,6 +203,7 @@ def _plan(options: ExportOptions) -> ExportNeeds:
         num_classes=options.num_classes,
         window_size=parse_window_sizes(options.window_size),
         carrier_token_size=options.carrier_token_size,
+        opset=options.opset,
         preprocess_in_graph=options.preprocess_in_graph,
         workspace=options.workspace,
         config=options.config_file,

@@ -25,6 +25,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import open_ui, show_results
+from hvt_deploy.core.files import write_whole, writing_to
 from hvt_deploy.core.types import (
     DEFAULT_IMAGES,
     DEFAULT_WORKSPACE,
@@ -221,5 +222,6 @@ def report(
     elif output is None:
         typer.echo(render(results, form))
     else:
-        output.write_text(render(results, form), encoding="utf-8")
+        with writing_to(output):
+            write_whole(output, render(results, form))
         typer.echo(str(output))

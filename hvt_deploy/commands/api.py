@@ -89,6 +89,7 @@ def plan_export(
     num_classes: int | None = None,
     window_size: Sequence[int] | None = None,
     carrier_token_size: int | None = None,
+    opset: int | None = None,
     preprocess_in_graph: bool = False,
     workspace: StrPath = DEFAULT_WORKSPACE,
     config: StrPath | None = None,
@@ -98,7 +99,10 @@ def plan_export(
     from hvt_deploy.commands.export import AskedModel, configure_export
     from hvt_deploy.core.environment import require
 
-    settings = {"export.preprocess_in_graph": preprocess_in_graph or None}
+    settings = {
+        "export.opset": opset,
+        "export.preprocess_in_graph": preprocess_in_graph or None,
+    }
     asked = AskedModel(
         as_text("model", model),
         check_image_size(image_size),
@@ -128,7 +132,7 @@ def open(
     `config` is a configuration file to use instead of the recorded configuration.
     """
     from hvt_deploy.commands.recorded_names import record_class_names
-    from hvt_deploy.core.run_config import check_model, load_config
+    from hvt_deploy.core.run_config import check_input, check_model, load_config
     from hvt_deploy.core.workspace import find_model
 
     root, ui = as_path("workspace", workspace), choose_ui(progress)
@@ -137,8 +141,9 @@ def open(
         ui.say(f"Model: {folder.slug}, the newest export in {root}")
     if (names := as_path("class_names", class_names)) is not None:
         record_class_names(folder, names, ui)
-    recorded, file = folder.read().config, as_path("config", config)
+    manifest, file = folder.read(), as_path("config", config)
     if file is None:
         return Model(folder, ui)
-    check_model(chosen := load_config(file), recorded.model, file)
+    check_model(chosen := load_config(file), manifest.config.model, file)
+    check_input(chosen, manifest.config, manifest.signature.num_classes, file)
     return Model(folder, ui, chosen)

@@ -103,13 +103,14 @@ def calibrate(
     there is nothing for INT8, or another folder is asked for that is not there.
     """
     source = Path(config.calibration.folder)
-    if not source.is_dir():
+    if not (config.calibration.folder and source.is_dir()):
         recorded = is_fresh(manifest, CALIBRATION)
         if recorded and config.calibration.folder == manifest.config.calibration.folder:
             return _recorded(folder, manifest, config, int8=int8, ui=ui)
         if int8 or recorded:
             raise BadInput(
-                f"Calibration needs real images, and there is no folder {source}.",
+                f"Calibration needs real images, and there is no folder "
+                f"{config.calibration.folder or 'without a name'}.",
                 "Give training images with --calib DIR (any image folder, never the validation "
                 "images).",
             )

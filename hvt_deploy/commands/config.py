@@ -10,6 +10,7 @@ from typing import cast
 import yaml
 
 from hvt_deploy.core.errors import BadInput, unknown_name
+from hvt_deploy.core.files import write_whole
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.run_config import RunConfig, check_model, dump_config, load_config
 from hvt_deploy.core.serialization import to_plain
@@ -101,6 +102,6 @@ def write_configs(folder: Path) -> tuple[Path, ...]:
     written: list[Path] = []
     for spec in list_specs():
         path = folder / f"{spec.name}.yaml"
-        path.write_text(dump_config(config_of(spec.name)), encoding="utf-8")
+        write_whole(path, dump_config(config_of(spec.name)))
         written.append(path)
     return tuple(written)

@@ -10,7 +10,8 @@ from typing import TypeVar
 from hvt_deploy.commands.config import config_of, config_of_file, read_preprocessing
 from hvt_deploy.commands.exported_graph import Exported, describe_exported, find_exported
 from hvt_deploy.core.environment import require
-from hvt_deploy.core.model_options import ModelOptions
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.run_config import (
     CalibrationConfig,
     EngineConfig,
@@ -58,6 +59,11 @@ def configure_export(
     """
     size, classes = asked.image_size, asked.num_classes
     if config_file is not None:
+        if asked.options != DEFAULT_OPTIONS:
+            raise BadInput(
+                "Window or carrier token sizes were given with a configuration, which has its own.",
+                f"Set `options` in {config_file}, or leave --config out.",
+            )
         config = config_of_file(config_file, asked.name, classes, ui)
     else:
         config = config_of(asked.name, size, asked.options, classes, ui)

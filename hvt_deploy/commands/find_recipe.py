@@ -148,6 +148,8 @@ def _check_enough(
 
 def _find_needed(budget: float) -> int:
     """For both halves. Raises BadInput for a budget that no number of images proves."""
+    if budget > 100:
+        raise BadInput(f"--budget is {budget:g} points.", "Give points of top-1, such as 0.5.")
     half = find_sample_size(0, 0, -math.inf, budget)
     if half is None:
         why = f"No number of images proves that {budget:g} points are lost at most."

@@ -48,7 +48,6 @@ def export_graph(
     simplifier fails.
     """
     require("onnxruntime", extra="cpu")
-    check_opset(config.export.opset)
     if config.export.preprocess_in_graph:
         check_preprocessing(config.preprocessing)
     require_resources(plan_export(folder, config), folder.path)
@@ -109,6 +108,7 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
 
     Raises BadInput for an unknown model and for options that do not fit.
     """
+    check_opset(config.export.opset)
     spec = spec_of_config(config)
     with torch.device("meta"):
         reference = create_from(spec)

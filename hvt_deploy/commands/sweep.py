@@ -44,9 +44,12 @@ def sweep(
 
     A step that fails is recorded and the rest goes on; what was done before and is still right is
     not done again. `flags` are settings by dotted key, for every model. Raises BadInput for a
-    pattern that stands for no model, and for images that fit none of the models, before any work.
+    pattern that stands for no model, for images that fit none of the models and for an `output`
+    that is a file, before any work.
     """
     models = match_models(patterns)
+    if output.exists() and not output.is_dir():  # hours later it would be found out
+        raise BadInput(f"{output} is not a folder.", "Give another: sweep --output DIR")
     _check_data(models, data, labels, flags, root)
     swept: list[SweptModel] = []
     for number, model in enumerate(models, start=1):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hvt_deploy.core.files import writing_to
+from hvt_deploy.core.files import write_whole, writing_to
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.core.workspace import now
 from hvt_deploy.evaluation.record import DataSummary, Results, Row
@@ -100,8 +100,8 @@ def conclude_sweep(
     with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         results.write(output / "results.json")
-        (output / "report.md").write_text(render_markdown(shown), encoding="utf-8")
-        (output / "report.html").write_text(render_html(shown), encoding="utf-8")
+        write_whole(output / "report.md", render_markdown(shown))
+        write_whole(output / "report.html", render_html(shown))
     return Swept(results, output, tuple(models))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from hvt_deploy import __version__
 from hvt_deploy.core.environment import cpu_name, is_jetson, tool_versions
 from hvt_deploy.core.errors import MissingEnvironment, unknown_name
+from hvt_deploy.core.files import write_whole
 from hvt_deploy.core.gpus import Gpu, GpuSearch, name_driver, search_gpus
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
@@ -220,4 +221,4 @@ def _summarize(report: SectionReport) -> str:
 
 
 def _write(path: Path, value: object) -> None:
-    path.write_text(json.dumps(to_plain(value), indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(to_plain(value), indent=1) + "\n")

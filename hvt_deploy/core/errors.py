@@ -7,7 +7,10 @@ import errno
 import os
 from collections.abc import Iterable
 
-_NO_SUCH_FILE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+# What the system says of a path that is wrong, whatever this user may do.
+WRONG_PATH = {
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 class HvtDeployError(Exception):
@@ -77,7 +80,7 @@ def refused_by_system(error: OSError) -> HvtDeployError:
         hint = "Free some space, also in the folder for temporary files (TMPDIR)."
         return MissingEnvironment(f"The system refused a step: {error.strerror}.", hint)
     message = f"The system refused {os.fsdecode(error.filename)}: {error.strerror}."
-    if error.errno in _NO_SUCH_FILE:
+    if error.errno in WRONG_PATH:
         return BadInput(message, "Give the path of another file or folder.")
     return MissingEnvironment(message, "Make it accessible to this user, or free some space there.")
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hvt_deploy.core.errors import (
+    WRONG_PATH,
     BadInput,
     HvtDeployError,
     MissingEnvironment,
@@ -30,9 +31,14 @@ def hash_bytes(content: bytes) -> str:
 
 
 def hash_file(*paths: Path) -> str:
-    """The sha256, in hexadecimal, of the files' content one after the other, read in blocks."""
+    """The sha256, in hexadecimal, of the files' content one after the other, read in blocks.
+
+    Raises OSError for what is no regular file: a pipe would be waited for, a device has no end.
+    """
     digest = hashlib.sha256()
     for path in paths:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
         with path.open("rb") as stream:
             while block := stream.read(_BLOCK_BYTES):
                 digest.update(block)
@@ -76,6 +82,12 @@ def replace_file(path: Path) -> Generator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that replaces the one that was there only when it is whole."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -172,6 +184,8 @@ def write_failed(path: Path, error: OSError) -> HvtDeployError:
             f"Could not write to {temporary}, the folder for temporary files: {error.strerror}.",
             "Free some space there or choose another: TMPDIR=DIR hvt-deploy ...",
         )
+    if error.errno in WRONG_PATH:
+        return refused_by_system(error)
     named = error.filename
     if named is not None and not _is_of(path, Path(os.fsdecode(named))):
         return refused_by_system(error)

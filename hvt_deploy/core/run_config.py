@@ -187,6 +187,19 @@ def check_model(config: RunConfig, model: str, file: Path) -> None:
         )
 
 
+def check_input(config: RunConfig, exported: RunConfig, num_classes: int, file: Path) -> None:
+    """Raise BadInput unless a configuration, read from `file`, is for the graph that was
+    `exported`, whose head has `num_classes`: with others its answers would be wrong.
+    """
+    for name in ("num_classes", "preprocessing"):
+        expected = {getattr(exported, name), num_classes if name == "num_classes" else None}
+        if getattr(config, name) not in expected:
+            raise BadInput(
+                f"{file} has another `{name}` than the export of {exported.model}.",
+                f"Export with it: hvt-deploy export {exported.model} --config {file}",
+            )
+
+
 def load_recipe(path: Path) -> QuantizationConfig:
     """Read a recipe, the `quantization` section by itself. Raises as `load_config` does."""
     return from_plain(

@@ -114,7 +114,8 @@ def _convert_union(args: tuple[Any, ...], data: object, where: str) -> object:
             return _convert(option, data, where)
         except BadInput:
             continue
-    raise BadInput(f"{where}: {_show.repr(data)} is none of {', '.join(map(str, options))}.")
+    names = ", ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise BadInput(f"{where}: {_show.repr(data)} is none of {names}.")
 
 
 def _convert_sequence(origin: type, args: tuple[Any, ...], data: object, where: str) -> object:

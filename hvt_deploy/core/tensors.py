@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hvt_deploy.core.types import BatchSize, Between, ImageSide
 
 ImagesNCHW: TypeAlias = NDArray[np.float32]
 LogitsNK: TypeAlias = NDArray[np.float32]
@@ -30,11 +32,11 @@ PIXELS_NAME = "images_NHWC"
 class Signature:
     """Input `images` (batch, 3, height, width) and output `logits` (batch, num_classes)."""
 
-    image_size: tuple[int, int]
+    image_size: tuple[ImageSide, ImageSide]
     """(height, width)."""
-    num_classes: int
+    num_classes: Annotated[int, Between(1, 100_000)]
     """Classes of the head."""
-    batch: int | None = None
+    batch: BatchSize | None = None
     """Fixed batch size; None means any."""
     input_name: str = INPUT_NAME
     """Name of the input in the graph."""

@@ -54,7 +54,7 @@ class Between:
 
 BatchSize = Annotated[int, Between(1, MAX_BATCH)]
 Seed = Annotated[int, Between(0, 2**32 - 1)]
-_Side = Annotated[int, Between(1, 16384)]
+ImageSide = Annotated[int, Between(1, 16384)]
 _Mean = Annotated[float, Between(-1000, 1000)]
 _Std = Annotated[float, Between(1e-4, 1000)]
 
@@ -68,7 +68,7 @@ class Preprocessing:
     ratio, crop the centre. Pixels are scaled to 0..1, then (x - mean) / std per channel.
     """
 
-    image_size: tuple[_Side, _Side]
+    image_size: tuple[ImageSide, ImageSide]
     """(height, width) of the input."""
     crop_pct: Annotated[float, Between(0.01, 1)] = 0.875
     """Share of the resized image that is kept."""

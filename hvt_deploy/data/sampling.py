@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,8 +72,6 @@ def hash_contents(
 
     def content_hash(path: Path) -> str:
         with reading(path):
-            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
-                raise BadInput(f"{path} cannot be read: it is not a file.", "Remove it.")
             return hash_file(path)
 
     hashes: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 from onnx import ModelProto
 
 from hvt_deploy.core.environment import cpu_count
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import cache_folder, replace_file, writing_to_cache
+from hvt_deploy.core.records import parse_json
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import Preprocessing
@@ -103,15 +106,23 @@ class RecipeBench:
         return _Answers(np.concatenate(logits), np.concatenate(labels))
 
 
+@dataclass(frozen=True)
+class _Trials:
+    """The content of a file of measurements."""
+
+    trials: Mapping[str, Trial]
+    """By what was measured."""
+
+
 class TrialCache:
     """Measurements on disk, by what they depend on."""
 
     def __init__(self, key: str) -> None:
         self.path = cache_folder() / "budget" / f"{key}.json"
         self.trials: dict[str, Trial] = {}
-        if self.path.is_file():
-            data = json.loads(self.path.read_text(encoding="utf-8"))
-            self.trials = {name: from_plain(Trial, trial, name) for name, trial in data.items()}
+        with suppress(OSError, ValueError, BadInput):  # missing or damaged: measured again
+            found = parse_json(self.path.read_bytes())
+            self.trials = dict(from_plain(_Trials, {"trials": found}).trials)
 
     def keep(self, name: str, trial: Trial) -> None:
         """Remember a measurement, whatever happens next."""

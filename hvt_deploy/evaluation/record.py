@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import write_whole
 from hvt_deploy.core.records import read_record
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import Skipped
@@ -199,7 +200,7 @@ class Results:
     def write(self, path: Path) -> None:
         """Write the record as JSON."""
         text = json.dumps(to_plain(self), indent=2, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_whole(path, text + "\n")
 
 
 def read_results(path: Path) -> Results:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import writing_to
+from hvt_deploy.core.records import parse_json
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import Device
 from hvt_deploy.evaluation.divergence import Evidence, ModuleError, relative_error
@@ -75,9 +76,8 @@ def replay(folder: Path) -> tuple[Fault, float]:
     """
     require("onnxruntime", extra="cpu")
     try:
-        fault = from_plain(
-            Fault, json.loads((folder / "fault.json").read_text(encoding="utf-8")), "fault.json"
-        )
+        recorded = parse_json((folder / "fault.json").read_bytes())
+        fault = from_plain(Fault, recorded, "fault.json")
         with np.load(folder / "input.npz", allow_pickle=False) as inputs:
             values = {name: inputs[name] for name in inputs.files}
         with np.load(folder / "expected.npz", allow_pickle=False) as outputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -58,16 +59,23 @@ def test_a_folder_appears_whole_or_not_at_all_and_others_may_read_it(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_refused_write_names_the_place_and_the_reason(tmp_path):
+def test_a_path_that_cannot_be_written_to_is_bad_input_and_named(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with (
-        pytest.raises(MissingEnvironment, match=f"{file}: Not a directory") as caught,
+        pytest.raises(BadInput, match=f"refused {file}.*: Not a directory"),
         writing_to(file),
         replace_file(file / "below") as temporary,
     ):
         temporary.write_text("")
-    assert caught.value.exit_code == 3
+
+
+def test_a_pipe_and_a_device_have_no_hash(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(OSError, match="not a file"):
+            hash_file(tmp_path / name)
 
 
 def test_the_cache_follows_the_environment(tmp_path, monkeypatch):

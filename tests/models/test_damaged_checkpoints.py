@@ -113,6 +113,20 @@ def test_a_file_without_checksums_loads(state: State, tmp_path: Path) -> None:
     load_model(get_spec("fdvit_demo"), path)
 
 
+@pytest.mark.parametrize("before", [[], [torch.serialization.MAGIC_NUMBER, 1001, {}]])
+def test_values_within_values_are_not_walked_through(tmp_path: Path, before: list[object]) -> None:
+    """Tuples of the tuple before, sixty times, as a key: hashing it would never end."""
+    pickled = b"\x80\x02})q\0" + b"h\0\x86q\0" * 60 + b"K\x01s."
+    path = tmp_path / "file.pth"
+    if before:
+        path.write_bytes(b"".join(pickle.dumps(one, 2) for one in before) + pickled)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+            archive.writestr("archive/version", b"3\n")
+    assert "values within values" in refuse(path).message
+
+
 def test_a_compressed_archive(state: State, tmp_path: Path) -> None:
     path, packed = save(tmp_path, state), tmp_path / "packed.pth"
     with (

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.records import parse_json
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import Calibrator
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
@@ -96,7 +97,7 @@ class Int8Calibration:
 def read_int8_calibration(folder: Path) -> Int8Calibration:
     """Read the files of `Int8Calibration.write`; raises BadInput if they are missing or invalid."""
     try:
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        facts = cast("Any", parse_json((folder / _FACTS).read_bytes()))
         with np.load(folder / _VECTORS, allow_pickle=False) as stored:
             vectors = {name: cast("NDArray[np.float32]", stored[name]) for name in stored.files}
         ranges = {

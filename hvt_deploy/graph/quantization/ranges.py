@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
+from hvt_deploy.core.records import parse_json
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
@@ -76,7 +77,7 @@ class Ranges:
 def read_ranges(path: Path) -> Ranges:
     """Read what `Ranges.write` wrote. Raises BadInput if it is not that."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = cast("Any", parse_json(path.read_bytes()))
         return Ranges(
             {name: (float(low), float(high)) for name, (low, high) in data["tensors"].items()},
             {

@@ -8,8 +8,10 @@ mapped into memory: what is not used (an optimizer's state, stored buffers) is n
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -17,7 +19,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import IO, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from torch import Tensor
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.models.weights.download import looks_like_html
+from hvt_deploy.models.weights.pickled_values import has_too_many_values
 
 __all__ = ["Container", "read_container"]
 
@@ -38,6 +41,8 @@ _NAMES = (
 _WRAPPERS = ("module.", "model.", "ema_model.")
 # What torch.compile puts before the keys of each module that it compiled.
 _COMPILED = "_orig_mod."
+# Where the header of an entry has the lengths of its name and its extra field, which end it.
+_ZIP_LENGTHS = 26
 _ZIP_START = b"PK\x03\x04"
 _BLOCK_BYTES = 1 << 20
 _LONGEST_SHOWN = 80
@@ -127,6 +132,9 @@ def _read_torch(path: Path, mapped: bool) -> object:
     """`mapped` is for the zip format; the format before torch 1.6 can only be read as a whole."""
     if mapped:
         _check_zip(path)
+    else:
+        with path.open("rb") as stream:
+            _check_values(path, stream)
     try:
         with _only_inert_globals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -164,8 +172,21 @@ def _check_zip(path: Path) -> None:
                 with archive.open(entry) as stream:
                     while entry.CRC and stream.read(_BLOCK_BYTES):
                         pass
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
+                if entry.filename.endswith(".pkl"):
+                    with path.open("rb") as stream:  # as it is stored, with or without a checksum
+                        stream.seek(entry.header_offset + _ZIP_LENGTHS)
+                        stream.seek(sum(struct.unpack("<HH", stream.read(4))), os.SEEK_CUR)
+                        _check_values(path, stream)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, struct.error) as error:
         raise _damaged(path, _reason(error)) from None
+
+
+def _check_values(path: Path, stream: IO[bytes]) -> None:
+    if has_too_many_values(stream):
+        raise BadInput(
+            f"{path} was not loaded: it holds values within values, too many to look at.",
+            "Save only the state dict, torch.save(model.state_dict(), PATH), or safetensors.",
+        )
 
 
 def _reason(error: Exception) -> str:

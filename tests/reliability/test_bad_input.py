@@ -1,0 +1,44 @@
+"""Every kind of bad input ends with the right exit code and one sentence: nothing is lost, left
+behind or executed, in bounded time and memory. The table is in `table.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from table import CHANNELS, KINDS
+
+# The fewest kinds of each group of channels.
+_FEWEST = {
+    "images": 45,
+    "checkpoints": 60,
+    "flags": 130,
+    "artifacts": 80,
+    "folders": 45,
+    "environments": 60,
+    "configurations": 30,
+}
+# In `make test` every so many kinds of a group; the others are slow together only.
+_EVERY = 20
+
+
+def list_parameters():
+    found = []
+    for group, names in CHANNELS.items():
+        for number, name in enumerate(names):
+            marks = [pytest.mark.slow] if (number + 3) % _EVERY else []
+            found.append(pytest.param(name, marks=marks, id=f"{group}-{name}"))
+    return found
+
+
+@pytest.mark.parametrize("name", list_parameters())
+def test_bad_input_ends_with_one_sentence(name, attempt):
+    record = attempt("kind", name)
+    assert not record["faults"], record["said"]
+
+
+def test_the_table_is_large_enough():
+    counts = Counter({group: len(names) for group, names in CHANNELS.items()})
+    assert not {group: counts[group] for group, few in _FEWEST.items() if counts[group] < few}
+    assert len(KINDS) == sum(counts.values()), "no two kinds have the same name"
