@@ -22,7 +22,12 @@ from hvt_deploy.models.golden_check import fill_parameters, map_large
 # at the last level, carrier tokens that change windows.
 ANY_RES_SIZE = (224, 448)
 OFFICIAL = [spec for spec in list_specs() if not spec.is_demo]
-DEMOS = [spec.name for spec in list_specs() if spec.is_demo]
+# The models of solar cells are those of the digits in other sizes.
+DEMOS = [
+    pytest.param(spec.name, marks=[pytest.mark.slow] if spec.checkpoint.trained else [])
+    for spec in list_specs()
+    if spec.is_demo
+]
 # Of the others, in the fast tests, the smallest of each family.
 SMALL = ("fdvit_ti", "hvt_ti_1", "dfvt_tiny", "faster_vit_0_224")
 # Below this many parameters every kind of weights takes seconds.
