@@ -32,8 +32,8 @@ _VERSIONED = (
     "tensorrt-rtx-cu13",
 )
 # ONNX Runtime's optimizers that no session uses. This one turns the float bias of a Q/DQ layer into
-# an int32 one. Where the scales are tiny (FP16 Q/DQ graphs) that overflows to wrong logits, and an
-# engine has the float bias. A graph made for the CPU has int32 biases of its own.
+# an int32 one, and an engine has the float bias. A graph made for the CPU has int32 biases of its
+# own. Ours are right with it too (`graph/quantization/bias_separation.py`); others overflow.
 ORT_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 
 

@@ -176,7 +176,7 @@ def _quantize_output(edit: GraphEdit, output: str, ranges: Ranges) -> None:
     readers = edit.readers(output)
     if edit.is_output(output) or _only(readers, "QuantizeLinear"):
         return
-    limits, seen = _ALL, output  # the tensor that is replaced by its dequantized form
+    limits = _ALL
     if len(readers) == 1:
         limits, activated = _find_limits(edit, readers[0]), readers[0].output[0]
         if _clamps_at_zero(edit, readers[0]) and not edit.is_output(activated):
@@ -184,7 +184,6 @@ def _quantize_output(edit: GraphEdit, output: str, ranges: Ranges) -> None:
             if quantize and _saturates_within(edit, quantize, limits[1]):
                 quantize.input[0] = output
                 return
-            seen = activated
     ends = (0.0, *ranges.tensors.get(output, ()))
     low, high = (min(max(end, limits[0]), limits[1]) for end in (min(ends), max(ends)))
     if low == high:
@@ -194,10 +193,9 @@ def _quantize_output(edit: GraphEdit, output: str, ranges: Ranges) -> None:
         edit.add_constant(f"{output}_output_scale", np.array(scale, np.float32)),
         edit.add_constant(f"{output}_output_zero_point", np.array(round(-low / scale), np.uint8)),
     )
-    readers = edit.readers(seen)
     values = edit.add_qdq(output, *parameters, f"{output}_output_quantized", f"{output}_output")
     for reader in readers:
-        replace_input(reader, seen, values)
+        replace_input(reader, output, values)
 
 
 def _only(nodes: list[onnx.NodeProto], op_type: str) -> onnx.NodeProto | None:

@@ -13,6 +13,11 @@ from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.tensors import LogitsNK
 from hvt_deploy.core.types import Int8Target
 from hvt_deploy.graph.opset import convert_opset, read_opset
+from hvt_deploy.graph.quantization.bias_separation import (
+    FP16_BIASES,
+    INT32_BIASES,
+    separate_biases,
+)
 from hvt_deploy.graph.quantization.cpu_int8 import make_cpu_variant
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
@@ -78,6 +83,7 @@ def make_quantized_graph(
     model, int8_ranges = outlined.model, int8.ranges
     if key == "int8-cpu":
         signed = quantize_int8(model, int8_ranges, placement.roles, placement.excluded)
+        signed = separate_biases(signed, int8_ranges, INT32_BIASES)
         if judge and not outlined.is_external:
             made = make_judged_variant(
                 signed, int8_ranges, judge.reference_NK, judge.infer, outlined.fill
@@ -85,10 +91,13 @@ def make_quantized_graph(
             return QuantizedGraph(made.model, made.kept_fp32, made.logits_NK, made.numerics_NK)
         return QuantizedGraph(outlined.fill(make_cpu_variant(signed, int8_ranges)))
     if key == "int8-fp32":
-        return QuantizedGraph(outlined.fill(quantize_for_engine(model, int8_ranges, placement)))
+        quantized = quantize_for_engine(model, int8_ranges, placement)
+        separated = separate_biases(quantized, int8_ranges, INT32_BIASES)
+        return QuantizedGraph(outlined.fill(separated))
     model = convert_opset(model, max(QDQ_OPSET, read_opset(model)))
     quantized = quantize_for_engine(model, int8_ranges, placement)
-    half = to_fp16(raise_scales(quantized, int8_ranges), int8_ranges)
+    raised = raise_scales(quantized, int8_ranges)
+    half = to_fp16(separate_biases(raised, int8_ranges, FP16_BIASES), int8_ranges)
     return QuantizedGraph(outlined.fill(half.model), half.kept_fp32)
 
 
