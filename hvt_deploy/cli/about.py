@@ -107,7 +107,7 @@ DemoDataOption = Annotated[
 CHECK_COLUMNS = ("golden logits", "form", "dtype", "error", "limit", "result")
 
 
-@command("demo", "About", epilog("demo", "demo --family faster_vit --output /tmp/demo"))
+@command("demo", "About", epilog("demo", "demo --family hvt --output /tmp/hvt", "demo --data elpv"))
 def demo(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Directory for images, artifacts and reports.")

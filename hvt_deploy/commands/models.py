@@ -70,7 +70,8 @@ def describe_columns(listed: Sequence[ListedModel]) -> Sequence[str]:
         if model.published and model.measured and _differs(model.published, model.measured):
             differing.append(f"{model.name} {model.published.params_m} M")
         licence = f"code {model.code_licence}, weights {model.weights_licence}"
-        group = "demo" if model.name.endswith("_demo") else model.family
+        suffix = model.name.rpartition("_")[2]
+        group = suffix if suffix in ("demo", "elpv") else model.family
         licences.setdefault(licence, []).append(group)
     return (
         "top-1, top-5, FLOPs: as published; FLOPs are multiply-accumulates.",

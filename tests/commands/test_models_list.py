@@ -32,12 +32,13 @@ def test_the_list_fits_80_columns_with_every_name_and_figure_whole(tmp_path):
     assert "MACs: of the reference form" in told
     assert "Parameters published otherwise: faster_vit_4_224 424.6 M" in told
     assert "Licence of faster_vit: code NVIDIA Source Code License-NC, weights not stated" in told
+    assert "Licence of elpv: code Apache-2.0, weights CC-BY-NC-SA-4.0" in told
 
 
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (("--family", "dfvt"), ["dfvt_tiny", "dfvt_small", "dfvt_base", "dfvt_demo"]),
+        (("--family", "dfvt"), ["dfvt_tiny", "dfvt_small", "dfvt_base", "dfvt_demo", "dfvt_elpv"]),
         (("hvt_s_[01]", "fdvit_b"), ["fdvit_b", "hvt_s_0", "hvt_s_1"]),
         (("timm:resnet1?", "hvt_demo"), ["hvt_demo", "timm:resnet18"]),
         (("timm:resnet18.tv*",), ["timm:resnet18.tv_in1k"]),
