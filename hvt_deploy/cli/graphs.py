@@ -245,7 +245,7 @@ def _show_exported(done: Exported, as_json: bool) -> None:
         return
     typer.echo(
         f"{done.path}  opset {done.opset}, {done.nodes} nodes, "
-        f"relative difference from PyTorch {done.parity.relative_to_largest:.1e}"
+        f"relative difference from the reference {done.parity.relative_to_largest:.1e}"
     )
     if pixels_path:
         typer.echo(f"{pixels_path}  input uint8 (batch, height, width, 3)")

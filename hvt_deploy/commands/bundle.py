@@ -16,7 +16,7 @@ from typing import IO
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, writing_to
-from hvt_deploy.core.manifest import RECORDED, WEIGHTS, Artifact, Manifest, is_results
+from hvt_deploy.core.manifest import RECORDED, REFERENCES, Artifact, Manifest, is_results
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import MANIFEST, ModelFolder, now
@@ -102,7 +102,7 @@ def _portable(manifest: Manifest) -> Manifest:
     kept = {
         key: artifact
         for key, artifact in manifest.artifacts.items()
-        if key == WEIGHTS or not stays_here(key, artifact)
+        if key in REFERENCES or not stays_here(key, artifact)
     }
     return replace(manifest, artifacts=kept)
 
@@ -110,9 +110,10 @@ def _portable(manifest: Manifest) -> Manifest:
 def stays_here(key: str, artifact: Artifact) -> bool:
     """Whether the files of an artifact are for this machine or of no use on another.
 
-    That is engines, reports, and the weights that only PyTorch reads.
+    That is engines, reports, and the reference: weights that only PyTorch reads, or the ONNX file
+    that a model was exported from.
     """
-    return key == WEIGHTS or is_results(key) or isinstance(artifact.facts, EngineFacts)
+    return key in REFERENCES or is_results(key) or isinstance(artifact.facts, EngineFacts)
 
 
 def _add(

@@ -12,7 +12,13 @@ import yaml
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.files import write_whole
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
-from hvt_deploy.core.run_config import RunConfig, check_model, dump_config, load_config
+from hvt_deploy.core.run_config import (
+    ExportConfig,
+    RunConfig,
+    check_model,
+    dump_config,
+    load_config,
+)
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Ui
@@ -50,6 +56,7 @@ def config_of(
         preprocessing=spec.preprocessing,
         quantization=find_int8_defaults(spec.family),
         options=spec.options,
+        export=ExportConfig(opset=spec.opset, batch=spec.batch),
     )
 
 

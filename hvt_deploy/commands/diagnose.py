@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hvt_deploy.commands.diagnosis import Diagnosis, Divergence
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import CheckFailed
-from hvt_deploy.core.manifest import INT8_CALIBRATION, Manifest
+from hvt_deploy.core.manifest import INT8_CALIBRATION, WEIGHTS, Manifest
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
@@ -70,7 +70,9 @@ def diagnose(
             path = Path(key) if key.endswith(".onnx") else folder.open_artifact(manifest, key)
             name = path.stem if key.endswith(".onnx") else key
             parts = ModuleGraph(path)
-            against_pytorch = numbers_of(parts.model) == "fp32"
+            against_pytorch = (
+                numbers_of(parts.model) == "fp32" and manifest.reference_key == WEIGHTS
+            )
             if against_pytorch:
                 if changes := find_changed_code(manifest.config.options):
                     ui.warn(changes)
@@ -93,7 +95,10 @@ def _graphs_to_check(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]
     if asked is not None:
         return [asked]
     keys = [key for key in GRAPHS if key in manifest.artifacts]
-    if importlib.util.find_spec("torch") is None:
+    if manifest.reference_key != WEIGHTS:
+        ui.say("The FP32 graph was compared with the ONNX file at the export.")
+        keys.remove("fp32")
+    elif importlib.util.find_spec("torch") is None:
         ui.warn("PyTorch is not installed here: the FP32 graph is not compared with it.")
         keys.remove("fp32")
     return keys

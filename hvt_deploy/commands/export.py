@@ -96,6 +96,10 @@ def export(
         before = _take_exported(folder, config, class_names, ui)
         if before is not None:
             return before
+    if (source := config.options.onnx_file) is not None:
+        from hvt_deploy.commands.graph_import import import_graph
+
+        return import_graph(folder, config, source, class_names, ui)
     require("torch", extra="export")
     from hvt_deploy.commands.graph_export import export_graph
 

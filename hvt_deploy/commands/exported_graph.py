@@ -9,7 +9,7 @@ from hvt_deploy.commands.recorded_names import names_of, with_names
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_file, writing_to_cache
-from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, Parity
+from hvt_deploy.core.manifest import PIXELS, GraphFacts, Manifest, Parity
 from hvt_deploy.core.run_config import ExportConfig, RunConfig
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
@@ -51,7 +51,7 @@ def describe_exported(folder: ModelFolder, manifest: Manifest, *, before: bool =
     facts = manifest.facts("fp32", GraphFacts)
     if facts is None or facts.parity is None:
         raise BadInput(
-            f"{folder.path} has no FP32 graph that was compared with PyTorch.",
+            f"{folder.path} has no FP32 graph that was compared with its reference.",
             f"Run: hvt-deploy export {manifest.model} --as {manifest.slug} --force",
         )
     pixels = manifest.artifacts.get(PIXELS)
@@ -79,7 +79,11 @@ def find_exported(
     """
     try:
         manifest = folder.read()
-        keys = ["fp32", WEIGHTS, *([PIXELS] if config.export.preprocess_in_graph else [])]
+        keys = [
+            "fp32",
+            manifest.reference_key,
+            *([PIXELS] if config.export.preprocess_in_graph else []),
+        ]
         if not (_is_same(manifest.config, config) and _has_same_makers(manifest)):
             return None
         describe_exported(folder, manifest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,11 @@ import torch
 from torch import nn
 
 from hvt_deploy.commands.exported_graph import Exported, describe_exported
+from hvt_deploy.commands.pixels_graph import add_pixels_graph
 from hvt_deploy.commands.recorded_names import choose_class_names
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.files import writing_to_cache
-from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphFacts, Manifest, WeightsRecord
+from hvt_deploy.core.manifest import GIVEN, PIXELS, WEIGHTS, GraphFacts, Manifest, WeightsRecord
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import Ui
@@ -22,11 +22,12 @@ from hvt_deploy.core.workspace import ModelFolder, now
 from hvt_deploy.evaluation.export_parity import prove_parity
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
+from hvt_deploy.graph.foreign.role_patterns import name_roles
 from hvt_deploy.graph.gelu_order import order_gelu
-from hvt_deploy.graph.opset import check_opset, convert_opset, read_opset
-from hvt_deploy.graph.preprocessing import add_preprocessing, check_preprocessing
+from hvt_deploy.graph.opset import check_opset, convert_opset
+from hvt_deploy.graph.preprocessing import check_preprocessing
 from hvt_deploy.graph.simplify import simplify
-from hvt_deploy.graph.storage import external_weights_path, load_onnx, save_onnx
+from hvt_deploy.graph.storage import external_weights_path, save_onnx
 from hvt_deploy.graph.torch_export import export_onnx
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import create_from, open_family, to_deployed
@@ -90,7 +91,9 @@ def _commit(
 
     Readers see all of it or nothing.
     """
-    artifacts = {key: a for key, a in folder.earlier_artifacts().items() if key != PIXELS}
+    artifacts = {
+        key: a for key, a in folder.earlier_artifacts().items() if key not in (PIXELS, GIVEN)
+    }
     manifest = replace(manifest, artifacts=artifacts)
     remake = f"hvt-deploy export {manifest.model} --as {folder.slug} --opset {facts.opset}"
     for key, file, about in ((WEIGHTS, reference, None), ("fp32", graph, facts)):
@@ -98,7 +101,7 @@ def _commit(
             manifest, key, file.parent, file.name, remake, facts=about, commit=False
         )
     if manifest.config.export.preprocess_in_graph:
-        manifest = _add_pixels_graph(folder, manifest)
+        manifest = add_pixels_graph(folder, manifest)
     folder.commit(manifest)
     return manifest
 
@@ -110,6 +113,9 @@ def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:
     """
     check_opset(config.export.opset)
     spec = spec_of_config(config)
+    if (own := spec.checkpoint.own_file) is not None:
+        size = own.stat().st_size
+        return estimate_export(size // 4, size, folder.path, external=False, graphs=2)
     with torch.device("meta"):
         reference = create_from(spec)
         parameters = sum(parameter.numel() for parameter in reference.parameters())
@@ -191,8 +197,11 @@ def _write_graph(
         graph = order_gelu(simplify(graph, config.export.simplifier))
         progress(3, 5)
         graph = convert_opset(graph, config.export.opset)
+        family = open_family(spec.family)
+        if not family.roles_in_paths:
+            graph = name_roles(graph)
         # Others' models are as they are: breaches are warnings. Parity finds a false dynamic batch.
-        look = check_contract if open_family(spec.family).strict else inspect_contract
+        look = check_contract if family.strict else inspect_contract
         contract = look(
             graph, opset=config.export.opset, signature=signature, layer_norms=layer_norms
         )
@@ -206,32 +215,6 @@ def _write_graph(
             "is; another --simplifier may give a better one."
         )
     return contract
-
-
-def _add_pixels_graph(folder: ModelFolder, manifest: Manifest) -> Manifest:
-    """Add the FP32 graph behind its preprocessing, not committed yet.
-
-    `validate` measures the difference that makes.
-    """
-    fp32 = manifest.artifacts["fp32"]
-    source = folder.file(fp32)
-    with folder.staging() as staged:
-        graph = add_preprocessing(load_onnx(source, weights=False), manifest.preprocessing)
-        path = staged / f"{folder.slug}.{PIXELS}.onnx"
-        for name in fp32.files:
-            if name != fp32.main:  # weights, which the graph names; onnx refuses links to them
-                shutil.copyfile(source.with_name(name), staged / name)
-        save_onnx(graph, path)
-        return folder.add(
-            manifest,
-            PIXELS,
-            staged,
-            path.name,
-            f"{fp32.remake} --preprocess-in-graph",
-            facts=GraphFacts("fp32", read_opset(graph), len(graph.graph.node)),
-            parents=("fp32",),
-            commit=False,
-        )
 
 
 def _release(module: nn.Module) -> None:

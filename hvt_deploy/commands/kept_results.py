@@ -12,7 +12,6 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import (
     RECORDED,
     RESULTS,
-    WEIGHTS,
     Manifest,
     RecordedFacts,
     is_results,
@@ -52,8 +51,9 @@ def read_again(folder: ModelFolder, validated: Manifest) -> Manifest:
     Raises BadInput if the model was exported again: the results are of another one.
     """
     current = folder.read()
-    for key in (WEIGHTS, "fp32"):
-        if current.artifacts[key].sha256 != validated.artifacts[key].sha256:
+    for key in (validated.reference_key, "fp32"):
+        artifact = current.artifacts.get(key)
+        if artifact is None or artifact.sha256 != validated.artifacts[key].sha256:
             raise BadInput(
                 f"{folder.slug} was exported again while it was validated: the results are of "
                 "another model and were not kept.",
@@ -92,7 +92,7 @@ def keep_reference(
                 settings.seed,
                 settings.subset,
             ),
-            parents=(WEIGHTS,),
+            parents=(manifest.reference_key,),
         )
 
 

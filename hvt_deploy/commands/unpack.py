@@ -16,7 +16,7 @@ from pathlib import Path
 from hvt_deploy.commands.bundle import BUNDLE_SCHEMA, INDEX, BundleIndex, stays_here
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import hash_file, writing_to
-from hvt_deploy.core.manifest import WEIGHTS, Manifest
+from hvt_deploy.core.manifest import REFERENCES, Manifest
 from hvt_deploy.core.manifest_file import is_plain_name, parse_manifest
 from hvt_deploy.core.records import check_version, parse_fields
 from hvt_deploy.core.serialization import from_plain
@@ -144,14 +144,14 @@ def _check_contents(file: Path, index: BundleIndex, manifest: Manifest) -> None:
         raise _refused(file, f"its manifest is that of {manifest.slug}, not of {index.slug}")
     engines = [key for key, a in manifest.artifacts.items() if stays_here(key, a)]
     engines += [name for name in index.files if Path(name).suffix == _ENGINE]
-    if named := next((name for name in engines if name != WEIGHTS), None):
+    if named := next((name for name in engines if name not in REFERENCES), None):
         raise _refused(
             file, f"it holds {named}; an engine can execute code and is built on its device"
         )
     listed = {
         f"{artifact.folder}/{name}": sha256
         for key, artifact in manifest.artifacts.items()
-        if key != WEIGHTS
+        if key not in REFERENCES
         for name, sha256 in artifact.files.items()
     }
     bundled = {name: sha256 for name, sha256 in index.files.items() if name != MANIFEST}

@@ -153,8 +153,8 @@ def _open_parts(
 
 
 def _check_recordable(reference: Row) -> None:
-    if reference.variant.runtime != "pytorch" or reference.variant.form == "recorded":
-        why = "PyTorch cannot run here, so there is nothing to record."
+    if not reference.variant.is_reference or reference.variant.form == "recorded":
+        why = "The reference cannot run here, so there is nothing to record."
         raise MissingEnvironment(why, reference.skipped or "")
 
 

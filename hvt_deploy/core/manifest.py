@@ -25,6 +25,10 @@ MANIFEST_SCHEMA = 4
 GraphKey = Literal["fp32", "fp16", "int8", "int8-fp32", "int8-cpu", "fp32-uint8"]
 PIXELS: GraphKey = "fp32-uint8"
 WEIGHTS = "pytorch"
+# The ONNX file that a model was exported from.
+GIVEN = "given"
+# What the FP32 graph is compared with; it stays on the machine of the export.
+REFERENCES = (WEIGHTS, GIVEN)
 CALIBRATION, INT8_CALIBRATION, BUDGET = "calibration", "int8-calibration", "budget"
 RECORDED, RESULTS = "recorded-reference", "results"
 
@@ -33,7 +37,8 @@ ENGINE = "engine"  # an engine's key begins so
 # Every key but those of engines.
 KEYS: tuple[str, ...] = (
     *get_args(GraphKey),
-    *(WEIGHTS, CALIBRATION, INT8_CALIBRATION, BUDGET, RECORDED, RESULTS),
+    *REFERENCES,
+    *(CALIBRATION, INT8_CALIBRATION, BUDGET, RECORDED, RESULTS),
 )
 
 
@@ -234,6 +239,11 @@ class Manifest:
             f"Licences: code of {self.model} {self.code_licence}, "
             f"its weights {self.weights.licence}"
         )
+
+    @property
+    def reference_key(self) -> str:
+        """The key of the reference: PyTorch's weights, or the ONNX file it was exported from."""
+        return GIVEN if GIVEN in self.artifacts else WEIGHTS
 
     @property
     def engines(self) -> Mapping[str, EngineFacts]:

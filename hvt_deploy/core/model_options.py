@@ -9,6 +9,7 @@ from typing import Annotated
 from hvt_deploy.core.types import Between
 
 _Count = Annotated[int, Between(1, 4096)]
+_Side = Annotated[int, Between(1, 16384)]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,28 @@ class FactorySource:
 
 
 @dataclass(frozen=True)
+class OnnxSource:
+    """An ONNX file of another exporter, as the export found it."""
+
+    path: str
+    """The file."""
+    sha256: str
+    """Of the file and its external weights."""
+    input_name: str
+    """Name of its input."""
+    output_name: str
+    """Name of its output."""
+    image_size: tuple[_Side, _Side]
+    """(height, width) of the input, pixels."""
+    num_classes: int
+    """Classes of the output."""
+    batch: int | None
+    """Its fixed batch size; null means any."""
+    opset: int
+    """Its operator set, or the nearest that hvt-deploy writes."""
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """Options that some models take; None means the model's own."""
 
@@ -59,6 +82,8 @@ class ModelOptions:
     """HVT without a name: its configuration."""
     factory: FactorySource | None = None
     """A user's own network: its code."""
+    onnx_file: OnnxSource | None = None
+    """A network from an ONNX file: that file."""
 
 
 DEFAULT_OPTIONS = ModelOptions()

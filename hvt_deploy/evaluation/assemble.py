@@ -45,7 +45,7 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
     settings, untrained = config.validation, manifest.weights.untrained
     rows = add_timings(measured.rows, measured.timings)
     reference = rows[0]
-    candidates = [row for row in rows[1:] if row.variant.runtime != "pytorch"]
+    candidates = [row for row in rows[1:] if not row.variant.is_reference]
     return Results(
         model=manifest.model,
         slug=manifest.slug,

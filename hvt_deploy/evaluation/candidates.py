@@ -18,7 +18,8 @@ from hvt_deploy.runtime.variant import Variant
 
 EMULATED = "ONNX Runtime emulates FP16 on a CPU: its latency is meaningless and is not measured."
 _NOTES = {
-    "recorded": "PyTorch's logits, recorded on another machine.",
+    "recorded": "The reference's logits, recorded on another machine.",
+    "given": "The ONNX file that was exported.",
     "deployed": "The deployed form in PyTorch.",
     "compiled": "The deployed form through torch.compile.",
     "uint8": "Preprocessing in the graph, from uint8 pixels of any size; speed not measured.",
@@ -97,7 +98,7 @@ def _plan_reference(folder: ModelFolder, manifest: Manifest, selected: Selection
     if facts is None or facts.preprocessing != manifest.preprocessing:
         why = "The reference was recorded with another preprocessing."
         raise BadInput(why, f"Run: {artifact.remake}")
-    variant = Variant("pytorch", "cpu", "fp32", "recorded")
+    variant = Variant(selected.variant.runtime, "cpu", "fp32", "recorded")
     row = Row(manifest.model, variant.name, variant, path.name, note=_NOTES["recorded"])
     return Candidate(row, timed=False, recorded=read_recorded(path))
 
@@ -115,6 +116,6 @@ def _named(candidates: Sequence[Candidate], names: Sequence[str] | None) -> tupl
         # torch.compile does not compile everything: naming the runtime does not ask for it.
         is_named = one.row.variant.runtime in names and one.row.variant.form != "compiled"
         required = is_named or one.row.backend in names
-        if required or one.row.variant.runtime == "pytorch":
+        if required or one.row.variant.is_reference:
             marked.append(replace(one, row=replace(one.row, required=required)))
     return tuple(marked)

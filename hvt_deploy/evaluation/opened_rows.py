@@ -125,9 +125,10 @@ class OpenedRows:
         reference = self.rows[0]
         changed = reference.backend != self._settled
         self._settled = reference.backend
-        if changed and reference.variant.runtime != "pytorch":
+        if changed and not reference.variant.is_reference:
             self._ui.warn(
-                f"PyTorch cannot run here: everything is compared with {reference.backend} instead."
+                "The reference cannot run here: everything is compared with "
+                f"{reference.backend} instead."
             )
 
     def close(self) -> None:

@@ -14,13 +14,13 @@ from hvt_deploy.graph.queries import PRODUCT_OPS, map_producers
 
 # Torch's exporter writes the module paths that a node came from here, as a Python list; the last
 # entry is the call.
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Name each node `<module path>/<op>` from the exporter's metadata; repeats get `_1`, `_2`."""
     named = copy_model(model)
-    _write_names(named, [_module_path(node) for node in named.graph.node])
+    write_names(named, [_module_path(node) for node in named.graph.node])
     return named
 
 
@@ -55,7 +55,7 @@ def restore_names(simplified: onnx.ModelProto, original: onnx.ModelProto) -> onn
         )
         paths.append(found)
         by_new_output.update(dict.fromkeys(node.output, found))
-    _write_names(restored, paths)
+    write_names(restored, paths)
     return restored
 
 
@@ -69,13 +69,14 @@ def _path_of_product(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProt
 
 def _module_path(node: onnx.NodeProto) -> str:
     for entry in node.metadata_props:
-        if entry.key == _SCOPES:
+        if entry.key == SCOPES:
             scopes = [str(scope) for scope in ast.literal_eval(entry.value)]
             return next((scope for scope in reversed(scopes[:-1]) if scope), ROOT_PATH)
     return ROOT_PATH
 
 
-def _write_names(model: onnx.ModelProto, paths: Sequence[str]) -> None:
+def write_names(model: onnx.ModelProto, paths: Sequence[str]) -> None:
+    """Name the nodes, in place, by their module paths; repeats get `_1`, `_2`."""
     seen: Counter[str] = Counter()
     for node, path in zip(model.graph.node, paths, strict=True):
         name = f"{path}/{node.op_type}"

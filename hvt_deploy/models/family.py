@@ -32,6 +32,8 @@ class Family:
         builds_light: Whether `build` works where parameters have no memory.
         strict: Whether a graph that breaks the contract is an error; of networks that were not
             written here it is a warning.
+        roles_in_paths: Whether module paths tell the roles of its nodes; where not, the shape of
+            the graph does.
         stored_shapes: The shapes that some recomputed buffers have in the official file. They tell
             models apart whose parameters are alike.
 
@@ -46,6 +48,7 @@ class Family:
     size_dependent: tuple[str, ...] = ()
     builds_light: bool = True
     strict: bool = True
+    roles_in_paths: bool = True
     stored_shapes: Callable[[ModelSpec], Mapping[str, tuple[int, ...]]] | None = None
 
 

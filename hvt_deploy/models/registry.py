@@ -15,6 +15,7 @@ from hvt_deploy.models.factory import spec as factory
 from hvt_deploy.models.faster_vit import spec as faster_vit
 from hvt_deploy.models.fdvit import spec as fdvit
 from hvt_deploy.models.hvt import spec as hvt
+from hvt_deploy.models.onnx_file import spec as onnx_file
 from hvt_deploy.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def get_spec(
     `name` is one of `list_specs`, `timm:NAME`, the path of an HVT's configuration file (JSON;
     `hvt` where `options.hvt` holds the file's values), or a user's `module:factory`: unless
     `options.factory` knows it, the factory is run in a child process, with `num_classes` where that
-    is given.
+    is given. It may also be the path of an ONNX file, which is read unless `options.onnx_file`
+    knows it.
 
     Raises BadInput for an unknown name, with the nearest ones, and for a size or options the model
     does not take; for a factory as `spec_of_factory` does.
@@ -106,6 +108,8 @@ def get_spec(
         from hvt_deploy.models.timm import spec as timm
 
         spec = timm.spec_of_timm(name, image_size)
+    elif onnx_file.is_onnx_file(name):
+        spec = onnx_file.spec_of_onnx(name, image_size, options.onnx_file)
     elif factory.is_factory(name):
         spec = factory.spec_of_factory(name, image_size, options.factory, num_classes)
     elif name.endswith(".json"):

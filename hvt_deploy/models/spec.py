@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
@@ -55,6 +56,7 @@ class Checkpoint:
         packaged: A file in hvt_deploy/data/assets that holds them instead.
         trained: A file in the cache that `demo` makes: nobody may publish it.
         how: Whether `url` answers with the file or with a page of Google Drive.
+        own_file: A file that is network and weights in one.
         with_code: Whether the network has its weights as soon as it is made.
     """
 
@@ -63,6 +65,7 @@ class Checkpoint:
     trained: str | None = None
     how: Literal["direct", "google-drive"] = "direct"
     with_code: bool = False
+    own_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ class ModelSpec:
         resizable: Whether it takes other image sizes.
         options: With which it was made.
         heads: Module paths of its classifiers, the one that labels taught first: distilled models
-            have two.
+            have two; empty where it is not known.
+        opset: That it is exported with unless another is asked for.
+        batch: A fixed batch size that it has; None means any.
     """
 
     name: str
@@ -100,6 +105,8 @@ class ModelSpec:
     resizable: bool = False
     options: ModelOptions = DEFAULT_OPTIONS
     heads: tuple[str, ...] = ("head",)
+    opset: int = 17
+    batch: int | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -120,6 +127,8 @@ class ModelSpec:
     def slug(self) -> str:
         """The name of its folder in a workspace."""
         plain = self.name.replace(":", "-").replace("/", "-")
+        if self.checkpoint.own_file is not None:
+            plain = self.checkpoint.own_file.stem
         return f"{plain}-{self.image_size[0]}x{self.image_size[1]}" if self.resizable else plain
 
 

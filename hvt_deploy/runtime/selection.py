@@ -13,7 +13,7 @@ from hvt_deploy.core.device_choice import DeviceChoice
 from hvt_deploy.core.environment import inference_threads
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import Gpu
-from hvt_deploy.core.manifest import PIXELS, WEIGHTS, GraphKey, Manifest
+from hvt_deploy.core.manifest import GIVEN, PIXELS, WEIGHTS, GraphKey, Manifest
 from hvt_deploy.core.types import Device, Precision
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.models.exported import find_changed_code
@@ -96,8 +96,8 @@ def select_backends(
         allow_cpu_nodes,
         timed_batches,
     )
-    pytorch = selector.select_pytorch() if with_pytorch else []
-    return (*pytorch, *selector.select_graphs(), *selector.select_engines())
+    reference = selector.select_reference() if with_pytorch else []
+    return (*reference, *selector.select_graphs(), *selector.select_engines())
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,21 @@ class _Selector:
     timed_batches: tuple[int, ...]
     """Batch sizes whose latency is measured."""
 
-    def select_pytorch(self) -> list[Selection]:
+    def select_reference(self) -> list[Selection]:
+        """PyTorch in its forms, or the ONNX file that the model was exported from."""
+        if self.manifest.reference_key == GIVEN:
+            return [self._select_given()]
+        return self._select_pytorch()
+
+    def _select_given(self) -> Selection:
+        place = self._find_place(self._why_not_ort)
+        variant = Variant("ort", place.device, "fp32", "given")
+        path = self.folder.file(self.manifest.artifacts[GIVEN])
+        if not path.is_file():
+            return Selection(variant, path, None, f"The ONNX file is not here: {path}")
+        return self._select(GIVEN, variant, place)
+
+    def _select_pytorch(self) -> list[Selection]:
         """The reference, and the faster forms that a speed-up has to be quoted against."""
         path = self.folder.file(self.manifest.artifacts[WEIGHTS])
         why = ""

@@ -12,8 +12,10 @@ from hvt_deploy.core.types import Device, Precision, Runtime
 # graph made for CPU kernels,
 # `engine-numerics` the Q/DQ graph of an INT8 engine with FP32 in the rest, `uint8` a graph with its
 # preprocessing,
-# `recorded` logits kept from another machine.
-Form = Literal["plain", "deployed", "compiled", "cpu", "engine-numerics", "uint8", "recorded"]
+# `given` the ONNX file that a model was exported from, `recorded` logits kept from another machine.
+Form = Literal[
+    "plain", "deployed", "compiled", "cpu", "engine-numerics", "uint8", "given", "recorded"
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class Variant:
     """Which of the model's forms: see `Form`."""
     target: str = ""
     """For engines: library, compute capabilities and profiles other than 1,8,32: `rtx-sm86`."""
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what the graphs are compared with: PyTorch in one of its forms, or the
+        ONNX file that was given.
+        """
+        return self.runtime == "pytorch" or self.form in ("given", "recorded")
 
     @property
     def name(self) -> str:

@@ -49,6 +49,8 @@ _RULES: tuple[tuple[str, str, Role], ...] = (
     (r"(^|\.)value$", "MatMul", "attention value"),
     (r"(^|\.)hat_(attn|mlp)\.", _LINEAR, "carrier token"),
     (r"(^|\.)propagation$", "Add", "carrier token"),
+    (r"(^|\.)residual$", "Add", "residual add"),
+    (r"(^|\.)position_bias$", "Add", "position bias"),
     (r"(^|\.)(qkv|kv|q|k|v)" + _END, _LINEAR, "qkv"),
     (r"(^|\.)(get_v|lepe)$", "Conv", "local position"),
     (r"resample", "MatMul Gemm", "resample"),
@@ -60,8 +62,12 @@ _RULES: tuple[tuple[str, str, Role], ...] = (
 )
 _BLOCK = r"(^|\.)(blocks|layers)\.\d+$|_module$|(^|\.)stem\.res\d+$"
 _ATTENTION = r"(^|\.)((hat_)?attn|context_module\.main)$"
-_NUMBERED = "transformers|pools|levels|stages|layers|convlayers|multiresolution_conv"
-_STAGE = re.compile(rf"(?:^|\.)(?:{_NUMBERED})\.(\d+)(?:\.|$)")
+_NUMBERED = (
+    "transformers|pools|levels|stages|layers|convlayers|multiresolution_conv"
+    # torchvision's and transformers' names
+    "|features|layer|encoder_layer"
+)
+_STAGE = re.compile(rf"(?:^|\.)(?:{_NUMBERED})[._](\d+)(?:\.|$)")
 _BLOCK_NUMBER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
 # The Linears of a transformer block.
 LINEAR_ROLES: tuple[Role, ...] = ("carrier token", "qkv", "proj", "fc1", "fc2")

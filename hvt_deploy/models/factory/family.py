@@ -37,4 +37,4 @@ def _deploy(model: nn.Module) -> nn.Module:
     return copied.eval().requires_grad_(requires_grad=False)
 
 
-FACTORY_FAMILY = Family(_build, _deploy, builds_light=False, strict=False)
+FACTORY_FAMILY = Family(_build, _deploy, builds_light=False, strict=False, roles_in_paths=False)

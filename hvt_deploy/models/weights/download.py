@@ -75,12 +75,8 @@ def obtain_weights(
                 "--weights takes auto, official, random or a file.",
             )
         return ObtainedWeights(path, "file", untrained=False, warning="")
-    if spec.checkpoint.packaged is not None:
-        return ObtainedWeights(
-            asset_path(spec.checkpoint.packaged), "packaged", untrained=False, warning=""
-        )
-    if spec.checkpoint.with_code and choice == "auto":
-        return ObtainedWeights(None, "factory", untrained=False, warning="")
+    if (given := _with_model(spec.checkpoint, choice)) is not None:
+        return given
     if spec.checkpoint.trained is not None:
         path = cache_dir / spec.checkpoint.trained
         if is_trained(path):
@@ -105,6 +101,18 @@ def obtain_weights(
         if choice == "official":
             raise
         return _untrained(f"{unreachable.message} {unreachable.hint}")
+
+
+def _with_model(checkpoint: Checkpoint, choice: str) -> ObtainedWeights | None:
+    """The weights that come with the model: in this package, in its own file or with its code."""
+    if checkpoint.packaged is not None:
+        path = asset_path(checkpoint.packaged)
+        return ObtainedWeights(path, "packaged", untrained=False, warning="")
+    if checkpoint.own_file is not None and choice == "auto":
+        return ObtainedWeights(checkpoint.own_file, "file", untrained=False, warning="")
+    if checkpoint.with_code and choice == "auto":
+        return ObtainedWeights(None, "factory", untrained=False, warning="")
+    return None
 
 
 def direct_url(checkpoint: Checkpoint) -> str:

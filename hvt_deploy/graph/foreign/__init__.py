@@ -1,0 +1,1 @@
+"""ONNX files of other exporters: read and checked, their nodes named by module path and role."""

@@ -1,0 +1,1 @@
+"""An ONNX file of another exporter: network and weights in one."""
