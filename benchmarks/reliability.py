@@ -1,8 +1,9 @@
 """The campaign of reliability: python benchmarks/reliability.py [--every N] [--output FILE].
 
-Every kind of bad input in `tests/reliability/table.py`, in a process of its own: exit code, message,
-what was lost or left behind, processor time and memory. Every verb, ended hard before each step that
-changes the disk (with `--every N` each N-th), then run again. Ends with 1 unless all is clean.
+Every kind of bad input in `tests/reliability/table.py`, in a process of its own: exit code,
+message, what was lost or left behind, processor time and memory. Every verb, ended hard before each
+step that changes the disk (with `--every N` each N-th), then run again. Ends with 1 unless all is
+clean.
 """
 
 from __future__ import annotations

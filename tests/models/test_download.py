@@ -3,7 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +20,7 @@ from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.models.registry import get_spec, list_specs
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 from hvt_deploy.models.weights.download import direct_url, obtain_weights
+from hvt_deploy.models.weights.transfer import fetch
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: several chunks
 
@@ -32,6 +36,7 @@ class Host:
     moved_to: str = ""
     version: str = ""
     breaks_after: int = 0
+    holds_after: int = 0
     changes_to: bytes = b""
     ranges: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -59,8 +64,10 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
             if state.version:
                 self.send_header("ETag", state.version)
             self.end_headers()
-            end = start + state.breaks_after if state.breaks_after else None
-            self.wfile.write(state.body[start:end])
+            sent = state.breaks_after or state.holds_after
+            self.wfile.write(state.body[start : start + sent if sent else None])
+            while state.holds_after:  # says nothing more, as a slow line
+                time.sleep(0.01)
             if state.changes_to:
                 state.body, state.declared = state.changes_to, len(state.changes_to)
                 state.version, state.breaks_after = '"v2"', 0
@@ -208,7 +215,55 @@ def test_a_host_that_always_breaks_off_is_not_asked_for_ever(host: Host, tmp_pat
     host.version, host.breaks_after = '"v1"', 1000
     with pytest.raises(BadInput, match="broke off after 6000 of 3072000 bytes"):
         obtain_weights(spec_on(host), "auto", tmp_path)
-    assert leftovers(tmp_path) == []
+    assert leftovers(tmp_path) == [".fdvit_ti.pth.part", ".fdvit_ti.pth.version"]
+    host.breaks_after, host.ranges = 0, []
+    path = obtain_weights(spec_on(host), "auto", tmp_path).path
+    assert path is not None
+    assert path.read_bytes() == CONTENT
+    assert host.ranges == ["bytes=6000-"]
+    assert leftovers(tmp_path) == ["fdvit_ti.pth", "sha256.json"]
+
+
+_FETCH = """
+import sys
+from pathlib import Path
+from hvt_deploy.models.weights.transfer import fetch
+fetch(sys.argv[1], Path(sys.argv[2]), "", lambda done, total: print(done, flush=True))
+"""
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_download_whose_process_was_killed_goes_on(
+    host: Host, tmp_path: Path, changed: bool
+) -> None:
+    """By the next process, unless the host has another file by then."""
+    host.version, host.holds_after = '"v1"', 2_500_000
+    path = tmp_path / "fdvit_ti.pth"
+    with subprocess.Popen(
+        [sys.executable, "-c", _FETCH, f"http://127.0.0.1:{host.port}/x", str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        part = tmp_path / ".fdvit_ti.pth.part"
+        while not (part.is_file() and part.stat().st_size) and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert not path.exists()
+    done, host.holds_after, host.ranges = part.stat().st_size, 0, []
+    if changed:
+        host.body, host.version = CONTENT[::-1], '"v2"'
+    assert obtain_weights(spec_on(host), "official", tmp_path).path == path
+    assert path.read_bytes() == host.body
+    assert host.ranges == [f"bytes={done}-"]
+    assert leftovers(tmp_path) == ["fdvit_ti.pth", "sha256.json"]
+
+
+def test_two_processes_fetch_a_file_once(host: Host, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        urls = [f"http://127.0.0.1:{host.port}/x"] * 2
+        list(pool.map(lambda url: fetch(url, tmp_path / "x", ""), urls))
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert len(host.requests) == 1
 
 
 def test_unreachable_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

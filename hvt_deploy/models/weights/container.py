@@ -26,8 +26,8 @@ from torch import Tensor
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.models.weights.download import looks_like_html
 from hvt_deploy.models.weights.pickled_values import has_too_many_values
+from hvt_deploy.models.weights.transfer import looks_like_html
 
 __all__ = ["Container", "read_container"]
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, cast
+from typing import Literal
 
-from hvt_deploy.core.environment import check_free_disk
-from hvt_deploy.core.errors import BadInput, MissingEnvironment
-from hvt_deploy.core.files import hash_file, replace_file, writing_to
+from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.files import hash_file, replace_file
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 from hvt_deploy.models.weights.trained import is_trained
+from hvt_deploy.models.weights.transfer import HostUnreachable, fetch, looks_like_html
 
 # sha256 of every file as it was first seen, in the folder of the files.
 RECORD_NAME = "sha256.json"
-_CONNECT_TIMEOUT_S = 10
-_CHUNK_BYTES = 1 << 20
-_RESUMES = 5
 _HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -44,10 +38,6 @@ class ObtainedWeights:
     source: Literal["official", "packaged", "trained", "file", "random", "factory"]
     untrained: bool
     warning: str
-
-
-class _HostUnreachable(MissingEnvironment):
-    """No answer at all: no network, an unknown or silent host, a proxy that refuses."""
 
 
 def obtain_weights(
@@ -97,7 +87,7 @@ def obtain_weights(
         return ObtainedWeights(
             _official_file(spec, cache_dir, progress), "official", untrained=False, warning=""
         )
-    except _HostUnreachable as unreachable:
+    except HostUnreachable as unreachable:
         if choice == "official":
             raise
         return _untrained(f"{unreachable.message} {unreachable.hint}")
@@ -124,15 +114,6 @@ def direct_url(checkpoint: Checkpoint) -> str:
     return f"https://drive.usercontent.google.com/download?id={shared[1]}&export=download&confirm=t"
 
 
-def looks_like_html(start: bytes) -> bool:
-    """Whether a file that starts like this is a web page."""
-    return (
-        start.lstrip(b"\xef\xbb\xbf \t\r\n")
-        .lower()
-        .startswith((b"<!doctype html", b"<html", b"<head"))
-    )
-
-
 def _untrained(reason: str) -> ObtainedWeights:
     warning = (
         f"{reason} The model has seeded RANDOM weights: it is UNTRAINED and its accuracy means "
@@ -157,7 +138,7 @@ def _official_file(
     path = cache_dir / _cache_name(spec)
     if not path.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
-        _download(spec.checkpoint, path, progress)
+        fetch(direct_url(spec.checkpoint), path, _by_hand(spec.checkpoint, path), progress)
     _check_record(path)
     return path
 
@@ -166,83 +147,6 @@ def _by_hand(checkpoint: Checkpoint, path: Path) -> str:
     return (
         f"Fetch {checkpoint.url} by hand and save it as {path}, or give a file with --weights PATH."
     )
-
-
-def _download(
-    checkpoint: Checkpoint, path: Path, progress: Callable[[int, int], None] | None
-) -> None:
-    """Write the published file to `path`, which appears only when it is complete.
-
-    Where the connection breaks off, the rest is asked for by its range (RFC 9110, section 14),
-    if the host names the file's version, up to `_RESUMES` times.
-    """
-    url, hint = direct_url(checkpoint), _by_hand(checkpoint, path)
-    with writing_to(path), replace_file(path) as temporary, temporary.open("wb") as part:
-        answer = _request(url, hint, {})
-        total = int(answer.headers.get("Content-Length") or 0)
-        version = answer.headers.get("ETag", "")
-        check_free_disk(path, total)
-        broken = _receive(answer, part, total, url, hint, progress)
-        for _ in range(_RESUMES):
-            if part.tell() >= total or not version.startswith('"'):  # a weak one proves nothing
-                break
-            headers = {"Range": f"bytes={part.tell()}-", "If-Range": version}
-            try:
-                answer = _request(url, hint, headers)
-            except _HostUnreachable as gone:
-                broken = f": {gone.message}"
-                break
-            if answer.status != 206:  # another version, or a host without ranges: from the start
-                total = int(answer.headers.get("Content-Length") or 0)
-                version = answer.headers.get("ETag", "")
-                part.seek(0)
-                part.truncate()
-            broken = _receive(answer, part, total, url, hint, progress)
-        done = part.tell()
-        if done == 0 or done < total:
-            raise BadInput(
-                f"The download of {url} broke off after {done} of {total or 'unknown'} bytes"
-                f"{broken}.",
-                hint,
-            )
-
-
-def _request(url: str, hint: str, headers: dict[str, str]) -> HTTPResponse:
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - from a spec
-    try:
-        return cast("HTTPResponse", urllib.request.urlopen(request, timeout=_CONNECT_TIMEOUT_S))  # noqa: S310
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise BadInput(
-            f"{url} answered {error.code} {error.reason} instead of the checkpoint.", hint
-        ) from None
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise _HostUnreachable(f"The host of {url} cannot be reached ({reason}).", hint) from None
-
-
-def _receive(
-    answer: HTTPResponse,
-    part: IO[bytes],
-    total: int,
-    url: str,
-    hint: str,
-    progress: Callable[[int, int], None] | None,
-) -> str:
-    """Append an answer to `part`; returns why it broke off, "" where the host just ended."""
-    with answer:
-        while True:
-            try:
-                chunk = answer.read(_CHUNK_BYTES)
-            except (OSError, HTTPException) as error:
-                return f": {error}"
-            if not chunk:
-                return ""
-            if part.tell() == 0 and looks_like_html(chunk):
-                raise BadInput(f"{url} answered with a web page instead of the checkpoint.", hint)
-            part.write(chunk)
-            if progress is not None:
-                progress(part.tell(), max(total, part.tell()))
 
 
 def _check_record(path: Path) -> None:
