@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,15 +16,17 @@ from hvt_deploy.cli.options import (
     CalibrationImagesOption,
     CalibrationOption,
     DeviceOption,
-    ImagesOption,
     JsonOption,
     LabelsOption,
     LimitOption,
     MaxDropOption,
     WorkspaceOption,
 )
-from hvt_deploy.cli.output import open_ui, show_results
-from hvt_deploy.core.types import DEFAULT_IMAGES, DEFAULT_WORKSPACE
+from hvt_deploy.cli.output import open_ui, show_json, show_lines, show_results, show_table
+from hvt_deploy.core.types import DEFAULT_WORKSPACE
+
+if TYPE_CHECKING:
+    from hvt_deploy.commands.benchmark import Benchmark
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,14 @@ class SweepOptions:
             metavar="LIST", help="Precisions, comma-separated.", autocompletion=complete_precisions
         ),
     ] = "fp32,fp16,int8"
-    data: ImagesOption = DEFAULT_IMAGES
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default="none: a benchmark",
+            help="Validation images in class folders.",
+        ),
+    ] = None
     labels: LabelsOption = None
     calib: CalibrationOption = None
     calib_images: CalibrationImagesOption = None
@@ -71,16 +80,37 @@ class SweepOptions:
     "sweep",
     SweepOptions,
     "Judge and compare",
-    epilog("sweep --models 'fdvit_*,faster_vit_0*' --data imagenet/val"),
+    epilog(
+        "sweep --models 'fdvit_*,faster_vit_0*' --data imagenet/val",
+        "sweep --models fdvit_b,timm:resnet50 --calib photos",
+        "sweep --models fdvit_ti --precisions fp32,fp16 --weights random",
+    ),
 )
 def sweep(options: SweepOptions) -> None:
     """Run every step for many models, into one report.
 
-    It continues after failures, and run again it goes on where it was.
+    Without --data nothing is validated: a table of size, latency, throughput, traffic and kernels
+    of every backend that runs here. It continues after failures, and run again it goes on where
+    it was.
     """
+    from hvt_deploy.commands.sweep import benchmark
     from hvt_deploy.commands.sweep import sweep as run_sweep
 
-    settings = {
+    settings = _sweep_settings(options)
+    patterns = [pattern for pattern in parse_list(options.models) if pattern]
+    precisions = check_precisions(parse_list(options.precisions))
+    places, ui = (settings, options.workspace, options.output), open_ui(options.as_json)
+    if options.data is None:
+        found = benchmark(patterns, precisions, *places, ui)
+        _show_benchmark(found, options.output, options.as_json)
+        raise typer.Exit(found.exit_code)
+    done = run_sweep(patterns, precisions, options.data, options.labels, *places, ui)
+    show_results(done.results, done.folder, options.as_json)
+    raise typer.Exit(done.exit_code)
+
+
+def _sweep_settings(options: SweepOptions) -> dict[str, object]:
+    return {
         "calibration.folder": options.calib,
         "calibration.images": options.calib_images,
         "validation.limit": options.limit,
@@ -88,9 +118,14 @@ def sweep(options: SweepOptions) -> None:
         "export.weights": options.weights,
         "validation.max_top1_drop": options.max_top1_drop,
     }
-    patterns = [pattern for pattern in parse_list(options.models) if pattern]
-    precisions = check_precisions(parse_list(options.precisions))
-    places = options.data, options.labels, settings, options.workspace, options.output
-    done = run_sweep(patterns, precisions, *places, open_ui(options.as_json))
-    show_results(done.results, done.folder, options.as_json)
-    raise typer.Exit(done.exit_code)
+
+
+def _show_benchmark(found: Benchmark, folder: Path, as_json: bool) -> None:
+    from hvt_deploy.commands.benchmark import COLUMNS
+
+    if as_json:
+        show_json(found)
+        return
+    show_table("Benchmark", COLUMNS, [row.cells() for row in found.rows])
+    show_lines(f"- {note}" for note in found.notes)
+    typer.echo(f"{folder / 'benchmark.md'}\n{folder / 'benchmark.svg'}")

@@ -7,6 +7,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
+from hvt_deploy.commands.benchmark import (
+    Benchmark,
+    BenchmarkRow,
+    benchmark_model,
+    describe_machine,
+)
 from hvt_deploy.commands.build_trt import build_engine_if_possible
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
@@ -58,6 +64,39 @@ def sweep(
     return conclude_sweep(patterns, data, swept, output)
 
 
+def benchmark(
+    patterns: Sequence[str],
+    precisions: Sequence[Precision],
+    flags: Mapping[str, object],
+    root: Path,
+    output: Path,
+    ui: Ui,
+) -> Benchmark:
+    """Export, quantize and build every model that `patterns` stand for as `sweep` does, then time
+    every backend that runs here; nothing is validated, so no images are needed, but for INT8.
+
+    The record, its table and its plot are in `output`. Raises BadInput for a pattern that stands
+    for no model.
+    """
+    models = match_models(patterns)
+    rows, warnings = list[BenchmarkRow](), list[str]()
+    failures: list[tuple[str, Failure]] = []
+    for number, model in enumerate(models, start=1):
+        ui.say(f"[{number}/{len(models)}] {model}")
+        attempts = _Attempts(model, ui)
+        made = _make_all(model, precisions, flags, root, attempts, ui)
+        if made is not None:
+            timed = attempts.run("benchmark", lambda made=made: benchmark_model(*made, ui))
+            rows += timed[0] if timed else ()
+            warnings += timed[1] if timed else ()
+        failures += [(model, failure) for failure in attempts.failures]
+    done = Benchmark(
+        tuple(rows), tuple(dict.fromkeys(warnings)), tuple(failures), describe_machine()
+    )
+    done.write(output)
+    return done
+
+
 def _check_data(
     models: Sequence[str],
     data: Path,
@@ -97,32 +136,58 @@ def _sweep_one(
     root: Path,
     ui: Ui,
 ) -> SweptModel:
-    failures: list[Failure] = []
-
-    def attempt(what: str, work: Callable[[], T]) -> T | None:
-        try:
-            return work()
-        except Exception as error:  # a fault in one model is no reason to lose the others
-            failed = as_failure(error)
-        ui.warn(f"{model}, {what}: {failed.message} {failed.hint}".strip())
-        failures.append(Failure(what, f"{failed.message} {failed.hint}".strip(), failed.exit_code))
-        return None
-
-    folder = attempt("export", lambda: _export(model, flags, root, ui))
-    if folder is None:
-        return SweptModel(model, None, 0, tuple(failures))
-    config = with_flags(folder.read().config, flags)
-    for precision in precisions:
-        attempt(precision, lambda p=precision: _make(folder, config, p, ui))
+    attempts = _Attempts(model, ui)
+    made = _make_all(model, precisions, flags, root, attempts, ui)
+    if made is None:
+        return SweptModel(model, None, 0, tuple(attempts.failures))
+    folder, config = made
     if (results := last_validation(folder, config, data)) is not None:
         ui.say("Validated before.")
-        return SweptModel(
-            model, results, Validated(results, folder.path).exit_code, tuple(failures)
-        )
-    done = attempt("validate", lambda: validate(folder, config, data, labels, ui))
+        code = Validated(results, folder.path).exit_code
+        return SweptModel(model, results, code, tuple(attempts.failures))
+    done = attempts.run("validate", lambda: validate(folder, config, data, labels, ui))
     if done is None:
-        return SweptModel(model, None, 0, tuple(failures))
-    return SweptModel(model, done.results, done.exit_code, tuple(failures))
+        return SweptModel(model, None, 0, tuple(attempts.failures))
+    return SweptModel(model, done.results, done.exit_code, tuple(attempts.failures))
+
+
+class _Attempts:
+    """The steps of one model: one that fails is kept in `failures`, and is no reason to lose the
+    others.
+    """
+
+    def __init__(self, model: str, ui: Ui) -> None:
+        self.failures: list[Failure] = []
+        self._model, self._ui = model, ui
+
+    def run(self, what: str, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where it fails."""
+        try:
+            return work()
+        except Exception as error:
+            failed = as_failure(error)
+        why = f"{failed.message} {failed.hint}".strip()
+        self._ui.warn(f"{self._model}, {what}: {why}")
+        self.failures.append(Failure(what, why, failed.exit_code))
+        return None
+
+
+def _make_all(
+    model: str,
+    precisions: Sequence[Precision],
+    flags: Mapping[str, object],
+    root: Path,
+    attempts: _Attempts,
+    ui: Ui,
+) -> tuple[ModelFolder, RunConfig] | None:
+    """Export a model and make its graphs and engines; None where it cannot be exported."""
+    folder = attempts.run("export", lambda: _export(model, flags, root, ui))
+    if folder is None:
+        return None
+    config = with_flags(folder.read().config, flags)
+    for precision in precisions:
+        attempts.run(precision, lambda p=precision: _make(folder, config, p, ui))
+    return folder, config
 
 
 def _export(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> ModelFolder:

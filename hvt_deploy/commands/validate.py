@@ -53,7 +53,7 @@ from hvt_deploy.runtime.base import PixelsBackend
 # Above this, the expected duration with fewer images is shown.
 LONG_S = 600.0
 # Held by the one validation of a model: two would disturb each other's timings.
-_LOCK = ".validation.lock"
+LOCK = ".validation.lock"
 # Answers of validations that are not over.
 _PARTS = ".answers"
 _REPORT_BYTES = 32 << 20
@@ -81,7 +81,7 @@ def validate(
     settings = config.validation
     if keep < 1:
         raise BadInput(f"--keep is {keep}.", "Keep at least this validation.")
-    with hold_alone(folder.path / _LOCK), folder.reading() as recorded:
+    with hold_alone(folder.path / LOCK), folder.reading() as recorded:
         names, count = names_of(recorded), recorded.signature.num_classes
         images = open_image_folder(data, names, count, labels_file, settings.subset)
         by_folders = labels_file is None and settings.subset is None
@@ -92,7 +92,7 @@ def validate(
         batch_size = manifest.signature.batch or settings.batch_size
         threads = settings.threads or inference_threads()
         loader = load_batches(samples, manifest.preprocessing, batch_size, threads, fill=True)
-        gpu = _find_watched_gpu(parse_device(settings.device))
+        gpu = find_watched_gpu(parse_device(settings.device))
         memory = MemoryMeter(gpu.reader.read if gpu else None)
         candidates = plan_rows(folder, manifest, settings)
         parts = _open_parts(folder, manifest, settings, images, samples, gpu, record=record)
@@ -105,7 +105,7 @@ def validate(
             measured = measure_images(
                 opened, loader, parts, classes_K, memory, ui, announce, keep_reference=record
             )
-            timings = _time(opened, measured.images_NCHW, manifest, settings, gpu, ui)
+            timings = time_rows(opened, measured.images_NCHW, manifest, settings, gpu, ui)
         if record:
             _check_recordable(measured.rows[0])  # it may have failed
         summary = _summarize_data(images, loader, settings)
@@ -158,7 +158,7 @@ def _check_recordable(reference: Row) -> None:
         raise MissingEnvironment(why, reference.skipped or "")
 
 
-def _time(
+def time_rows(
     opened: OpenedRows,
     images_NCHW: ImagesNCHW,
     manifest: Manifest,
@@ -166,6 +166,7 @@ def _time(
     gpu: WatchedGpu | None,
     ui: Ui,
 ) -> Timings:
+    """Time the rows that run and are timed, interleaved, at the batch sizes of the settings."""
     fixed = manifest.signature.batch
     batches = (fixed,) if fixed else settings.latency_batches
     backends = {
@@ -193,7 +194,8 @@ def _summarize_data(
     )
 
 
-def _find_watched_gpu(device: DeviceChoice) -> WatchedGpu | None:
+def find_watched_gpu(device: DeviceChoice) -> WatchedGpu | None:
+    """The GPU of a choice, with what reads its clocks."""
     gpu = device.find_gpu()
     return WatchedGpu(gpu.name, open_gpu_reader(gpu)) if gpu else None
 

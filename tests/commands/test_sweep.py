@@ -25,6 +25,7 @@ def test_patterns_stand_for_models_in_their_order():
         "fdvit_s",
         "fdvit_b",
         "fdvit_demo",
+        "fdvit_elpv",
         "hvt_s_1",
     )
     assert match_models(["timm:resnet18", "hvt_demo"]) == ("hvt_demo", "timm:resnet18")
