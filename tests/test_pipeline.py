@@ -166,6 +166,18 @@ def test_validating_on_calibration_images_is_refused(place, built):
     assert "calibrated on" in done.stderr
 
 
+def test_emptying_the_list_of_calibration_images_does_not_switch_that_off(place, built):
+    (path,) = place.glob("artifacts/*/calibration-*/calibration.json")
+    whole = path.read_text()
+    path.write_text(json.dumps({**json.loads(whole), "files": []}))
+    try:
+        done = run("validate", "--data", "imagenet/train", cwd=place)
+    finally:
+        path.write_text(whole)
+    assert done.returncode == 2
+    assert "calibration.json is not the file that was recorded" in done.stderr
+
+
 def test_the_list_has_the_artifacts_and_the_last_verdict(place, validated):
     model = json.loads(run("list", "--json", cwd=place).stdout)[0]
     assert {"fp32", "int8", "int8-cpu", "results"} <= {a["key"] for a in model["artifacts"]}
