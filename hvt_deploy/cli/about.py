@@ -11,7 +11,7 @@ import typer
 from hvt_deploy.cli.app import command
 from hvt_deploy.cli.completion import complete_models, complete_words
 from hvt_deploy.cli.help import epilog
-from hvt_deploy.cli.options import JsonOption, WorkspaceOption
+from hvt_deploy.cli.options import JsonOption, LabelsOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json, show_lines, show_results, show_table
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import DEFAULT_WORKSPACE
@@ -71,9 +71,18 @@ ConfiguredModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        show_default="none, with --all",
+        show_default="fdvit_b with --for",
         help="A name that hvt-deploy models lists.",
         autocompletion=complete_models,
+    ),
+]
+DataToLookAtOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--for",
+        metavar="DIR",
+        show_default="no look at images",
+        help="Own images: class folders, train and val, a flat folder, or CIFAR-100.",
     ),
 ]
 AllModelsOption = Annotated[
@@ -230,17 +239,35 @@ def _verify(sections: str, model: str, output: Path, as_json: bool) -> NoReturn:
     raise typer.Exit(done.exit_code)
 
 
-@command("config", "About", epilog("config fdvit_b > my.yaml", "config --all configs"))
+@command(
+    "config",
+    "About",
+    epilog(
+        "config fdvit_b > mine.yaml",
+        "config fdvit_b --for photos > mine.yaml",
+        "config --all configs",
+    ),
+)
 def config(
     model: ConfiguredModelArgument = None,
     all_models: AllModelsOption = None,
+    data: DataToLookAtOption = None,
+    labels: LabelsOption = None,
 ) -> None:
-    """Print the default configuration of a model, with every setting."""
+    """Print the configuration of a model, with every setting.
+
+    With --for it is made for the images of a folder after a look at them, with comments: classes,
+    sizes, and the commands to split, export, build and validate.
+    """
     from hvt_deploy.commands.config import config_of, write_configs
     from hvt_deploy.core.run_config import dump_config
 
     if all_models is not None:
         typer.echo("\n".join(map(str, write_configs(all_models))))
+    elif data is not None:
+        from hvt_deploy.commands.data_config import write_data_config
+
+        typer.echo(write_data_config(model or "fdvit_b", data, labels), nl=False)
     elif model is not None:
         typer.echo(dump_config(config_of(model, ui=open_ui(quiet=False))), nl=False)
     else:

@@ -60,6 +60,19 @@ def read_labels_file(
     return labels, f"{found}{ignored}."
 
 
+def list_labels(labels_file: Path, files: Sequence[str]) -> list[str]:
+    """The label of each of the images `files` that the file names. Raises BadInput as
+    `read_labels_file` does for lines, and where it names none of the images.
+    """
+    there = set(files)
+    labels = [label for file, label in _read_rows(labels_file) if file in there]
+    if not labels:
+        raise BadInput(
+            f"{labels_file} names none of the images.", "Files are named relative to the folder."
+        )
+    return labels
+
+
 def _read_rows(labels_file: Path) -> list[tuple[str, str]]:
     """(file, label) of every line that is not empty.
 
