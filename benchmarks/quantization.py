@@ -125,7 +125,7 @@ def _run_graphs(
     speedups = {
         name: to_plain(speedup_interval(latencies[FP32], latency))
         for name, latency in latencies.items()
-        if name != FP32
+        if name != FP32 and latency.stable and latencies[FP32].stable
     }
     return logits, speedups
 

@@ -103,7 +103,8 @@ def write_all(output: Path, table: Path, records: Mapping[str, Record]) -> None:
         "of each draw are in `results/quantization.json`.",
         "A draw is a set of 128 calibration images, the same for every quantizer; test images "
         "share no photograph with them. Agreement and SQNR: against FP32. In brackets: 95 % "
-        "intervals (Wilson; paired bootstrap over photographs) and McNemar's exact p of top-1.",
+        "intervals (Wilson; paired bootstrap over photographs) and McNemar's exact p of top-1. "
+        "A speed that is missing never settled.",
         "",
         f"Mean SQNR over the {len(records)} draws below: "
         + ", ".join(f"{name} {mean:.1f} dB" for name, mean in means.items())
