@@ -37,7 +37,7 @@ from hvt_deploy.core.manifest import RESULTS as RESULTS_KEY
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.digits import write_digits
 from hvt_deploy.evaluation.accuracy import measure_accuracy, measure_fidelity
-from hvt_deploy.evaluation.image_answers import answer_images, join_answers
+from hvt_deploy.evaluation.image_answers import ImageAnswers, answer_images, join_answers
 
 _MODEL = "hvt_demo"
 _CLASSES, _BACKENDS, _ALL_IMAGES, _BATCH = 1000, 5, 50_000, 250
@@ -88,7 +88,8 @@ def validate(folder: Path, images: int) -> Record:
 def count_statistics() -> Record:
     """The statistics of made-up logits, in this process."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rng, parts = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    parts: list[ImageAnswers] = []
     for start in range(0, _ALL_IMAGES, _BATCH):
         labels_N = rng.integers(0, _CLASSES, _BATCH)
         reference_NK = rng.standard_normal((_BATCH, _CLASSES), dtype=np.float32)

@@ -44,7 +44,9 @@ def read_yaml(path: Path, advice: str) -> object:
     an alias or a key twice, or is not YAML.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        if path.exists() and not (
+            path.is_file() or path.is_dir()
+        ):  # a pipe would be waited for without end
             raise BadInput(f"{path} is not a file.", advice)
         with path.open("rb") as stream:
             content = stream.read(MAX_YAML_BYTES + 1)

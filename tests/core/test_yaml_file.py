@@ -49,7 +49,7 @@ def test_a_file_is_refused_at_once_in_one_short_sentence(tmp_path, text, said):
 def test_what_is_no_file_is_named(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe4")
     for path, said in (
-        (tmp_path, "is not a file"),
+        (tmp_path, "cannot be read: Is a directory"),
         (tmp_path / "none.yaml", "There is no file"),
         (tmp_path / "latin.yaml", "utf-8"),
         (tmp_path / ("x" * 300), "File name too long"),
