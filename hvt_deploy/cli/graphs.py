@@ -30,8 +30,9 @@ class ExportOptions:
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name that hvt-deploy models lists, timm:NAME, an HVT's configuration.json, or "
-            "module:factory, a callable that returns your own network.",
+            help="A name that hvt-deploy models lists, timm:NAME, module:factory (a callable "
+            "that returns your own network), an ONNX file, a configuration's YAML file, or an "
+            "HVT's configuration.json.",
             autocompletion=complete_models,
         ),
     ]

@@ -52,9 +52,10 @@ def export(
     """Export a model to ONNX, verified against PyTorch, as `hvt-deploy export` does.
 
     `model` is a name that `hvt-deploy models` lists, `timm:NAME`, `module:factory` for your own
-    network, or an HVT's configuration.json. `weights` is "auto", "official", "random" or a
-    checkpoint; `image_size` is (height, width); `as_` names the model in the workspace. Exported
-    before from the same inputs, it is taken as it is, unless `force` asks for another export.
+    network, an ONNX file, a configuration's YAML file, or an HVT's configuration.json. `weights` is
+    "auto", "official", "random" or a checkpoint; `image_size` is (height, width); `as_` names the
+    model in the workspace. Exported before from the same inputs, it is taken as it is, unless
+    `force` asks for another export.
     """
     from hvt_deploy.commands.export import AskedModel, configure_export
     from hvt_deploy.commands.export import export as run_export

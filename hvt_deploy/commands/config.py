@@ -25,6 +25,7 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.yaml_file import read_yaml
 from hvt_deploy.models.factory.spec import is_factory
 from hvt_deploy.models.int8_defaults import find_int8_defaults
+from hvt_deploy.models.onnx_file.spec import is_onnx_file
 from hvt_deploy.models.registry import get_spec, list_specs
 
 _PAIR = re.compile(r"(\w+)=(\[[^\]=]*\]|[\w.+-]+)")
@@ -61,12 +62,13 @@ def config_of(
 
 
 def config_of_file(path: Path, model: str, num_classes: int | None, ui: Ui) -> RunConfig:
-    """The configuration in a file, which has to be one of `model`; a factory runs again.
+    """The configuration in a file, which has to be one of `model`; a factory runs, and an ONNX
+    file is read, again.
 
     Raises BadInput as `load_config` and `config_of`.
     """
     config = load_config(path)
-    if not is_factory(model):
+    if not (is_factory(model) or is_onnx_file(model)):
         check_model(config, config_of(model).model, path)
         return config
     check_model(config, model, path)

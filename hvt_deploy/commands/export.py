@@ -17,6 +17,7 @@ from hvt_deploy.core.run_config import (
     EngineConfig,
     RunConfig,
     ValidationConfig,
+    load_config,
     with_flags,
 )
 from hvt_deploy.core.ui import Ui
@@ -25,6 +26,7 @@ from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.int8_defaults import find_int8_defaults
 
 T = TypeVar("T")
+_YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class AskedModel:
     """The model of an export as it was asked for; what is None is the model's own."""
 
     name: str
-    """A name, `timm:NAME`, `module:factory` or the file of an HVT's configuration."""
+    """A name, `timm:NAME`, `module:factory`, an ONNX file, a configuration's YAML file, or the JSON
+    file of an HVT's configuration."""
     image_size: tuple[int, int] | None
     """(height, width) in pixels."""
     options: ModelOptions
@@ -58,6 +61,10 @@ def configure_export(
     file, a size or options that do not fit it.
     """
     size, classes = asked.image_size, asked.num_classes
+    own_name = Path(asked.name).stem if asked.name.endswith((*_YAML, ".json")) else None
+    if asked.name.endswith(_YAML) and config_file is None:
+        config_file = Path(asked.name)
+        asked = replace(asked, name=load_config(config_file).model)
     if config_file is not None:
         if asked.options != DEFAULT_OPTIONS:
             raise BadInput(
@@ -71,10 +78,7 @@ def configure_export(
     sections = {f"preprocessing.{key}": value for key, value in prepared.items()}
     more = {"num_classes": classes, **sections, "preprocessing.image_size": size}
     config = with_flags(config, {**settings, **more})
-    if slug is None:
-        is_file = asked.name.endswith(".json")
-        slug = Path(asked.name).stem if is_file else spec_of_config(config).slug
-    return open_folder(workspace, slug), config
+    return open_folder(workspace, slug or own_name or spec_of_config(config).slug), config
 
 
 def export(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from hvt_deploy.core.types import Between
 
 _Count = Annotated[int, Between(1, 4096)]
+Hyperparameter: TypeAlias = bool | int | float | tuple[int, ...] | None
 _Side = Annotated[int, Between(1, 16384)]
 
 
@@ -82,6 +83,8 @@ class ModelOptions:
     """HVT without a name: its configuration."""
     factory: FactorySource | None = None
     """A user's own network: its code."""
+    architecture: Mapping[str, Hyperparameter] | None = None
+    """Own sizes of a named model of the four families: hyper-parameters in place of its own."""
     onnx_file: OnnxSource | None = None
     """A network from an ONNX file: that file."""
 

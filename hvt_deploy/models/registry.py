@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sized
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.models.dfvt import spec as dfvt
 from hvt_deploy.models.factory import spec as factory
 from hvt_deploy.models.faster_vit import spec as faster_vit
 from hvt_deploy.models.fdvit import spec as fdvit
 from hvt_deploy.models.hvt import spec as hvt
 from hvt_deploy.models.onnx_file import spec as onnx_file
-from hvt_deploy.models.spec import ModelSpec
+from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,6 +78,12 @@ _FAMILIES: dict[str, Callable[[], Family]] = {
 }
 
 
+class _Sized(Protocol):
+    """The hyper-parameter that every architecture here has."""
+
+    image_size: int | tuple[int, int]
+
+
 class _Specified(Protocol):
     """The attribute that every model made here has."""
 
@@ -117,13 +125,46 @@ def get_spec(
     elif name == "hvt" and options.hvt is not None:
         spec = hvt.spec_of_configuration(options.hvt)
     elif name in _SPECS:
-        spec = _SPECS[name]
+        spec = _with_own_sizes(_SPECS[name], options)
     else:
         raise _unknown_model(name)
     if spec.resizable and spec.family == "faster_vit":
-        return faster_vit.configure(spec, image_size, options)
+        resized = faster_vit.configure(spec, image_size, options)
+        own = replace(resized.options, architecture=options.architecture)
+        return replace(resized, options=own)
     _refuse_options(spec, image_size, options)
     return spec
+
+
+def _with_own_sizes(spec: ModelSpec, options: ModelOptions) -> ModelSpec:
+    """The spec with the hyper-parameters of `options` in place of its own, if there are any; nobody
+    published weights of it then. Raises BadInput for unknown ones and for values of another type.
+    """
+    if options.architecture is None:
+        return spec
+    where = f"options.architecture of {spec.name}"
+    values = {**to_plain(spec.architecture), **to_plain(options.architecture)}
+    architecture = from_plain(type(spec.architecture), values, where)
+    plain = cast("dict[str, object]", vars(architecture))
+    lists = {k: len(cast("Sized", v)) for k, v in plain.items() if isinstance(v, tuple)}
+    lists.pop("image_size", None)
+    if len(set(lists.values())) > 1:
+        counts = ", ".join(f"{key} {count}" for key, count in lists.items())
+        raise BadInput(
+            f"{where}: lists of one length were expected, one value per stage: {counts}."
+        )
+    size = cast("_Sized", architecture).image_size
+    sides = (size, size) if isinstance(size, int) else size
+    return replace(
+        spec,
+        architecture=architecture,
+        preprocessing=replace(spec.preprocessing, image_size=sides),
+        published=None,
+        measured=None,
+        checkpoint=Checkpoint(),
+        weights_licence="not stated",
+        options=ModelOptions(architecture=options.architecture),
+    )
 
 
 def _unknown_model(name: str) -> BadInput:
@@ -178,7 +219,15 @@ def create_from(spec: ModelSpec, num_classes: int | None = None) -> nn.Module:
     classes = spec.num_classes if num_classes is None else num_classes
     if classes < 0:
         raise BadInput(f"num_classes is {classes}, it must be 0 or more.")
-    model = open_family(spec.family).build(spec, classes).eval()
+    try:
+        model = open_family(spec.family).build(spec, classes).eval()
+    except (ValueError, ArithmeticError, RuntimeError, AssertionError, LookupError) as error:
+        if spec.options.architecture is None:
+            raise
+        raise BadInput(
+            f"These sizes make no {spec.family}: {str(error).strip().partition(chr(10))[0]}.",
+            f"Compare options.architecture with: hvt-deploy config {spec.name}",
+        ) from error
     cast("_Specified", model).hvt_spec = spec
     return model
 

@@ -114,11 +114,6 @@ class ModelSpec:
         return bool(self.checkpoint.packaged or self.checkpoint.trained)
 
     @property
-    def head(self) -> str:
-        """The path of the classifier that labels taught."""
-        return self.heads[0]
-
-    @property
     def image_size(self) -> tuple[int, int]:
         """Input (height, width) in pixels."""
         return self.preprocessing.image_size
