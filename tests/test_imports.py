@@ -31,7 +31,7 @@ HOMES = {
     "rich": ("evaluation/report/terminal.py", "evaluation/report/console.py"),
     "matplotlib": tuple(
         f"evaluation/report/{name}.py"
-        for name in ("svg", "pareto", "plots", "cost_plot", "accuracy_budget")
+        for name in ("benchmark_plot", "svg", "pareto", "plots", "cost_plot", "accuracy_budget")
     ),
 }
 

@@ -11,7 +11,8 @@ import typer.main
 from hvt_deploy import cli
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = typer.main.get_command(cli.app).commands
+PROGRAM = typer.main.get_command(cli.app)
+COMMANDS = PROGRAM.commands
 PACKAGES = "core|data|graph|models|runtime|evaluation|commands|cli"
 
 
@@ -25,14 +26,14 @@ def test_the_commands_of_the_readme_and_their_flags_exist():
     lines = [indented or quoted for indented, quoted in named]
     assert len(lines) > 15
     for line in lines:
-        name, *words = line.split()
-        flags = {word for word in words if word.startswith("--")}
-        assert flags <= flags_of(COMMANDS[name]), line
+        flags = {word for word in line.split() if word.startswith("--")}
+        program_alone = line.startswith("--")
+        assert flags <= flags_of(PROGRAM if program_alone else COMMANDS[line.split()[0]]), line
 
 
 def test_flags_that_the_readme_names_by_themselves_exist():
     text = (ROOT / "README.md").read_text()
-    known = set.union(*map(flags_of, COMMANDS.values()))
+    known = set.union(*map(flags_of, (PROGRAM, *COMMANDS.values())))
     quoted = re.findall(r"`(--[^`]*)`", text)
     assert {word for code in quoted for word in re.findall(r"--[a-z0-9-]+", code)} <= known
 
