@@ -23,6 +23,7 @@ from hvt_deploy.cli.options import (
     WorkspaceOption,
 )
 from hvt_deploy.cli.output import open_ui, show_json, show_lines, show_results, show_table
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
@@ -101,12 +102,25 @@ def sweep(options: SweepOptions) -> None:
     precisions = check_precisions(parse_list(options.precisions))
     places, ui = (settings, options.workspace, options.output), open_ui(options.as_json)
     if options.data is None:
+        _refuse_unused(options)
         found = benchmark(patterns, precisions, *places, ui)
         _show_benchmark(found, options.output, options.as_json)
         raise typer.Exit(found.exit_code)
     done = run_sweep(patterns, precisions, options.data, options.labels, *places, ui)
     show_results(done.results, done.folder, options.as_json)
     raise typer.Exit(done.exit_code)
+
+
+def _refuse_unused(options: SweepOptions) -> None:
+    """A gate or a sample of images without images would be passed over in silence."""
+    given = {
+        "--labels": options.labels,
+        "--limit": options.limit,
+        "--max-top1-drop": options.max_top1_drop,
+    }
+    for flag, value in given.items():
+        if value is not None:
+            raise BadInput(f"{flag} needs images to validate.", "Give them with --data DIR.")
 
 
 def _sweep_settings(options: SweepOptions) -> dict[str, object]:

@@ -73,3 +73,11 @@ def test_a_benchmark_needs_no_images_but_for_int8(tmp_path, exported):
     assert "int8 failed" in done.stdout
     assert "imagenet/train" in done.stdout
     assert "ort fp32" in done.stdout
+
+
+@pytest.mark.parametrize("flag", [("--max-top1-drop", "0.5"), ("--limit", "8")])
+def test_a_gate_without_images_is_refused(flag, tmp_path):
+    done = run("sweep", "--models", "hvt_demo", *flag, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{flag[0]} needs images" in done.stderr
+    assert not list(tmp_path.iterdir())
