@@ -1,4 +1,4 @@
-"""The examples of docs/api.md, run in their order: as a script and as a notebook."""
+"""The examples of docs/api.md, run in their order, as a script and as a notebook; threads."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import hvt_deploy as hd
 from hvt_deploy.data.digits import write_digits
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
@@ -44,6 +46,13 @@ def test_as_a_script(place):
     assert "fdvit_demo.fp32.onnx" in done.stdout
     assert "Unknown exported model in artifacts 'fdvit_b'" in done.stdout
     assert (place / "report.html").stat().st_size > 100_000
+
+
+def test_threads_export_one_after_the_other(place):
+    with ThreadPoolExecutor(2) as pool:
+        models = list(pool.map(hd.export, ["hvt_demo", "fdvit_demo"]))
+    assert [model.name for model in models] == ["hvt_demo", "fdvit_demo"]
+    assert not any(model.exported.before for model in models)
 
 
 def test_as_a_notebook(place):

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 from hvt_deploy.commands.arguments import (
     ProgressChoice,
-    as_path,
-    as_text,
     check_image_size,
     check_options,
     choose_ui,
 )
 from hvt_deploy.commands.exported_model import Model
+from hvt_deploy.core.paths import as_path, as_text
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, Simplifier, StrPath
 
 if TYPE_CHECKING:

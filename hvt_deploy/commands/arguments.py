@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeAlias, TypeVar, overload
+from typing import TypeAlias, TypeVar
 
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.model_options import ModelOptions
+from hvt_deploy.core.paths import as_path, as_text
 from hvt_deploy.core.run_config import load_recipe
 from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.types import CalibratorChoice, FlavourChoice, Preprocessing, StrPath
@@ -19,33 +18,6 @@ from hvt_deploy.core.ui import ProgramUi, StepProgress, Ui
 # notebook; a function is called with (step, done, total).
 ProgressChoice: TypeAlias = bool | StepProgress | Ui | None
 Choice = TypeVar("Choice", bound=str)
-
-
-@overload
-def as_text(option: str, value: None) -> None: ...
-@overload
-def as_text(option: str, value: StrPath) -> str: ...
-def as_text(option: str, value: StrPath | None) -> str | None:
-    """A path or a name as text. Raises BadInput for what is neither."""
-    if value is None:
-        return None
-    try:
-        text = os.fspath(value)
-    except TypeError:
-        text = b""
-    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a caller's value
-        raise BadInput(f"{option} is {value!r:.80}.", "Give a str or a pathlib.Path.")
-    return text
-
-
-@overload
-def as_path(option: str, value: None) -> None: ...
-@overload
-def as_path(option: str, value: StrPath) -> Path: ...
-def as_path(option: str, value: StrPath | None) -> Path | None:
-    """A path. Raises BadInput as `as_text` does."""
-    text = as_text(option, value)
-    return None if text is None else Path(text)
 
 
 def check_choice(option: str, value: Choice, choices: Sequence[Choice]) -> Choice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 from hvt_deploy.commands.config import config_of, config_of_file, read_preprocessing
@@ -27,6 +28,8 @@ from hvt_deploy.models.int8_defaults import find_int8_defaults
 
 T = TypeVar("T")
 _YAML = (".yaml", ".yml")
+# PyTorch and its exporter have state of the process, which threads would share.
+_ONE_THREAD = Lock()
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def export(
     require("torch", extra="export")
     from hvt_deploy.commands.graph_export import export_graph
 
-    return export_graph(folder, config, class_names, ui)
+    with _ONE_THREAD:
+        return export_graph(folder, config, class_names, ui)
 
 
 def _take_exported(

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from hvt_deploy.commands.arguments import (
-    as_path,
-    as_text,
     calibration_settings,
     check_choice,
     engine_settings,
     quantization_settings,
 )
+from hvt_deploy.core.paths import as_path, as_text
 from hvt_deploy.core.types import (
     DEFAULT_IMAGES,
     PRECISIONS,

@@ -37,13 +37,30 @@ def choose_class_names(
     stated = find_stated_names(num_classes, given, checkpoint)
     if stated is not None:
         return stated
+    earlier = _read_earlier(folder)
+    if earlier is not None and earlier.signature.num_classes == num_classes:
+        recorded = earlier.weights
+        if (recorded.source, recorded.sha256) == (weights.source, weights.sha256):
+            return names_of(earlier)
+    return default_class_names(num_classes)
+
+
+def keep_names(folder: ModelFolder, manifest: Manifest) -> Manifest:
+    """The manifest that is to be in `folder`, with the names that are recorded there if its classes
+    have only numbers.
+    """
+    earlier = _read_earlier(folder)
+    if earlier is None or not names_of(manifest).are_numbers:
+        return manifest
+    same = earlier.signature.num_classes == manifest.signature.num_classes
+    return with_names(manifest, names_of(earlier)) if same else manifest
+
+
+def _read_earlier(folder: ModelFolder) -> Manifest | None:
     try:
-        earlier = folder.read()
-    except BadInput:
-        return default_class_names(num_classes)
-    recorded, names = earlier.weights, names_of(earlier)
-    same = (recorded.source, recorded.sha256) == (weights.source, weights.sha256)
-    return names if same and len(names) == num_classes else default_class_names(num_classes)
+        return folder.read()
+    except BadInput:  # there is none, or it is damaged
+        return None
 
 
 def learn_class_names(manifest: Manifest, images: Path, ui: Ui) -> Manifest:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvt_deploy.commands.bundle import BUNDLE_SCHEMA, INDEX, BundleIndex, stays_here
+from hvt_deploy.commands.recorded_names import keep_names
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import hash_file, writing_to
 from hvt_deploy.core.manifest import REFERENCES, Manifest
@@ -176,7 +177,8 @@ def _move_in(folder: ModelFolder, manifest: Manifest, staged: Path) -> list[str]
         for key, artifact in folder.earlier_artifacts().items()
         if key not in manifest.artifacts and stays_here(key, artifact)
     }
-    folder.commit(replace(manifest, artifacts={**manifest.artifacts, **built}))
+    named = keep_names(folder, manifest)
+    folder.commit(replace(named, artifacts={**manifest.artifacts, **built}))
     return restored
 
 

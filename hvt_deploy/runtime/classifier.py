@@ -25,6 +25,7 @@ from hvt_deploy.core.errors import (
     MissingEnvironment,
     unknown_name,
 )
+from hvt_deploy.core.paths import as_path, as_text
 from hvt_deploy.core.tensors import LogitsNK
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, Runtime, StrPath
 from hvt_deploy.core.workspace import find_model
@@ -84,7 +85,7 @@ class Classifier:
         threads: int | None = None,
         device: str = "auto",
     ) -> None:
-        self._folder = find_model(Path(workspace), model)
+        self._folder = find_model(as_path("workspace", workspace), as_text("model", model))
         self._threads = threads or inference_threads()
         with self._folder.reading() as manifest:
             self._batch_size = manifest.signature.batch or batch_size

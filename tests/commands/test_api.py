@@ -205,6 +205,7 @@ def test_another_thread_finds_the_folder_in_use(place, model, monkeypatch):
         (lambda m: hd.open(workspace="nowhere"), "Nothing was exported to nowhere"),
         (lambda m: hd.open(5), "model is 5"),
         (lambda m: hd.open(m, progress="yes"), "progress is 'yes'"),
+        (lambda m: hd.Classifier(5), "model is 5"),
         (lambda m: m.quantize("int9"), "Unknown precision 'int9'"),
         (lambda m: m.quantize("fp16", calib_images="x"), "calibration.images"),
         (lambda m: m.quantize(budget="x"), "budget"),

@@ -9,6 +9,9 @@ import pytest
 from command_line import run
 from PIL import Image
 
+from hvt_deploy.commands.bundle import bundle
+from hvt_deploy.commands.recorded_names import record_class_names
+from hvt_deploy.commands.unpack import unpack
 from hvt_deploy.commands.validate import validate
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
@@ -98,6 +101,15 @@ def test_names_given_later_leave_the_graphs_as_they_are(place):
     assert refused.returncode == 2
     assert "names.txt names 2 classes, but the model has 10" in refused.stderr
     assert read(place) == after
+
+
+def test_unpacking_a_bundle_without_names_again_keeps_those_that_were_given(place):
+    folder = ModelFolder(place / "artifacts" / MODEL)
+    packed = bundle(folder, place / "it.tar", False, SilentUi())
+    (place / "names.txt").write_text("\n".join(NAMES))
+    record_class_names(folder, place / "names.txt", SilentUi())
+    unpack(packed, place / "artifacts", SilentUi())
+    assert read(place).class_names == NAMES
 
 
 def images_in(folder):
