@@ -67,7 +67,7 @@ def _sentences_of(model: ListedModel) -> list[str]:
 def clean(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", show_default="all", help="Exported models."),
+        typer.Argument(metavar="MODEL...", show_default="all", help="Exported models."),
     ] = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove what is listed without this option.")
