@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -18,6 +20,7 @@ from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.data.digits import write_digits
 
 MODEL = "hvt_demo"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "api.md"
 IMPORT = """
 import sys, time
 began = time.process_time()
@@ -60,8 +63,9 @@ def test_the_import_is_cheap():
 
 
 def test_every_public_name_is_there_and_is_listed():
-    assert set(hd.__all__) <= set(dir(hd))
-    assert all(getattr(hd, name) for name in hd.__all__)
+    assert set(dir(hd)) == {*hd.__all__, "open"}
+    assert all(getattr(hd, name) for name in dir(hd))
+    assert set(re.findall(r"`hd\.(\w+)", PAGE.read_text())) >= {*dir(hd)} - {"__version__"}
     with pytest.raises(AttributeError, match="no attribute 'quantize'"):
         hd.quantize  # noqa: B018
 
