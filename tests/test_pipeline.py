@@ -184,7 +184,7 @@ def test_the_list_has_the_artifacts_and_the_last_verdict(place, validated):
     assert model["validated"]["verdict"].startswith("No verdict on accuracy.")
     shown = run("list", cwd=place).stdout
     assert "engine-int8-rtx-sm86" in shown
-    assert "--max-top1-drop not proven" in shown
+    assert "hvt_demo: No verdict on accuracy." in shown
 
 
 def test_the_report_can_be_had_again(place, validated):
