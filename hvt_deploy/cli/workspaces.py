@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hvt_deploy.cli.app import command
+from hvt_deploy.cli.completion import complete_exported
 from hvt_deploy.cli.help import epilog
 from hvt_deploy.cli.options import JsonOption, WorkspaceOption
 from hvt_deploy.cli.output import open_ui, show_json, show_table
@@ -67,7 +68,12 @@ def _sentences_of(model: ListedModel) -> list[str]:
 def clean(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", show_default="all", help="Exported models."),
+        typer.Argument(
+            metavar="MODEL...",
+            show_default="all",
+            help="Exported models.",
+            autocompletion=complete_exported,
+        ),
     ] = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove what is listed without this option.")
