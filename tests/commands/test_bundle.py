@@ -193,7 +193,7 @@ def with_engine(fields):
         (with_graph(folder="/etc"), "names '/etc'"),
         (with_graph(folder="fp16-elsewhere"), "do not agree on"),
         (with_engine, "holds fp16; an engine can execute code"),
-        (lambda fields: {**fields, "schema_version": 99}, "schema version 99; .* reads 3"),
+        (lambda fields: {**fields, "schema_version": 99}, "schema version 99; .* reads 4"),
         (lambda fields: {**fields, "slug": "other"}, "manifest is that of other"),
         (lambda fields: {**fields, "class_names": ["a"]}, "1 class names and 10 classes"),
     ],
