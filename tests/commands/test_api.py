@@ -74,7 +74,7 @@ def test_every_public_name_is_there_and_is_listed():
     ("function", "command", "only_flags"),
     [
         (hd.export, "export", {"dry_run"}),
-        (plan_export, "export", {"dry_run", "opset", "weights", "batch", "simplifier", "force"}),
+        (plan_export, "export", {"dry_run", "weights", "batch", "simplifier", "force"}),
         (hd.Model.quantize, "quantize", set()),
         (hd.Model.build_trt, "build-trt", {"explain"}),
         (hd.Model.validate, "validate", {"class_names"}),
