@@ -45,7 +45,16 @@ from hvt_deploy.runtime.variant import Variant
 
 MODELS = ("faster_vit_0_224", "fdvit_b")
 DEFAULT, MAX, ORT = "default", "--calibrator max, no recovery", "quantize_static"
-FLAGS = {DEFAULT: (), MAX: ("--calibrator", "max", "--no-smooth-quant", "--no-bias-correction")}
+FLAGS = {
+    DEFAULT: (),
+    MAX: (
+        "--calibrator",
+        "max",
+        "--no-smooth-quant",
+        "--no-bias-correction",
+        "--no-weight-rounding",
+    ),
+}
 HELD_OUT_IMAGES = 32
 ORT_CODE = """
 import sys

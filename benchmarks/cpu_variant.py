@@ -51,7 +51,7 @@ from hvt_deploy.graph.quantization.cpu_int8 import (
     use_all_levels,
 )
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
-from hvt_deploy.graph.quantization.qdq import quantize_int8
+from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.ort import OrtBackend
@@ -82,13 +82,14 @@ def make_graphs(model: str, folder: Path, pictures: Path) -> tuple[Manifest, dic
     fp32_path = place.open_artifact(manifest, "fp32")
     int8 = read_int8_calibration(place.open_artifact(manifest, "int8-calibration").parent)
     ranges, roles = int8.ranges, manifest.config.quantization.int8_roles.cpu
-    signed = quantize_int8(int8.prepare(load_onnx(fp32_path)), ranges, roles)
+    fp32 = load_onnx(fp32_path)
+    signed = quantize_int8(int8.prepare(fp32, select_nodes(fp32, roles)), ranges, roles)
     unsigned = to_unsigned(signed)
     all_levels = use_all_levels(unsigned)
     outputs = quantize_outputs(all_levels, ranges)
     biased = quantize_biases(outputs)
     made = {
-        "FP32, GELU as one operator": gather_gelu(load_onnx(fp32_path)),
+        "FP32, GELU as one operator": gather_gelu(fp32),
         SIGNED: signed,
         "+ unsigned": unsigned,
         "+ all levels behind a ReLU": all_levels,

@@ -63,6 +63,9 @@ class QuantizeOptions:
     bias_correction: Annotated[
         bool, typer.Option(help="Try bias correction: remove the mean error of INT8 layers.")
     ] = True
+    weight_rounding: Annotated[
+        bool, typer.Option(help="Try weight rounding: errors of INT8 weights that cancel.")
+    ] = True
     flavour: Annotated[
         FlavourChoice | None,
         typer.Option(
@@ -143,6 +146,7 @@ def _quantize(model: Model, options: QuantizeOptions) -> Quantized:
         calibrator=options.calibrator,
         smooth_quant=options.smooth_quant,
         bias_correction=options.bias_correction,
+        weight_rounding=options.weight_rounding,
         flavour=options.flavour,
         recipe=options.recipe,
         budget=options.budget,

@@ -52,12 +52,17 @@ def quantization_settings(
     calibrator: CalibratorChoice | None,
     smooth_quant: bool,
     bias_correction: bool,
+    weight_rounding: bool,
 ) -> dict[str, object]:
     """A recipe and what is changed in it, by key of the configuration.
 
     Raises BadInput for a recipe that cannot be read.
     """
-    wanted = {"smooth-quant": smooth_quant, "bias-correction": bias_correction}
+    wanted = {
+        "smooth-quant": smooth_quant,
+        "bias-correction": bias_correction,
+        "weight-rounding": weight_rounding,
+    }
     recovery = None if all(wanted.values()) else [name for name, on in wanted.items() if on]
     file = as_path("recipe", recipe)
     return {

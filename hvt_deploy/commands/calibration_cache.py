@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -42,9 +43,10 @@ from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges_and_logi
 _NOISE_IMAGES = 4
 # The measurements that are stored with the ranges: a new one is part of the key.
 _MEASURED = "ranges of tensors, and of the channels of normalizations and Linears"
-# Of the calibration images, how many INT8's passes are found on, and how many others they are
-# judged on.
-_SOME = 32
+# Of the calibration images, how many the errors of INT8 are measured on, and how many others every
+# choice is judged on; so many judge the last ones.
+_LOCAL, _JUDGED, _JUDGES = 16, 32, 128
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _MEASURED_AT_ONCE = 2
 # What a calibrator that was named may lose against max before that is said.
 _CALIBRATOR_MAY_LOSE_DB = 1.0
@@ -91,6 +93,20 @@ class _Reader:
             done += len(batch.samples)
             if progress:
                 progress(done, len(samples))
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Images that are read again at each iteration, not held in memory."""
+
+    reader: _Reader
+    """Reads them."""
+    samples: tuple[Sample, ...]
+    """The images."""
+
+    def __iter__(self) -> Iterator[ImagesNCHW]:
+        """The images in batches (N, 3, H, W)."""
+        return self.reader.batches(self.samples) if self.samples else iter(())
 
 
 def calibrate(
@@ -208,17 +224,10 @@ def _int8(
             "calibrated for.",
         )
     fp32 = folder.open_artifact(manifest, "fp32")
-    # Many tensors of a batch are outputs, or exist once for each calibrator.
+    # Many tensors of a batch are outputs.
     in_memory = min(_MEASURED_AT_ONCE, config.calibration.batch_size)
     reader = _Reader(manifest, max(1, in_memory // RUNS_AT_ONCE))
-    samples = chosen.samples()
-    step = max(1, len(samples) // (2 * _SOME))
-    some = samples[:: 2 * step][:_SOME]
-    others = samples[step :: 2 * step][:_SOME] or some
-
-    images = CalibrationImages(
-        reader.batches(samples), list(reader.batches(some)), list(reader.batches(others))
-    )
+    images = _split(chosen.samples(), reader)
     found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), ui)
     for effect in found.effects:
         ui.say(f"{effect.name}: {effect}")
@@ -241,6 +250,24 @@ def _int8(
             commit=False,
         )
         return manifest, _with_channels(found, ranges)
+
+
+def _split(samples: tuple[Sample, ...], reader: _Reader) -> CalibrationImages:
+    """Half of the images, at most `_JUDGES`, judge what is found on the others; a single one does
+    both.
+    """
+    # Every first part of this order is spread evenly over the samples, so over the classes.
+    turns = [i * _GOLDEN_RATIO % 1 for i in range(len(samples))]
+    places = {turn: place for place, turn in enumerate(sorted(turns))}
+    order = tuple(samples[places[turn]] for turn in turns)
+    judges = order[: min(len(order) // 2, _JUDGES)] or order
+    others = order[len(judges) :] or order
+    return CalibrationImages(
+        reader.batches(others),
+        list(reader.batches(others[:_LOCAL])),
+        list(reader.batches(judges[:_JUDGED])),
+        _Again(reader, judges[_JUDGED:]),
+    )
 
 
 def _warn_of_calibrator(found: Int8Calibration, config: RunConfig, ui: Ui) -> None:

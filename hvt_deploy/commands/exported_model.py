@@ -111,6 +111,7 @@ class Model:
         calibrator: CalibratorChoice | None = None,
         smooth_quant: bool = True,
         bias_correction: bool = True,
+        weight_rounding: bool = True,
         flavour: FlavourChoice | None = None,
         recipe: StrPath | None = None,
         budget: float | None = None,
@@ -135,7 +136,9 @@ class Model:
                 **calibration_settings(calib, calib_images),
                 "calibration.seed": seed,
                 "engine.flavour": flavour,
-                **quantization_settings(recipe, calibrator, smooth_quant, bias_correction),
+                **quantization_settings(
+                    recipe, calibrator, smooth_quant, bias_correction, weight_rounding
+                ),
             }
         )
         if budget is None:

@@ -89,10 +89,10 @@ def _find_recipe(
         folder.check_files(manifest.artifacts[CALIBRATION]).with_name("calibration.json")
     )
     search, confirm = _split(samples, config, request, calibration)
-    model = calibrated.int8.prepare(load_onnx(folder.open_artifact(manifest, "fp32")))
+    model = load_onnx(folder.open_artifact(manifest, "fp32"))
     bench = RecipeBench(
         model,
-        calibrated.int8.ranges,
+        calibrated.int8,
         find_engine_placement(
             model,
             config.quantization,

@@ -14,6 +14,7 @@ from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.types import (
     MAX_THREADS,
+    RECOVERIES,
     BatchSize,
     Between,
     CalibratorChoice,
@@ -96,7 +97,7 @@ class QuantizationConfig:
     """Groups (`stage/role`) that get none."""
     calibrator: CalibratorChoice = "auto"
     """Calibration method for activation ranges; auto picks one per tensor by measured error."""
-    recovery: tuple[Recovery, ...] = ("smooth-quant", "bias-correction")
+    recovery: tuple[Recovery, ...] = RECOVERIES
     """Passes that are tried, and kept where they bring the logits closer to FP32."""
 
 

@@ -20,7 +20,8 @@ Calibrator = Literal["max", "percentile", "entropy", "mse"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
 CalibratorChoice = Literal["auto", "max", "percentile", "entropy", "mse"]
 # Passes over an FP32 graph that win back accuracy which INT8 loses.
-Recovery = Literal["smooth-quant", "bias-correction"]
+Recovery = Literal["smooth-quant", "bias-correction", "weight-rounding"]
+RECOVERIES: tuple[Recovery, ...] = get_args(Recovery)
 # The Python module of a TensorRT library; a choice may leave it to the machine.
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 FlavourChoice = Literal["auto", "tensorrt", "rtx"]

@@ -33,9 +33,9 @@ from hvt_deploy.evaluation.statistics import tango_interval
 from hvt_deploy.graph.analysis.macs import count_macs
 from hvt_deploy.graph.analysis.roles import find_group
 from hvt_deploy.graph.quantization.engine_int8 import EnginePlacement, quantize_for_engine
+from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.qdq import select_nodes
-from hvt_deploy.graph.quantization.ranges import Ranges
 
 Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
 _BATCH = 4
@@ -56,9 +56,9 @@ class RecipeBench:
     """Runs the FP32 graph, and the INT8 graph of a recipe."""
 
     model: ModelProto
-    """The prepared FP32 graph."""
-    ranges: Ranges
-    """Activation ranges of that graph."""
+    """The FP32 graph."""
+    int8: Int8Calibration
+    """Its calibration."""
     placement: EnginePlacement
     """What is INT8, and the groups that are always left out."""
     preprocessing: Preprocessing
@@ -85,7 +85,9 @@ class RecipeBench:
         graph = self.model
         if excluded is not None:
             placement = replace(self.placement, excluded=(*self.placement.excluded, *excluded))
-            graph = quantize_for_engine(self.model, self.ranges, placement)
+            nodes = select_nodes(self.model, placement.roles, placement.excluded)
+            prepared = self.int8.prepare(self.model, nodes)
+            graph = quantize_for_engine(prepared, self.int8.ranges, placement)
         run, output = open_graph(graph, Path(), cpu_count()), graph.graph.output[0].name
         logits: list[LogitsNK] = []
         labels: list[LabelsN] = []

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -20,7 +19,8 @@ from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.graph.quantization import calibration as int8_calibration
+from hvt_deploy.graph.quantization import calibration
+from hvt_deploy.graph.quantization.candidates import Candidate
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 
 
@@ -84,6 +84,12 @@ def test_bad_input_is_one_message(place, arguments):
     assert "Traceback" not in done.stderr
 
 
+def choose_smoothed(_, infer, judge):
+    smoothed = Candidate("max", smoothed=True)
+    judge.judge(smoothed, infer(smoothed), 2)
+    return smoothed
+
+
 def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
@@ -95,14 +101,10 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     folder = ModelFolder(tmp_path / "artifacts/hvt_demo")
     flags = {"calibration.folder": str(tmp_path / "images"), "quantization.calibrator": "max"}
     config = with_flags(folder.read().config, flags)
-    tried = int8_calibration.judge_effect
-    monkeypatch.setattr(
-        int8_calibration, "judge_effect", lambda *effect: replace(tried(*effect), kept=True)
-    )
+    monkeypatch.setattr(calibration, "choose_candidate", choose_smoothed)
     quantize(folder, config, "int8-fp32", SilentUi())
-    calibration = folder.open_artifact(folder.read(), "int8-calibration")
-    calibration = read_int8_calibration(calibration.parent)
-    assert len(calibration.smoothing) > 5
+    stored = folder.open_artifact(folder.read(), "int8-calibration")
+    assert len(read_int8_calibration(stored.parent).smoothing) > 5
 
     compared = (folder, config, "int8-fp32", None, "cpu", tmp_path / "diagnosis", SilentUi())
     (found,) = diagnose(*compared).graphs

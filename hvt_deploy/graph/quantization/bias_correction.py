@@ -6,7 +6,7 @@ section 4.2, with the mean measured on images. It costs nothing at run time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -34,6 +34,16 @@ def correct_biases(
             f"{adder.input[i]}/{node.name}", (bias - shifts[node.name]).astype(np.float32)
         )
     return edit.done()
+
+
+def find_biases(model: onnx.ModelProto, names: Collection[str]) -> dict[str, str]:
+    """The initializer that is the bias of each product of `names` that has one."""
+    edit, found = GraphEdit(model), dict[str, str]()
+    for node in [node for node in edit.nodes(*PRODUCT_OPS) if node.name in names]:
+        place = _bias_of(node, edit)
+        if place and edit.constant(place[0].input[place[1]]) is not None:
+            found[node.name] = place[0].input[place[1]]
+    return found
 
 
 def _bias_of(node: onnx.NodeProto, edit: GraphEdit) -> tuple[onnx.NodeProto, int] | None:

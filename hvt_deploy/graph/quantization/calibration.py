@@ -1,7 +1,7 @@
 """INT8 calibration: clipping thresholds, SmoothQuant and bias correction, found on images.
 
-Ranges and histograms are of all images. Each of these passes is judged on images that it was not
-chosen on, and kept only if the logits come closer to FP32.
+Every combination that the recipe allows is judged by its logits on images that its thresholds were
+not found on (`logits_judge.py`), and then the rounding of weights with the best one.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.tensors import ImagesNCHW, sqnr_db
-from hvt_deploy.core.types import CALIBRATORS, Calibrator, CalibratorChoice, Int8Target
-from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.types import Calibrator, Int8Target
+from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.graph.analysis.roles import find_role
-from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibrators import choose_threshold
+from hvt_deploy.graph.quantization.candidates import list_candidates
+from hvt_deploy.graph.quantization.contest import Contest
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
     find_engine_placement,
     find_int8_attention,
     quantize_for_engine,
 )
-from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
-from hvt_deploy.graph.quantization.logits_judge import LogitsJudge, judge_effect, run_logits
-from hvt_deploy.graph.quantization.product_error import ProductError, measure_products
-from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
+from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, make_effect
+from hvt_deploy.graph.quantization.logits_judge import Infer, LogitsJudge, choose_candidate
+from hvt_deploy.graph.quantization.measured_forms import measure_forms
+from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.product_error import ProductError
+from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_histograms
-from hvt_deploy.graph.quantization.smooth_quant import choose_smoothing, smooth, smooth_ranges
 from hvt_deploy.graph.storage import load_onnx
 
-# Thresholds overfit the images they were found on more than the other passes: a small gain here was
-# a loss of 4 dB on other photographs (faster_vit_0_224, random weights;
-# `benchmarks/quantization.py`).
-_CLIPPING_WORTH_DB = 0.5
 # What 8-bit attention may cost: it saves a kernel per block and a good part of the traffic.
 _ATTENTION_COSTS_DB = 1.5
 _LARGE_BYTES = 2**30
@@ -46,12 +46,14 @@ _LARGE_BYTES = 2**30
 class CalibrationImages:
     """Batches (N, 3, H, W) of the images that ranges were measured on."""
 
-    all: Iterable[ImagesNCHW]
-    """All of them, read once."""
+    found_on: Iterable[ImagesNCHW]
+    """Those that thresholds are found on, read once."""
     some: Sequence[ImagesNCHW]
-    """A part to choose parameters on."""
+    """A part of these, for the errors of products and the inputs of weights."""
     others: Sequence[ImagesNCHW]
-    """Another part, to judge the choices on."""
+    """Others, to judge every choice on."""
+    more: Iterable[ImagesNCHW] = ()
+    """Further ones for the last choices, which may be read several times."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,6 @@ class Int8Settings:
         """The roles that get Q/DQ for any library or the CPU."""
         roles = self.quantization.int8_roles
         return tuple(dict.fromkeys((*roles.rtx, *roles.tensorrt, *roles.cpu)))
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """The calibration after some of its passes."""
-
-    model: onnx.ModelProto
-    """The FP32 graph that gets Q/DQ."""
-    found: Int8Calibration
-    """The passes so far."""
-    db: float
-    """SQNR of the logits in INT8."""
 
 
 def calibrate_int8(
@@ -107,135 +97,70 @@ def calibrate_int8(
     if external or model.ByteSize() > _LARGE_BYTES:
         return _calibrate_by_histograms(model, fp32.parent, plain, settings, images, threads, ui)
     with ui.progress("Recovering INT8 accuracy") as progress:
-        reference_NK = run_logits(model, images.others, threads)
-        judge = LogitsJudge(settings.roles, images.others, threads, reference_NK)
-        stage = _Stage(model, plain, judge.measure_db(model, ranges))
-        progress(1, 5)
-        if "smooth-quant" in recipe.recovery:
-            stage = _try_smoothing(stage, ranges, judge)
-        progress(2, 5)
-        if recipe.calibrator != "max" or "bias-correction" in recipe.recovery:
-            stage = _try_local_passes(stage, settings, images, judge)
+        judge = LogitsJudge(_open_logits(model, threads), images.others, images.more)
+        found = plain
+        if recipe.calibrator != "max" or recipe.recovery:
+            found = _judge_candidates(model, ranges, settings, images, judge, threads, progress)
         progress(4, 5)
         if settings.target:
-            engine = find_engine_placement(stage.model, recipe, settings.target)
-            stage = _try_attention(stage, ranges, replace(engine, excluded=()), judge)
+            engine = replace(find_engine_placement(model, recipe, settings.target), excluded=())
+            found = _judge_attention(model, found, ranges, engine, judge, threads)
         progress(5, 5)
-    return stage.found
+    return found
 
 
-def _try_smoothing(stage: _Stage, measured: Ranges, judge: LogitsJudge) -> _Stage:
-    scales = choose_smoothing(stage.model, measured, select_nodes(stage.model, judge.roles))
-    if not scales:
-        return stage
-    smoothed = smooth(stage.model, scales)
-    ranges = smooth_ranges(stage.model, measured, scales)
-    effect = judge_effect("smooth-quant", stage.db, judge.measure_db(smoothed, ranges))
-    found = replace(stage.found, effects=(*stage.found.effects, effect))
-    if not effect.kept:
-        return replace(stage, found=found)
-    return _Stage(smoothed, replace(found, ranges=ranges, smoothing=scales), effect.after_db)
-
-
-def _try_local_passes(
-    stage: _Stage, settings: Int8Settings, images: CalibrationImages, judge: LogitsJudge
-) -> _Stage:
-    """Clipping and bias correction, which follow from the local errors of the products."""
-    recipe = settings.quantization
-    thresholds = _choose_thresholds(stage, settings, images, judge.threads)
-    errors = measure_products(
-        stage.model,
-        quantize_int8(stage.model, stage.found.ranges, settings.roles),
-        {c: stage.found.ranges.clip(found) for c, found in thresholds.items()},
-        images.some,
-        judge.threads,
-    )
-    if recipe.calibrator != "max":
-        stage = _try_clipping(stage, recipe.calibrator, thresholds, errors, judge)
-    if "bias-correction" in recipe.recovery:
-        stage = _try_bias_correction(stage, errors, judge)
-    return stage
-
-
-def _choose_thresholds(
-    stage: _Stage, settings: Int8Settings, images: CalibrationImages, threads: int
-) -> dict[Calibrator, dict[str, float]]:
-    """The thresholds of each calibrator that is to be tried, by the quantized tensor."""
-    ranges, calibrator = stage.found.ranges, settings.quantization.calibrator
-    readers = _readers_of_quantized(stage.model, settings.roles)
-    if calibrator == "max":
-        return {"max": {name: ranges.largest(name) for name in readers}}
-    histograms = collect_histograms(stage.model, ranges, list(readers), images.all, threads)
-    return {
-        c: {
-            name: choose_threshold(histogram, ranges.largest(name), c)
-            for name, histogram in histograms.items()
-        }
-        for c in (CALIBRATORS if calibrator == "auto" else (calibrator,))
-    }
-
-
-def _try_clipping(
-    stage: _Stage,
-    calibrator: CalibratorChoice,
-    thresholds: Mapping[Calibrator, Mapping[str, float]],
-    errors: Mapping[Calibrator, Mapping[str, ProductError]],
+def _judge_candidates(
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    settings: Int8Settings,
+    images: CalibrationImages,
     judge: LogitsJudge,
-) -> _Stage:
-    """Clip at the thresholds of one calibrator, or for each tensor of the one with the smallest
-    local error.
-    """
-    clipping: dict[str, Calibrator] = {
-        tensor: min(errors, key=lambda c: sum(errors[c][name].relative_noise for name in names))
-        for tensor, names in _readers_of_quantized(stage.model, judge.roles).items()
-    }
-    ranges = stage.found.ranges.clip({name: thresholds[c][name] for name, c in clipping.items()})
-    after_db = judge.measure_db(stage.model, ranges)
-    effect = judge_effect(f"calibrator {calibrator}", stage.db, after_db, _CLIPPING_WORTH_DB)
-    kept = effect.kept or calibrator != "auto"  # a calibrator that was named is always used
-    found = replace(
-        stage.found,
-        sqnr_by_role=_sqnr_by_role(stage.model, errors),
-        effects=(*stage.found.effects, replace(effect, kept=kept)),
+    threads: int,
+    progress: Progress,
+) -> Int8Calibration:
+    recipe, roles = settings.quantization, settings.roles
+    forms = measure_forms(model, ranges, recipe, roles, images.found_on, images.some, threads)
+    progress(2, 5)
+    contest = Contest(forms, roles, judge, threads)
+    chosen = choose_candidate(
+        list_candidates(recipe, smoothable=forms.smoothed is not None), contest.infer, judge
     )
-    if not kept:
-        return replace(stage, found=found)
-    return _Stage(stage.model, replace(found, ranges=ranges, clipping=clipping), after_db)
+    progress(3, 5)
+    if "weight-rounding" in recipe.recovery:
+        chosen = contest.try_rounding(chosen)
+    return replace(
+        contest.record(chosen, recipe), sqnr_by_role=_sqnr_by_role(model, forms.plain.errors)
+    )
 
 
-def _try_bias_correction(
-    stage: _Stage, errors: Mapping[Calibrator, Mapping[str, ProductError]], judge: LogitsJudge
-) -> _Stage:
-    """Subtract the mean errors that the products have with the ranges of `stage`."""
-    shifts = {
-        name: errors[stage.found.clipping.get(tensor, "max")][name].shift
-        for tensor, names in _readers_of_quantized(stage.model, judge.roles).items()
-        for name in names
-    }
-    corrected = correct_biases(stage.model, shifts)
-    after_db = judge.measure_db(corrected, stage.found.ranges)
-    effect = judge_effect("bias-correction", stage.db, after_db)
-    effects = (*stage.found.effects, effect)
-    if not effect.kept:
-        return replace(stage, found=replace(stage.found, effects=effects))
-    return _Stage(corrected, replace(stage.found, shifts=shifts, effects=effects), after_db)
-
-
-def _try_attention(
-    stage: _Stage, measured: Ranges, engine: EnginePlacement, judge: LogitsJudge
-) -> _Stage:
+def _judge_attention(
+    model: onnx.ModelProto,
+    found: Int8Calibration,
+    measured: Ranges,
+    engine: EnginePlacement,
+    judge: LogitsJudge,
+    threads: int,
+) -> Int8Calibration:
     """Judged on the graph of the engine, whose Linears may write INT8."""
-    blocks = find_int8_attention(stage.model)
+    prepared = found.prepare(model, select_nodes(model, engine.roles))
+    blocks = find_int8_attention(prepared)
     if not blocks:
-        return stage
-    ranges = replace(stage.found.ranges, channels=measured.channels)
-    before_db, after_db = (
-        judge.compare(quantize_for_engine(stage.model, ranges, replace(engine, attention=names)))
-        for names in ((), blocks)
-    )
-    effect = judge_effect("INT8 attention", before_db, after_db, -_ATTENTION_COSTS_DB)
-    effects = (*stage.found.effects, effect)
-    return replace(stage, found=replace(stage.found, attention=effect.kept, effects=effects))
+        return found
+    ranges = replace(found.ranges, channels=measured.channels)
+    noises: list[list[NDArray[np.float64]]] = []
+    for names in ((), blocks):
+        graph = quantize_for_engine(prepared, ranges, replace(engine, attention=names))
+        infer = _open_logits(graph, threads)
+        noises.append([judge.measure_noise(infer, stage) for stage in (0, 1)])
+    gain = judge.compare_noise(*noises)
+    kept = gain.after_db > gain.before_db - _ATTENTION_COSTS_DB
+    effect = make_effect("INT8 attention", gain, kept=kept)
+    return replace(found, attention=kept, effects=(*found.effects, effect))
+
+
+def _open_logits(model: onnx.ModelProto, threads: int) -> Infer:
+    run, output = open_graph(model, Path(), threads), model.graph.output[0].name
+    return lambda batches: (logits_NK for (logits_NK,) in run([output], batches))
 
 
 def _calibrate_by_histograms(
@@ -252,7 +177,9 @@ def _calibrate_by_histograms(
         return plain
     with ui.progress(f"Calibrating: {calibrator}"):
         readers = _readers_of_quantized(model, settings.roles)
-        histograms = collect_histograms(model, ranges, list(readers), images.all, threads, folder)
+        histograms = collect_histograms(
+            model, ranges, list(readers), images.found_on, threads, folder
+        )
     found = {
         name: choose_threshold(h, ranges.largest(name), calibrator)
         for name, h in histograms.items()

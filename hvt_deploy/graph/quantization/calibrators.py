@@ -21,15 +21,18 @@ _Floats: TypeAlias = NDArray[np.float64]
 
 
 def choose_threshold(histogram: Histogram, largest: float, calibrator: Calibrator) -> float:
-    """The magnitude of INT8's largest level; at most `largest`, the upper end of the histogram.
+    """The magnitude of INT8's largest level; at most `largest`, the upper end of the histogram,
+    which other values may have set.
 
     `max` clips nothing, `percentile` the largest 0.01 %, `entropy` loses the least information
     (relative entropy; Migacz, "8-bit Inference with TensorRT", 2017), `mse` has the smallest mean
     squared error of rounding and clipping.
     """
-    if calibrator == "max" or not histogram.any():
+    if not histogram.any():
         return largest
     width = largest / len(histogram)
+    if calibrator == "max":
+        return float(np.flatnonzero(histogram)[-1] + 1) * width
     if calibrator == "percentile":
         wanted = int(histogram.sum()) * PERCENTILE / 100
         inside = int(np.searchsorted(np.cumsum(histogram), wanted))

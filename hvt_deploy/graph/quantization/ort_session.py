@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import onnx
@@ -19,17 +20,32 @@ from hvt_deploy.core.verbosity import log_severity
 if TYPE_CHECKING:
     import onnxruntime
 
-RunGraph: TypeAlias = Callable[
-    [Sequence[str], Iterable[ImagesNCHW]], Iterator[list[NDArray[np.float32]]]
-]
+_NOTHING: Mapping[str, NDArray[np.float32]] = MappingProxyType({})
+
+
+class RunGraph(Protocol):
+    """An open graph."""
+
+    def __call__(
+        self,
+        outputs: Sequence[str],
+        batches: Iterable[ImagesNCHW],
+        constants: Mapping[str, NDArray[np.float32]] = _NOTHING,
+        /,
+    ) -> Iterator[list[NDArray[np.float32]]]:
+        """Yield the arrays of each batch (N, 3, H, W), one for each name in `outputs`, in the order
+        of the batches; `constants` are other values of initializers that are inputs, too.
+        """
+        ...
+
+
 # Two batches side by side cost less than one after the other with twice the threads each, which
 # wait for one another at every operator. The number does not follow the cores: memory would, too.
 RUNS_AT_ONCE = 2
 
 
 def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
-    """A function (names of outputs, batches (N, 3, H, W)) that yields the arrays of each batch, one
-    for each name, in the order of the batches.
+    """Open a graph in memory; any of its outputs can be asked for.
 
     External weights are read from `folder`. Raises MissingEnvironment without ONNX Runtime.
     """
@@ -57,12 +73,14 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
     images = model.graph.input[0].name
 
     def run(
-        outputs: Sequence[str], batches: Iterable[ImagesNCHW]
+        outputs: Sequence[str],
+        batches: Iterable[ImagesNCHW],
+        constants: Mapping[str, NDArray[np.float32]] = _NOTHING,
     ) -> Iterator[list[NDArray[np.float32]]]:
         def run_batch(images_NCHW: ImagesNCHW) -> list[NDArray[np.float32]]:
             if not outputs:  # ONNX Runtime would take this for all of them
                 return []
-            found = session.run(list(outputs), {images: images_NCHW})
+            found = session.run(list(outputs), {images: images_NCHW, **constants})
             return cast("list[NDArray[np.float32]]", found)
 
         waiting = deque[Future[list[NDArray[np.float32]]]]()

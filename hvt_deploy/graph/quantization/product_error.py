@@ -1,27 +1,49 @@
-"""The local error of each quantized product: against its FP32 form on the same FP32 activations."""
+"""The local error of each quantized product: against its FP32 form on the same FP32 activations.
+
+A product is linear, so the mean error of its result follows from the mean errors of its activation,
+and the noise from their squares, where the errors of different channels are independent. At the
+border of a padded convolution fewer elements are summed than is counted here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import tee
-from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
-from hvt_deploy.core.tensors import ImagesNCHW
-from hvt_deploy.core.types import Calibrator
-from hvt_deploy.graph.edit import copy_model
-from hvt_deploy.graph.opset import read_opset
-from hvt_deploy.graph.quantization.ort_session import open_graph
-from hvt_deploy.graph.quantization.qdq import INT8, find_scales
-from hvt_deploy.graph.quantization.ranges import ROWS_AXIS, Ranges, reduce_rows
-from hvt_deploy.graph.queries import PRODUCT_OPS, find_output_channel_axis, map_producers
+from hvt_deploy.graph.quantization.channel_sums import ChannelSums
+from hvt_deploy.graph.quantization.qdq import INT8, find_scales, quantize_weight
+from hvt_deploy.graph.queries import find_output_channel_axis
 
-_SUMS, _ZERO = ("noise", "shift"), "compare/zero"
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A Conv, MatMul or Gemm with a constant weight."""
+
+    name: str
+    """Of the node."""
+    activation: str
+    """The tensor that it multiplies."""
+    result: str
+    """The tensor that it makes."""
+    output_axis: int
+    """The axis of the output channels in the weight."""
+    channel_axis: int
+    """The axis of the channels in the activation and in the result."""
+    groups: int = 1
+    """Of a grouped convolution."""
+
+    def arrange(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The weight as (groups, output channels, input channels, taps)."""
+        outputs_first = np.moveaxis(weight, self.output_axis, 0)
+        outputs, inputs = outputs_first.shape[:2]
+        return np.reshape(outputs_first, (self.groups, outputs // self.groups, inputs, -1))
 
 
 @dataclass(frozen=True)
@@ -29,9 +51,9 @@ class ProductError:
     """The local error of one product over a set of images."""
 
     signal: float
-    """Sum of squares of the FP32 result."""
+    """Mean square of the FP32 result, all its channels together."""
     noise: float
-    """Sum of squares of the error, INT8 minus FP32."""
+    """The same of the error, INT8 minus FP32."""
     shift: NDArray[np.float64]
     """Mean error of each output channel (C,)."""
 
@@ -41,126 +63,87 @@ class ProductError:
         return self.noise / max(self.signal, 1e-30)
 
 
-def measure_products(
-    model: onnx.ModelProto,
-    quantized: onnx.ModelProto,
-    ranges: Mapping[Calibrator, Ranges],
-    batches: Iterable[ImagesNCHW],
-    threads: int,
-) -> dict[Calibrator, dict[str, ProductError]]:
-    """The local error of each quantized product (by node name) of `quantized`, the INT8 form of
-    `model`, with the scales that each calibrator's ranges give its activation.
-
-    Products of two activations are left out. Each batch is (N, 3, H, W); memory does not grow with
-    their number.
-    """
-    measured = copy_model(model)
-    names = _add_quantized_copies(measured, quantized, ranges)
-    run = open_graph(measured, Path(), threads)
-    signals = [f"{name}/signal" for name in names]
-    wanted = [f"{name}/{c}/{sum_}" for c in ranges for name in names for sum_ in _SUMS]
-    sums, images = dict[str, NDArray[np.float64]](), 0
-    counted, batches = tee(batches)
-    found_in = run([*signals, *wanted], batches)
-    for images_NCHW, found in zip(counted, found_in, strict=True):
-        images += len(images_NCHW)
-        for output, value in zip((*signals, *wanted), found, strict=True):
-            # The shift is a mean over the batch, to be weighted with its number of images.
-            weight = len(images_NCHW) if output.endswith("/shift") else 1
-            sums[output] = sums.get(output, 0) + value.astype(np.float64) * weight
-    return {
-        c: {
-            name: ProductError(
-                float(sums[f"{name}/signal"]),
-                float(sums[f"{name}/{c}/noise"]),
-                sums[f"{name}/{c}/shift"] / max(images, 1),
+def find_products(model: onnx.ModelProto, names: Collection[str]) -> list[Product]:
+    """The products among the nodes `names` whose weight has one axis of input channels."""
+    dims = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    found: list[Product] = []
+    for node in [node for node in model.graph.node if node.name in names]:
+        convolution = node.op_type == "Conv"
+        if convolution or len(dims[node.input[1]]) == 2:
+            found.append(
+                Product(
+                    node.name,
+                    node.input[0],
+                    node.output[0],
+                    find_output_channel_axis(node),
+                    1 if convolution else -1,
+                    next((a.i for a in node.attribute if a.name == "group"), 1),
+                )
             )
-            for name in names
-        }
-        for c in ranges
-    }
+    return found
 
 
-def _add_quantized_copies(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, ranges: Mapping[Calibrator, Ranges]
-) -> list[str]:
-    """Add to FP32 `model` a copy of each quantized product for each calibrator, and nodes that
-    compare it with the original; returns the names of the products.
+def read_weights(
+    model: onnx.ModelProto, products: Sequence[Product]
+) -> dict[str, NDArray[np.float32]]:
+    """The weight of each product (by name) in `model`, in its own shape."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    names = {node.name: node.input[1] for node in model.graph.node if len(node.input) > 1}
+    return {p.name: numpy_helper.to_array(tensors[names[p.name]]) for p in products}
+
+
+@dataclass(frozen=True)
+class WeightNorms:
+    """What the local errors of a product need of its weight; (G, O, I): groups, output channels,
+    input channels.
     """
-    graph, producers = model.graph, map_producers(quantized.graph)
-    originals = {node.name: node for node in graph.node}
-    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
-    constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
-    graph.initializer.append(ROWS_AXIS)
-    added, names = dict[str, onnx.TensorProto](), list[str]()
-    for node in quantized.graph.node:
-        original = originals.get(node.name)
-        if original is None or node.op_type not in PRODUCT_OPS or original.input[1] not in weights:
-            continue
-        weight, activation = producers.get(node.input[1]), original.input[0]
-        if weight is None or weight.op_type != "DequantizeLinear":
-            continue
-        names.append(node.name)
-        added |= {name: constants[name] for name in weight.input}
-        _copy(graph, weight, weight.input, f"{node.name}/weight")
-        _add_signal(model, original, weights[original.input[1]])
-        for calibrator, found in ranges.items():
-            prefix, scale = f"{node.name}/{calibrator}", f"{activation}/{calibrator}/scale"
-            largest = np.array(found.largest(activation), np.float32)
-            added[scale] = numpy_helper.from_array(find_scales(largest, INT8), scale)
-            for op, source in (("QuantizeLinear", activation), ("DequantizeLinear", f"{prefix}/Q")):
-                name = f"{prefix}/{op[0]}"
-                graph.node.append(helper.make_node(op, [source, scale, _ZERO], [name], name))
-            _copy(
-                graph,
-                node,
-                (f"{prefix}/D", f"{node.name}/weight", *node.input[2:]),
-                f"{prefix}/result",
-            )
-            _add_comparison(model, original, prefix)
-    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), _ZERO))
-    graph.initializer.extend(added.values())
-    return names
+
+    shifts_GOI: NDArray[np.float32]  # noqa: N815
+    """Sums over taps of the INT8 weight."""
+    changes_GOI: NDArray[np.float32]  # noqa: N815
+    """Sums over taps of the INT8 weight minus that in FP32."""
+    squares_C: _Floats  # noqa: N815
+    """Sums of squares of the INT8 weight by input channel, all groups in a row."""
+    change_squares_C: _Floats  # noqa: N815
+    """The same of INT8 minus FP32."""
 
 
-def _copy(graph: onnx.GraphProto, node: onnx.NodeProto, inputs: Sequence[str], output: str) -> None:
-    copied = helper.make_node(node.op_type, list(inputs), [output], output)
-    copied.attribute.extend(node.attribute)
-    graph.node.append(copied)
-
-
-def _add_signal(
-    model: onnx.ModelProto, product: onnx.NodeProto, weight_dims: Sequence[int]
-) -> None:
-    """Add the output `<name>/signal` of a product, and the shape `<name>/shape` of its rows."""
-    channels = weight_dims[find_output_channel_axis(product)]
-    model.graph.initializer.append(
-        numpy_helper.from_array(np.array([-1, channels]), f"{product.name}/shape")
+def measure_weight(
+    product: Product, weight: NDArray[np.float32], levels: NDArray[np.int8] | None = None
+) -> WeightNorms:
+    """The norms of a weight with these INT8 levels, by default those that are nearest."""
+    axis = product.output_axis
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    scales = find_scales(np.abs(weight).max(axis=others), INT8)
+    if levels is None:
+        levels = quantize_weight(weight, scales, axis)
+    int8 = product.arrange(levels * np.expand_dims(scales, others))
+    change = int8 - product.arrange(weight)
+    return WeightNorms(
+        int8.sum(axis=3),
+        change.sum(axis=3),
+        np.square(int8).sum(axis=(1, 3), dtype=np.float64).ravel(),
+        np.square(change).sum(axis=(1, 3), dtype=np.float64).ravel(),
     )
-    signal = f"{product.name}/signal"
-    model.graph.node.append(
-        helper.make_node("ReduceSumSquare", [product.output[0]], [signal], keepdims=0)
-    )
-    _add_output(model.graph, signal)
 
 
-def _add_comparison(model: onnx.ModelProto, product: onnx.NodeProto, prefix: str) -> None:
-    """Add the outputs `<prefix>/noise` and `/shift` of `<prefix>/result` against the product."""
-    graph, error, channels_last = model.graph, f"{prefix}/error", f"{prefix}/error_NHWC"
-    convolution = product.op_type == "Conv"
-    graph.node.append(helper.make_node("Sub", [f"{prefix}/result", product.output[0]], [error]))
-    graph.node.append(helper.make_node("ReduceSumSquare", [error], [f"{prefix}/noise"], keepdims=0))
-    if convolution:
-        graph.node.append(
-            helper.make_node("Transpose", [error], [channels_last], perm=[0, 2, 3, 1])
-        )
-    rows = [channels_last if convolution else error, f"{product.name}/shape"]
-    graph.node.append(helper.make_node("Reshape", rows, [f"{error}_NC"]))
-    shift = reduce_rows("ReduceMean", f"{error}_NC", f"{prefix}/shift", read_opset(model))
-    graph.node.append(shift)
-    for sum_ in _SUMS:
-        _add_output(graph, f"{prefix}/{sum_}")
+def find_error(
+    norms: WeightNorms, activation: ChannelSums, result: ChannelSums, threshold: float
+) -> ProductError:
+    """The local error of a product from the sums of its activation, with the errors at `threshold`,
+    and of its result.
+    """
+    rows = max(activation.rows, 1)
+    noise = norms.squares_C @ activation.error_squares[threshold]
+    noise += norms.change_squares_C @ activation.squares
+    groups = len(norms.shifts_GOI)
 
+    def apply(weights_GOI: NDArray[np.float32], sums_C: _Floats) -> _Floats:
+        sums_GI = np.reshape(sums_C, (groups, -1, 1))
+        shifts_GO1: _Floats = np.matmul(weights_GOI.astype(np.float64), sums_GI)
+        return np.ravel(shifts_GO1)
 
-def _add_output(graph: onnx.GraphProto, name: str) -> None:
-    graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    shift = apply(norms.shifts_GOI, activation.errors[threshold])
+    shift += apply(norms.changes_GOI, activation.values)
+    signal = float(result.squares.sum()) / max(result.rows, 1)
+    return ProductError(signal, float(noise) / rows, shift / rows)

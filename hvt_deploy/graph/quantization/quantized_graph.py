@@ -108,11 +108,11 @@ def _place(
     int8: Int8Calibration,
 ) -> tuple[EnginePlacement, Outline]:
     """Where Q/DQ go, and the outline of the prepared graph, which is not kept in memory itself."""
-    prepared = int8.prepare(load_onnx(fp32, weights=False))
+    model = load_onnx(fp32, weights=False)
     placement = (
-        find_engine_placement(prepared, quantization, target, attention=int8.attention)
+        find_engine_placement(model, quantization, target, attention=int8.attention)
         if target
         else EnginePlacement(quantization.int8_roles.cpu, excluded=quantization.excluded)
     )
-    chosen = select_nodes(prepared, placement.roles, placement.excluded)
-    return placement, make_outline(prepared, fp32.parent, chosen)
+    chosen = select_nodes(model, placement.roles, placement.excluded)
+    return placement, make_outline(int8.prepare(model, chosen), fp32.parent, chosen)

@@ -76,15 +76,25 @@ def smooth_ranges(
     """The ranges of `smooth(model, scales)`, from those of `model`: only those of normalizations,
     also in another layout, are different.
     """
-    readers, tensors = map_readers(model.graph), dict(ranges.tensors)
-    for node in [node for node in model.graph.node if node.name in scales]:
-        extremes = np.array(ranges.channels[node.output[0]]) / scales[node.name][:, None]
+    tensors, outputs = dict(ranges.tensors), {n.name: n.output[0] for n in model.graph.node}
+    for tensor, name in find_smoothed(model, scales).items():
+        extremes = np.array(ranges.channels[outputs[name]]) / scales[name][:, None]
+        tensors[tensor] = (float(extremes[:, 0].min()), float(extremes[:, 1].max()))
+    return Ranges(tensors)
+
+
+def find_smoothed(model: onnx.ModelProto, names: Collection[str]) -> dict[str, str]:
+    """The tensors whose channels, the last axis, `smooth` divides, each with the name of its
+    normalization, one of `names`.
+    """
+    readers, smoothed = map_readers(model.graph), dict[str, str]()
+    for node in [node for node in model.graph.node if node.name in names]:
         changed = [node.output[0]]
         while changed:
             tensor = changed.pop()
-            tensors[tensor] = (float(extremes[:, 0].min()), float(extremes[:, 1].max()))
+            smoothed[tensor] = node.name
             changed += [r.output[0] for r in readers.get(tensor, []) if r.op_type in _LAYOUT_OPS]
-    return Ranges(tensors)
+    return smoothed
 
 
 def _smoothable(

@@ -4,6 +4,10 @@ a small FDViT.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +15,7 @@ from onnx import helper, numpy_helper, parser
 from running import run, sqnr
 
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
-from hvt_deploy.core.types import CALIBRATORS
+from hvt_deploy.core.types import CALIBRATORS, RECOVERIES
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
@@ -21,12 +25,27 @@ from hvt_deploy.graph.quantization.calibration import (
     calibrate_int8,
 )
 from hvt_deploy.graph.quantization.calibrators import BINS, LEVELS, choose_threshold
-from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
+from hvt_deploy.graph.quantization.candidates import Candidate
+from hvt_deploy.graph.quantization.channel_sums import ChannelSums, collect_channel_sums
+from hvt_deploy.graph.quantization.contest import Contest
+from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, read_int8_calibration
+from hvt_deploy.graph.quantization.int8_form import make_form
+from hvt_deploy.graph.quantization.logits_judge import LogitsJudge, choose_candidate, measure_gain
+from hvt_deploy.graph.quantization.measured_forms import measure_forms
 from hvt_deploy.graph.quantization.ort_session import open_graph
-from hvt_deploy.graph.quantization.product_error import measure_products
-from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
-from hvt_deploy.graph.quantization.ranges import collect_histograms, collect_ranges
+from hvt_deploy.graph.quantization.product_error import Product, find_products, read_weights
+from hvt_deploy.graph.quantization.qdq import (
+    INT8,
+    Placement,
+    find_scales,
+    insert_qdq,
+    quantize_int8,
+    quantize_weight,
+    select_nodes,
+)
+from hvt_deploy.graph.quantization.ranges import Ranges, collect_histograms, collect_ranges
 from hvt_deploy.graph.quantization.smooth_quant import choose_smoothing, smooth, smooth_ranges
+from hvt_deploy.graph.quantization.weight_rounding import round_weight
 from hvt_deploy.graph.storage import load_onnx, save_onnx
 
 
@@ -45,6 +64,7 @@ def test_an_outlier_far_from_everything_else_is_clipped(calibrator):
     values = np.append(np.random.default_rng(0).standard_normal(100_000), 50.0)
     histogram, largest = histogram_of(values)
     assert choose_threshold(histogram, largest, "max") == 50.0
+    assert choose_threshold(np.pad(histogram, (0, BINS)), 100, "max") == 50.0, "of other images"
     assert 3 < choose_threshold(histogram, largest, calibrator) < 40
 
 
@@ -226,58 +246,162 @@ def test_a_model_with_nothing_to_smooth_or_to_look_into_is_calibrated_all_the_sa
     assert {name: counts.sum() for name, counts in only.items()} == {"images": images.size}
 
 
-def test_products_are_measured_on_the_activations_of_fp32(model, images, planted_ranges):
-    fc1 = quantize_int8(model, planted_ranges, ("fc1",))
-    everything = quantize_int8(model, planted_ranges, PRODUCT_ROLES)
-    whole = {"max": planted_ranges}
-    alone = measure_products(model, fc1, whole, [images[:4], images[4:]], 1)["max"]
-    together = measure_products(model, everything, whole, [images], 1)["max"]
-    assert len(together) == len(select_nodes(model, PRODUCT_ROLES))
-    assert alone
-    for name, error in alone.items():
-        assert 0 < error.relative_noise < 0.01
-        assert error.noise == pytest.approx(together[name].noise, rel=1e-3)
-        assert np.allclose(
-            error.shift, together[name].shift, atol=1e-5 + 1e-3 * np.abs(error.shift).max()
-        )
+def local_errors(graph, images, thresholds, paired=()):
+    """The form of a graph with the thresholds of one calibrator each."""
+    products = tuple(find_products(graph, select_nodes(graph, PRODUCT_ROLES)))
+    axes = {p.activation: p.channel_axis for p in products}
+    axes |= {p.result: p.channel_axis for p in products}
+    batches = [images[:3], images[3:]]
+    sums = collect_channel_sums(graph, axes, thresholds, paired, batches, 1)
+    return make_form(graph, Ranges({}), products, thresholds, sums)
 
 
-def test_every_calibrator_is_measured_as_if_alone(model, images, planted_ranges):
-    activation = next(n for n in model.graph.node if "0.mlp.fc1/MatMul" in n.name).input[0]
-    half = planted_ranges.clip({activation: planted_ranges.largest(activation) / 2})
-    errors = measure_products(
-        model,
-        quantize_int8(model, planted_ranges, ("fc1",)),
-        {"max": planted_ranges, "mse": half},
-        [images],
-        1,
+def run_taps(graph, names, images):
+    graph = type(graph).FromString(graph.SerializeToString())
+    del graph.graph.output[:]
+    graph.graph.output.extend(
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
     )
-    for calibrator, ranges in (("max", planted_ranges), ("mse", half)):
-        quantized = quantize_int8(model, ranges, ("fc1",))
-        (alone,) = measure_products(model, quantized, {calibrator: ranges}, [images], 1).values()
-        for name, error in alone.items():
-            assert error.noise == pytest.approx(errors[calibrator][name].noise, rel=1e-5)
-    different = [n for n, e in errors["max"].items() if e.noise != errors["mse"][n].noise]
-    assert len(different) == 1
+    (found,) = open_graph(graph, Path(), 1)(names, [images])
+    return dict(zip(names, found, strict=True))
 
 
-def test_bias_correction_takes_the_mean_error_away(model, images, planted_ranges):
-    quantized = quantize_int8(model, planted_ranges, ("proj",))
-    errors = measure_products(model, quantized, {"max": planted_ranges}, [images], 1)["max"]
-    corrected = correct_biases(model, {name: error.shift for name, error in errors.items()})
-    first = "transformers.0.blocks.0.attn.proj/Add"
-    outputs = {n.name: n.output[0] for n in model.graph.node}
+@pytest.mark.parametrize("part", [1, 0.4])
+def test_local_errors_are_those_of_products_on_the_activations_of_fp32(fp32, images, ranges, part):
+    """INT8 of one role at a time: behind FP32, so that the whole error is its own."""
+    thresholds = {name: {"max": part * ranges.largest(name)} for name in ranges.tensors}
+    form = local_errors(fp32, images, thresholds)
+    for role in ("stem", "fc1", "proj"):
+        chosen = [p for p in form.products if p.name in select_nodes(fp32, (role,))][:1]
+        (one,) = chosen
+        clipped = ranges.clip({one.activation: thresholds[one.activation]["max"]})
+        placed = insert_qdq(fp32, clipped, Placement([one.name]), INT8)
+        expected = run_taps(fp32, [one.result], images)[one.result]
+        wrong = run_taps(placed, [one.result], images)[one.result] - expected
+        found = form.errors["max"][one.name]
+        axes = tuple(i for i in range(wrong.ndim) if i != one.channel_axis % wrong.ndim)
+        noise = np.square(wrong).mean(axis=axes).sum()
+        assert found.signal == pytest.approx(np.square(expected).mean(axis=axes).sum(), rel=1e-3)
+        assert abs(10 * np.log10(found.noise / noise)) < 2
+        tolerance = 0.05 if role == "stem" else 5e-3  # the stem has a border
+        shift = wrong.mean(axis=axes)
+        assert found.shift == pytest.approx(shift, abs=tolerance * float(np.sqrt(noise)))
+
+
+def test_bias_correction_takes_the_mean_error_away(fp32, images, ranges):
+    thresholds = {name: {"max": ranges.largest(name)} for name in ranges.tensors}
+    form = local_errors(fp32, images, thresholds)
+    first = next(p for p in form.products if p.name.endswith("0.attn.proj/MatMul"))
+    adder = next(n.output[0] for n in fp32.graph.node if first.result in n.input)
+    corrected = correct_biases(fp32, {first.name: form.errors["max"][first.name].shift})
 
     def mean_of(graph):
-        graph = type(graph).FromString(graph.SerializeToString())
-        del graph.graph.output[:]
-        graph.graph.output.add().name = outputs[first]
-        return run(graph, images, optimize=False).mean(axis=(0, 1))
+        return run_taps(graph, [adder], images)[adder].mean(axis=(0, 1))
 
-    expected = mean_of(model)
-    before = np.abs(mean_of(quantized) - expected).max()
-    after = np.abs(mean_of(quantize_int8(corrected, planted_ranges, ("proj",))) - expected).max()
+    def quantize(graph):
+        return insert_qdq(graph, ranges, Placement([first.name]), INT8)
+
+    expected = mean_of(fp32)
+    before = np.abs(mean_of(quantize(fp32)) - expected).max()
+    after = np.abs(mean_of(quantize(corrected)) - expected).max()
     assert after < before / 20
+
+
+def test_rounding_by_inputs_halves_the_error_where_they_agree(fp32, images, ranges):
+    """Inputs of few dimensions: errors of weights cancel. Every channel keeps its scale."""
+    rng = np.random.default_rng(0)
+    product = Product("p", "x", "y", output_axis=1, channel_axis=-1)
+    weight = rng.standard_normal((64, 16)).astype(np.float32)
+    rows = (rng.standard_normal((400, 12)) @ rng.standard_normal((12, 64))).astype(np.float32)
+    sums = ChannelSums(np.zeros(64), np.zeros(64), products=np.zeros((64, 64)))
+    sums.add(rows)
+    levels = round_weight(product, weight, sums)
+    scales = find_scales(np.abs(weight).max(axis=0), INT8)
+    plain = quantize_weight(weight, scales, axis=1)
+    errors = [np.square(rows @ (w * scales - weight)).sum() for w in (plain, levels)]
+    assert errors[1] < errors[0] / 2
+    again = (levels * scales).astype(np.float32)
+    assert np.array_equal(
+        quantize_weight(again, find_scales(np.abs(again).max(axis=0), INT8), axis=1), levels
+    )
+
+
+def test_rounding_survives_dead_channels_and_no_inputs_at_all():
+    product = Product("p", "x", "y", output_axis=0, channel_axis=-1)
+    weight = np.array([[0.3, 0, -1], [0, 0, 0]], np.float32)
+    for scale in (0, 1):
+        sums = ChannelSums(np.zeros(3), np.zeros(3), products=np.zeros((3, 3)))
+        sums.add(scale * np.array([[1, 0, 2], [3, 0, 1]], np.float32))
+        assert round_weight(product, weight, sums).tolist() == [[38, 0, -127], [0, 0, 0]]
+
+
+def test_every_candidate_of_one_session_is_the_graph_that_would_be_written(
+    model, images, planted_ranges
+):
+    """Scales and biases as inputs, smoothed, clipped, corrected and rounded."""
+    recipe = make_settings("auto", RECOVERIES).quantization
+    forms = measure_forms(model, planted_ranges, recipe, PRODUCT_ROLES, [images], [images], 1)
+    judge = LogitsJudge(lambda batches: map(partial(run, model), batches), [images], ())
+    contest = Contest(forms, PRODUCT_ROLES, judge, 1)
+    nodes = select_nodes(model, PRODUCT_ROLES)
+    other = Candidate("mse")
+    judge.judge(other, contest.infer(other), 2)
+    for chosen in (Candidate("max"), Candidate("mix", smoothed=True, corrected=True)):
+        judge.judge(chosen, contest.infer(chosen), 2)
+        contest.try_rounding(chosen)
+        for candidate in (chosen, replace(chosen, rounded=True)):
+            (judged,) = contest.infer(candidate)([images])
+            found = contest.record(candidate, recipe)
+            graph = quantize_int8(found.prepare(model, nodes), found.ranges, PRODUCT_ROLES)
+            assert sqnr(run(graph, images), judged) > 60, candidate
+            if candidate.rounded:
+                assert found.levels
+
+
+def noisy(seed, sizes):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((1, 10)).astype(np.float32) * size for size in sizes]
+
+
+def judge_noise(added, seed=0):
+    """The choice among logits with noise of these sizes, by candidate; the simplest first."""
+    reference = noisy(1, [1.0] * 48)
+    images = [np.full((1, 3, 1, 1), i, np.float32) for i in range(48)]
+
+    def infer_with(noise):
+        return lambda batches: (
+            reference[int(batch[0, 0, 0, 0])] + noise[int(batch[0, 0, 0, 0])] for batch in batches
+        )
+
+    noises = {c: noisy(seed + 2 + i, sizes) for i, (c, sizes) in enumerate(added.items())}
+    judge = LogitsJudge(lambda batches: iter(_take(reference, batches)), images[:32], images[32:])
+    chosen = choose_candidate(list(added), lambda c: infer_with(noises[c]), judge)
+    return chosen, judge
+
+
+def _take(logits, batches):
+    return [logits[int(batch[0, 0, 0, 0])] for batch in batches]
+
+
+def test_of_equal_candidates_the_simplest_is_chosen_and_a_better_one_beats_it():
+    simple, other, bad = Candidate("max"), Candidate("mse"), Candidate("entropy")
+    equal = {simple: [0.010] * 48, other: [0.0100001] * 48, bad: [0.1] * 48}
+    chosen, judge = judge_noise(equal)
+    assert chosen == simple
+    assert judge.compare(simple, bad).images == 8, "far behind: dropped"
+    better, _ = judge_noise({simple: [0.010] * 48, other: [0.006] * 48, bad: [0.1] * 48})
+    assert better == other
+
+
+def test_the_error_of_a_gain_shrinks_with_images_that_agree():
+    signal, noise = np.full(64, 100.0), np.random.default_rng(0).chisquare(4, 64)
+    same = measure_gain(signal, noise, noise / 2)
+    assert same.after_db - same.before_db == pytest.approx(3.01, abs=0.01)
+    assert same.error_db < 1e-6 and same.exceeds(2)
+    other = measure_gain(signal, noise, np.random.default_rng(1).chisquare(4, 64))
+    assert 0.3 < other.error_db < 2
+    few = measure_gain(signal[:8], noise[:8], np.random.default_rng(1).chisquare(4, 8))
+    assert few.error_db > other.error_db
 
 
 def make_settings(calibrator, recovery):
@@ -291,31 +415,44 @@ def make_settings(calibrator, recovery):
 def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
     path, model, images, planted_ranges, tmp_path
 ):
-    settings = make_settings("auto", ("smooth-quant", "bias-correction"))
-    read = CalibrationImages([images], [images[:4]], [images[4:]])
+    settings, nodes = make_settings("auto", RECOVERIES), select_nodes(model, PRODUCT_ROLES)
+    read = CalibrationImages([images[:4]], [images[:4]], [images[4:]])
     found = calibrate_int8(path, planted_ranges, settings, read, 1, SilentUi())
     effects = {effect.name: effect for effect in found.effects}
-    assert list(effects) == ["smooth-quant", "calibrator auto", "bias-correction"]
+    assert list(effects) == ["smooth-quant", "calibrator auto", "bias-correction", RECOVERIES[2]]
     assert effects["smooth-quant"].kept and found.smoothing
-    worth_db = {"calibrator auto": 0.5}
-    assert all(
-        e.kept == (e.after_db > e.before_db + worth_db.get(name, 0.1))
-        for name, e in effects.items()
-    )
+    assert effects["weight-rounding"].kept == bool(found.levels)
     assert set(found.sqnr_by_role["fc2"]) == set(CALIBRATORS)
     expected = run(model, images)
     plain = sqnr(expected, run(quantize_int8(model, planted_ranges, PRODUCT_ROLES), images))
-    graph = quantize_int8(found.prepare(model), found.ranges, PRODUCT_ROLES)
+    graph = quantize_int8(found.prepare(model, nodes), found.ranges, PRODUCT_ROLES)
     assert sqnr(expected, run(graph, images)) > plain + 3
     found.write(tmp_path)
     again = read_int8_calibration(tmp_path)
-    assert (again.ranges, again.clipping, again.effects) == (
+    assert (again.ranges, again.clipping, again.effects, again.sqnr_db) == (
         found.ranges,
         found.clipping,
         found.effects,
+        found.sqnr_db,
     )
-    made = quantize_int8(again.prepare(model), again.ranges, PRODUCT_ROLES)
+    made = quantize_int8(again.prepare(model, nodes), again.ranges, PRODUCT_ROLES)
     assert made.SerializeToString() == graph.SerializeToString()
+
+
+def test_what_stays_fp32_keeps_its_weights_and_biases(model, planted_ranges):
+    products = find_products(model, select_nodes(model, ("fc1",)))
+    levels = {
+        name: np.ones(weight.shape, np.int8)
+        for name, weight in read_weights(model, products).items()
+    }
+    shifts = {name: np.ones(weight.shape[1]) for name, weight in levels.items()}
+    found = Int8Calibration(planted_ranges, shifts=shifts, levels=levels)
+    assert found.prepare(model, []).SerializeToString() == model.SerializeToString()
+    first = products[0].name
+    changed = found.prepare(model, [first])
+    after = read_weights(changed, find_products(changed, levels))
+    before = read_weights(model, products)
+    assert [name for name in levels if not np.array_equal(before[name], after[name])] == [first]
 
 
 def test_without_recovery_and_with_max_nothing_changes(path, model, planted_ranges, images):
@@ -323,4 +460,4 @@ def test_without_recovery_and_with_max_nothing_changes(path, model, planted_rang
     read = CalibrationImages([images], [images], [images])
     found = calibrate_int8(path, planted_ranges, settings, read, 1, SilentUi())
     assert found.ranges.tensors == planted_ranges.tensors
-    assert found.prepare(model) is model
+    assert found.prepare(model, select_nodes(model, PRODUCT_ROLES)) is model
