@@ -28,7 +28,7 @@ def test_a_named_calibrator_that_loses_is_used_and_said(exported, digits, tmp_pa
     for _ in ("calibrated", "taken from the cache"):
         ui = SilentUi()
         facts = quantize(folder, config, "int8-fp32", ui).calibration
-        assert facts.effects["calibrator entropy"].endswith("dB, used although it loses")
+        assert facts.effects["calibrator entropy"].endswith("images), used although it loses")
         (warning,) = ui.warnings
         assert "calibrator entropy loses" in warning and "\n" not in warning
 

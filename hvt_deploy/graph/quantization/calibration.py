@@ -29,9 +29,13 @@ from hvt_deploy.graph.quantization.engine_int8 import (
     quantize_for_engine,
 )
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, make_effect
-from hvt_deploy.graph.quantization.logits_judge import Infer, LogitsJudge, choose_candidate
+from hvt_deploy.graph.quantization.logits_judge import (
+    CHOICE_STAGES,
+    LogitsJudge,
+    choose_candidate,
+    open_logits,
+)
 from hvt_deploy.graph.quantization.measured_forms import measure_forms
-from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.product_error import ProductError
 from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges, collect_histograms
@@ -97,7 +101,7 @@ def calibrate_int8(
     if external or model.ByteSize() > _LARGE_BYTES:
         return _calibrate_by_histograms(model, fp32.parent, plain, settings, images, threads, ui)
     with ui.progress("Recovering INT8 accuracy") as progress:
-        judge = LogitsJudge(_open_logits(model, threads), images.others, images.more)
+        judge = LogitsJudge(open_logits(model, threads), images.others, images.more)
         found = plain
         if recipe.calibrator != "max" or recipe.recovery:
             found = _judge_candidates(model, ranges, settings, images, judge, threads, progress)
@@ -150,17 +154,12 @@ def _judge_attention(
     noises: list[list[NDArray[np.float64]]] = []
     for names in ((), blocks):
         graph = quantize_for_engine(prepared, ranges, replace(engine, attention=names))
-        infer = _open_logits(graph, threads)
-        noises.append([judge.measure_noise(infer, stage) for stage in (0, 1)])
+        infer = open_logits(graph, threads)
+        noises.append([judge.measure_noise(infer, stage) for stage in range(CHOICE_STAGES)])
     gain = judge.compare_noise(*noises)
     kept = gain.after_db > gain.before_db - _ATTENTION_COSTS_DB
     effect = make_effect("INT8 attention", gain, kept=kept)
     return replace(found, attention=kept, effects=(*found.effects, effect))
-
-
-def _open_logits(model: onnx.ModelProto, threads: int) -> Infer:
-    run, output = open_graph(model, Path(), threads), model.graph.output[0].name
-    return lambda batches: (logits_NK for (logits_NK,) in run([output], batches))
 
 
 def _calibrate_by_histograms(

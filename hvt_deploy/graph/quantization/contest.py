@@ -11,12 +11,14 @@ from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.graph.quantization.candidates import Candidate
 from hvt_deploy.graph.quantization.int8_calibration import Effect, Int8Calibration, make_effect
 from hvt_deploy.graph.quantization.int8_form import JudgedForm, round_form
-from hvt_deploy.graph.quantization.logits_judge import Infer, LogitsJudge
+from hvt_deploy.graph.quantization.logits_judge import (
+    ALL_STAGES,
+    CHOICE_STAGES,
+    Infer,
+    LogitsJudge,
+)
 from hvt_deploy.graph.quantization.measured_forms import MeasuredForms
 from hvt_deploy.graph.quantization.ranges import Ranges
-
-# Stages of the judge: all candidates are measured in the first two, the last choices in all.
-_MOST, _ALL = 2, 3
 
 
 class Contest:
@@ -47,7 +49,7 @@ class Contest:
             return candidate
         self._forms[candidate.smoothed, True], self._levels = form, {**levels}
         for one in (candidate, rounded):
-            self._judge.judge(one, self.infer(one), _ALL)
+            self._judge.judge(one, self.infer(one), ALL_STAGES)
         return rounded if self._judge.compare(candidate, rounded).exceeds() else candidate
 
     def record(self, chosen: Candidate, recipe: QuantizationConfig) -> Int8Calibration:
@@ -94,5 +96,5 @@ class Contest:
     def _compare(self, name: str, before: Candidate, after: Candidate, *, kept: bool) -> Effect:
         for candidate in (before, after):
             if candidate not in self._judge.measured():
-                self._judge.judge(candidate, self.infer(candidate), _MOST)
+                self._judge.judge(candidate, self.infer(candidate), CHOICE_STAGES)
         return make_effect(name, self._judge.compare(before, after), kept=kept)

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, sqnr_db
 from hvt_deploy.graph.quantization.candidates import Candidate
+from hvt_deploy.graph.quantization.ort_session import open_graph
 
 # Logits of batches of images, in their order.
 Infer: TypeAlias = Callable[[Iterable[ImagesNCHW]], Iterator[LogitsNK]]
 _Noise: TypeAlias = NDArray[np.float64]
-# Of the images that all candidates are judged on, so many show which are far behind.
-_FIRST_IMAGES = 8
+# After so many images candidates drop out.
+_FIRST_IMAGES = (8, 16)
 _BOOTSTRAP_SAMPLES = 2000
-# So many standard errors behind the best after the first images is out of the running.
-_FAR_BEHIND = 1.5
+# The stages of a judgement: the first images, more of them, all of them, and further ones.
+CHOICE_STAGES, ALL_STAGES = 3, 4
+# By stage: so many standard errors behind the best is out of the running.
+_BEHIND = (1.5, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def measure_gain(signal_N: _Noise, before_N: _Noise, after_N: _Noise) -> Gain:
 
 
 class LogitsJudge:
-    """Measures candidates in stages: on a few images, on all of `images`, on `more` as well.
+    """Measures candidates in stages: on some of `images`, on all of them, on `more` as well.
 
     `fp32` gives the logits that the others are compared with. `more` may be read several times.
     """
@@ -72,8 +77,8 @@ class LogitsJudge:
         self, fp32: Infer, images: Sequence[ImagesNCHW], more: Iterable[ImagesNCHW]
     ) -> None:
         counts = np.cumsum([len(batch) for batch in images])
-        first = int(np.searchsorted(counts, _FIRST_IMAGES)) + 1
-        self.stages = (images[:first], images[first:], more)
+        first, second = (int(np.searchsorted(counts, n)) + 1 for n in _FIRST_IMAGES)
+        self.stages = (images[:first], images[first:second], images[second:], more)
         self._fp32 = fp32
         self._references: list[list[LogitsNK]] = []
         self._noise = dict[Candidate, list[_Noise]]()
@@ -128,18 +133,33 @@ def choose_candidate(
 ) -> Candidate:
     """The best of `candidates`, which are sorted, the simplest first; of equal ones the simplest.
 
-    After a few images those that are far behind the best drop out. After the second stage the best
-    meets the simplest that is not proven worse, on all images.
+    After each of the first two stages those that are behind the best drop out, and at least half of
+    the rest (successive halving; Jamieson and Talwalkar, "Non-stochastic best arm identification
+    and hyperparameter optimization", 2016). After the third the best meets the simplest that is not
+    proven worse, on all images.
     """
     standing = list(candidates)
-    for stages, errors in ((1, _FAR_BEHIND), (2, 1.0)):
+    for stage, errors in enumerate(_BEHIND, start=1):
         for candidate in standing:
-            judge.judge(candidate, infer(candidate), stages)
+            judge.judge(candidate, infer(candidate), stage)
         best = min(standing, key=judge.total)
-        standing = [c for c in standing if not judge.compare(c, best).exceeds(errors)]
+        most = max(1, len(candidates) >> stage)
+        kept = sorted(standing, key=judge.total)[:most] if stage < CHOICE_STAGES else standing
+        standing = [c for c in standing if c in kept and not judge.compare(c, best).exceeds(errors)]
     simple, best = standing[0], min(standing, key=judge.total)
     if simple == best:
         return best
     for candidate in (simple, best):
-        judge.judge(candidate, infer(candidate), 3)
+        judge.judge(candidate, infer(candidate), ALL_STAGES)
     return best if judge.compare(simple, best).exceeds() else simple
+
+
+def open_logits(model: onnx.ModelProto, threads: int) -> Infer:
+    """Open a graph in memory for its logits."""
+    run, output = open_graph(model, Path(), threads), model.graph.output[0].name
+    return lambda batches: (logits_NK for (logits_NK,) in run([output], batches))
+
+
+def run_logits(model: onnx.ModelProto, images: Sequence[ImagesNCHW], threads: int) -> LogitsNK:
+    """Logits (N, K) of a graph for batches (N, 3, H, W), by ONNX Runtime on the CPU."""
+    return np.concatenate(list(open_logits(model, threads)(images)))

@@ -75,12 +75,13 @@ def _round_channels(weights_IO: NDArray[np.float32], products: _Floats) -> NDArr
     levels_IO = np.empty_like(weights_IO)
     for start in range(0, len(order), _BLOCK):
         stop = min(start + _BLOCK, len(order))
-        errors_IO = np.empty_like(weights_IO[start:stop])
+        errors_IO = np.empty((stop - start, weights_IO.shape[1]), np.float32)
         for i in range(start, stop):
             level_O = np.minimum(np.maximum(np.rint(weights_IO[i]), -largest), largest)
             levels_IO[i] = np.where(largest_O == i, kept_O, level_O)
-            errors_IO[i - start] = weights_IO[i] - levels_IO[i]
-            weights_IO[i + 1 : stop] -= shares[i + 1 : stop, i : i + 1] * errors_IO[i - start]
+            error_O: NDArray[np.float32] = weights_IO[i] - levels_IO[i]
+            weights_IO[i + 1 : stop] -= shares[i + 1 : stop, i : i + 1] * error_O
+            errors_IO[i - start] = error_O
         weights_IO[stop:] -= shares[stop:, start:stop] @ errors_IO
     restored_IO = np.empty_like(levels_IO)
     restored_IO[order] = levels_IO
