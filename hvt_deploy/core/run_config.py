@@ -96,7 +96,7 @@ class QuantizationConfig:
     excluded: tuple[str, ...] = ()
     """Groups (`stage/role`) that get none."""
     calibrator: CalibratorChoice = "auto"
-    """Calibration method for activation ranges; auto picks one, or one per tensor, by the logits."""
+    """Calibration method for activation ranges; auto picks one or a mix of them by the logits."""
     recovery: tuple[Recovery, ...] = RECOVERIES
     """Passes that are tried, and kept where they bring the logits closer to FP32."""
 

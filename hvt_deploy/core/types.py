@@ -15,7 +15,8 @@ StrPath: TypeAlias = str | PathLike[str]
 Precision = Literal["fp32", "fp16", "int8", "int8-fp32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Simplifier = Literal["onnxsim", "onnxslim", "none"]
-# A method that chooses the range which INT8 covers; `auto` takes one, or one per tensor, by the logits.
+# A method that chooses the range which INT8 covers; `auto` takes one, or one for each tensor, by
+# the logits.
 Calibrator = Literal["max", "percentile", "entropy", "mse"]
 CALIBRATORS: tuple[Calibrator, ...] = get_args(Calibrator)
 CalibratorChoice = Literal["auto", "max", "percentile", "entropy", "mse"]

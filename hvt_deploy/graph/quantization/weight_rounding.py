@@ -69,10 +69,10 @@ def _round_channels(weights_IO: NDArray[np.float32], products: _Floats) -> NDArr
     # Column i holds the shares of the error of i that the weights behind it take over.
     lower = np.linalg.cholesky(np.linalg.inv(hessian))
     shares: NDArray[np.float32] = np.array(lower / np.diagonal(lower), np.float32)
-    weights_IO, largest = weights_IO[order], np.float32(INT8.largest)
+    weights_IO, largest = weights_IO[order], float(INT8.largest)
     largest_O = np.abs(weights_IO).argmax(axis=0)
     kept_O = np.sign(weights_IO[largest_O, np.arange(len(largest_O))]) * largest
-    levels_IO = np.empty_like(weights_IO)
+    levels_IO: NDArray[np.float32] = np.empty(weights_IO.shape, np.float32)
     for start in range(0, len(order), _BLOCK):
         stop = min(start + _BLOCK, len(order))
         errors_IO = np.empty((stop - start, weights_IO.shape[1]), np.float32)
