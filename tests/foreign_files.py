@@ -31,14 +31,16 @@ def draw(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def write_legacy(model: nn.Module, path: Path, batch: int | None = None, opset: int = 17) -> Path:
+def write_legacy(
+    model: nn.Module, path: Path, batch: int | None = None, opset: int = 17, side: int = 32
+) -> Path:
     """As torch.onnx.export wrote it before dynamo; names are `/encoder/layers/.../MatMul`."""
     axes = None if batch else {"input": {0: "n"}, "output": {0: "n"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (torch.randn(batch or 2, 3, 32, 32),),
+            (torch.randn(batch or 2, 3, side, side),),
             path,
             dynamo=False,
             opset_version=opset,
@@ -49,13 +51,13 @@ def write_legacy(model: nn.Module, path: Path, batch: int | None = None, opset: 
     return path
 
 
-def write_dynamo(model: nn.Module, path: Path) -> Path:
+def write_dynamo(model: nn.Module, path: Path, side: int = 32) -> Path:
     """As torch.onnx.export writes it today; module paths are in the metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (torch.randn(2, 3, 32, 32),),
+            (torch.randn(2, 3, side, side),),
             path,
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
