@@ -23,7 +23,7 @@ _HASH = re.compile(r"-[0-9a-f]{12}(?=/|$)")
 # Of no use to anybody later: locks, interrupted validations, the cache, what libraries leave.
 _SCRATCH = re.compile(
     r"(^|/)(\.[a-z.]*lock|\.readers|\.answers(/.*)?|timing-[^/]*\.cache|"
-    r"\.[^/]*\.\d+\.new|\.sha256[^/]*)$|^(cache|tmp|\.staging-[a-z0-9_]{8})(/|$)"
+    r"\.[^/]*\.\d+\.new|\.sha256[^/]*)$|^(cache|tmp)(/|$)|(^|/)\.staging-[a-z0-9_]{8}/"
 )
 
 

@@ -101,7 +101,9 @@ def _as_nobody_writes(place: Path) -> None:
 def _hold(place: Path) -> None:
     """A lock that this process, which goes on, keeps until the next trial."""
     global _held  # noqa: PLW0603
-    _held = (place / MODEL / ".lock").open("a+")
+    lock = place / MODEL / ".lock"
+    lock.unlink(missing_ok=True)  # the other trials have the same file
+    _held = lock.open("a+")
     _held.truncate(0)
     _held.write("process 1 (hvt-deploy quantize) since 2026-01-01")
     _held.flush()
@@ -166,7 +168,7 @@ def _list_kinds() -> Iterator[Kind]:
             *("environment", f"a full disk, {verb}", arguments, _FULL),
             code=3,
             before=before,
-            may_appear=r"^new/digits/",  # whole, and used by the next run
+            may_appear="^(new/digits|sweep)/",  # whole files, used or replaced by the next run
         )
         if verb == "demo":
             continue  # the libraries that it imports may be in a home
