@@ -31,8 +31,7 @@ from hvt_deploy.core.types import (
 
 if TYPE_CHECKING:
     from hvt_deploy.commands.exported_model import Model
-    from hvt_deploy.commands.find_recipe import Budgeted
-    from hvt_deploy.commands.quantized_graphs import Quantized
+    from hvt_deploy.commands.quantized_graphs import Budgeted, Quantized
 
 
 @dataclass(frozen=True)

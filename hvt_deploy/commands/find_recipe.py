@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -18,6 +18,7 @@ import yaml
 from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import calibrate
 from hvt_deploy.commands.quantize import check_placement, make_graphs
+from hvt_deploy.commands.quantized_graphs import Budgeted
 from hvt_deploy.commands.recorded_names import names_of
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput
@@ -42,18 +43,6 @@ from hvt_deploy.graph.storage import load_onnx
 _FEWEST_IMAGES = 2000
 # INT8 changes a few predictions of a hundred, about as many for the better as for the worse.
 _CHANGED = 0.02
-
-
-@dataclass(frozen=True)
-class Budgeted:
-    """A recipe that was found inside an accuracy budget."""
-
-    recipe: QuantizationConfig
-    """The `quantization` section."""
-    record: BudgetRecord
-    """Everything that was measured."""
-    folder: Path
-    """Folder of recipe.yaml, budget.json, budget.md and budget.svg."""
 
 
 def quantize_within_budget(

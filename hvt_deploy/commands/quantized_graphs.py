@@ -1,11 +1,10 @@
-"""The result of `quantize`."""
+"""The results of `quantize`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hvt_deploy.core.manifest import (
     INT8_CALIBRATION,
@@ -15,14 +14,13 @@ from hvt_deploy.core.manifest import (
     Manifest,
     Parity,
 )
+from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.types import CALIBRATORS, Precision
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.evaluation.budget_record import BudgetRecord
 from hvt_deploy.evaluation.report.notebook import render_cell
 from hvt_deploy.evaluation.report.number_format import format_decibels
 from hvt_deploy.evaluation.report.tables import Grid
-
-if TYPE_CHECKING:
-    from hvt_deploy.commands.find_recipe import Budgeted
 
 # What each precision consists of; FP16 comes with INT8 because INT8 has to beat it.
 GRAPHS_OF: dict[Precision, tuple[GraphKey, ...]] = {
@@ -31,6 +29,18 @@ GRAPHS_OF: dict[Precision, tuple[GraphKey, ...]] = {
     "int8": ("fp16", "int8-fp32", "int8", "int8-cpu"),
     "int8-fp32": ("int8-fp32", "int8-cpu"),
 }
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """A recipe that was found inside an accuracy budget."""
+
+    recipe: QuantizationConfig
+    """The `quantization` section."""
+    record: BudgetRecord
+    """Everything that was measured."""
+    folder: Path
+    """Folder of recipe.yaml, budget.json, budget.md and budget.svg."""
 
 
 @dataclass(frozen=True)
