@@ -11,7 +11,7 @@ import yaml
 
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.files import write_whole
-from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions, is_onnx_file
 from hvt_deploy.core.run_config import (
     ExportConfig,
     RunConfig,
@@ -25,7 +25,6 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.yaml_file import read_yaml
 from hvt_deploy.models.factory.spec import is_factory
 from hvt_deploy.models.int8_defaults import find_int8_defaults
-from hvt_deploy.models.onnx_file.spec import is_onnx_file
 from hvt_deploy.models.registry import get_spec, list_specs
 
 _PAIR = re.compile(r"(\w+)=(\[[^\]=]*\]|[\w.+-]+)")

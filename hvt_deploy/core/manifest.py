@@ -253,8 +253,9 @@ class Manifest:
 
     def find_fault(self, key: GraphKey) -> str:
         """What speaks against running a graph; empty if nothing does or it is not there."""
-        facts = self.facts(key, GraphFacts)
-        return " ".join(facts.faults) if facts else ""
+        artifact = self.artifacts.get(key)
+        facts = artifact.facts if artifact else None
+        return " ".join(facts.faults) if isinstance(facts, GraphFacts) else ""
 
     def facts(self, key: str, kind: type[F]) -> F | None:
         """The facts of artifact `key`, None where there is no such artifact.

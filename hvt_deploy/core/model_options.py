@@ -90,3 +90,8 @@ class ModelOptions:
 
 
 DEFAULT_OPTIONS = ModelOptions()
+
+
+def is_onnx_file(name: str) -> bool:
+    """Whether a model's name is the path of an ONNX file."""
+    return name.endswith(".onnx")

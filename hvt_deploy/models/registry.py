@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, unknown_name
-from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
+from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions, is_onnx_file
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.models.dfvt import spec as dfvt
 from hvt_deploy.models.factory import spec as factory
 from hvt_deploy.models.faster_vit import spec as faster_vit
 from hvt_deploy.models.fdvit import spec as fdvit
 from hvt_deploy.models.hvt import spec as hvt
-from hvt_deploy.models.onnx_file import spec as onnx_file
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
 if TYPE_CHECKING:
@@ -116,7 +115,9 @@ def get_spec(
         from hvt_deploy.models.timm import spec as timm
 
         spec = timm.spec_of_timm(name, image_size)
-    elif onnx_file.is_onnx_file(name):
+    elif is_onnx_file(name):
+        from hvt_deploy.models.onnx_file import spec as onnx_file
+
         spec = onnx_file.spec_of_onnx(name, image_size, options.onnx_file)
     elif factory.is_factory(name):
         spec = factory.spec_of_factory(name, image_size, options.factory, num_classes)

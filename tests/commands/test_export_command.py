@@ -51,7 +51,7 @@ def model():
 @pytest.fixture(scope="module")
 def graph(model):
     """The exporter's result."""
-    signature = Signature(model.spec.image_size, model.num_classes)
+    signature = Signature(model.hvt_spec.image_size, model.num_classes)
     return export_onnx(to_deployed(model), signature, config("fdvit_demo").export.opset)
 
 

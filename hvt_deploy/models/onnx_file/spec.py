@@ -13,11 +13,6 @@ from hvt_deploy.graph.opset import SUPPORTED_OPSETS
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 
 
-def is_onnx_file(name: str) -> bool:
-    """Whether a model's name is the path of an ONNX file."""
-    return name.endswith(".onnx")
-
-
 def spec_of_onnx(
     name: str, image_size: tuple[int, int] | None = None, source: OnnxSource | None = None
 ) -> ModelSpec:
