@@ -48,7 +48,7 @@ def time_cpu_variant(
     the machine is too busy to say.
     """
     request = BackendRequest(
-        variant=Variant("ort", "cpu", "int8"),
+        variant=Variant("ort", "cpu", "int8", "cpu"),
         path=variant,
         model=manifest.model,
         signature=manifest.signature,

@@ -120,7 +120,7 @@ def make_graphs(
         fp32 = folder.open_artifact(manifest, "fp32")
         logits_NK = calibrated.fp32_logits_NK
         if logits_NK is None:
-            logits_NK = _logits(fp32, manifest, calibrated.images)
+            logits_NK = _logits(fp32, "fp32", manifest, calibrated.images)
         reference = _Reference(fp32, logits_NK)
         for key, recipe in missing.items():
             manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
@@ -172,7 +172,7 @@ def _add_graph(
         save_onnx(graph, path)
         found_NK = made.logits_NK
         if found_NK is None:
-            found_NK = _logits(path, manifest, calibrated.images)
+            found_NK = _logits(path, _PRECISION_OF[key], manifest, calibrated.images)
         parity = reference.compare(found_NK)
         rounding, beside = None, ""
         if key == "fp16":
@@ -232,9 +232,11 @@ def _judge_variant(
     return faults
 
 
-def _logits(path: Path, manifest: Manifest, images_NCHW: ImagesNCHW) -> LogitsNK:
+def _logits(
+    path: Path, precision: Precision, manifest: Manifest, images_NCHW: ImagesNCHW
+) -> LogitsNK:
     request = BackendRequest(
-        variant=Variant("ort", "cpu", "int8"),
+        variant=Variant("ort", "cpu", precision),
         path=path,
         model=manifest.model,
         signature=manifest.signature,

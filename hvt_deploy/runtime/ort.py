@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS
+from hvt_deploy.core.environment import ORT_DISABLED_IN_FP16
 from hvt_deploy.core.errors import ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Device
@@ -149,7 +149,7 @@ def run_part(
             part.SerializeToString(),
             options,
             providers=[PROVIDERS[device]],
-            disabled_optimizers=ORT_DISABLED_OPTIMIZERS,
+            disabled_optimizers=ORT_DISABLED_IN_FP16,
             enable_fallback=0,
         )
         return dict(zip(names, map(np.asarray, session.run(names, dict(inputs))), strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnxruntime
 
-from hvt_deploy.core.environment import ORT_DISABLED_OPTIMIZERS
+from hvt_deploy.core.environment import ORT_DISABLED_IN_FP16, ORT_DISABLED_OPTIMIZERS
 from hvt_deploy.core.errors import BadInput, HvtDeployError, MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.verbosity import log_severity
@@ -61,7 +61,7 @@ def open_session(
             request.path,
             options,
             providers=[(provider, provider_options)],
-            disabled_optimizers=ORT_DISABLED_OPTIMIZERS,
+            disabled_optimizers=_disabled_optimizers(request.variant),
             enable_fallback=0,
         )
     except Exception as error:
@@ -83,6 +83,11 @@ def open_session(
 def provider_of(variant: Variant) -> str:
     """The execution provider that runs a variant."""
     return TENSORRT_PROVIDER if variant.runtime == "ort-trt" else PROVIDERS[variant.device]
+
+
+def _disabled_optimizers(variant: Variant) -> list[str]:
+    half = variant.precision in ("fp16", "int8") and variant.form == "plain"
+    return ORT_DISABLED_IN_FP16 if half and variant.device == "cpu" else ORT_DISABLED_OPTIMIZERS
 
 
 def make_session_options(threads: int, *, spin: bool = True) -> onnxruntime.SessionOptions:

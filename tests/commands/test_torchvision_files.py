@@ -1,12 +1,12 @@
-"""swin_t of torchvision at full size, as both of torch's exporters write it."""
+"""swin_t of torchvision and a small ViT as both of torch's exporters write them."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from command_line import run
-from foreign_files import draw, write_dynamo, write_legacy
+from command_line import run, run_process
+from foreign_files import draw, make_vit, write_dynamo, write_legacy
 from torchvision.models import swin_t
 
 
@@ -20,3 +20,15 @@ def test_attention_is_fused_in_the_engine_of_a_file(tmp_path, write):
     done = run("build-trt", "net", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"fused attention blocks +12 of 12", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("write", [write_legacy, write_dynamo])
+def test_a_vision_transformer_becomes_fp16(tmp_path, write):
+    """In a process of its own: ONNX Runtime may crash, see `ORT_DISABLED_IN_FP16`."""
+    write(make_vit(), tmp_path / "vit.onnx")
+    done = run("export", "vit.onnx", "--preprocessing", "crop_pct=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run_process("quantize", "vit", "--fp16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sqnr_db,) = re.findall(r"fp16: SQNR ([\d.]+) dB", done.stderr + done.stdout)
+    assert float(sqnr_db) > 40
