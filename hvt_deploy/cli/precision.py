@@ -161,7 +161,7 @@ def _show_quantized(done: Quantized, as_json: bool) -> None:
         return
     made = {key: str(path) for key, path in done.paths.items()}
     if as_json:
-        show_json({**made, "faults": done.faults})
+        show_json({**made, "faults": done.faults, "calibration": done.health})
         return
     if grid := done.calibrators:
         show_table(grid.title, grid.headings, grid.rows)

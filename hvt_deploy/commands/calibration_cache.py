@@ -26,6 +26,7 @@ from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.core.workspace import ModelFolder
+from hvt_deploy.data.calibration_health import Thumbnails, find_health_faults
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
 from hvt_deploy.data.folders import Sample
 from hvt_deploy.data.images import load_batches
@@ -42,7 +43,7 @@ from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges_and_logi
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
 # The measurements that are stored with the ranges: a new one is part of the key.
-_MEASURED = "ranges of tensors, and of the channels of normalizations and Linears"
+_MEASURED = "ranges of tensors, of the channels of normalizations and Linears; health"
 # Of the calibration images, how many the errors of INT8 are measured on, and how many others every
 # choice is judged on; so many judge the last ones.
 _LOCAL, _JUDGED, _JUDGES = 16, 32, 128
@@ -179,8 +180,11 @@ def _ranges(
     if before and before.key == key and is_fresh(manifest, CALIBRATION):
         return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION)), None
     with ui.progress(f"Calibrating on {len(chosen.files)} images of {chosen.folder}") as progress:
-        batches = reader.batches(chosen.samples(), progress)
+        thumbnails = Thumbnails()
+        batches = thumbnails.watch(reader.batches(chosen.samples(), progress))
         ranges, logits_NK = collect_ranges_and_logits(fp32, batches, cpu_count())
+    names = {*(manifest.wnids or ()), *(manifest.class_names or ())}
+    health = find_health_faults(chosen, thumbnails, manifest.signature.num_classes, names)
     with folder.staging() as staged:
         ranges.write(staged / "ranges.json")
         chosen.write(staged / "calibration.json")
@@ -190,7 +194,7 @@ def _ranges(
             staged,
             "ranges.json",
             f"hvt-deploy quantize {manifest.slug} --int8",
-            facts=CalibrationFacts(key),
+            facts=CalibrationFacts(key, health),
             parents=("fp32",),
             commit=False,
         )

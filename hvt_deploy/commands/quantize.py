@@ -25,6 +25,7 @@ from hvt_deploy.core.freshness import is_fresh
 from hvt_deploy.core.manifest import (
     CALIBRATION,
     INT8_CALIBRATION,
+    CalibrationFacts,
     GraphFacts,
     GraphKey,
     GraphRecipe,
@@ -98,6 +99,10 @@ def make_graphs(
     if precision != "fp16":
         check_placement(folder, manifest, config)
     manifest, calibrated = calibrate(folder, manifest, config, int8=precision != "fp16", ui=ui)
+    measured = manifest.facts(CALIBRATION, CalibrationFacts)
+    if calibrated.ranges is not None and measured:
+        for fault in measured.health:
+            ui.warn(fault)
     manifest = learn_class_names(manifest, Path(config.calibration.folder), ui)
     # Later verbs go on with the images and the recipe that were chosen here, wherever they run.
     images = config.calibration
@@ -198,6 +203,7 @@ def _add_graph(
                 opset=opset,
                 nodes=len(graph.graph.node),
                 parity=parity,
+                compared_images=0 if calibrated.on_noise else len(found_NK),
                 recipe=recipe,
                 kept_fp32={kept.node: kept.reason for kept in made.kept_fp32},
                 faults=faults,

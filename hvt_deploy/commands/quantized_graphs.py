@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.manifest import (
+    CALIBRATION,
     INT8_CALIBRATION,
+    CalibrationFacts,
     GraphFacts,
     GraphKey,
     Int8CalibrationFacts,
@@ -55,6 +57,8 @@ class Quantized:
     """Of each graph, against FP32, on calibration images."""
     faults: Mapping[GraphKey, tuple[str, ...]]
     """Sentences that speak against a graph, where there are any: it is not served."""
+    health: tuple[str, ...] = ()
+    """Sentences that speak against the calibration images."""
     calibration: Int8CalibrationFacts | None = None
     """How INT8 was calibrated; None for FP16."""
     budget: Budgeted | None = None
@@ -80,7 +84,8 @@ class Quantized:
         )
         graphs = Grid("Graphs", ("graph", "SQNR against FP32", "file"), rows)
         faults = [f"{key}: {' '.join(found)}" for key, found in self.faults.items()]
-        return render_cell([grid for grid in (graphs, self.calibrators) if grid], faults)
+        grids = [grid for grid in (graphs, self.calibrators) if grid]
+        return render_cell(grids, [*self.health, *faults])
 
 
 def describe_quantized(
@@ -97,11 +102,13 @@ def describe_quantized(
             parity[key] = facts.parity
         if facts and facts.faults:
             faults[key] = facts.faults
+    measured = manifest.facts(CALIBRATION, CalibrationFacts) if paths else None
     return Quantized(
         precision,
         paths,
         parity,
         faults,
+        measured.health if measured else (),
         manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts) if precision != "fp16" else None,
         budget,
     )

@@ -92,6 +92,8 @@ class GraphFacts:
     """FP32 only: number of nodes by operator."""
     parity: Parity | None = None
     """FP32: against PyTorch, the worst batch; FP16, INT8: against FP32; None: not compared."""
+    compared_images: int = 0
+    """FP16, INT8: the calibration images that `parity` was measured on; 0: noise, or unknown."""
     recipe: GraphRecipe | None = None
     """How it was made from FP32; None for an FP32 graph."""
     kept_fp32: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -110,6 +112,8 @@ class CalibrationFacts:
 
     key: str
     """sha256 of images, graph and preprocessing: with the same key they are not measured again."""
+    health: tuple[str, ...] = ()
+    """Sentences that speak against the images: few, of few classes, nearly alike."""
     kind: Literal["calibration"] = "calibration"
     """Discriminator of the artifact kind in JSON."""
 

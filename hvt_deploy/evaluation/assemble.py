@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 
 from hvt_deploy.core.environment import cpu_name, inference_threads, power_mode, tool_versions
 from hvt_deploy.core.gpus import find_gpus
-from hvt_deploy.core.manifest import INT8_CALIBRATION, Int8CalibrationFacts, Manifest, is_results
+from hvt_deploy.core.manifest import (
+    CALIBRATION,
+    INT8_CALIBRATION,
+    CalibrationFacts,
+    Int8CalibrationFacts,
+    Manifest,
+    is_results,
+)
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import now
+from hvt_deploy.evaluation.calibration_promise import find_broken_promises
 from hvt_deploy.evaluation.claims import find_latency_fault, find_ratio_fault
 from hvt_deploy.evaluation.latency import speedup_interval
 from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Results, Row
@@ -56,7 +64,11 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
         gates=judge(reference, candidates, settings, untrained),
         verdict=write_verdict(reference, candidates, settings.margin, untrained),
         errors=tuple(_errors(rows)),
-        warnings=(*measured.timings.warnings, *_list_faults(rows)),
+        warnings=(
+            *measured.timings.warnings,
+            *_list_faults(rows),
+            *find_broken_promises(manifest, rows),
+        ),
         comparisons=compare_precisions(rows),
         environment=_environment(settings.threads),
         provenance=_provenance(manifest),
@@ -169,7 +181,7 @@ def _provenance(manifest: Manifest) -> dict[str, str]:
     return {
         "weights": origin,
         "exported": manifest.exported,
-        **_int8_recovery(manifest),
+        **_calibration(manifest),
         **{
             f"{key} sha256": artifact.sha256
             for key, artifact in manifest.artifacts.items()
@@ -178,10 +190,13 @@ def _provenance(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _int8_recovery(manifest: Manifest) -> dict[str, str]:
-    """The effect of each pass of INT8 calibration on the logits."""
+def _calibration(manifest: Manifest) -> dict[str, str]:
+    """What speaks against the images, and the effect of each pass of INT8 on the logits."""
+    measured = manifest.facts(CALIBRATION, CalibrationFacts)
     facts = manifest.facts(INT8_CALIBRATION, Int8CalibrationFacts)
-    return {f"INT8 {name}": effect for name, effect in facts.effects.items()} if facts else {}
+    health = {"calibration images": " ".join(measured.health)} if measured else {}
+    effects = {f"INT8 {name}": effect for name, effect in facts.effects.items()} if facts else {}
+    return {name: text for name, text in (health | effects).items() if text}
 
 
 def _published(manifest: Manifest, data: DataSummary) -> PublishedAccuracy | None:

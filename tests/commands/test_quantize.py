@@ -6,6 +6,7 @@ import pytest
 
 from hvt_deploy.commands import quantize as quantize_command
 from hvt_deploy.commands.quantize import quantize
+from hvt_deploy.core.manifest import CalibrationFacts, GraphFacts
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.digits import write_digits
@@ -17,7 +18,7 @@ def digits(tmp_path_factory):
 
 
 def settings(folder, digits, **quantization):
-    flags = {"calibration.folder": str(digits.calibration), "calibration.images": 16}
+    flags = {"calibration.folder": str(digits.calibration), "calibration.images": 32}
     flags |= {f"quantization.{name}": value for name, value in quantization.items()}
     return with_flags(folder.read().config, flags)
 
@@ -62,3 +63,18 @@ def test_the_folder_of_calibration_is_found_from_another_working_directory(
     config = with_flags(config, {"calibration.folder": digits.calibration.name})
     quantize(folder, config, "fp16", SilentUi())
     assert folder.read().config.calibration.folder == str(digits.calibration)
+
+
+def test_what_speaks_against_the_images_is_said_each_time_and_recorded(exported, digits, tmp_path):
+    folder = exported(tmp_path, "hvt_demo")
+    config = settings(folder, digits, calibrator="max", recovery=())
+    one_class = {"calibration.folder": str(digits.calibration / "3"), "calibration.images": 8}
+    for flags, faults in ((one_class, ["only 8 images", "from 1 class folder,"]), ({}, [])):
+        for _ in ("measured", "taken from the cache"):
+            ui = SilentUi()
+            done = quantize(folder, with_flags(config, flags), "fp16", ui)
+            assert len(ui.warnings) == len(faults)
+            assert all(part in said for part, said in zip(faults, ui.warnings, strict=True))
+            assert done.health == tuple(ui.warnings)
+            assert folder.read().facts("calibration", CalibrationFacts).health == done.health
+    assert folder.read().facts("fp16", GraphFacts).compared_images == 32

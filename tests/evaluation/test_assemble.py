@@ -13,7 +13,14 @@ from builders import answered, on_card, row_of, windows
 
 from hvt_deploy.commands.config import config_of
 from hvt_deploy.core import environment
-from hvt_deploy.core.manifest import Manifest, WeightsRecord
+from hvt_deploy.core.manifest import (
+    Artifact,
+    CalibrationFacts,
+    GraphFacts,
+    Manifest,
+    Parity,
+    WeightsRecord,
+)
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.types import Preprocessing
@@ -30,6 +37,7 @@ from hvt_deploy.runtime.variant import Variant
 
 CLASSES, IMAGES, RIGHT = 1000, 50_000, 0.8
 NAMES = ("pytorch fp32", "ort fp32")
+ARTIFACT = Artifact("f", "f.onnx", {"f.onnx": "0" * 64}, "", {}, None, {}, "")
 
 
 @cache
@@ -49,7 +57,13 @@ def rows():
 
 
 def concluded(
-    images=IMAGES, weights="official", subset=None, stable=True, found=None, crop_pct=0.875
+    images=IMAGES,
+    weights="official",
+    subset=None,
+    stable=True,
+    found=None,
+    crop_pct=0.875,
+    artifacts=None,
 ):
     config = with_flags(config_of("fdvit_b"), {"validation.subset": subset})
     names = load_imagenet_1k()
@@ -62,7 +76,7 @@ def concluded(
         preprocessing=Preprocessing((224, 224), crop_pct=crop_pct),
         class_names=names.names,
         config=config,
-        artifacts={},
+        artifacts=artifacts or {},
         weights=WeightsRecord(weights, "0" * 64, untrained=weights == "random"),
     )
     slow = Latency(1, 5.0, 5.0, 5.0, 5.0, windows_ms=(5.0,) * 20)
@@ -166,3 +180,64 @@ def test_the_threads_in_the_record_are_those_that_run(monkeypatch, asked, used):
     monkeypatch.setattr(environment, "cpu_count", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert concluded().environment["threads"] == str(used)
+
+
+INT8_ROWS = (
+    Variant("trt", "cuda", "int8", target="sm80"),
+    Variant("ort", "cpu", "int8", "cpu"),
+    Variant("ort", "cpu", "int8-fp32", "engine-numerics"),
+)
+
+
+def promises(found_db, compared_images=16, promised_db=39.0, precision="int8"):
+    """The warnings of three INT8 rows: an engine, the CPU variant, the engine's numerics."""
+    facts = GraphFacts(
+        precision,
+        19,
+        1,
+        parity=Parity(0.1, 0.1, promised_db, same_argmax=True),
+        compared_images=compared_images,
+    )
+    graphs = {
+        key: replace(ARTIFACT, facts=facts) for key in ("fp16", "int8", "int8-cpu", "int8-fp32")
+    }
+    fidelity = replace(rows()[1].fidelity, sqnr_db=found_db)
+    variants = [Variant("ort", "cuda", "fp16")] if precision == "fp16" else INT8_ROWS
+    found = [replace(rows()[1], backend=v.name, variant=v, fidelity=fidelity) for v in variants]
+    return concluded(found=((rows()[0], *found), Timings({})), artifacts=graphs).warnings
+
+
+def test_int8_far_below_what_calibration_promised_is_a_warning():
+    warnings = promises(20.0)
+    assert [w.partition(" has ")[0] for w in warnings] == [v.name for v in INT8_ROWS]
+    assert "20.0 dB on 50000 images, 39.0 dB on 16 calibration images" in warnings[0]
+    assert "quantize fdvit_b --int8 --calib DIR" in warnings[0]
+    assert not promises(33.1)
+    assert promises(32.9)
+
+
+def test_what_was_promised_on_noise_or_of_no_int8_is_not_held_against_calibration():
+    assert not promises(20.0, compared_images=0)
+    assert not promises(100.0, promised_db=float("inf"))
+    assert not promises(20.0, precision="fp16")
+
+
+def test_each_int8_row_is_held_to_the_promise_of_its_own_graph():
+    low = Parity(0.1, 0.1, 10.0, same_argmax=True)
+    high = Parity(0.1, 0.1, 39.0, same_argmax=True)
+    graphs = {
+        key: replace(ARTIFACT, facts=GraphFacts("int8", 19, 1, parity=parity, compared_images=16))
+        for key, parity in (("int8", high), ("int8-cpu", low), ("int8-fp32", low))
+    }
+    fidelity = replace(rows()[1].fidelity, sqnr_db=20.0)
+    found = [replace(rows()[1], backend=v.name, variant=v, fidelity=fidelity) for v in INT8_ROWS]
+    (warning,) = concluded(found=((rows()[0], *found), Timings({})), artifacts=graphs).warnings
+    assert warning.startswith("trt int8 sm80 has ")
+
+
+def test_what_speaks_against_the_calibration_images_is_in_the_report():
+    facts = CalibrationFacts("k", ("Only 8 images.", "All alike."))
+    results = concluded(artifacts={"calibration": replace(ARTIFACT, facts=facts)})
+    assert results.provenance["calibration images"] == "Only 8 images. All alike."
+    assert "Only 8 images. All alike." in render_markdown(results)
+    assert "calibration images" not in concluded().provenance
