@@ -41,7 +41,7 @@ def test_logits_more_than_3_db_below_the_engines_numerics_do(found_db):
 
 def test_a_slow_variant_is_named_everywhere_and_served_nowhere(exported, tmp_path, monkeypatch):
     folder = exported(tmp_path, "hvt_demo")
-    flags = {"calibration.images": 16, "quantization.calibrator": "max"}
+    flags = {"calibration.images": 32, "quantization.calibrator": "max"}
     flags["calibration.folder"] = str(write_digits(tmp_path / "digits").calibration)
     config = with_flags(folder.read().config, flags)
 

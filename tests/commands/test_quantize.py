@@ -77,4 +77,4 @@ def test_what_speaks_against_the_images_is_said_each_time_and_recorded(exported,
             assert all(part in said for part, said in zip(faults, ui.warnings, strict=True))
             assert done.health == tuple(ui.warnings)
             assert folder.read().facts("calibration", CalibrationFacts).health == done.health
-    assert folder.read().facts("fp16", GraphFacts).compared_images == 32
+    assert folder.read().facts("fp16", GraphFacts).compared_images == 8
