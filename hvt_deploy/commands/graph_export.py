@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from hvt_deploy.commands.commit_export import commit_export
 from hvt_deploy.commands.exported_graph import Exported, describe_exported
-from hvt_deploy.commands.pixels_graph import add_pixels_graph
 from hvt_deploy.commands.recorded_names import choose_class_names
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.files import writing_to_cache
-from hvt_deploy.core.manifest import GIVEN, PIXELS, WEIGHTS, GraphFacts, Manifest, WeightsRecord
+from hvt_deploy.core.manifest import WEIGHTS, GraphFacts, Manifest, WeightsRecord
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import Ui
@@ -77,33 +76,11 @@ def export_graph(
         with ui.progress("Comparing with PyTorch") as progress:
             parity = prove_parity(reference_path, path, manifest, config, progress)
         facts = GraphFacts("fp32", config.export.opset, contract.nodes, contract.ops, parity)
-        manifest = _commit(folder, manifest, reference_path, path, facts)
+        manifest = commit_export(folder, manifest, WEIGHTS, reference_path, path, facts)
     stored = manifest.artifacts
     if KEY_REPORT in stored[WEIGHTS].files:
         ui.say(f"Checkpoint key report: {folder.file(stored[WEIGHTS]).with_name(KEY_REPORT)}")
     return describe_exported(folder, manifest)
-
-
-def _commit(
-    folder: ModelFolder, manifest: Manifest, reference: Path, graph: Path, facts: GraphFacts
-) -> Manifest:
-    """Commit the staged weights and graph, and the graph with preprocessing if it was asked for.
-
-    Readers see all of it or nothing.
-    """
-    artifacts = {
-        key: a for key, a in folder.earlier_artifacts().items() if key not in (PIXELS, GIVEN)
-    }
-    manifest = replace(manifest, artifacts=artifacts)
-    remake = f"hvt-deploy export {manifest.model} --as {folder.slug} --opset {facts.opset}"
-    for key, file, about in ((WEIGHTS, reference, None), ("fp32", graph, facts)):
-        manifest = folder.add(
-            manifest, key, file.parent, file.name, remake, facts=about, commit=False
-        )
-    if manifest.config.export.preprocess_in_graph:
-        manifest = add_pixels_graph(folder, manifest)
-    folder.commit(manifest)
-    return manifest
 
 
 def plan_export(folder: ModelFolder, config: RunConfig) -> ExportNeeds:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import onnx
 from onnx import version_converter
 
+from hvt_deploy.commands.commit_export import commit_export
 from hvt_deploy.commands.exported_graph import Exported, describe_exported
-from hvt_deploy.commands.pixels_graph import add_pixels_graph
 from hvt_deploy.commands.recorded_names import choose_class_names
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.files import hash_file
 from hvt_deploy.core.manifest import (
     GIVEN,
-    PIXELS,
-    REFERENCES,
     GraphFacts,
     Manifest,
     WeightsRecord,
@@ -90,7 +87,7 @@ def import_graph(
         with ui.progress("Comparing with the file") as progress:
             parity = prove_parity(reference, path, manifest, config, progress, _REFERENCE)
         facts = GraphFacts("fp32", config.export.opset, contract.nodes, contract.ops, parity)
-        manifest = _commit(folder, manifest, reference, path, facts)
+        manifest = commit_export(folder, manifest, GIVEN, reference, path, facts)
     return describe_exported(folder, manifest)
 
 
@@ -168,21 +165,3 @@ def _inspect(
 
 def _is_output(graph: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return graph.graph.output[0].name in node.output
-
-
-def _commit(
-    folder: ModelFolder, manifest: Manifest, given: Path, graph: Path, facts: GraphFacts
-) -> Manifest:
-    """Commit the given file and the graph, and the graph with preprocessing if asked for."""
-    dropped = (PIXELS, *REFERENCES)
-    artifacts = {k: a for k, a in folder.earlier_artifacts().items() if k not in dropped}
-    manifest = replace(manifest, artifacts=artifacts)
-    remake = f"hvt-deploy export {manifest.model} --as {folder.slug} --opset {facts.opset}"
-    for key, file, about in ((GIVEN, given, None), ("fp32", graph, facts)):
-        manifest = folder.add(
-            manifest, key, file.parent, file.name, remake, facts=about, commit=False
-        )
-    if manifest.config.export.preprocess_in_graph:
-        manifest = add_pixels_graph(folder, manifest)
-    folder.commit(manifest)
-    return manifest
