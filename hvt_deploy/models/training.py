@@ -22,8 +22,6 @@ from hvt_deploy.data.images import load_batches
 from hvt_deploy.models.registry import create_from
 from hvt_deploy.models.spec import ModelSpec
 
-_BATCH = 50
-_PEAK_RATE = 1.5e-3
 _WARM_UP = 0.1
 # Weight of FDViT's auto-encoder loss in the published recipe.
 _RECONSTRUCTION_RATIO = 0.03
@@ -57,6 +55,10 @@ class TrainingRecipe:
     """Passes over the images."""
     seed: int = 0
     """Of the weights, the order of images and the augmentation."""
+    batch_size: int = 50
+    """Images of a step."""
+    peak_rate: float = 1.5e-3
+    """Learning rate after the warm-up."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,14 @@ def train_model(
     optimizer = torch.optim.AdamW(
         [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], weight_decay=0.05
     )
-    batches = len(labels_N) // _BATCH
+    batch_size = recipe.batch_size
+    batches = len(labels_N) // batch_size
     for epoch in range(recipe.epochs):
-        order = torch.randperm(len(labels_N))[: batches * _BATCH]
-        for step, chosen in enumerate(order.split(_BATCH)):
+        order = torch.randperm(len(labels_N))[: batches * batch_size]
+        for step, chosen in enumerate(order.split(batch_size)):
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate((epoch + step / batches) / recipe.epochs)
+                done = (epoch + step / batches) / recipe.epochs
+                group["lr"] = recipe.peak_rate * _rate_share(done)
             augmented = augment(images_NCHW[chosen], recipe.augmentation)
             loss = _loss_of(model(augmented), labels_N[chosen])
             optimizer.zero_grad()
@@ -147,11 +151,11 @@ def augment(images_NCHW: Tensor, by: Augmentation) -> Tensor:
     return (moved + 0.05 * torch.randn_like(moved)).clamp(-1, 1)
 
 
-def _learning_rate(progress: float) -> float:
-    """Linear warm-up, then a cosine down to zero; `progress` runs from 0 to 1."""
+def _rate_share(progress: float) -> float:
+    """Linear warm-up to 1, then a cosine down to zero; `progress` runs from 0 to 1."""
     if progress < _WARM_UP:
-        return _PEAK_RATE * progress / _WARM_UP
-    return _PEAK_RATE * 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
+        return progress / _WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP)))
 
 
 def _loss_of(

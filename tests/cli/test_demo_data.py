@@ -34,7 +34,7 @@ def test_without_the_images_the_licence_and_the_pip_line_are_said(tmp_path, monk
 def test_a_model_is_trained_and_validated_on_images_it_has_not_seen(tmp_path, monkeypatch):
     install_stand_in(tmp_path / "site", monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(train_demo, "_ELPV_EPOCHS", {"hvt": 2})
+    monkeypatch.setattr(train_demo, "_ELPV_TRAINING", {"hvt": (2, 50, 1.5e-3)})
     done = run(
         *("demo", "--data", "elpv", "--family", "hvt", "--output", "out", "--json"), cwd=tmp_path
     )

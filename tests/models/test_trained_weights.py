@@ -41,7 +41,7 @@ def train(cells, cache):
     """The record of a short training into this cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr(train_demo, "_ELPV_EPOCHS", {"hvt": 4})
+        patch.setattr(train_demo, "_ELPV_TRAINING", {"hvt": (4, 50, 1.5e-3)})
         return train_on_elpv(MODEL, cells, SilentUi())
 
 

@@ -55,7 +55,7 @@ _ARCHITECTURES = {
 _DEMO = FDViTArchitecture(
     32, 4, 2, (16, 16, 20, 24), (2, 3, 3, 4), (1, 1, 2, 2), map_sizes=(15, 11, 8, 6)
 )
-_ELPV = replace(_DEMO, image_size=96, patch_size=12, stride=6)
+_ELPV = replace(_DEMO, image_size=64, patch_size=8, stride=4)
 _FLOPS_NOTE = "without attention products"
 # Published top-1 (%), parameters (millions) and MACs (1e9); counted parameters and MACs; the id of
 # the checkpoint on Google Drive.
@@ -87,5 +87,5 @@ def _official(name: str) -> ModelSpec:
 FDVIT_SPECS: dict[str, ModelSpec] = {
     **{name: _official(name) for name in _ROWS},
     "fdvit_demo": demo_spec("fdvit", _DEMO, _DEMO.image_size, ModelCost(458_534, 31_521_456)),
-    "fdvit_elpv": elpv_spec("fdvit", _ELPV, _ELPV.image_size, ModelCost(470_240, 34_285_680)),
+    "fdvit_elpv": elpv_spec("fdvit", _ELPV, _ELPV.image_size, ModelCost(462_560, 32_557_680)),
 }
