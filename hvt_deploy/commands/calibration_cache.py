@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from hvt_deploy.commands.build_target import find_int8_target
+from hvt_deploy.commands.calibration_images import CalibrationReader, split_images
 from hvt_deploy.core.environment import cpu_count
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes
@@ -24,15 +26,13 @@ from hvt_deploy.core.manifest import (
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.core.ui import Progress, Ui
+from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.data.calibration_health import Thumbnails, find_health_faults
 from hvt_deploy.data.calibration_set import CalibrationSet, choose_calibration
-from hvt_deploy.data.folders import Sample
-from hvt_deploy.data.images import load_batches
+from hvt_deploy.data.sampling import keep_images, order_evenly
 from hvt_deploy.evaluation.parity import draw_seeded_noise
 from hvt_deploy.graph.quantization.calibration import (
-    CalibrationImages,
     Int8Settings,
     calibrate_int8,
 )
@@ -44,10 +44,6 @@ from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges_and_logi
 _NOISE_IMAGES = 4
 # The measurements that are stored with the ranges: a new one is part of the key.
 _MEASURED = "ranges of tensors, of the channels of normalizations and Linears; health"
-# Of the calibration images, how many the errors of INT8 are measured on, and how many others every
-# choice is judged on; so many judge the last ones.
-_LOCAL, _JUDGED, _JUDGES = 16, 32, 128
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _MEASURED_AT_ONCE = 2
 # What a calibrator that was named may lose against max before that is said.
 _CALIBRATOR_MAY_LOSE_DB = 1.0
@@ -67,47 +63,6 @@ class Calibrated:
     """Thresholds and recovery passes; None for FP16."""
     on_noise: bool = False
     """Whether `images` are noise because the calibration images are not here."""
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Reads calibration images at the model's batch size."""
-
-    manifest: Manifest
-    """Of the model."""
-    batch_size: int
-    """Images per batch, unless the graph has a fixed batch size."""
-
-    def batches(
-        self, samples: tuple[Sample, ...], progress: Progress | None = None
-    ) -> Iterator[ImagesNCHW]:
-        """The images in batches (N, 3, H, W), in order."""
-        fixed, done = self.manifest.signature.batch, 0
-        for batch in load_batches(
-            samples,
-            self.manifest.preprocessing,
-            fixed or self.batch_size,
-            cpu_count(),
-            fill=fixed is not None,
-        ):
-            yield batch.images_NCHW
-            done += len(batch.samples)
-            if progress:
-                progress(done, len(samples))
-
-
-@dataclass(frozen=True)
-class _Again:
-    """Images that are read again at each iteration, not held in memory."""
-
-    reader: _Reader
-    """Reads them."""
-    samples: tuple[Sample, ...]
-    """The images."""
-
-    def __iter__(self) -> Iterator[ImagesNCHW]:
-        """The images in batches (N, 3, H, W)."""
-        return self.reader.batches(self.samples) if self.samples else iter(())
 
 
 def calibrate(
@@ -137,15 +92,19 @@ def calibrate(
         )
         return manifest, Calibrated(None, _noise(manifest), on_noise=True)
     chosen = choose_calibration(source, config.calibration.images, config.calibration.seed)
-    compared = config.calibration.batch_size
-    reader = _Reader(manifest, max(1, compared // RUNS_AT_ONCE))
-    manifest, ranges, logits_NK = _ranges(folder, manifest, chosen, reader, ui)
-    images = next(_Reader(manifest, compared).batches(chosen.samples()[:compared]))
+    samples, at_once = chosen.samples(), config.calibration.batch_size
+    # A graph of a fixed batch size may read more images than there are.
+    fixed = manifest.signature.batch or 0
+    places = sorted(order_evenly(max(len(samples), fixed))[: fixed or at_once])
+    reader = CalibrationReader(manifest, max(1, at_once // RUNS_AT_ONCE))
+    manifest, ranges, compared = _ranges(folder, manifest, chosen, reader, places, ui)
+    if compared is None:
+        picked = tuple(samples[place] for place in places if place < len(samples))
+        compared = next(CalibrationReader(manifest, len(places)).batches(picked)), None
     found = None
     if int8:
         manifest, found = _int8(folder, manifest, config, chosen, ranges, ui)
-    logits_NK = None if logits_NK is None else logits_NK[: len(images)]
-    return manifest, Calibrated(ranges, images, logits_NK, found)
+    return manifest, Calibrated(ranges, *compared, found)
 
 
 def _recorded(
@@ -170,8 +129,14 @@ def _noise(manifest: Manifest) -> ImagesNCHW:
 
 
 def _ranges(
-    folder: ModelFolder, manifest: Manifest, chosen: CalibrationSet, reader: _Reader, ui: Ui
-) -> tuple[Manifest, Ranges, LogitsNK | None]:
+    folder: ModelFolder,
+    manifest: Manifest,
+    chosen: CalibrationSet,
+    reader: CalibrationReader,
+    places: Sequence[int],
+    ui: Ui,
+) -> tuple[Manifest, Ranges, tuple[ImagesNCHW, LogitsNK] | None]:
+    """The ranges, and where they are measured now the images at `places` with their logits."""
     fp32 = folder.open_artifact(manifest, "fp32")
     preprocessing = json.dumps(to_plain(manifest.preprocessing), sort_keys=True)
     fp32_sha256 = manifest.artifacts["fp32"].sha256
@@ -180,9 +145,10 @@ def _ranges(
     if before and before.key == key and is_fresh(manifest, CALIBRATION):
         return manifest, read_ranges(folder.open_artifact(manifest, CALIBRATION)), None
     with ui.progress(f"Calibrating on {len(chosen.files)} images of {chosen.folder}") as progress:
-        thumbnails = Thumbnails()
-        batches = thumbnails.watch(reader.batches(chosen.samples(), progress))
-        ranges, logits_NK = collect_ranges_and_logits(fp32, batches, cpu_count())
+        thumbnails, kept = Thumbnails(), list[ImagesNCHW]()
+        batches = keep_images(reader.batches(chosen.samples(), progress), places, kept)
+        ranges, logits_NK = collect_ranges_and_logits(fp32, thumbnails.watch(batches), cpu_count())
+        images_NCHW = np.concatenate(kept)
     names = {*(manifest.wnids or ()), *(manifest.class_names or ())}
     health = find_health_faults(chosen, thumbnails, manifest.signature.num_classes, names)
     with folder.staging() as staged:
@@ -198,7 +164,7 @@ def _ranges(
             parents=("fp32",),
             commit=False,
         )
-        return manifest, ranges, logits_NK
+        return manifest, ranges, (images_NCHW, logits_NK[[*places[: len(images_NCHW)]]])
 
 
 def _int8(
@@ -230,8 +196,8 @@ def _int8(
     fp32 = folder.open_artifact(manifest, "fp32")
     # Many tensors of a batch are outputs.
     in_memory = min(_MEASURED_AT_ONCE, config.calibration.batch_size)
-    reader = _Reader(manifest, max(1, in_memory // RUNS_AT_ONCE))
-    images = _split(chosen.samples(), reader)
+    reader = CalibrationReader(manifest, max(1, in_memory // RUNS_AT_ONCE))
+    images = split_images(chosen.samples(), reader)
     found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), ui)
     for effect in found.effects:
         ui.say(f"{effect.name}: {effect}")
@@ -254,24 +220,6 @@ def _int8(
             commit=False,
         )
         return manifest, _with_channels(found, ranges)
-
-
-def _split(samples: tuple[Sample, ...], reader: _Reader) -> CalibrationImages:
-    """Half of the images, at most `_JUDGES`, judge what is found on the others; a single one does
-    both.
-    """
-    # Every first part of this order is spread evenly over the samples, so over the classes.
-    turns = [i * _GOLDEN_RATIO % 1 for i in range(len(samples))]
-    places = {turn: place for place, turn in enumerate(sorted(turns))}
-    order = tuple(samples[places[turn]] for turn in turns)
-    judges = order[: min(len(order) // 2, _JUDGES)] or order
-    others = order[len(judges) :] or order
-    return CalibrationImages(
-        reader.batches(others),
-        list(reader.batches(others[:_LOCAL])),
-        list(reader.batches(judges[:_JUDGED])),
-        _Again(reader, judges[_JUDGED:]),
-    )
 
 
 def _warn_of_calibrator(found: Int8Calibration, config: RunConfig, ui: Ui) -> None:

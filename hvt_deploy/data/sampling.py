@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes, hash_file, reading
-from hvt_deploy.core.tensors import LabelsN
+from hvt_deploy.core.tensors import ImagesNCHW, LabelsN
 from hvt_deploy.data.folders import Sample
+
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def draw_stratified_sample(
@@ -63,6 +66,27 @@ def order_stratified(labels_N: LabelsN, seed: int) -> NDArray[np.int64]:
         members = shuffled[labels_N[shuffled] == label]
         place[members] = (np.arange(len(members)) + 0.5) / len(members)
     return np.lexsort((labels_N, place))
+
+
+def order_evenly(count: int) -> list[int]:
+    """An order of so many places in which every first part is spread evenly over all of them, so
+    over the classes of images that are sorted by class: the multiples of the golden ratio.
+    """
+    turns = [i * _GOLDEN_RATIO % 1 for i in range(count)]
+    places = {turn: place for place, turn in enumerate(sorted(turns))}
+    return [places[turn] for turn in turns]
+
+
+def keep_images(
+    batches: Iterable[ImagesNCHW], places: Sequence[int], kept: list[ImagesNCHW]
+) -> Iterator[ImagesNCHW]:
+    """Pass batches (N, 3, H, W) on, and add those of the images at `places`, sorted, to `kept`."""
+    start = 0
+    for images_NCHW in batches:
+        here = [place - start for place in places if 0 <= place - start < len(images_NCHW)]
+        kept.append(images_NCHW[here])
+        start += len(images_NCHW)
+        yield images_NCHW
 
 
 def hash_contents(

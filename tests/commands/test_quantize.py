@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 
 from hvt_deploy.commands import quantize as quantize_command
+from hvt_deploy.commands.calibration_cache import calibrate
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.core.manifest import CalibrationFacts, GraphFacts
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.digits import write_digits
+from hvt_deploy.data.images import load_batches
+from hvt_deploy.graph.quantization.logits_judge import run_logits
+from hvt_deploy.graph.storage import load_onnx
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +40,33 @@ def test_a_named_calibrator_that_loses_is_used_and_said(exported, digits, tmp_pa
         assert facts.effects["calibrator entropy"].endswith("images), used although it loses")
         (warning,) = ui.warnings
         assert "calibrator entropy loses" in warning and "\n" not in warning
+
+
+def test_graphs_are_compared_on_images_of_all_classes(exported, digits, tmp_path):
+    """Of a folder sorted by class, with a file that cannot be read; also from the cache."""
+    folder = exported(tmp_path, "hvt_demo")
+    images = shutil.copytree(digits.calibration, tmp_path / "images")
+    flags = {"calibration.folder": str(images), "calibration.images": 128}
+    config, manifest = with_flags(folder.read().config, flags), folder.read()
+    samples = choose_calibration(images, 128, config.calibration.seed).samples()
+    samples[0].path.write_bytes(b"no image")
+    readable = samples[1:]
+    (batch,) = load_batches(readable, manifest.preprocessing, 127, threads=1)
+    found = []
+    for _ in ("measured", "taken from the cache"):
+        manifest, made = calibrate(folder, manifest, config, int8=False, ui=SilentUi())
+        places = [
+            next(i for i, image in enumerate(batch.images_NCHW) if np.array_equal(image, one))
+            for one in made.images
+        ]
+        assert len(places) == len(made.images) >= 7
+        assert len({readable[place].path.parent.name for place in places}) >= 6
+        found.append(made)
+    fp32 = folder.open_artifact(manifest, "fp32")
+    expected_NK = run_logits(load_onnx(fp32), [found[0].images], 1)
+    np.testing.assert_allclose(found[0].fp32_logits_NK, expected_NK, atol=1e-4)
+    assert len(found[0].images) == config.calibration.batch_size
+    assert found[1].fp32_logits_NK is None
 
 
 def test_an_interrupt_between_calibration_and_graphs_leaves_the_model_usable(
