@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from hvt_deploy.core.ending import end_at_once
 
 
@@ -12,8 +10,6 @@ def main() -> None:
     interrupted, 143 terminated, 129 hung up.
     """
     end_at_once()  # importing takes a while
-    # NumPy's own threads spin while they wait: they cost more CPU time than its products take.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from hvt_deploy.cli import run
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.tensors import ImagesNCHW, sqnr_db
@@ -100,7 +101,11 @@ def calibrate_int8(
     )
     if external or model.ByteSize() > _LARGE_BYTES:
         return _calibrate_by_histograms(model, fp32.parent, plain, settings, images, threads, ui)
-    with ui.progress("Recovering INT8 accuracy") as progress:
+    # NumPy's own threads spin while they wait: they cost more CPU time than its products take.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ui.progress("Recovering INT8 accuracy") as progress,
+    ):
         judge = LogitsJudge(open_logits(model, threads), images.others, images.more)
         found = plain
         if recipe.calibrator != "max" or recipe.recovery:

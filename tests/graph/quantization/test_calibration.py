@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 from running import run, sqnr
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.core.types import CALIBRATORS, RECOVERIES
@@ -28,7 +29,11 @@ from hvt_deploy.graph.quantization.calibrators import BINS, LEVELS, choose_thres
 from hvt_deploy.graph.quantization.candidates import Candidate
 from hvt_deploy.graph.quantization.channel_sums import ChannelSums, collect_channel_sums
 from hvt_deploy.graph.quantization.contest import Contest
-from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, read_int8_calibration
+from hvt_deploy.graph.quantization.int8_calibration import (
+    Effect,
+    Int8Calibration,
+    read_int8_calibration,
+)
 from hvt_deploy.graph.quantization.int8_form import make_form
 from hvt_deploy.graph.quantization.logits_judge import LogitsJudge, choose_candidate, measure_gain
 from hvt_deploy.graph.quantization.measured_forms import measure_forms
@@ -461,3 +466,46 @@ def test_without_recovery_and_with_max_nothing_changes(path, model, planted_rang
     found = calibrate_int8(path, planted_ranges, settings, read, 1, SilentUi())
     assert found.ranges.tensors == planted_ranges.tensors
     assert found.prepare(model, select_nodes(model, PRODUCT_ROLES)) is model
+
+
+@pytest.mark.parametrize(
+    ("after_db", "kept", "said"),
+    [
+        (40.06, True, "40.0 -> 40.1 dB (+0.1 ± 0.2 on 64 images), kept"),
+        (40.04, True, "40.0 -> 40.0 dB (+0.0 ± 0.2 on 64 images), used"),
+        (39.96, True, "40.0 -> 40.0 dB (+0.0 ± 0.2 on 64 images), used"),
+        (39.94, True, "40.0 -> 39.9 dB (-0.1 ± 0.2 on 64 images), used although it loses"),
+        (39.96, False, "40.0 -> 40.0 dB (+0.0 ± 0.2 on 64 images), left out"),
+    ],
+)
+def test_only_what_is_said_to_gain_is_kept_and_only_what_is_said_to_lose_loses(
+    after_db, kept, said
+):
+    assert str(Effect("calibrator mse", 40.0, after_db, 0.2, 64, kept)) == said
+
+
+def test_numpys_threads_stand_back_in_any_program_and_come_back(exported_graph):
+    """Not by an environment variable, which a program that imports the package has not set."""
+    seen = []
+
+    def images():
+        seen.append({pool["num_threads"] for pool in blas()})
+        yield np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+
+    def blas():
+        return [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    path, batches = exported_graph("hvt_demo"), list(images())
+    seen.clear()
+    with threadpool_limits(2, user_api="blas"):
+        before = blas()
+        settings = Int8Settings(QuantizationConfig(Int8Roles(*[PRODUCT_ROLES] * 3)), None)
+        calibrate_int8(
+            path,
+            collect_ranges(path, batches, 1),
+            settings,
+            CalibrationImages(images(), batches, batches),
+            1,
+            SilentUi(),
+        )
+        assert (seen, blas()) == ([{1}], before)
