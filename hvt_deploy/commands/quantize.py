@@ -32,7 +32,7 @@ from hvt_deploy.core.manifest import (
     Manifest,
     Parity,
 )
-from hvt_deploy.core.run_config import RunConfig
+from hvt_deploy.core.run_config import QuantizationConfig, RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Int8Target, Precision
 from hvt_deploy.core.ui import Ui
@@ -47,7 +47,7 @@ from hvt_deploy.graph.quantization.quantized_graph import (
     QuantizedGraph,
     make_quantized_graph,
 )
-from hvt_deploy.graph.storage import load_onnx, save_onnx
+from hvt_deploy.graph.storage import OnnxFile, load_onnx, save_onnx
 from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.variant import Variant
@@ -64,7 +64,7 @@ _PRECISION_OF: dict[GraphKey, Precision] = {
 class _Reference:
     """The FP32 graph that others are made from and compared with."""
 
-    path: Path
+    file: OnnxFile
     """Its file."""
     logits_NK: LogitsNK  # noqa: N815
     """Its logits for the images of the comparison."""
@@ -122,10 +122,10 @@ def make_graphs(
         else:
             missing[key] = recipe
     if missing:
-        fp32 = folder.open_artifact(manifest, "fp32")
+        fp32 = OnnxFile(folder.open_artifact(manifest, "fp32"))
         logits_NK = calibrated.fp32_logits_NK
         if logits_NK is None:
-            logits_NK = _logits(fp32, "fp32", manifest, calibrated.images)
+            logits_NK = _logits(fp32.path, "fp32", manifest, calibrated.images)
         reference = _Reference(fp32, logits_NK)
         for key, recipe in missing.items():
             manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
@@ -136,13 +136,17 @@ def check_placement(folder: ModelFolder, manifest: Manifest, config: RunConfig) 
     """Raise BadInput if a new recipe names a role or a group that the graph lacks: known at once,
     not after a calibration.
     """
-    if config.quantization == manifest.config.quantization:
+    if _named_nodes(config.quantization) == _named_nodes(manifest.config.quantization):
         return
     graph = load_onnx(folder.open_artifact(manifest, "fp32"), weights=False)
-    quantization = config.quantization
+    select_nodes(graph, *_named_nodes(config.quantization))
+
+
+def _named_nodes(quantization: QuantizationConfig) -> tuple[set[str], tuple[str, ...]]:
+    """The roles that a recipe places Q/DQ at, and what it excludes."""
     roles = quantization.int8_roles
     named = {*roles.rtx, *roles.tensorrt, *roles.cpu, *quantization.int8_outputs}
-    select_nodes(graph, named, quantization.excluded)
+    return named, quantization.excluded
 
 
 def _recipe(
@@ -166,7 +170,7 @@ def _add_graph(
     """Make one graph, compare it with FP32 through ONNX Runtime, store it; not committed."""
     judge = _make_judge(calibrated, reference)
     made = make_quantized_graph(
-        reference.path, key, recipe, calibrated.ranges, calibrated.int8, judge
+        reference.file, key, recipe, calibrated.ranges, calibrated.int8, judge
     )
     graph, opset = made.model, read_opset(made.model)
     exported = manifest.facts("fp32", GraphFacts)
@@ -181,7 +185,7 @@ def _add_graph(
         parity = reference.compare(found_NK)
         rounding, beside = None, ""
         if key == "fp16":
-            infer = partial(infer_rounded, reference.path, calibrated.images)
+            infer = partial(infer_rounded, reference.file.path, calibrated.images)
             rounding = check_fp16(manifest.slug, reference.logits_NK, found_NK, infer)
             beside = f" (rounding alone: {rounding.sqnr_db:.1f} dB)" if rounding else ""
         images = f"{len(found_NK)} images{beside}"
@@ -189,7 +193,7 @@ def _add_graph(
         faults: tuple[str, ...] = ()
         if key == "int8-cpu":
             images = calibrated.images[: manifest.signature.batch or 1]
-            speed = time_cpu_variant(manifest, reference.path, path, images)
+            speed = time_cpu_variant(manifest, reference.file.path, path, images)
             faults = _judge_variant(made, parity, reference, speed, ui)
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
         return folder.add(

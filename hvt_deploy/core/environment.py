@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from hvt_deploy.core.errors import MissingEnvironment
@@ -53,13 +54,18 @@ def require(module: str, extra: str) -> None:
 
 def tool_versions() -> dict[str, str]:
     """Versions of the installed packages that decide results, by distribution name."""
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {name: _find_version(name) for name in _VERSIONED}
+    versions = {name: version for name, version in found.items() if version}
+    return {"python": platform.python_version(), **versions}
+
+
+@cache
+def _find_version(distribution: str) -> str | None:
+    """Reading a package's whole description for it takes milliseconds."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def cpu_name() -> str:

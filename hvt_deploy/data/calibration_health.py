@@ -110,16 +110,18 @@ def _say_alike(repeats: int, compared: int) -> str:
 
 def _shrink(images_NCHW: ImagesNCHW) -> NDArray[np.float64]:
     """Grey means (N, D) of the cells of a grid of 16x16; of fewer where the image is smaller."""
-    grey_NHW: NDArray[np.float32] = images_NCHW.mean(axis=1)
-    height, width = grey_NHW.shape[1:]
-    rows_RH, columns_CW = _average_cells(height), _average_cells(width)
-    cells_NRC: NDArray[np.float64] = rows_RH @ grey_NHW @ np.transpose(columns_CW)
-    return np.reshape(cells_NRC, (len(grey_NHW), -1))
+    rows_R, columns_C = map(_start_cells, images_NCHW.shape[2:])
+    by_row_NCRW = np.add.reduceat(images_NCHW, rows_R, axis=2)
+    sums_NRC = np.add.reduceat(by_row_NCRW.sum(axis=1), columns_C, axis=2)
+    heights_R, widths_C = (
+        np.diff(starts, append=length)
+        for starts, length in zip((rows_R, columns_C), images_NCHW.shape[2:], strict=True)
+    )
+    means_NRC = sums_NRC / (images_NCHW.shape[1] * heights_R[:, None] * widths_C)
+    return means_NRC.reshape(len(images_NCHW), -1)
 
 
-def _average_cells(length: int) -> NDArray[np.float64]:
-    """The matrix (cells, length) that averages the pixels of each cell."""
+def _start_cells(length: int) -> NDArray[np.intp]:
+    """Where each cell of a side begins."""
     cells = min(_SIDE, length)
-    is_inside = np.arange(length) * cells // length == np.arange(cells)[:, None]
-    weights = is_inside.astype(np.float64)
-    return weights / np.sum(weights, axis=1, keepdims=True)
+    return -(-np.arange(cells) * length // cells)

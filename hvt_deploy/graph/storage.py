@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -9,13 +11,38 @@ from google.protobuf.message import DecodeError
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.files import hash_file
+from hvt_deploy.graph.edit import copy_model
 
 # A protobuf message cannot be larger than 2 GiB. The exporter and the simplifier copy weights in
 # memory six times and external weights never, so these start at half of the limit.
 EXTERNAL_ABOVE_BYTES = 2**30
+# No initializer that is a shape or a list of axes is larger.
+_SHAPE_BYTES = 1024
 # The metadata key for the hash of the external weights: without it, graphs with different weights
 # would have the same hash.
 _WEIGHTS_SHA256 = "hvt_deploy.weights_sha256"
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that several graphs are made from: read once, when it is first needed."""
+
+    path: Path
+    """The file."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its external weights, if it has any."""
+        return self.path.parent
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The graph, which nobody changes; external weights stay in their file."""
+        return load_onnx(self.path, weights=False)
+
+    def copy(self) -> onnx.ModelProto:
+        """The graph, to be changed."""
+        return copy_model(self.model)
 
 
 def external_weights_path(path: Path, weight_bytes: int) -> Path | None:
@@ -41,7 +68,7 @@ def save_onnx(
         # onnx.save_model moves the weights out of the caller's model: read them back.
         onnx.load_external_data_for_model(model, str(path.parent))
     else:
-        inferred = onnx.shape_inference.infer_shapes(model)
+        inferred = _infer_shapes(model)
         _record_weights_hash(inferred, path.parent)
         write_onnx(inferred, path)
     try:
@@ -52,6 +79,20 @@ def save_onnx(
         raise ToolFailure(
             f"onnx.checker rejects the graph: {error}", "Report this with the model's name."
         ) from error
+
+
+def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with inferred shapes. onnx, which copies what it gets twice, gets no
+    weights: it reads numbers only where they are a shape or an axis.
+    """
+    skeleton = copy_model(model)
+    for tensor in skeleton.graph.initializer:
+        if len(tensor.raw_data) > _SHAPE_BYTES:
+            tensor.ClearField("raw_data")
+    inferred = onnx.shape_inference.infer_shapes(skeleton)
+    for tensor, whole in zip(inferred.graph.initializer, model.graph.initializer, strict=True):
+        tensor.CopyFrom(whole)
+    return inferred
 
 
 def write_onnx(model: onnx.ModelProto, path: Path, weights_name: str | None = None) -> None:

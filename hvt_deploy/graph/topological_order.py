@@ -17,6 +17,8 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     nodes = list(graph.node)
     producers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     sources = [{producers[name] for name in node.input if name in producers} for node in nodes]
+    if all(source < i for i, needed in enumerate(sources) for source in needed):
+        return
     consumers: list[list[int]] = [[] for _ in nodes]
     for i, needed in enumerate(sources):
         for source in needed:

@@ -43,6 +43,8 @@ _ARITHMETIC: Mapping[str, Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]] 
     "Div": lambda constant, ends: ends / constant,
 }
 _COMMUTE = ("Add", "Mul")
+# The mantissa of every power of two.
+_POWER_OF_TWO = 0.5
 _NO_FOLDER = Path()
 # So many numbers at a time stay in a core's cache while they are counted.
 _CACHED = 2**16
@@ -158,7 +160,8 @@ def collect_ranges_and_logits(
             (np.minimum(low, a), np.maximum(high, b))
             for (low, high), (a, b) in zip(before, pairs, strict=True)
         ]
-        _refuse_not_finite(dict(zip(measured, extremes, strict=True)))
+        if not np.isfinite(logits_NK).all():
+            break
     if not extremes:
         raise BadInput(
             "There was no image to calibrate on.", "Give a folder of images with --calib DIR."
@@ -228,6 +231,28 @@ def _derive_ranges(
             derived[node.output[0]] = (source, function)
             if source in channels and node.op_type not in LAYOUT_OPS:
                 channels.add(node.output[0])
+    return _measure_gelu_behind(model, folder, derived)
+
+
+def _measure_gelu_behind(
+    model: onnx.ModelProto, folder: Path, derived: dict[str, tuple[str, _Function]]
+) -> dict[str, tuple[str, _Function]]:
+    """The same, with the product inside of a GELU derived from the half of it that is its result,
+    exactly: ONNX Runtime runs a GELU as one kernel unless a tensor inside is an output.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = {node.output[0] for node in model.graph.node if node.op_type == "Mul"}
+    for node in model.graph.node:
+        (result,) = node.output[:1]
+        source, function = derived.get(result, ("", None))
+        if node.op_type != "Mul" or function is None or source not in products - {*derived}:
+            continue
+        tensor = constants[next(name for name in node.input if name != source)]
+        factor = numpy_helper.to_array(tensor, str(folder)).ravel()
+        if factor.size == 1 and abs(np.frexp(factor[0])[0]) == _POWER_OF_TWO:
+            del derived[result]
+            # What is derived from `source` comes after it.
+            derived = {source: (result, partial(np.multiply, 1 / factor)), **derived}
     return derived
 
 
