@@ -28,6 +28,7 @@ from hvt_deploy.graph.preprocessing import check_preprocessing
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import external_weights_path, save_onnx
 from hvt_deploy.graph.torch_export import export_onnx
+from hvt_deploy.graph.transpose_order import move_transposes
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import create_from, open_family, to_deployed
 from hvt_deploy.models.spec import ModelSpec
@@ -176,7 +177,7 @@ def _write_graph(
         graph = convert_opset(graph, config.export.opset)
         family = open_family(spec.family)
         if not family.roles_in_paths:
-            graph = name_roles(graph)
+            graph = name_roles(move_transposes(graph))
         # Others' models are as they are: breaches are warnings. Parity finds a false dynamic batch.
         look = check_contract if family.strict else inspect_contract
         contract = look(

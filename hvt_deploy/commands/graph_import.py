@@ -32,11 +32,14 @@ from hvt_deploy.graph.foreign.interface import (
     read_foreign,
 )
 from hvt_deploy.graph.foreign.names import name_foreign_nodes
+from hvt_deploy.graph.foreign.norm_fusion import fuse_layer_norms
 from hvt_deploy.graph.foreign.role_patterns import name_roles
+from hvt_deploy.graph.gelu_order import order_gelu
 from hvt_deploy.graph.opset import SUPPORTED_OPSETS, check_opset, convert_opset, read_opset
 from hvt_deploy.graph.preprocessing import check_preprocessing
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.transpose_order import move_transposes
 from hvt_deploy.runtime.variant import Variant
 
 _REFERENCE = Variant("ort", "cpu", "fp32", "given")
@@ -136,8 +139,9 @@ def _convert(given: onnx.ModelProto, config: RunConfig) -> onnx.ModelProto:
                 f"{str(error).strip().splitlines()[0]}",
                 "Export the network again at an opset from 17 to 22.",
             ) from error
-    simplified = simplify(named, config.export.simplifier)
-    return name_roles(convert_opset(simplified, opset))
+    simplified = order_gelu(simplify(named, config.export.simplifier))
+    converted = fuse_layer_norms(convert_opset(simplified, opset))
+    return name_roles(move_transposes(converted))
 
 
 def _inspect(
