@@ -1,11 +1,13 @@
-"""`diagnose`: the first module where a graph diverges from PyTorch, or FP16/INT8 from FP32."""
+"""`diagnose`: the first module where a graph diverges from what it was exported from, PyTorch or
+an ONNX file, or FP16/INT8 from FP32.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 from hvt_deploy.commands.diagnosis import Diagnosis, Divergence
 from hvt_deploy.core.environment import cpu_count, require, tool_versions
 from hvt_deploy.core.errors import CheckFailed
-from hvt_deploy.core.manifest import INT8_CALIBRATION, WEIGHTS, Manifest
+from hvt_deploy.core.manifest import GIVEN, INT8_CALIBRATION, Manifest
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
@@ -57,30 +59,28 @@ def diagnose(
     """Compare `graph` (an artifact's name or an ONNX file), or every graph that was made, with its
     reference.
 
-    FP32 is compared with PyTorch, other precisions with FP32, on images of `data`, else of the
-    calibration folder. What shows a jump is written to `output`/<model>.<graph>. Raises BadInput
-    for unknown artifacts, CheckFailed where PyTorch's own two forms differ, MissingEnvironment for
-    a device that is not there.
+    FP32 is compared with PyTorch or the ONNX file, other precisions with FP32, on images of `data`,
+    else of the calibration folder. What shows a jump is written to `output`/<model>.<graph>. Raises
+    BadInput for unknown artifacts, CheckFailed where PyTorch's own two forms differ,
+    MissingEnvironment for a device that is not there.
     """
     require("onnxruntime", extra="cpu")
     found: list[Divergence] = []
     with folder.reading() as manifest:
         images = _load_images(manifest, config, data, ui)
-        for key in _graphs_to_check(manifest, graph, ui):
+        for key in _graphs_to_check(folder, manifest, graph, ui):
             path = Path(key) if key.endswith(".onnx") else folder.open_artifact(manifest, key)
             name = path.stem if key.endswith(".onnx") else key
             parts = ModuleGraph(path)
-            against_pytorch = (
-                numbers_of(parts.model) == "fp32" and manifest.reference_key == WEIGHTS
-            )
-            if against_pytorch:
+            numbers = numbers_of(parts.model)
+            if numbers == "fp32" and manifest.reference_key == GIVEN:
+                opened = _open_given(folder, manifest, config, device, parts.outputs)
+            elif numbers == "fp32":
                 if changes := find_changed_code(manifest.config.options):
                     ui.warn(changes)
                 opened = _open_reference(folder, manifest, config, images)
             else:
-                opened = _open_fp32(
-                    folder, manifest, config, device, smoothed=numbers_of(parts.model) == "int8"
-                )
+                opened = _open_fp32(folder, manifest, config, device, smoothed=numbers == "int8")
             with (
                 opened as reference,
                 _open_onnx(_request(manifest, config, _variant(parts, device), path)) as candidate,
@@ -91,13 +91,16 @@ def diagnose(
     return Diagnosis(folder.slug, tuple(found))
 
 
-def _graphs_to_check(manifest: Manifest, asked: str | None, ui: Ui) -> list[str]:
+def _graphs_to_check(
+    folder: ModelFolder, manifest: Manifest, asked: str | None, ui: Ui
+) -> list[str]:
     if asked is not None:
         return [asked]
     keys = [key for key in GRAPHS if key in manifest.artifacts]
-    if manifest.reference_key != WEIGHTS:
-        ui.say("The FP32 graph was compared with the ONNX file at the export.")
-        keys.remove("fp32")
+    if manifest.reference_key == GIVEN:
+        if not folder.file(manifest.artifacts[GIVEN]).is_file():
+            ui.warn("The ONNX file is not here: the FP32 graph is not compared with it.")
+            keys.remove("fp32")
     elif importlib.util.find_spec("torch") is None:
         ui.warn("PyTorch is not installed here: the FP32 graph is not compared with it.")
         keys.remove("fp32")
@@ -133,11 +136,26 @@ def _variant(graph: ModuleGraph, device: Device) -> Variant:
 
 
 @contextmanager
-def _open_onnx(request: BackendRequest) -> Generator[TappedBackend]:
+def _open_onnx(
+    request: BackendRequest, outputs: Mapping[str, str] | None = None
+) -> Generator[TappedBackend]:
     from hvt_deploy.runtime.ort import OrtBackend
 
-    with closing(OrtBackend(request)) as backend:
+    with closing(OrtBackend(request, outputs)) as backend:
         yield backend
+
+
+def _open_given(
+    folder: ModelFolder,
+    manifest: Manifest,
+    config: RunConfig,
+    device: Device,
+    outputs: Mapping[str, str],
+) -> AbstractContextManager[TappedBackend]:
+    """The ONNX file, whose tensors have their names in the FP32 graph, too."""
+    path = folder.open_artifact(manifest, GIVEN)
+    request = _request(manifest, config, Variant("ort", device, "fp32", "given"), path)
+    return _open_onnx(request, outputs)
 
 
 @contextmanager

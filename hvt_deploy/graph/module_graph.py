@@ -66,6 +66,10 @@ class ModuleGraph:
         )
         return {**dict(ordered), ROOT_PATH: self.model.graph.output[0].name}
 
+    def knows(self, tensor: str) -> bool:
+        """Whether a node makes `tensor`, of a type that is known."""
+        return tensor in self._position and tensor in self._values
+
     def element_type(self, tensor: str) -> int:
         """The ONNX element type of a tensor; raises BadInput if shape inference did not find it."""
         if tensor not in self._values:

@@ -36,14 +36,18 @@ from hvt_deploy.runtime.provider_placement import Placement, read_placement, ref
 class OrtBackend:
     """Runs the ONNX file of a request; precision is the file's.
 
+    `outputs` are the tensors of modules by path, as another graph names them; without it the file's
+    node names tell.
+
     Raises BadInput for a file that is missing, broken or of another signature, MissingEnvironment
     where the device's provider does not work here or leaves nodes to the CPU (unless the request
     allows that), ToolFailure where ONNX Runtime cannot run the graph.
     """
 
-    def __init__(self, request: BackendRequest) -> None:
+    def __init__(self, request: BackendRequest, outputs: Mapping[str, str] | None = None) -> None:
         self.name = request.variant.name
         self._request = request
+        self._outputs = outputs
         self.placement = None if request.variant.device == "cpu" else prove_placement(request)
         if self.placement is not None and not request.allow_cpu_nodes:
             refuse_elsewhere(self.placement, provider_of(request.variant), request.variant.name)
@@ -105,16 +109,17 @@ class OrtBackend:
         """
         graph = ModuleGraph(self._request.path)
         images = {self._request.signature.input_name: images_NCHW}
-        known = [path for path in paths if path in graph.outputs]
+        outputs = graph.outputs if self._outputs is None else self._outputs
+        known = [path for path in paths if graph.knows(outputs.get(path, ""))]
         for start in range(0, len(known), TAPS_AT_ONCE):
             chunk = known[start : start + TAPS_AT_ONCE]
-            tensors = list(dict.fromkeys(graph.outputs[path] for path in chunk))
+            tensors = list(dict.fromkeys(outputs[path] for path in chunk))
             part, folder = graph.cut((), tensors), self._request.path.parent
-            outputs = run_part(
+            values = run_part(
                 part, images, self._request.variant.device, self._request.threads, folder
             )
             for path in chunk:
-                yield path, outputs[graph.outputs[path]].astype(np.float32)
+                yield path, values[outputs[path]].astype(np.float32)
 
     def close(self) -> None:
         """Free the session, and on a GPU what is bound."""

@@ -14,6 +14,7 @@ import pytest
 from command_line import run, run_without_torch
 from foreign_files import (
     IMAGES,
+    LAST,
     LOGITS,
     POOLED,
     make_swin,
@@ -22,6 +23,13 @@ from foreign_files import (
     write_legacy,
 )
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hvt_deploy.data.digits import write_digits
 from hvt_deploy.graph.analysis.roles import find_role
@@ -96,11 +104,40 @@ def test_it_is_validated_against_the_file_and_without_pytorch(place):
     assert not any("given" in name for name in files)
 
 
-def test_each_graph_is_diagnosed_against_fp32(place):
-    done = run("diagnose", "--data", "digits/validation", cwd=place)
+def test_fp32_is_diagnosed_against_the_file(place):
+    flags = ("--graph", "fp32", "--data", "digits/validation", "--json")
+    done = run("diagnose", *flags, cwd=place)
     assert done.returncode == 0, done.stderr
+    (fp32,) = json.loads(done.stdout)
+    assert (fp32["reference"], fp32["candidate"]) == ("ort fp32 given", "ort fp32")
+    modules = [module["path"] for module in fp32["modules"]]
+    assert {"features.1.0.norm1", "features.3.1.mlp.0.fc1", "features.3.1", "head"} <= {*modules}
+    assert max(module["local_error"] for module in fp32["modules"]) < 1e-5
+
+
+def test_a_wrong_weight_is_found_in_its_module(place):
+    """As an error of the import would be."""
+    fp32 = read_manifest(place)["artifacts"]["fp32"]
+    model = onnx.load(place / "artifacts/mine" / fp32["folder"] / fp32["main"])
+    node = next(n for n in model.graph.node if n.name.startswith("features.3.1.mlp.0.fc1/MatMul"))
+    tensor = next(t for t in model.graph.initializer if t.name in node.input)
+    values = numpy_helper.to_array(tensor).copy()
+    values[7, 5] += 0.5
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, place / "wrong.onnx")
+    done = run("diagnose", "--graph", "wrong.onnx", "--data", "digits/validation", cwd=place)
+    assert done.returncode == 1, done.stderr
+    assert "wrong diverges from ort fp32 given at features.3.1.mlp.0.fc1" in done.stdout
+
+
+def test_without_the_file_only_other_precisions_are_diagnosed(place, tmp_path):
+    shutil.copytree(place / "artifacts", tmp_path / "artifacts")
+    given = read_manifest(tmp_path)["artifacts"]["given"]
+    (tmp_path / "artifacts/mine" / given["folder"] / given["main"]).unlink()
+    done = run("diagnose", "--data", place / "digits/validation", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "The ONNX file is not here" in done.stderr
     assert "ort int8 matches ort fp32" in done.stdout
-    assert "was compared with the ONNX file" in done.stderr
 
 
 def test_the_same_file_is_taken_and_a_changed_one_exported_again(place):
@@ -127,7 +164,6 @@ BAKED = (*POOLED, helper.make_node("MatMul", ["f", "w"], ["z"]))
 FANCY = helper.make_node("Fancy", ["f"], ["g"], name="my_fancy", domain="com.mine")
 FROM_FANCY = helper.make_node("MatMul", ["g", "w"], ["y"])
 MIXED = helper.make_node("ReduceMean", ["f", "zero"], ["m"], keepdims=1)
-QUANTIZED = helper.make_node("DequantizeLinear", ["q", "s"], ["w2"])
 FILES = {
     "two inputs": {"images": (IMAGES, value("mask", ["n", 8]))},
     "two outputs": {"logits": (LOGITS, value("f", ["n", 3]))},
@@ -176,6 +212,49 @@ def test_what_cannot_be_taken_is_named(tmp_path, kind, flags, why):
     write_graph(tmp_path / "mine.onnx", **settings)
     done = run("export", "mine.onnx", *flags, cwd=tmp_path)
     assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "artifacts/mine/manifest.json").exists()
+
+
+class Images(CalibrationDataReader):
+    left = 2
+
+    def get_next(self):
+        self.left -= 1
+        return {"x": np.full((2, 3, 8, 8), self.left, np.float32)} if self.left >= 0 else None
+
+
+def write_lower_precision(path, precision):
+    """A small classifier as ONNX Runtime's own tools lower its precision."""
+    nodes = (
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Add", ["c", "c"], ["a"]),
+        helper.make_node("GlobalAveragePool", ["a"], ["p"]),
+        *(POOLED[1], LAST),
+    )
+    kernel = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "k")
+    write_graph(path, nodes, constants=(kernel,))
+    if precision == "fp16":
+        onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
+    elif precision == "dynamic":
+        quantize_dynamic(path, path)
+    else:
+        quantize_static(path, path, Images(), quant_format=precision)
+
+
+@pytest.mark.parametrize(
+    ("precision", "why"),
+    [
+        (QuantFormat.QDQ, "quantized already (DequantizeLinear, QuantizeLinear)"),
+        (QuantFormat.QOperator, "QLinearAdd, QLinearConv"),
+        ("dynamic", "quantized already (ConvInteger, DynamicQuantizeLinear, MatMulInteger)"),
+        ("fp16", "is FP16 or BF16 already"),
+    ],
+)
+def test_a_file_of_lower_precision_is_refused(tmp_path, precision, why):
+    write_lower_precision(tmp_path / "mine.onnx", precision)
+    done = run("export", "mine.onnx", cwd=tmp_path)
+    assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+    assert "Give the FP32 file" in done.stderr
     assert not (tmp_path / "artifacts/mine/manifest.json").exists()
 
 

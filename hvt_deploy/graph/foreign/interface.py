@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.storage import load_onnx
 
-_QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
-)
+# Operators of quantized files, also of ONNX Runtime's own domain (QLinearAdd, QGemm, MatMulNBits).
+_QUANTIZED = re.compile(r".*[Qq]uantize.*|QLinear.*|Q(Gemm|Attention)|\w+(Integer.*|NBits)")
+_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Operators that TensorRT's ONNX parser does not know (onnx-tensorrt, docs/operators.md).
 TENSORRT_LACKS = frozenset(
     {
@@ -54,7 +55,7 @@ def read_foreign(path: Path, image_size: tuple[int, int] | None = None) -> onnx.
     """A file of another exporter without local functions; `image_size` fixes sizes that are not.
 
     Raises BadInput for a file that is no ONNX, whose external weights are missing, that is
-    quantized already or uses operators of no standard domain.
+    quantized or FP16 already or uses operators of no standard domain.
     """
     if not path.is_file():
         raise BadInput(f"There is no file {path}.", "Give the path of an ONNX file.")
@@ -64,8 +65,9 @@ def read_foreign(path: Path, image_size: tuple[int, int] | None = None) -> onnx.
         raise BadInput(f"{path} holds no ONNX graph.", "Export the model again.")
     if model.functions:
         model = inliner.inline_local_functions(model)
-    _check_operators(path, model)
     _store_constants(model.graph)
+    _check_precision(path, model)
+    _check_operators(path, model)
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in [v for v in model.graph.input if v.name in weights]:
         model.graph.input.remove(value)  # older exporters list weights as inputs too
@@ -178,11 +180,20 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
             f"{path} uses custom operators: {named}.",
             "Export it with operators of ONNX alone, before any runtime has optimized it.",
         )
-    quantized = sorted({n.op_type for n in model.graph.node} & _QUANTIZED)
+
+
+def _check_precision(path: Path, model: onnx.ModelProto) -> None:
+    quantized = sorted({n.op_type for n in model.graph.node if _QUANTIZED.fullmatch(n.op_type)})
     if quantized:
         raise BadInput(
             f"{path} is quantized already ({', '.join(quantized)}).",
             "Give the FP32 file: hvt-deploy quantize makes INT8 of it.",
+        )
+    half = [tensor.name for tensor in model.graph.initializer if tensor.data_type in _HALF]
+    if half:
+        raise BadInput(
+            f"{path} is FP16 or BF16 already: weights such as {half[0]} are.",
+            "Give the FP32 file: hvt-deploy quantize --fp16 makes FP16 of it.",
         )
 
 
