@@ -12,7 +12,7 @@ from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.evaluation.statistics import mcnemar_exact
 from hvt_deploy.graph.quantization.fp16_rounding import round_as_fp16
-from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.logits_judge import run_logits
 from hvt_deploy.graph.storage import load_onnx
 
 # Twice the error of rounding alone. Sound FP16 graphs were between 1 dB below it and 7 above:
@@ -25,10 +25,8 @@ _SIGNIFICANT = 0.05
 
 def infer_rounded(fp32: Path, images_NCHW: ImagesNCHW) -> LogitsNK:
     """Logits (N, K) of the FP32 graph with every tensor rounded as FP16 rounds it."""
-    model = load_onnx(fp32, weights=False)
-    run = open_graph(round_as_fp16(model), fp32.parent, cpu_count())
-    ((logits_NK,),) = run([model.graph.output[0].name], [images_NCHW])
-    return logits_NK
+    rounded = round_as_fp16(load_onnx(fp32, weights=False))
+    return run_logits(rounded, [images_NCHW], cpu_count(), fp32.parent)
 
 
 def check_fp16(

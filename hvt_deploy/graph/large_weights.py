@@ -19,12 +19,15 @@ from hvt_deploy.graph.queries import find_used
 LARGE_BYTES = 2**20
 
 
+def count_bytes(tensor: onnx.TensorProto) -> int:
+    """Size of an initializer, in memory or external."""
+    itemsize = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * itemsize
+
+
 def is_large(tensor: onnx.TensorProto) -> bool:
     """Whether an initializer, in memory or external, has `LARGE_BYTES` or more."""
-    return (
-        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        >= LARGE_BYTES
-    )
+    return count_bytes(tensor) >= LARGE_BYTES
 
 
 def _large(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:

@@ -154,12 +154,14 @@ def choose_candidate(
     return best if judge.compare(simple, best).exceeds() else simple
 
 
-def open_logits(model: onnx.ModelProto, threads: int) -> Infer:
-    """Open a graph in memory for its logits."""
-    run, output = open_graph(model, Path(), threads), model.graph.output[0].name
+def open_logits(model: onnx.ModelProto, threads: int, folder: Path = Path()) -> Infer:
+    """Open a graph in memory for its logits; external weights are read from `folder`."""
+    run, output = open_graph(model, folder, threads), model.graph.output[0].name
     return lambda batches: (logits_NK for (logits_NK,) in run([output], batches))
 
 
-def run_logits(model: onnx.ModelProto, images: Sequence[ImagesNCHW], threads: int) -> LogitsNK:
+def run_logits(
+    model: onnx.ModelProto, images: Sequence[ImagesNCHW], threads: int, folder: Path = Path()
+) -> LogitsNK:
     """Logits (N, K) of a graph for batches (N, 3, H, W), by ONNX Runtime on the CPU."""
-    return np.concatenate(list(open_logits(model, threads)(images)))
+    return np.concatenate(list(open_logits(model, threads, folder)(images)))

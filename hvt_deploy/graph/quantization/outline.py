@@ -8,6 +8,7 @@ inputs. `Outline.fill` inserts the real weights, one at a time, in the type that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from hvt_deploy.graph.large_weights import is_large
+from hvt_deploy.graph.large_weights import count_bytes, is_large
 from hvt_deploy.graph.quantization.fp16 import FP16_MAX
 from hvt_deploy.graph.quantization.qdq import (
     INT8,
@@ -46,10 +47,11 @@ class Outline:
     """The axis of the output channels in each weight to quantize, by name."""
 
     @property
-    def is_external(self) -> bool:
-        """Whether weights are in external files: they may be too many for several copies."""
-        return any(
-            tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in self.weights.values()
+    def int8_bytes(self) -> int:
+        """Size of the large weights where those to quantize are INT8 and the others as they are."""
+        return sum(
+            math.prod(tensor.dims) if name in self.channel_axes else count_bytes(tensor)
+            for name, tensor in self.weights.items()
         )
 
     def fill(self, made: onnx.ModelProto) -> onnx.ModelProto:

@@ -30,7 +30,7 @@ from hvt_deploy.graph.quantization.outline import Outline, make_outline
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.quantization.scale_raising import raise_scales
-from hvt_deploy.graph.storage import OnnxFile
+from hvt_deploy.graph.storage import EXTERNAL_ABOVE_BYTES, OnnxFile
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def make_quantized_graph(
 ) -> QuantizedGraph:
     """The graph of artifact `key` from the FP32 file.
 
-    With a `judge` the CPU variant is judged, unless its weights are external: it would be in memory
-    several times. Raises BadInput for INT8 without `int8`.
+    With a `judge` the CPU variant is judged, unless it is so large that its own weights would be
+    external: it is in memory several times. Raises BadInput for INT8 without `int8`.
     """
     if key == "fp16":
         outlined = make_outline(fp32.copy(), fp32.folder, ())
@@ -83,7 +83,7 @@ def make_quantized_graph(
     if key == "int8-cpu":
         signed = quantize_int8(model, int8_ranges, placement.roles, placement.excluded)
         signed = separate_biases(signed, int8_ranges, INT32_BIASES)
-        if judge and not outlined.is_external:
+        if judge and outlined.int8_bytes <= EXTERNAL_ABOVE_BYTES:
             made = make_judged_variant(
                 signed, int8_ranges, judge.reference_NK, judge.infer, outlined.fill
             )

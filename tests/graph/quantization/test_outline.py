@@ -7,16 +7,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import numpy_helper
+from running import sqnr
 
 from hvt_deploy.commands.quantized_graphs import GRAPHS_OF
 from hvt_deploy.core.manifest import GraphRecipe
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.graph import large_weights
 from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
+from hvt_deploy.graph.quantization import quantized_graph
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
+from hvt_deploy.graph.quantization.logits_judge import run_logits
 from hvt_deploy.graph.quantization.outline import make_outline
 from hvt_deploy.graph.quantization.qdq import select_nodes
-from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
+from hvt_deploy.graph.quantization.quantized_graph import Judge, make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.storage import OnnxFile, load_onnx, save_onnx
 
@@ -75,6 +78,31 @@ def test_graphs_do_not_depend_on_the_outline(files, key, place, monkeypatch, tmp
         assert tensors[name].dtype == values.dtype, name
         assert np.array_equal(tensors[name], values), name
     save_onnx(found, tmp_path / "m.onnx", external_above_bytes=1)  # and onnx.checker takes it
+
+
+def test_the_cpu_variant_is_judged_wherever_the_weights_are(files, monkeypatch):
+    """By ONNX Runtime's logits; not where the variant's own file would have external weights."""
+    inside, beside, ranges, _ = files
+    monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
+    images = np.random.default_rng(1).standard_normal((4, 3, 32, 32), np.float32)
+    quantization = QuantizationConfig(Int8Roles(*[PRODUCT_ROLES] * 3))
+    recipe = GraphRecipe(measured_ranges=True, quantization=quantization, target=None)
+
+    def make(path):
+        fp32 = load_onnx(path, weights=False)
+        reference_NK = run_logits(fp32, [images], 1, path.parent)
+        judge = Judge(reference_NK, lambda model: run_logits(model, [images], 1))
+        return reference_NK, make_quantized_graph(
+            OnnxFile(path), "int8-cpu", recipe, ranges, Int8Calibration(ranges), judge
+        )
+
+    (expected_NK, expected), (reference_NK, found) = make(inside), make(beside)
+    np.testing.assert_array_equal(reference_NK, expected_NK)
+    np.testing.assert_array_equal(found.logits_NK, expected.logits_NK)
+    np.testing.assert_array_equal(found.numerics_NK, expected.numerics_NK)
+    assert sqnr(reference_NK, found.logits_NK) > 10
+    monkeypatch.setattr(quantized_graph, "EXTERNAL_ABOVE_BYTES", 2**16)
+    assert make(beside)[1].logits_NK is None
 
 
 def test_an_outline_is_small_and_reads_weights_only_to_find_their_largest(files, monkeypatch):
