@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from hvt_deploy.commands.build_target import find_int8_target
 from hvt_deploy.commands.calibration_cache import Calibrated, calibrate
-from hvt_deploy.commands.cpu_variant_faults import find_variant_faults, time_cpu_variant
+from hvt_deploy.commands.cpu_variant_faults import find_variant_faults, find_variant_slowdown
 from hvt_deploy.commands.fp16_check import check_fp16, infer_rounded
 from hvt_deploy.commands.quantized_graphs import GRAPHS_OF, Quantized, describe_quantized
 from hvt_deploy.commands.recorded_names import learn_class_names
@@ -193,8 +193,8 @@ def _add_graph(
         faults: tuple[str, ...] = ()
         if key == "int8-cpu":
             images = calibrated.images[: manifest.signature.batch or 1]
-            speed = time_cpu_variant(manifest, reference.file.path, path, images)
-            faults = _judge_variant(made, parity, reference, speed, ui)
+            slowdown = find_variant_slowdown(manifest, reference.file.path, path, images)
+            faults = _judge_variant(made, parity, reference, slowdown, ui)
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
         return folder.add(
             manifest,
@@ -230,13 +230,13 @@ def _make_judge(calibrated: Calibrated, reference: _Reference) -> Judge | None:
 
 
 def _judge_variant(
-    made: QuantizedGraph, parity: Parity, reference: _Reference, speed: Interval | None, ui: Ui
+    made: QuantizedGraph, parity: Parity, reference: _Reference, slowdown: Interval | None, ui: Ui
 ) -> tuple[str, ...]:
     """What speaks against the CPU variant, said as warnings."""
     numerics = None if made.numerics_NK is None else reference.compare(made.numerics_NK)
     if made.kept_fp32:
         ui.say(f"int8-cpu: {len(made.kept_fp32)} nodes stay FP32: {made.kept_fp32[0].reason}.")
-    faults = find_variant_faults(parity, numerics, speed)
+    faults = find_variant_faults(parity, numerics, slowdown)
     for fault in faults:
         ui.warn(f"int8-cpu: {fault} It is not served: `package` and `Classifier` take FP32.")
     return faults

@@ -9,27 +9,29 @@ from statistics import median
 
 from hvt_deploy.evaluation.claims import judge_ratio
 from hvt_deploy.evaluation.scores import Interval
-from hvt_deploy.evaluation.statistics import bootstrap_ratio_interval
+from hvt_deploy.evaluation.statistics import bootstrap_median_interval
 from hvt_deploy.runtime.base import BoundCall
 
-_FEWEST_ROUNDS, _MOST_ROUNDS = 6, 12
+_MOST_ROUNDS = 12
+# What is as much faster as this in each of the first rounds will not be slower in the median.
+_CLEARLY_FASTER, _CLEAR_ROUNDS = 1.1, 3
 _WINDOW_MS = 20.0
-# The ratios of the earlier and the later rounds agree within this, or nothing is said.
+# The ratios of the earlier and the later rounds agree within this, or nothing is proven.
 _TOLERANCE = 0.05
 
 
-def compare_speed(
+def find_slowdown(
     reference: BoundCall,
     candidate: BoundCall,
     clock_ns: Callable[[], int] = time.thread_time_ns,
 ) -> Interval | None:
-    """How many times as fast `candidate` is as `reference`, two inferences that each run on the
-    calling thread alone.
+    """How many times as fast `candidate` is as `reference`, two inferences that ran before and each
+    run on the calling thread alone, where it is proven to be slower; None where it is not.
 
     It is the thread's CPU time that is compared: other work on the machine does not count. The
     median over 12 rounds of the ratio of two windows' medians, with its bootstrap interval; six
-    rounds are enough where they prove which one is faster. None where the ratio does not settle. A
-    window is 20 ms or, where one takes longer, one call.
+    rounds are enough where they prove which one is faster. A window is 20 ms or, where one takes
+    longer, one call.
     """
 
     def time_call(call: BoundCall) -> float:
@@ -38,19 +40,18 @@ def compare_speed(
         return (clock_ns() - start_ns) / 1e6
 
     calls = (reference, candidate)
-    for call in calls:
-        call()  # the first inference allocates
     counts = [math.ceil(_WINDOW_MS / max(time_call(call), 0.1)) for call in calls]
-    windows_ms: tuple[list[float], list[float]] = ([], [])
-    ratio: Interval | None = None
+    ratios: list[float] = []
     for i in range(_MOST_ROUNDS):
+        windows_ms = [0.0, 0.0]
         for which in (0, 1) if i % 2 else (1, 0):
-            times_ms = [time_call(calls[which]) for _ in range(counts[which])]
-            windows_ms[which].append(median(times_ms))
-        ratio = bootstrap_ratio_interval(*windows_ms)
-        if i + 1 >= _FEWEST_ROUNDS and judge_ratio(ratio, None) in ("faster", "slower"):
+            windows_ms[which] = median(time_call(calls[which]) for _ in range(counts[which]))
+        ratios.append(windows_ms[0] / windows_ms[1])
+        if len(ratios) == _CLEAR_ROUNDS and min(ratios) > _CLEARLY_FASTER:
+            return None
+        if judge_ratio(bootstrap_median_interval(ratios), None) in ("faster", "slower"):
             break
-    ratios = [before / after for before, after in zip(*windows_ms, strict=True)]
     half = len(ratios) // 2
-    halves = median(ratios[:half]) / median(ratios[half:])
-    return ratio if abs(halves - 1) <= _TOLERANCE else None
+    is_settled = abs(median(ratios[:half]) / median(ratios[half:]) - 1) <= _TOLERANCE
+    ratio = bootstrap_median_interval(ratios)
+    return ratio if is_settled and judge_ratio(ratio, None) == "slower" else None

@@ -18,23 +18,21 @@ from hvt_deploy.evaluation.candidates import plan_rows
 from hvt_deploy.evaluation.scores import Interval
 from hvt_deploy.runtime.classifier import Classifier
 
-SLOWER, FASTER = Interval(0.74, 0.71, 0.77), Interval(1.5, 1.4, 1.6)
-NO_CLAIM = (None, Interval(0.9, 0.7, 1.1), Interval(0.98, 0.97, 0.99))
+SLOWER = Interval(0.74, 0.71, 0.77)
 
 
 def parity(sqnr_db):
     return Parity(0.1, 0.1, sqnr_db, same_argmax=True)
 
 
-@pytest.mark.parametrize("speed", [FASTER, *NO_CLAIM])
-def test_only_a_proven_loss_speaks_against_a_variant(speed):
-    assert find_variant_faults(parity(22.1), parity(25.0), speed) == ()
-    assert find_variant_faults(parity(-5.0), None, speed) == ()
+def test_only_a_proven_loss_speaks_against_a_variant():
+    assert find_variant_faults(parity(22.1), parity(25.0), None) == ()
+    assert find_variant_faults(parity(-5.0), None, None) == ()
 
 
 @pytest.mark.parametrize("found_db", [21.9, -150.0, math.nan])
 def test_logits_more_than_3_db_below_the_engines_numerics_do(found_db):
-    (fault,) = find_variant_faults(parity(found_db), parity(25.0), FASTER)
+    (fault,) = find_variant_faults(parity(found_db), parity(25.0), None)
     assert "25.0 dB" in fault
     assert len(find_variant_faults(parity(found_db), parity(25.0), SLOWER)) == 2
 
@@ -45,7 +43,7 @@ def test_a_slow_variant_is_named_everywhere_and_served_nowhere(exported, tmp_pat
     flags["calibration.folder"] = str(write_digits(tmp_path / "digits").calibration)
     config = with_flags(folder.read().config, flags)
 
-    monkeypatch.setattr(cpu_variant_faults, "compare_speed", lambda *calls: SLOWER)
+    monkeypatch.setattr(cpu_variant_faults, "find_slowdown", lambda *calls: SLOWER)
     ui = SilentUi()
     (fault,) = quantize(folder, config, "int8-fp32", ui).faults["int8-cpu"]
     manifest = folder.read()

@@ -7,8 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from hvt_deploy.evaluation.claims import judge_ratio
-from hvt_deploy.evaluation.speed_check import compare_speed
+from hvt_deploy.evaluation.speed_check import find_slowdown
 
 
 class Machine:
@@ -27,33 +26,36 @@ class Machine:
 
     def compare(self, before_ms, after_ms):
         calls = (self.take(lambda machine: before_ms), self.take(after_ms))
-        return compare_speed(*calls, clock_ns=lambda: self.now_ns)
+        return find_slowdown(*calls, clock_ns=lambda: self.now_ns)
 
 
-@pytest.mark.parametrize(
-    ("ms", "outcome"), [(13.5, "slower"), (5, "faster"), (10, "no difference")]
-)
-def test_the_ratio_of_two_inferences_is_found(ms, outcome):
+@pytest.mark.parametrize("ms", [13.5, 11])
+def test_a_slower_inference_is_found(ms):
     ratio = Machine().compare(10, lambda machine: ms)
     assert ratio.estimate == pytest.approx(10 / ms, rel=0.03)
-    assert judge_ratio(ratio, None) == outcome
+    assert ratio.high < 0.96
+
+
+@pytest.mark.parametrize("ms", [5, 9.5, 10, 10.2])
+def test_one_that_is_not_slower_is_not(ms):
+    assert Machine().compare(10, lambda machine: ms) is None
 
 
 def test_a_ratio_that_moves_says_nothing():
     """As where the machine's clock falls for one of them halfway."""
     machine = Machine()
-    assert machine.compare(10, lambda machine: 9 if machine.calls < 18 else 14) is None
+    assert machine.compare(10, lambda machine: 10.5 if machine.calls < 18 else 14) is None
 
 
 def test_a_ratio_that_scatters_proves_nothing():
-    assert judge_ratio(Machine(noise=0.5).compare(100, lambda machine: 110), None) != "slower"
+    assert Machine(noise=0.5).compare(100, lambda machine: 110) is None
 
 
-@pytest.mark.parametrize(("ms", "rounds"), [(300, 6), (204, 12)])
+@pytest.mark.parametrize(("ms", "rounds"), [(100, 3), (300, 6), (204, 12)])
 def test_a_large_model_is_called_a_few_times_only(ms, rounds):
     machine = Machine()
     machine.compare(200, lambda machine: ms)
-    assert machine.calls == 2 * (1 + 1 + rounds)
+    assert machine.calls == 2 * (1 + rounds)
 
 
 def test_time_that_others_take_does_not_count():
@@ -66,5 +68,5 @@ def test_time_that_others_take_does_not_count():
         compute()
         time.sleep(0.02)
 
-    ratio = compare_speed(compute, compute_and_wait)
+    ratio = find_slowdown(compute, compute_and_wait)
     assert ratio is None or ratio.estimate > 0.75

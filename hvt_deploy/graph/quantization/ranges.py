@@ -23,7 +23,7 @@ from hvt_deploy.graph.edit import copy_model
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.calibrators import BINS, Histogram
 from hvt_deploy.graph.quantization.ort_session import open_graph
-from hvt_deploy.graph.storage import load_onnx
+from hvt_deploy.graph.weights_in_file import load_without_weights
 
 # From this opset on a reduction takes its axes as an input.
 _AXES_INPUT_OPSET = 18
@@ -143,7 +143,7 @@ def collect_ranges_and_logits(
     Memory does not grow with the number of batches. Raises BadInput if there is no image,
     ToolFailure naming a tensor that is not finite.
     """
-    model = load_onnx(onnx_path, weights=False)
+    model = load_without_weights(onnx_path)
     names, by_channel = find_float_tensors(model), _channel_tensors(model)
     derived = _derive_ranges(model, onnx_path.parent, names, by_channel)
     measured = [name for name in names if name not in derived]
