@@ -15,6 +15,7 @@ from hvt_deploy.core.files import hash_file, replace_file
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
+from hvt_deploy.models.weights.hub import find_in_hub_cache, is_on_hub, locate_on_hub
 from hvt_deploy.models.weights.trained import is_trained
 from hvt_deploy.models.weights.transfer import HostUnreachable, fetch, looks_like_html
 
@@ -135,11 +136,16 @@ def _cache_name(spec: ModelSpec) -> str:
 def _official_file(
     spec: ModelSpec, cache_dir: Path, progress: Callable[[int, int], None] | None
 ) -> Path:
-    path = cache_dir / _cache_name(spec)
+    path, url = cache_dir / _cache_name(spec), direct_url(spec.checkpoint)
+    name, by_hand = path.name, _by_hand(spec.checkpoint, path)
     if not path.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
-        fetch(direct_url(spec.checkpoint), path, _by_hand(spec.checkpoint, path), progress)
-    _check_record(path)
+        cached = find_in_hub_cache(url) if is_on_hub(url) else None
+        if cached is None:
+            source = locate_on_hub(url, by_hand) if is_on_hub(url) else url
+            fetch(source, path, by_hand, progress)
+        path = cached or path
+    _check_record(path, name, cache_dir / RECORD_NAME)
     return path
 
 
@@ -149,22 +155,21 @@ def _by_hand(checkpoint: Checkpoint, path: Path) -> str:
     )
 
 
-def _check_record(path: Path) -> None:
-    """Record the file's sha256 the first time, compare it from then on."""
-    record_path = path.parent / RECORD_NAME
+def _check_record(path: Path, name: str, record_path: Path) -> None:
+    """Record the file's sha256 as that of `name` the first time, compare it from then on."""
     sha256 = hash_file(path)
-    if path.name not in _read_record(record_path):
-        _add_to_record(record_path, path, sha256)
-    recorded = _read_record(record_path)[path.name]
+    if name not in _read_record(record_path):
+        _add_to_record(record_path, path, name, sha256)
+    recorded = _read_record(record_path)[name]
     if recorded != sha256:
         raise BadInput(
             f"{path} is not the file first seen: its sha256 is {sha256}, recorded is {recorded}.",
-            "Delete it to download it again; if the published file has changed, delete its line in "
-            f"{record_path} too.",
+            "Delete it to download it again; if the published file has changed, delete the line of "
+            f"{name} in {record_path} too.",
         )
 
 
-def _add_to_record(record_path: Path, path: Path, sha256: str) -> None:
+def _add_to_record(record_path: Path, path: Path, name: str, sha256: str) -> None:
     """Add a file that no other process added meanwhile."""
     with path.open("rb") as file:
         if looks_like_html(file.read(512)):
@@ -173,7 +178,7 @@ def _add_to_record(record_path: Path, path: Path, sha256: str) -> None:
                 "Delete it and save the file itself there.",
             )
     with hold_alone(record_path.with_name(f".{RECORD_NAME}.lock")):
-        record = {path.name: sha256, **_read_record(record_path)}
+        record = {name: sha256, **_read_record(record_path)}
         with replace_file(record_path) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
 
