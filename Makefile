@@ -25,7 +25,7 @@ unit: $(READY)
 # Long checks that CI does not run: hours. check_all.py goes on where it was interrupted.
 check-all: test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow --deselect tests/reliability/test_bad_input.py --deselect tests/reliability/test_crash_points.py
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m slow --ignore tests/reliability
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/check_all.py
 	PYTHON=$(BIN)/python docker/check.sh lint resolve cpu dgpu arm64

@@ -1,9 +1,10 @@
-"""The campaign of reliability: python benchmarks/reliability.py [--every N] [--output FILE].
+"""The campaign of reliability: python benchmarks/reliability.py [--output FILE].
 
 Every kind of bad input in `tests/reliability/table.py`, in a process of its own: exit code,
-message, what was lost or left behind, processor time and memory. Every verb, ended hard before each
-step that changes the disk (with `--every N` each N-th), then run again. Ends with 1 unless all is
-clean.
+message, what was lost or left behind, processor time and memory. Every verb, ended at each step
+that changes the disk, then run again. Real runs, killed at any moment and run again. Two to six
+commands at once. Minutes on one core. What was tried at this commit is kept next to the output
+until the end, so an interrupted campaign goes on where it was. Ends with 1 unless all is clean.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,7 +33,15 @@ from benchmarks.records import (
 )
 
 _TESTS = ROOT / "tests"
-_NAMES = "import json, table, crash_points as c; print(json.dumps([table.CHANNELS, list(c.VERBS)]))"
+_NAMES = (
+    "import json, table, crash_points as c, real_runs as r; "
+    "print(json.dumps([table.CHANNELS, table.MOST_MIB_OF, list(c.VERBS), list(r.KILLED)]))"
+)
+_KILLS = 4
+_AT_ONCE = tuple((number, seed) for seed in range(2) for number in range(2, 7))
+# A request to tests/reliability/program.py, and with its record.
+_Request: TypeAlias = tuple[object, ...]
+_Tried: TypeAlias = tuple[_Request, Record]
 
 
 def main() -> int:
@@ -39,7 +49,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--every", type=int, default=1, help="distance of the steps that are tried")
     parser.add_argument("--output", type=Path, default=RESULTS / "reliability.json")
     options = parser.parse_args()
     paths = os.pathsep.join(map(str, (_TESTS / "reliability", _TESTS, ROOT)))
@@ -47,8 +56,48 @@ def main() -> int:
     named = subprocess.run(
         [sys.executable, "-c", _NAMES], env=environment, capture_output=True, text=True, check=True
     )
-    groups, verbs = json.loads(named.stdout)
-    with tempfile.TemporaryDirectory() as folder:
+    channels, bounds_mib, verbs, killed = json.loads(named.stdout)
+    requests: list[_Request] = [("kind", kind) for kinds in channels.values() for kind in kinds]
+    requests += [("verb", verb, 1) for verb in verbs]
+    requests += [("kills", verb, _KILLS) for verb in killed]
+    requests += [("at once", number, seed) for number, seed in _AT_ONCE]
+    journal = options.output.with_suffix(".part.jsonl")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    tried = list(_try_all(requests, journal, environment))
+    records = {what: [r for asked, r in tried if asked[0] == what] for what, *_ in requests}
+    by_name = {record["kind"]: record for record in records["kind"]}
+    record = {
+        **describe_conditions("reliability.py"),
+        "commit": describe_commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu_minutes": round(sum(record["spent_cpu_s"] for _, record in tried) / 60, 1),
+        "bad_input": {
+            channel: {
+                **_sum_up([by_name[name] for name in names]),
+                "bound_mib": bounds_mib[channel],
+            }
+            for channel, names in channels.items()
+        },
+        "crash_points": records["verb"],
+        "kills": records["kills"],
+        "at_once": records["at once"],
+    }
+    write_record(options.output, record)
+    journal.unlink()
+    faults = [record for _, record in tried if record["faults"]]
+    print(json.dumps(faults, indent=1))
+    return 1 if faults else 0
+
+
+def _try_all(
+    requests: Sequence[_Request], journal: Path, environment: dict[str, str]
+) -> Iterator[_Tried]:
+    """Each request with its record: of the journal, where it is of this commit, or asked for."""
+    commit = describe_commit()
+    lines = journal.read_text().splitlines() if journal.is_file() else []
+    kept = [json.loads(line) for line in lines if line.endswith("}")]
+    known = {tuple(line["request"]): line["record"] for line in kept if line["commit"] == commit}
+    with tempfile.TemporaryDirectory() as folder, journal.open("a") as stream:
         program = [sys.executable, str(_TESTS / "reliability" / "program.py")]
         with subprocess.Popen(
             [*program, folder, f"{folder}/exports"],
@@ -57,25 +106,17 @@ def main() -> int:
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            tried = {
-                group: [_ask(process, "kind", name) for name in groups[group]] for group in groups
-            }
-            ended = [_ask(process, "verb", verb, options.every) for verb in verbs]
+            for request in requests:
+                record = known.get(request) or _ask(process, request)
+                if request not in known:
+                    line = {"commit": commit, "request": request, "record": record}
+                    stream.write(json.dumps(line) + "\n")
+                    stream.flush()
+                yield request, record
             process.communicate()
-    record = {
-        **describe_conditions(" ".join(["reliability.py", *sys.argv[1:]])),
-        "commit": describe_commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "bad_input": {group: _sum_up(records) for group, records in tried.items()},
-        "crash_points": ended,
-    }
-    write_record(options.output, record)
-    faults = [one for records in (*tried.values(), ended) for one in records if one["faults"]]
-    print(json.dumps(faults, indent=1))
-    return 1 if faults else 0
 
 
-def _ask(process: subprocess.Popen[str], *request: object) -> Record:
+def _ask(process: subprocess.Popen[str], request: _Request) -> Record:
     _stream(process.stdin).write(json.dumps(request) + "\n")
     _stream(process.stdin).flush()
     return json.loads(_stream(process.stdout).readline())

@@ -81,7 +81,8 @@ def configure_export(
     sections = {f"preprocessing.{key}": value for key, value in prepared.items()}
     more = {"num_classes": classes, **sections, "preprocessing.image_size": size}
     config = with_flags(config, {**settings, **more})
-    return open_folder(workspace, slug or own_name or spec_of_config(config).slug), config
+    usual = own_name or spec_of_config(config).slug
+    return open_folder(workspace, usual if slug is None else slug), config
 
 
 def export(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable
 
 # What the system says of a path that is wrong, whatever this user may do.
@@ -61,6 +62,8 @@ def as_failure(error: Exception) -> HvtDeployError:
     """
     if isinstance(error, HvtDeployError):
         return error
+    if isinstance(error, OSError):
+        error = with_number(error)
     if isinstance(error, OSError) and error.strerror:
         failure: HvtDeployError = refused_by_system(error)
     elif isinstance(error, MemoryError):
@@ -72,6 +75,15 @@ def as_failure(error: Exception) -> HvtDeployError:
         )
     failure.__cause__ = error
     return failure
+
+
+def with_number(error: OSError) -> OSError:
+    """`error`, or the one with the system's number for NumPy's of an array that was half written:
+    it has none.
+    """
+    if error.errno is None and re.search(r"\d+ requested and \d+ written", str(error)):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return error
 
 
 def refused_by_system(error: OSError) -> HvtDeployError:

@@ -18,6 +18,7 @@ from hvt_deploy.core.errors import (
     HvtDeployError,
     MissingEnvironment,
     refused_by_system,
+    with_number,
 )
 
 # Names of folders that are being written begin so, followed by eight characters.
@@ -178,6 +179,7 @@ def write_failed(path: Path, error: OSError) -> HvtDeployError:
     """The error for a write to `path` that the system refused, or for what else it refused on the
     way: another file, a full folder for temporary files.
     """
+    error = with_number(error)
     temporary = _find_full_temporary_folder(path) if error.errno == errno.ENOSPC else None
     if temporary and error.filename is None:
         return MissingEnvironment(

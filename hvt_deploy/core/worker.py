@@ -35,6 +35,8 @@ _ERRORS: dict[str, type[HvtDeployError]] = {
 }
 # The mark of a line that is of use only where the child crashes.
 DETAIL = "@detail "
+# The mark of the line with the child's refusal: for a file of its own the disk may be full.
+_REFUSAL = "@refusal "
 _REFUSED = 3
 _LOG_LINES = 5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -87,17 +89,24 @@ def run_in_child(
     Raises the HvtDeployError that was raised there, TimeUp, and Crash with the last lines of the
     log if the process died.
     """
+    refusals: list[str] = []
+
+    def take(line: str) -> bool:
+        if not line.startswith(_REFUSAL):
+            return takes(line)
+        refusals.append(line.removeprefix(_REFUSAL))
+        return True
+
     with tempfile.TemporaryDirectory(prefix="hvt-deploy-") as folder:
-        job_file, refusal_file = Path(folder) / "job.json", Path(folder) / "refusal.json"
+        job_file = Path(folder) / "job.json"
         job_file.write_text(json.dumps(to_plain(job)), encoding="utf-8")
-        command = child_command(module, job_file, refusal_file)
         limit = _Limit(limit_s)
-        exit_code, log = _run(command, folder, takes, limit)
-        if limit.is_up:
-            raise TimeUp(module, limit_s or 0, log)
-        if exit_code == _REFUSED and refusal_file.is_file():
-            refusal = from_plain(Refusal, json.loads(refusal_file.read_text(encoding="utf-8")))
-            raise _ERRORS.get(refusal.error, ToolFailure)(refusal.message, refusal.hint)
+        exit_code, log = _run(child_command(module, job_file), folder, take, limit)
+    if limit.is_up:
+        raise TimeUp(module, limit_s or 0, log)
+    if exit_code == _REFUSED and refusals:
+        refusal = from_plain(Refusal, json.loads(refusals[-1]))
+        raise _ERRORS.get(refusal.error, ToolFailure)(refusal.message, refusal.hint)
     if exit_code != 0:
         raise Crash(module, exit_code, log)
 
@@ -112,13 +121,13 @@ def child_command(module: str, *arguments: Path | str) -> list[str]:
 
 def answer(kind: type[T], work: Callable[[T], None]) -> int:
     """The child's side: read the job of this process, do `work` on it; returns the exit code."""
-    job_file, refusal_file = map(Path, sys.argv[1:])
     try:
-        work(from_plain(kind, json.loads(job_file.read_text(encoding="utf-8"))))
+        work(from_plain(kind, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
     except (HvtDeployError, OSError, MemoryError) as error:
         failure = as_failure(error)
         refusal = Refusal(type(failure).__name__, failure.message, failure.hint)
-        refusal_file.write_text(json.dumps(to_plain(refusal)), encoding="utf-8")
+        sys.stdout.write(f"\n{_REFUSAL}{json.dumps(to_plain(refusal))}\n")
+        sys.stdout.flush()
         return _REFUSED
     return 0
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
 import shutil
+import signal
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hvt_deploy.core.errors import BadInput, MissingEnvironment, as_failure
@@ -139,3 +142,21 @@ def test_a_refusal_of_the_system_is_no_fault_of_this_program(tmp_path):
     quota = as_failure(OSError(errno.EDQUOT, "Disk quota exceeded", "/cache/x"))
     assert quota.exit_code == 3
     assert "/cache/x: Disk quota exceeded" in quota.message
+
+
+def test_an_array_that_numpy_half_wrote_is_a_full_disk(tmp_path):
+    """NumPy's error has neither a number nor a file."""
+    with (tmp_path / "x.npy").open("wb") as stream, pytest.raises(OSError) as refused:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            np.save(stream, np.zeros(1000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+    assert refused.value.errno is None
+    failure = as_failure(refused.value)
+    assert isinstance(failure, MissingEnvironment)
+    assert "No space left" in failure.message
+    assert "TMPDIR" in failure.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_an_error_keeps_its_kind_message_and_hint(child):
             child("raise MissingEnvironment('no GPU for ' + job.text, 'buy one')"), Job("x")
         )
     assert raised.value.hint == "buy one"
+
+
+def test_an_error_arrives_where_no_file_can_be_written(child):
+    """Also behind a line of native code that has no end."""
+    body = """
+        Path(os.environ["TMPDIR"]).rename(job.text)
+        os.write(1, b"half a line")
+        raise MissingEnvironment("The disk is full.")
+    """
+    with pytest.raises(MissingEnvironment, match="The disk is full"):
+        run_in_child(child(body), Job(str(Path(os.environ["PYTHONPATH"]) / "moved")))
 
 
 def test_a_crash_is_reported_with_its_last_lines(child):

@@ -1,4 +1,7 @@
-"""Every verb, ended hard before each step that changes the disk, then run again."""
+"""Every verb, ended hard before each step that changes the disk and after the opening of each file
+that it writes, then run again: the verb runs once, and at each step its disk is copied, which is
+what a process killed there leaves. What was not yet written is not in the copy, its locks are free.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forks import ENDED, run_in_fork
-from place import MODEL, QUANTIZE, VALIDATE
+from forks import Step, run_in_fork
+from place import MODEL, QUANTIZE, VALIDATE, draw_again
 
 from hvt_deploy.commands.unpack import unpack
 from hvt_deploy.core.files import hash_file
@@ -25,6 +29,8 @@ _SCRATCH = re.compile(
     r"(^|/)(\.[a-z.]*lock|\.readers|\.answers(/.*)?|timing-[^/]*\.cache|"
     r"\.[^/]*\.\d+\.new|\.sha256[^/]*)$|^(cache|tmp)(/|$)|(^|/)\.staging-[a-z0-9_]{8}/"
 )
+_RANDOM = re.compile(r"(?<=\.staging-)[a-z0-9_]{8}|(?<=\.)\d+(?=\.new)")
+_BEFORE, _IN_FILE = "before", "in the file of"
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Verb:
     arguments: Sequence[object]
     without: Sequence[str] = ()
     exit_code: int = 0
+    before: Callable[[], object] = lambda: None
+    """Is called in the process itself."""
 
 
 VERBS: Mapping[str, Verb] = {
@@ -47,7 +55,7 @@ VERBS: Mapping[str, Verb] = {
     "build-trt --force": Verb(("build-trt", "--int8", "--force")),
     "validate": Verb(VALIDATE, ["results", "recorded"]),
     "validate --record": Verb((*VALIDATE, "--record", "--keep", 1)),
-    "report": Verb(("report", "--format", "html", "--output", "report.html")),
+    "report": Verb(("report", "--format", "html", "--output", "report.html"), before=draw_again),
     "report new": Verb(("report", "--format", "json", "--output", "report.json")),
     "diff": Verb(("diff",)),
     "predict": Verb(("predict", "validation/0")),
@@ -141,47 +149,89 @@ def _is_whole(path: Path) -> bool:
 
 
 def try_verb(template: Path, name: str, every: int) -> dict[str, object]:
-    """The record of a verb: how many steps it has, how many were the last, what went wrong.
+    """The record of a verb: how often it was ended, and what went wrong.
 
-    `every` is the distance of the steps that are tried.
+    `every` is the distance of the steps that are tried. The next run is made once for each state of
+    the disk.
     """
     verb, place = VERBS[name], template.parent / f"run-{os.getpid()}"
     copy_place(template, place, verb)
-    whole = run_in_fork(verb.arguments, place)
-    record: dict[str, object] = {"verb": name, "steps": len(whole.steps), "killed": 0}
+    whole = run_in_fork(verb.arguments, place, before=verb.before)
     if whole.code != verb.exit_code:
-        return {**record, "faults": [f"exit {whole.code}: {whole.said}"]}
-    wanted = {_HASH.sub("", file) for file in list_files(place)}
-    faults: list[str] = []
-    ends = range(0, len(whole.steps), every)
-    for step in ends:
-        where = f"before step {step + 1} of {len(whole.steps)} ({whole.steps[step]})"
-        found = _try_step(template, place, verb, step, wanted)
-        faults += [f"{where}: {fault}" for fault in found]
-    return {**record, "killed": len(ends), "faults": faults}
-
-
-def _try_step(
-    template: Path, place: Path, verb: Verb, step: int, wanted: set[str]
-) -> Iterator[str]:
+        return {"verb": name, "faults": [f"exit {whole.code}: {whole.said}"]}
+    wanted = list_wanted(place)
     copy_place(template, place, verb)
-    before, manifests = list_files(place), _list_artifacts(place)
-    ended = run_in_fork(verb.arguments, place, end_before=step)
-    if ended.code != ENDED:
-        yield f"was not reached: {ended.code} {ended.said[-300:]}"
-        return
+    before, manifests = list_files(place), list_artifacts(place)
+    ended, states, faults = place.with_name(f"ended-{os.getpid()}"), set[str](), list[str]()
+    steps, killed = 0, Counter[str]()
+
+    def end(step: Step, where: str, state: str) -> None:
+        killed[where] += 1
+        if state in states:
+            return
+        states.add(state)
+        shutil.rmtree(ended, ignore_errors=True)
+        shutil.copytree(place, ended, symlinks=True)
+        if where == _IN_FILE and step.flags is not None:
+            os.close(os.open(ended / step.path, step.flags, 0o600))
+        found = _judge(ended, verb, before, manifests, wanted)
+        faults.extend(f"{where} step {steps}, {step.event} {step.path}: {f}" for f in found)
+
+    def look(step: Step) -> None:
+        nonlocal steps
+        steps += 1
+        if (steps - 1) % every:
+            return
+        state = _describe_state(place)
+        end(step, _BEFORE, state)
+        if step.flags is not None:
+            end(step, _IN_FILE, state if _is_temporary(step.path) else f"{state} {step.path}")
+
+    run_in_fork(verb.arguments, place, before=verb.before, pause=look)
+    counts = {"steps": steps, "killed": killed[_BEFORE], "in_files": killed[_IN_FILE]}
+    return {"verb": name, **counts, "states": len(states), "faults": faults}
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether only the process that made it uses it: nobody else knows its random name."""
+    return name.startswith("tmp/")
+
+
+def _describe_state(place: Path) -> str:
+    """What is on the disk, but for temporary files and the random part of names."""
+    state = list[object]()
+    for path in place.rglob("*"):
+        name = path.relative_to(place).as_posix()
+        if not _is_temporary(name):
+            found = path.lstat()
+            written = None if path.is_dir() else (found.st_ino, found.st_size, found.st_mtime_ns)
+            state.append((_RANDOM.sub("", name), written))
+    return repr(sorted(state, key=repr))
+
+
+def _judge(
+    place: Path,
+    verb: Verb,
+    before: Mapping[str, str],
+    manifests: Mapping[str, Sequence[str]],
+    wanted: set[str],
+) -> Iterator[str]:
     yield from find_losses(place, before, manifests)
-    again = run_in_fork(verb.arguments, place)
+    again = run_in_fork(verb.arguments, place, before=verb.before)
     if again.code != verb.exit_code:
         yield f"the next run ends with {again.code}: {again.said[-600:]}"
         return
     yield from (f"after the next run {loss}" for loss in find_losses(place, before, manifests))
-    there = {_HASH.sub("", file) for file in list_files(place)}
-    if there != wanted:
+    if (there := list_wanted(place)) != wanted:
         yield f"after the next run other files: {sorted(there ^ wanted)[:5]}"
 
 
-def _list_artifacts(place: Path) -> dict[str, list[str]]:
+def list_wanted(place: Path) -> set[str]:
+    """The files that a run leaves, whatever their hashes."""
+    return {_HASH.sub("", file) for file in list_files(place)}
+
+
+def list_artifacts(place: Path) -> dict[str, list[str]]:
     """The keys of artifacts by manifest."""
     return {
         file.relative_to(place).as_posix(): list(json.loads(file.read_text())["artifacts"])

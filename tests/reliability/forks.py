@@ -1,5 +1,5 @@
 """A command in a fork of this process, which must have no other threads: bounded, measured, and
-ended before any step that changes the disk.
+stopped at each step that changes the disk.
 """
 
 from __future__ import annotations
@@ -13,18 +13,30 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from command_line import run
 
-# The exit code of a run that was ended before a step.
-ENDED = 77
 _STEPS = {
     *("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"),
     *("os.chmod", "os.utime"),
 }
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# What a run may allocate more than this process has: a fault shall not take the machine with it.
+_MOST_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of the disk that a run is about to make."""
+
+    event: str
+    """Its audit event."""
+    path: str
+    """Of the file or folder, in the place of the run."""
+    flags: int | None
+    """With which a file is opened for writing; None for another event."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,10 @@ class Ran:
     """Its exit code, negative for a signal."""
     said: str
     """The end of its output, messages last."""
-    steps: Sequence[str] = ()
-    """What it changed on the disk, step by step."""
     cpu_s: float = 0.0
     """Processor time."""
     peak_mib: float = 0.0
-    """Memory that it needed more than this process."""
+    """The most memory that it held at once, more than this process had."""
 
 
 def run_in_fork(
@@ -49,36 +59,70 @@ def run_in_fork(
     environment: Mapping[str, str] | None = None,
     before: Callable[[], object] = lambda: None,
     *,
-    end_before: int = -1,
-    limit_s: int = 60,
+    pause: Callable[[Step], object] | None = None,
+    limit_s: int = 300,
 ) -> Ran:
     """Run `hvt-deploy ARGUMENTS` in the folder `place`, after `before`.
 
-    With `end_before` the process ends hard before that step, as by a power cut: what it has not
-    written yet is lost. One that takes longer than `limit_s` is killed.
+    It waits before each step while `pause` looks at the disk, as the run would leave it if it were
+    killed there: what it has not written yet is lost. One that takes longer than `limit_s` besides
+    that is killed.
     """
     reading, writing = os.pipe()
+    waiting, going = os.pipe()
+
+    def stop(step: Step) -> None:
+        os.write(writing, (json.dumps(asdict(step)) + "\n").encode())
+        os.read(waiting, 1)
+
     process = os.fork()
     if process == 0:
         os.close(reading)
         os.setsid()
         try:
-            answer = _run(arguments, place, environment or {}, before, end_before)
+            at_first_mib = _reset_peak()
+            if pause:
+                _hear_steps(place, stop)
+            answer = _run(arguments, place, environment or {}, before)
         except BaseException:
-            answer = 99, traceback.format_exc(), ()
-        os.write(writing, json.dumps(answer).encode())
+            answer = 99, traceback.format_exc()
+        children_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        peak_mib = max(_read_memory("VmHWM") - at_first_mib, children_mib)
+        os.write(writing, json.dumps([*answer, peak_mib]).encode())
         os._exit(0)
     os.close(writing)
-    usage = _wait(process, limit_s)
-    with os.fdopen(reading, "rb") as stream:
-        content = stream.read()
+    os.close(waiting)
+    content = ""
+    with os.fdopen(reading, encoding="utf-8") as stream, os.fdopen(going, "wb", 0) as go:
+        for line in stream if pause else ():
+            if not line.endswith("\n"):
+                content = line
+                break
+            pause(Step(**json.loads(line)))
+            go.write(b".")
+        usage = _wait(process, limit_s)
+        content = content or stream.read()
     spent = usage[1]
     cpu_s = spent.ru_utime + spent.ru_stime
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_mib = max(0, spent.ru_maxrss - here) / 1024
     if not content:
-        return Ran(os.waitstatus_to_exitcode(usage[0]), "", (), cpu_s, peak_mib)
-    return Ran(*json.loads(content), cpu_s, peak_mib)
+        return Ran(os.waitstatus_to_exitcode(usage[0]), "", cpu_s)
+    code, said, peak_mib = json.loads(content)
+    return Ran(code, said, cpu_s, peak_mib)
+
+
+def _reset_peak() -> float:
+    """Memory of this process, MiB, whose peak counts from now on; much more it cannot get."""
+    Path("/proc/self/clear_refs").write_text("5")
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (int(_read_memory("VmData") * 2**20) + _MOST_BYTES,) * 2
+    )
+    return _read_memory("VmRSS")
+
+
+def _read_memory(name: str) -> float:
+    """A line of /proc/self/status, MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _wait(process: int, limit_s: int) -> tuple[int, resource.struct_rusage]:
@@ -98,8 +142,7 @@ def _run(
     place: Path,
     environment: Mapping[str, str],
     before: Callable[[], object],
-    end_before: int,
-) -> tuple[int, str, Sequence[str]]:
+) -> tuple[int, str]:
     usual = {
         "TMPDIR": str(place / "tmp"),
         "XDG_CACHE_HOME": str(place / "cache"),
@@ -108,29 +151,22 @@ def _run(
     tempfile.tempdir = None
     os.chdir(place)
     before()
-    steps: list[str] = []
-    armed = True
+    done = run(*arguments, cwd=place, **{**usual, **environment})
+    return done.returncode, (done.stdout[-8000:] + done.stderr)[-16000:]
+
+
+def _hear_steps(place: Path, stop: Callable[[Step], object]) -> None:
+    """Call `stop` before each step of this process that changes the disk below `place`."""
 
     def hear(event: str, values: tuple[object, ...]) -> None:
-        if not armed or not _changes_disk(event, values):
+        flags = values[2] if event == "open" else None
+        if event not in _STEPS and not (isinstance(flags, int) and flags & _WRITES):
             return
         path = values[0]
         if isinstance(path, int):
             path = Path(f"/proc/self/fd/{path}").readlink()
         path = place / os.fsdecode(path)
-        if not path.is_relative_to(place):
-            return
-        if len(steps) == end_before:
-            os._exit(ENDED)
-        steps.append(f"{event} {path.relative_to(place)}")
+        if path.is_relative_to(place):
+            stop(Step(event, str(path.relative_to(place)), flags))
 
     sys.addaudithook(hear)
-    done = run(*arguments, cwd=place, **{**usual, **environment})
-    armed = False
-    return done.returncode, (done.stdout[-8000:] + done.stderr)[-16000:], steps
-
-
-def _changes_disk(event: str, values: tuple[object, ...]) -> bool:
-    if event == "open":
-        return isinstance(values[2], int) and bool(values[2] & _WRITES)
-    return event in _STEPS

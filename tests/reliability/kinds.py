@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forks import run_in_fork
@@ -15,7 +15,6 @@ from place import link_tree
 
 # What a refusal may take.
 _MOST_CPU_S = 20.0
-_MOST_MIB = 1500.0
 _LONGEST_SAID = 6000
 # What a run that was refused may leave: locks, and in the cache what is made again.
 _MAY_APPEAR = re.compile(
@@ -40,6 +39,8 @@ class Kind:
     """Is called in the process itself."""
     may_appear: str = "^$"
     """A pattern of what the run may leave."""
+    most_mib: float | None = None
+    """Memory that it may take; None: as others of its group."""
 
     @property
     def name(self) -> str:
@@ -48,9 +49,23 @@ class Kind:
 
 def try_kind(template: Path, name: str) -> dict[str, object]:
     """The record of a kind: its exit code, what was said, what is wrong with that."""
+    from table import KINDS, MOST_MIB
+
+    kind = KINDS[name]
+    return _try(template, kind, MOST_MIB[name] if kind.most_mib is None else kind.most_mib)
+
+
+def try_without_bound(template: Path, name: str) -> dict[str, object]:
+    """The same with a bound of the product removed."""
+    from memory_kinds import BOUNDS
     from table import KINDS
 
-    kind, place = KINDS[name], template.parent / f"kind-{os.getpid()}"
+    kind = KINDS[name]
+    return _try(template, replace(kind, before=BOUNDS[name]), kind.most_mib or 0)
+
+
+def _try(template: Path, kind: Kind, most_mib: float) -> dict[str, object]:
+    place = template.parent / f"kind-{os.getpid()}"
     shutil.rmtree(place, ignore_errors=True)
     link_tree(template, place)
     kind.prepare(place)
@@ -66,7 +81,7 @@ def try_kind(template: Path, name: str) -> dict[str, object]:
         faults.append("says more than one sentence, or blames this program")
     if len(said) > _LONGEST_SAID:
         faults.append(f"says {len(said)} characters")
-    if ran.cpu_s > _MOST_CPU_S or ran.peak_mib > _MOST_MIB:
+    if ran.cpu_s > _MOST_CPU_S or ran.peak_mib > most_mib:
         faults.append(f"took {ran.cpu_s:.1f} s and {ran.peak_mib:.0f} MiB")
     lost = [name for name in there if after.get(name) != there[name]]
     appeared = {name for name in after.keys() - there.keys() if after[name]}  # no empty folder
@@ -78,7 +93,7 @@ def try_kind(template: Path, name: str) -> dict[str, object]:
         faults.append(f"left {sorted(new)[:5]}")
     shown = said[-1500:] if faults else said[-300:]
     return {
-        **{"kind": name, "code": ran.code, "said": shown, "faults": faults},
+        **{"kind": kind.name, "code": ran.code, "said": shown, "faults": faults},
         **{"cpu_s": round(ran.cpu_s, 2), "peak_mib": round(ran.peak_mib)},
     }
 

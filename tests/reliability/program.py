@@ -1,7 +1,7 @@
 """The program that tries things in forks of itself; it starts no thread.
 
-`program.py FOLDER EXPORTS` prepares a place in FOLDER, then reads a request per line and prints its
-record: `verb NAME EVERY` or `kind NAME`, as JSON lists.
+`program.py FOLDER EXPORTS` prepares a place in FOLDER, then reads a request per line, the name of
+one of its `_REQUESTS` and the arguments as a JSON list, and prints the record.
 """
 
 from __future__ import annotations
@@ -9,15 +9,25 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from command_line import run
 from crash_points import try_verb
 from exports import prove_parity_here
-from kinds import try_kind
-from place import MODEL, prepare, shorten_builds, shorten_exports
+from kinds import try_kind, try_without_bound
+from place import MODEL, prepare, shorten_computations, shorten_exports
+from real_runs import try_at_once, try_kills
 
 from hvt_deploy.core.workspace import ModelFolder
+
+_REQUESTS: dict[str, Callable[..., dict[str, object]]] = {
+    "kind": try_kind,
+    "without bound": try_without_bound,
+    "verb": try_verb,
+    "at once": try_at_once,
+    "kills": try_kills,
+}
 
 
 def main() -> None:
@@ -29,8 +39,11 @@ def main() -> None:
         if os.waitpid(process, 0)[1]:
             sys.exit("the place could not be prepared")
     prove_parity_here()
-    shorten_builds()
+    shorten_computations()
     shorten_exports(ModelFolder(template / MODEL))
+    import scipy.stats  # noqa: F401
+    import sklearn.datasets  # noqa: F401
+
     for verb in (
         ("export", "hvt_demo", "--force", "--weights", "missing"),
         ("validate", "--data", "no"),
@@ -41,8 +54,15 @@ def main() -> None:
         sys.exit(f"{threads} threads: a fork would have the locks of those that it lacks")
     for line in sys.stdin:
         what, *values = json.loads(line)
-        record = {"verb": try_verb, "kind": try_kind}[what](template, *values)
-        print(json.dumps(record), flush=True)
+        began_s = _cpu_s()
+        record = _REQUESTS[what](template, *values)
+        print(json.dumps({**record, "spent_cpu_s": round(_cpu_s() - began_s, 1)}), flush=True)
+
+
+def _cpu_s() -> float:
+    """Processor time of this process and of all that it started."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ behind or executed, in bounded time and memory. The table is in `table.py`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
+from memory_kinds import BOUNDS
 from table import CHANNELS, KINDS
 
 # The fewest kinds of each group of channels.
@@ -18,6 +20,7 @@ _FEWEST = {
     "folders": 45,
     "environments": 60,
     "configurations": 30,
+    "memory": 10,
 }
 # In `make test` every so many kinds of a group; the others are slow together only.
 _EVERY = 20
@@ -42,3 +45,10 @@ def test_the_table_is_large_enough():
     counts = Counter({group: len(names) for group, names in CHANNELS.items()})
     assert not {group: counts[group] for group, few in _FEWEST.items() if counts[group] < few}
     assert len(KINDS) == sum(counts.values()), "no two kinds have the same name"
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_each_bound_of_memory_is_needed(name, attempt):
+    assert not attempt("kind", name)["faults"]
+    faults = attempt("without bound", name)["faults"]
+    assert any(re.search(r"took .* MiB", fault) for fault in faults), faults
