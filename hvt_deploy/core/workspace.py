@@ -13,6 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 
 from hvt_deploy.core.environment import tool_versions
@@ -116,7 +117,7 @@ class ModelFolder:
                 raise BadInput(
                     f"{path} is a link to a file outside {self.path}.", f"Run: {artifact.remake}"
                 )
-            if hash_file(path) != sha256:
+            if _hash_state(path, path.stat()) != sha256:
                 raise BadInput(
                     f"{path} is not the file that was recorded (sha256 differs).",
                     f"Run: {artifact.remake}",
@@ -288,6 +289,16 @@ def find_model(root: Path, name: StrPath | None) -> ModelFolder:
     except BadInput as error:  # perhaps the newest is the one that cannot be read
         hint = f"{error.hint}, or name the model to work with: {', '.join(exported)}."
         raise BadInput(error.message, hint) from None
+
+
+def _hash_state(path: Path, state: os.stat_result) -> str:
+    """The hash of a file, read again only where its `state` is another one."""
+    return _hash_once(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_once(path: Path, *_state: int) -> str:
+    return hash_file(path)
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
