@@ -4,6 +4,7 @@ stopped at each step that changes the disk.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ _STEPS = {
     *("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"),
     *("os.chmod", "os.utime"),
 }
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # What a run may allocate more than this process has: a fault shall not take the machine with it.
 _MOST_BYTES = 2 << 30
@@ -79,6 +81,7 @@ def run_in_fork(
     if process == 0:
         os.close(reading)
         os.setsid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             at_first_mib = _reset_peak()
             if pause:
