@@ -152,7 +152,7 @@ def measure_model(name: str) -> Record:
 
 def infer(model: onnx.ModelProto, images_NCHW: ImagesNCHW) -> LogitsNK:
     """Logits (N, K) by ONNX Runtime on the CPU."""
-    run, output = open_graph(model, Path(), cpu_count()), model.graph.output[0].name
+    run, output = open_graph(model, cpu_count()), model.graph.output[0].name
     return infer_in_batches(lambda batch: next(run([output], [batch]))[0], images_NCHW)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme_claims import list_commands
 from hvt_deploy.evaluation.export_parity import PROVED_BATCHES
 from hvt_deploy.graph.opset import SUPPORTED_OPSETS
 from hvt_deploy.models import get_spec
@@ -156,6 +157,24 @@ def test_no_other_number_is_in_the_table():
         left = left.replace(claim, "")
     left = NAMES.sub("", re.sub(r"`[^`]*`", "", left))
     assert [line for line in left.splitlines() if re.search(r"\d", line)] == []
+
+
+NOT_RUN = re.findall(r"`([^`]*)`", README.partition("Not run so: ")[2].partition("\n\n")[0])
+OUTCOMES = {row["command"]: row for row in read("readme_claims.json")["rows"]}
+
+
+@pytest.mark.parametrize("command", list_commands())
+def test_a_test_that_is_a_claim_was_run_and_passed_or_is_named(command):
+    """Each command has its outcome, or README says that it has none."""
+    assert (command in OUTCOMES) != (command in NOT_RUN)
+    if command in OUTCOMES:
+        outcome = OUTCOMES[command]
+        assert outcome["exit_code"] == 0
+        assert outcome.get("passed", 0) > 0 or not command.startswith("pytest")
+
+
+def test_only_commands_of_the_table_are_named_as_not_run():
+    assert {*NOT_RUN} <= {*list_commands()}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0][:40] for row in ROWS])

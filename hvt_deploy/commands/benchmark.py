@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hvt_deploy.commands.sweep_record import Failure
-from hvt_deploy.commands.validate import LOCK, find_watched_gpu, time_rows
+from hvt_deploy.commands.validate import find_watched_gpu, time_rows
 from hvt_deploy.core.device_choice import parse_device
 from hvt_deploy.core.environment import cpu_name, inference_threads, tool_versions
 from hvt_deploy.core.files import writing_to
+from hvt_deploy.core.leftovers import VALIDATION_LOCK
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.core.manifest import Manifest
 from hvt_deploy.core.run_config import RunConfig
@@ -145,7 +146,7 @@ def benchmark_model(
     Raises as `open_rows` does where none can run.
     """
     settings = config.validation
-    with hold_alone(folder.path / LOCK), folder.reading() as manifest:
+    with hold_alone(folder.path / VALIDATION_LOCK), folder.reading() as manifest:
         height, width = manifest.preprocessing.image_size
         noise = np.random.default_rng(0).standard_normal((1, 3, height, width))
         gpu = find_watched_gpu(parse_device(settings.device))

@@ -10,6 +10,7 @@ from hvt_deploy.commands.built_engine import Built, find_built
 from hvt_deploy.commands.engine_costs import BuiltPlan, count_costs, sum_up
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.errors import CheckFailed, MissingEnvironment, ToolFailure
+from hvt_deploy.core.leftovers import name_timing_cache
 from hvt_deploy.core.manifest import Manifest, engine_key
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.types import Precision
@@ -118,7 +119,7 @@ def _build(
     with folder.staging() as staged:
         name = name_engine_file(folder.slug, precision, target.tag)
         library = format_engine_tag(target.flavour, target.capabilities)
-        cache = folder.path / f"timing-{library}.cache"
+        cache = folder.path / name_timing_cache(library)
         plan = _make_plan(onnx_path, staged / name, target, config, cache)
         title = f"Building the {precision} engine with {target.flavour.title}"
         with ui.progress(title) as progress:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput, HvtDeployError, unknown_name
 from hvt_deploy.core.files import tree_bytes
-from hvt_deploy.core.freshness import is_fresh
-from hvt_deploy.core.leftovers import find_unfinished, find_unnamed
-from hvt_deploy.core.manifest import BUDGET, Manifest
+from hvt_deploy.core.freshness import without_stale
+from hvt_deploy.core.leftovers import (
+    VALIDATION_LOCK,
+    find_outdated,
+    find_unfinished,
+    find_unnamed,
+    remove_entry,
+)
+from hvt_deploy.core.locks import try_alone
 from hvt_deploy.core.types import Skipped
 from hvt_deploy.core.workspace import ModelFolder, list_folders
 
 _STALE = "stale: made from something that was replaced"
 _UNNAMED = "not named by the manifest: replaced while it was being read"
 _UNFINISHED = "left by a run that was interrupted"
+_OUTDATED = "of graphs or engines that were replaced"
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,9 @@ class Cleaned:
 
 def clean(root: Path, models: Sequence[str], *, remove: bool) -> Cleaned:
     """Find what the models of a workspace (all, if none is named) made and nothing needs: artifacts
-    whose parents were replaced, replaced artifacts, what interrupted runs left. Only `remove`
-    removes it. Nothing else is ever touched, nor a model that another process is writing to.
+    whose parents were replaced, replaced artifacts, what interrupted runs left and no other can go
+    on with, timing caches without an engine. Only `remove` removes it. Nothing else is ever
+    touched, nor a model that another process is writing to.
 
     Raises BadInput for a model that is not there.
     """
@@ -85,18 +93,10 @@ def _find_unneeded(folder: ModelFolder) -> list[Unneeded]:
         manifest = folder.read()  # which may name all that is here: one that is damaged is an error
         named = {artifact.folder for artifact in manifest.artifacts.values()}
         reasons |= dict.fromkeys(find_unnamed(folder.path, named), _UNNAMED)
-        fresh = {artifact.folder for artifact in _without_stale(manifest).artifacts.values()}
+        fresh = {artifact.folder for artifact in without_stale(manifest).artifacts.values()}
         reasons |= {folder.path / name: _STALE for name in sorted(named - fresh)}
+        reasons |= dict.fromkeys(find_outdated(folder.path, manifest), _OUTDATED)
     return [Unneeded(path, tree_bytes(path), why) for path, why in reasons.items()]
-
-
-def _without_stale(manifest: Manifest) -> Manifest:
-    kept = {
-        key: artifact
-        for key, artifact in manifest.artifacts.items()
-        if key == BUDGET or is_fresh(manifest, key)  # its images must not be validated on
-    }
-    return replace(manifest, artifacts=kept)
 
 
 def _remove_unneeded(folder: ModelFolder) -> None:
@@ -105,5 +105,8 @@ def _remove_unneeded(folder: ModelFolder) -> None:
             manifest = folder.read()
         except BadInput:  # an export that was interrupted: there never was one
             return
-        if (kept := _without_stale(manifest)) != manifest:
+        if (kept := without_stale(manifest)) != manifest:
             folder.commit(kept)
+        with try_alone(folder.path / VALIDATION_LOCK) as nobody_validates:
+            for entry in find_outdated(folder.path, kept) if nobody_validates else ():
+                remove_entry(entry)

@@ -8,16 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hvt_deploy.commands.commit_export import commit_export
+from hvt_deploy.commands.commit_export import commit_export, make_manifest
 from hvt_deploy.commands.exported_graph import Exported, describe_exported
-from hvt_deploy.commands.recorded_names import choose_class_names
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.files import writing_to_cache
-from hvt_deploy.core.manifest import WEIGHTS, GraphFacts, Manifest, WeightsRecord
+from hvt_deploy.core.manifest import WEIGHTS, GraphFacts, WeightsRecord
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, now
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.export_parity import prove_parity
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
@@ -56,22 +55,8 @@ def export_graph(
     with folder.lock(), folder.staging() as staged, folder.staging() as staged_weights:
         reference_path = staged_weights / f"{folder.slug}.safetensors"
         num_classes, weights = _store_reference(spec, config, reference_path, ui)
-        names = choose_class_names(folder, num_classes, class_names, weights)
         signature = Signature(spec.image_size, num_classes, config.export.batch)
-        manifest = Manifest(
-            slug=folder.slug,
-            model=spec.name,
-            exported=now(),
-            signature=signature,
-            preprocessing=config.preprocessing,
-            class_names=names.names,
-            wnids=names.wnids,
-            class_names_source=names.source,
-            weights=weights,
-            config=config,
-            artifacts={},
-            code_licence=spec.code_licence,
-        )
+        manifest = make_manifest(folder, config, signature, weights, class_names)
         path = staged / f"{folder.slug}.fp32.onnx"
         contract = _write_graph(spec, reference_path, path, signature, config, ui)
         with ui.progress("Comparing with PyTorch") as progress:

@@ -7,23 +7,17 @@ from pathlib import Path
 import onnx
 from onnx import version_converter
 
-from hvt_deploy.commands.commit_export import commit_export
+from hvt_deploy.commands.commit_export import commit_export, make_manifest
 from hvt_deploy.commands.exported_graph import Exported, describe_exported
-from hvt_deploy.commands.recorded_names import choose_class_names
 from hvt_deploy.core.environment import require
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.files import hash_file
-from hvt_deploy.core.manifest import (
-    GIVEN,
-    GraphFacts,
-    Manifest,
-    WeightsRecord,
-)
+from hvt_deploy.core.manifest import GIVEN, GraphFacts, WeightsRecord
 from hvt_deploy.core.model_options import OnnxSource
 from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, now
+from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.export_parity import prove_batches, prove_parity
 from hvt_deploy.graph.contract import ContractReport, inspect_contract
 from hvt_deploy.graph.foreign.interface import (
@@ -62,20 +56,7 @@ def import_graph(
         source.image_size, source.num_classes, batch, source.input_name, source.output_name
     )
     weights = WeightsRecord("file", hash_file(Path(source.path)), untrained=False, path=source.path)
-    names = choose_class_names(folder, source.num_classes, class_names, weights)
-    manifest = Manifest(
-        slug=folder.slug,
-        model=config.model,
-        exported=now(),
-        signature=signature,
-        preprocessing=config.preprocessing,
-        class_names=names.names,
-        wnids=names.wnids,
-        class_names_source=names.source,
-        weights=weights,
-        config=config,
-        artifacts={},
-    )
+    manifest = make_manifest(folder, config, signature, weights, class_names)
     with folder.lock(), folder.staging() as staged_given, folder.staging() as staged:
         reference, path = (
             staged_given / f"{folder.slug}.given.onnx",

@@ -120,11 +120,16 @@ def _check_data(
 
 def _names_of(model: str, flags: Mapping[str, object], root: Path) -> tuple[ClassNames, RunConfig]:
     """The classes of a model, of its export if there is one."""
-    config = with_flags(config_of(model), flags)
-    folder = open_folder(root, spec_of_config(config).slug)
+    folder, config = _open(model, flags, root)
     if folder.exists():
         return names_of(folder.read()), config
     return default_class_names(config.num_classes), config
+
+
+def _open(model: str, flags: Mapping[str, object], root: Path) -> tuple[ModelFolder, RunConfig]:
+    """The folder that a model is exported to, and with which settings."""
+    config = with_flags(config_of(model), flags)
+    return open_folder(root, spec_of_config(config).slug), config
 
 
 def _sweep_one(
@@ -192,8 +197,7 @@ def _make_all(
 
 def _export(model: str, flags: Mapping[str, object], root: Path, ui: Ui) -> ModelFolder:
     """The folder of a model, exported with these settings now or before."""
-    config = with_flags(config_of(model), flags)
-    folder = open_folder(root, spec_of_config(config).slug)
+    folder, config = _open(model, flags, root)
     export(folder, config, None, ui)
     return folder
 

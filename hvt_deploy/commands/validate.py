@@ -20,12 +20,12 @@ from hvt_deploy.core.environment import (
     tool_versions,
 )
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.leftovers import VALIDATION_LOCK, name_answers
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.core.manifest import (
     BUDGET,
     CALIBRATION,
     Manifest,
-    is_results,
 )
 from hvt_deploy.core.run_config import RunConfig, ValidationConfig
 from hvt_deploy.core.tensors import ImagesNCHW
@@ -52,10 +52,6 @@ from hvt_deploy.runtime.base import PixelsBackend
 
 # Above this, the expected duration with fewer images is shown.
 LONG_S = 600.0
-# Held by the one validation of a model: two would disturb each other's timings.
-LOCK = ".validation.lock"
-# Answers of validations that are not over.
-_PARTS = ".answers"
 _REPORT_BYTES = 32 << 20
 
 
@@ -81,31 +77,32 @@ def validate(
     settings = config.validation
     if keep < 1:
         raise BadInput(f"--keep is {keep}.", "Keep at least this validation.")
-    with hold_alone(folder.path / LOCK), folder.reading() as recorded:
-        names, count = names_of(recorded), recorded.signature.num_classes
-        images = open_image_folder(data, names, count, labels_file, settings.subset)
-        by_folders = labels_file is None and settings.subset is None
-        manifest = learn_class_names(recorded, data, ui) if by_folders else recorded
-        samples = draw_stratified_sample(images.samples, settings.limit, settings.seed)
-        _refuse_overlap(folder, manifest, samples, ui)
-        classes_K = _compared_classes(manifest, settings.subset)
-        batch_size = manifest.signature.batch or settings.batch_size
-        threads = settings.threads or inference_threads()
-        loader = load_batches(samples, manifest.preprocessing, batch_size, threads, fill=True)
-        gpu = find_watched_gpu(parse_device(settings.device))
-        memory = MemoryMeter(gpu.reader.read if gpu else None)
-        candidates = plan_rows(folder, manifest, settings)
-        parts = _open_parts(folder, manifest, settings, images, samples, gpu, record=record)
-        needed = parts.bytes(len(candidates), len(classes_K), keep_reference=record)
-        check_free_disk(folder.path, needed + _REPORT_BYTES)
-        with open_rows(candidates, memory, ui) as opened:
-            if record:
-                _check_recordable(opened.rows[0])
-            announce = partial(_announce, opened=opened, settings=settings, ui=ui)
-            measured = measure_images(
-                opened, loader, parts, classes_K, memory, ui, announce, keep_reference=record
-            )
-            timings = time_rows(opened, measured.images_NCHW, manifest, settings, gpu, ui)
+    with hold_alone(folder.path / VALIDATION_LOCK):
+        with folder.reading() as recorded:
+            names, count = names_of(recorded), recorded.signature.num_classes
+            images = open_image_folder(data, names, count, labels_file, settings.subset)
+            by_folders = labels_file is None and settings.subset is None
+            manifest = learn_class_names(recorded, data, ui) if by_folders else recorded
+            samples = draw_stratified_sample(images.samples, settings.limit, settings.seed)
+            _refuse_overlap(folder, manifest, samples, ui)
+            classes_K = _compared_classes(manifest, settings.subset)
+            batch_size = manifest.signature.batch or settings.batch_size
+            threads = settings.threads or inference_threads()
+            loader = load_batches(samples, manifest.preprocessing, batch_size, threads, fill=True)
+            gpu = find_watched_gpu(parse_device(settings.device))
+            memory = MemoryMeter(gpu.reader.read if gpu else None)
+            candidates = plan_rows(folder, manifest, settings)
+            parts = _open_parts(folder, manifest, settings, images, samples, gpu, record=record)
+            needed = parts.bytes(len(candidates), len(classes_K), keep_reference=record)
+            check_free_disk(folder.path, needed + _REPORT_BYTES)
+            with open_rows(candidates, memory, ui) as opened:
+                if record:
+                    _check_recordable(opened.rows[0])
+                announce = partial(_announce, opened=opened, settings=settings, ui=ui)
+                measured = measure_images(
+                    opened, loader, parts, classes_K, memory, ui, announce, keep_reference=record
+                )
+                timings = time_rows(opened, measured.images_NCHW, manifest, settings, gpu, ui)
         if record:
             _check_recordable(measured.rows[0])  # it may have failed
         summary = _summarize_data(images, loader, settings)
@@ -117,8 +114,7 @@ def validate(
                 current = keep_reference(folder, current, config, data, samples, measured.answers)
             path = keep_results(folder, current, results, measured.answers, keep)
         parts.clear()
-    with folder.lock(ui):  # removes the validations that this one, reading, had to leave
-        return Validated(results, path)
+    return Validated(results, path)
 
 
 def _open_parts(
@@ -131,14 +127,11 @@ def _open_parts(
     *,
     record: bool,
 ) -> AnswerParts:
-    """The parts of this validation, named by everything that decides the answers."""
+    """The parts of this validation, named by everything that decides the answers: those of graphs
+    and engines that were replaced can be told from others.
+    """
     batch_size = manifest.signature.batch or settings.batch_size
     decisive: dict[str, object] = {
-        "artifacts": {
-            key: artifact.sha256
-            for key, artifact in manifest.artifacts.items()
-            if not is_results(key)
-        },
         "preprocessing": manifest.preprocessing,
         "subset": settings.subset,
         "batch_size": batch_size,
@@ -149,7 +142,8 @@ def _open_parts(
         "record": record,
         "tool_versions": tool_versions(),
     }
-    return AnswerParts(folder.path / _PARTS, images.path, samples, batch_size, decisive)
+    parts = folder.path / name_answers(manifest)
+    return AnswerParts(parts, images.path, samples, batch_size, decisive)
 
 
 def _check_recordable(reference: Row) -> None:

@@ -21,13 +21,13 @@ from hvt_deploy.core.environment import cpu_name, is_jetson, tool_versions
 from hvt_deploy.core.errors import MissingEnvironment, unknown_name
 from hvt_deploy.core.files import write_whole
 from hvt_deploy.core.gpus import Gpu, GpuSearch, name_driver, search_gpus
+from hvt_deploy.core.model_options import is_onnx_file
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.worker import child_command
 from hvt_deploy.evaluation.verification.checks import Check, Verdict, judge
 from hvt_deploy.evaluation.verification.child import read_checks
 from hvt_deploy.evaluation.verification.sections import (
-    GRAPH_SUFFIX,
     SECTION_NAMES,
     SECTIONS,
     SectionJob,
@@ -147,7 +147,7 @@ def verify_gpu(
 
 
 def _check_model(model: str) -> None:
-    if model.endswith(GRAPH_SUFFIX):
+    if is_onnx_file(model):
         from hvt_deploy.evaluation.verification.verified_graphs import check_graph
 
         check_graph(Path(model))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.manifest import Manifest
+from hvt_deploy.core.manifest import BUDGET, Manifest
 
 
 def check_fresh(manifest: Manifest, key: str) -> None:
@@ -29,3 +31,12 @@ def is_fresh(manifest: Manifest, key: str) -> bool:
     except BadInput:
         return False
     return True
+
+
+def without_stale(manifest: Manifest) -> Manifest:
+    """The manifest without artifacts that were made from others that were replaced; a budget's
+    stays, since its images must not be validated on.
+    """
+    artifacts = manifest.artifacts.items()
+    kept = {key: a for key, a in artifacts if key == BUDGET or is_fresh(manifest, key)}
+    return replace(manifest, artifacts=kept)

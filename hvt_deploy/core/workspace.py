@@ -34,7 +34,7 @@ from hvt_deploy.core.leftovers import (
     find_unfinished,
     find_unnamed,
     is_key,
-    remove,
+    remove_entry,
 )
 from hvt_deploy.core.locks import hold_alone, share, try_alone
 from hvt_deploy.core.manifest import Artifact, Facts, Manifest
@@ -234,7 +234,7 @@ class ModelFolder:
     def _remove_unfinished(self) -> None:
         """Remove what a run left that ended without cleaning up; the lock is held."""
         for entry in find_unfinished(self.path):
-            remove(entry)
+            remove_entry(entry)
         if not self.exists():
             return
         with suppress(BadInput):  # a manifest that cannot be read may name all that is here
@@ -247,7 +247,7 @@ class ModelFolder:
         kept = {artifact.folder for artifact in manifest.artifacts.values()}
         with try_alone(self.path / _READERS) as nobody_reads:
             for entry in find_unnamed(self.path, kept) if nobody_reads else ():
-                remove(entry)
+                remove_entry(entry)
 
 
 def open_folder(root: Path, slug: str) -> ModelFolder:

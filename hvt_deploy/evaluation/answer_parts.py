@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,8 @@ class AnswerParts:
     def clear(self) -> None:
         """Remove the parts of this validation, which is over, and all but the newest others."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # there are others, or there were none
+            self._folder.parent.rmdir()
         others = [path for path in self._folder.parent.glob("*") if path.is_dir()]
         others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for old in others[_KEPT_RUNS:]:

@@ -7,11 +7,9 @@ as it is made, so an interrupted search goes on where it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import tee
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +20,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import cache_folder, replace_file, writing_to_cache
 from hvt_deploy.core.records import parse_json
 from hvt_deploy.core.serialization import from_plain, to_plain
-from hvt_deploy.core.tensors import LabelsN, LogitsNK, signal_and_noise, sqnr_db
+from hvt_deploy.core.tensors import ImagesNCHW, LabelsN, LogitsNK, signal_and_noise, sqnr_db
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.data.folders import Sample
@@ -88,22 +86,24 @@ class RecipeBench:
             nodes = select_nodes(self.model, placement.roles, placement.excluded)
             prepared = self.int8.prepare(self.model, nodes)
             graph = quantize_for_engine(prepared, self.int8.ranges, placement)
-        run, output = open_graph(graph, Path(), cpu_count()), graph.graph.output[0].name
+        run, output = open_graph(graph, cpu_count()), graph.graph.output[0].name
         logits: list[LogitsNK] = []
         labels: list[LabelsN] = []
-        batches, counted = tee(
-            load_batches(
-                samples,
-                self.preprocessing,
-                self.batch or _BATCH,
-                cpu_count(),
-                fill=self.batch is not None,
-            )
+        batches = load_batches(
+            samples,
+            self.preprocessing,
+            self.batch or _BATCH,
+            cpu_count(),
+            fill=self.batch is not None,
         )
-        found = run([output], (batch.images_NCHW for batch in batches))
-        for batch, (logits_NK,) in zip(counted, found, strict=True):
-            logits.append(logits_NK[: len(batch.labels_N)])
-            labels.append(batch.labels_N)
+
+        def decode() -> Iterator[ImagesNCHW]:
+            for batch in batches:
+                labels.append(batch.labels_N)
+                yield batch.images_NCHW
+
+        for (logits_NK,) in run([output], decode()):
+            logits.append(logits_NK[: len(labels[len(logits)])])
             progress(sum(map(len, logits)), len(samples))
         return _Answers(np.concatenate(logits), np.concatenate(labels))
 

@@ -4,7 +4,7 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,18 @@ def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     return copied
+
+
+def add_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy that also gives the FP32 tensors `names`, but for its inputs and outputs."""
+    probed = copy_model(model)
+    there = {value.name for value in (*model.graph.input, *model.graph.output)}
+    probed.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in names
+        if name not in there
+    )
+    return probed
 
 
 def drop_unused_initializers(graph: onnx.GraphProto) -> None:

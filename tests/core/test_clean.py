@@ -12,6 +12,9 @@ from hvt_deploy.commands.clean import clean
 from hvt_deploy.commands.list import list_models
 from hvt_deploy.core import locks
 from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.freshness import without_stale
+from hvt_deploy.core.leftovers import VALIDATION_LOCK, name_answers
+from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.core.workspace import ModelFolder
 
 STAGED = ".staging-abcd1234"
@@ -68,6 +71,25 @@ def test_what_an_interrupted_run_left_goes_and_a_users_own_files_stay(root, tmp_
     assert all((path / "file").is_file() for path in kept)
     assert (root / "m" / "int8-0123456789ab").is_symlink()
     assert (tmp_path / "elsewhere").is_dir()
+
+
+def test_answers_and_timing_caches_of_what_was_replaced_go(root):
+    folder = ModelFolder(root / "m")
+    manifest = add(folder, without_stale(folder.read()), "engine-fp16-trt10.3-sm87-b1-1-1", "e")
+    manifest = add(folder, manifest, "results", "of the same graphs")
+    needed = [name_answers(manifest), "timing-trt10.3-sm87.cache", "timing-notes.cache"]
+    left = [".answers-0123456789ab", "timing-trt10.13-sm87.cache"]
+    for name in (*needed, *left):
+        (folder.path / name / "part").mkdir(parents=True)
+    with hold_alone(folder.path / VALIDATION_LOCK):
+        done = clean(root, [], remove=True)
+    assert {one.path.name for one in done.found} == {*left}
+    assert len(done.skipped) == 2
+    assert clean(root, [], remove=True).skipped == ()
+    assert not any((folder.path / name).exists() for name in left)
+    assert all((folder.path / name).is_dir() for name in needed)
+    add(folder, manifest, "fp32", "other weights")
+    assert name_answers(manifest) in {one.path.name for one in clean(root, [], remove=False).found}
 
 
 def test_what_others_write_or_read_stays(root):

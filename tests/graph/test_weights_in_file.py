@@ -32,7 +32,7 @@ def test_the_graph_and_its_weights_are_those_of_the_file(file):
 
 
 def test_onnx_runtime_runs_it_from_there(file, images):
-    run = open_graph(load_without_weights(file), file.parent, 1)
+    run = open_graph(load_without_weights(file), 1, file.parent)
     ((logits_NK,),) = run(["logits"], [images])
     expected_NK = onnxruntime.InferenceSession(file).run(None, {"images": images})[0]
     np.testing.assert_allclose(logits_NK, expected_NK, rtol=1e-4, atol=1e-5)

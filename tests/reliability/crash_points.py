@@ -26,7 +26,7 @@ from hvt_deploy.core.workspace import ModelFolder
 _HASH = re.compile(r"-[0-9a-f]{12}(?=/|$)")
 # Of no use to anybody later: locks, interrupted validations, the cache, what libraries leave.
 _SCRATCH = re.compile(
-    r"(^|/)(\.[a-z.]*lock|\.readers|\.answers(/.*)?|timing-[^/]*\.cache|"
+    r"(^|/)(\.[a-z.]*lock|\.readers|\.answers-[0-9a-f]+(/.*)?|timing-[^/]*\.cache|"
     r"\.[^/]*\.\d+\.new|\.sha256[^/]*)$|^(cache|tmp)(/|$)|(^|/)\.staging-[a-z0-9_]{8}/"
 )
 _RANDOM = re.compile(r"(?<=\.staging-)[a-z0-9_]{8}|(?<=\.)\d+(?=\.new)")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from hvt_deploy.core.errors import MissingEnvironment
 from hvt_deploy.core.gpus import find_gpus
+from hvt_deploy.core.model_options import is_onnx_file
 from hvt_deploy.core.types import Device
 from hvt_deploy.evaluation.parity import compare_logits
 from hvt_deploy.evaluation.verification.bound_timing import time_bound
 from hvt_deploy.evaluation.verification.checks import CheckList, Fact, expect
-from hvt_deploy.evaluation.verification.sections import GRAPH_SUFFIX
 from hvt_deploy.evaluation.verification.torch_cuda import tf32_allowed
 from hvt_deploy.evaluation.verification.verified_graphs import (
     EnginePrecision,
@@ -37,7 +37,7 @@ def check_pytorch(checks: CheckList, model: str, folder: Path, device: Device = 
 
     Raises MissingEnvironment for a graph, which PyTorch does not run.
     """
-    if model.endswith(GRAPH_SUFFIX):
+    if is_onnx_file(model):
         raise MissingEnvironment("PyTorch runs a model by its name, and a graph was given.")
     graphs = prepare_graphs(model, folder)
     for precision, form in _FORMS:

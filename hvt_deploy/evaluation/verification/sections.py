@@ -15,8 +15,6 @@ SectionName = Literal[
 SECTION_NAMES: tuple[SectionName, ...] = get_args(SectionName)
 # Small enough that a section ends within its time, with every kind of node.
 DEFAULT_MODEL = "fdvit_ti"
-# In place of a model's name, a file with this suffix is its FP32 graph.
-GRAPH_SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import onnx
 from hvt_deploy.core.environment import cpu_count, require
 from hvt_deploy.core.errors import BadInput, CheckFailed, MissingEnvironment
 from hvt_deploy.core.manifest import GraphRecipe
+from hvt_deploy.core.model_options import is_onnx_file
 from hvt_deploy.core.serialization import from_plain, to_plain
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, Signature
 from hvt_deploy.core.types import Device, Precision, Runtime
 from hvt_deploy.evaluation.parity import compare_logits, draw_seeded_noise
 from hvt_deploy.evaluation.verification.checks import Fact
-from hvt_deploy.evaluation.verification.sections import GRAPH_SUFFIX
 from hvt_deploy.graph.opset import convert_opset
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
@@ -123,9 +123,7 @@ def prepare_graphs(model: str, folder: Path) -> VerifiedGraphs:
     if record.is_file():
         return from_plain(VerifiedGraphs, json.loads(record.read_text(encoding="utf-8")))
     require("onnxruntime", "cpu")
-    graphs = (
-        _take_graph(Path(model), folder) if model.endswith(GRAPH_SUFFIX) else _export(model, folder)
-    )
+    graphs = _take_graph(Path(model), folder) if is_onnx_file(model) else _export(model, folder)
     _quantize(graphs)
     graphs = replace(
         graphs, least_sqnr_db={p: _least_sqnr_db(graphs, p) for p in ENGINE_PRECISIONS}
@@ -181,7 +179,7 @@ def _export(name: str, folder: Path) -> VerifiedGraphs:
 def _take_graph(file: Path, folder: Path) -> VerifiedGraphs:
     """A copy of the FP32 graph, and ONNX Runtime's logits."""
     model = load_onnx(file)
-    name = file.name.removesuffix(GRAPH_SUFFIX).removesuffix(".fp32")
+    name = file.stem.removesuffix(".fp32")
     graphs = VerifiedGraphs(folder, name, _read_signature(model, file), "ONNX Runtime")
     save_onnx(model, graphs.onnx("fp32"))
     with closing(graphs.open("ort", "cpu", "fp32")) as backend:

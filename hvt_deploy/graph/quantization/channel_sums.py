@@ -6,17 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import tee
-from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Calibrator
-from hvt_deploy.graph.edit import copy_model
+from hvt_deploy.graph.edit import add_outputs
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.qdq import INT8, find_scales
 
@@ -81,18 +78,11 @@ def collect_channel_sums(
 
     Each batch is (N, 3, H, W); memory does not grow with their number.
     """
-    probed, images = copy_model(model), model.graph.input[0].name
-    inside = [name for name in axes if name != images]
-    probed.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inside
-    )
-    run = open_graph(probed, Path(), threads)
+    run = open_graph(add_outputs(model, axes), threads)
     sums = dict[str, ChannelSums]()
-    counted, batches = tee(batches)
-    for images_NCHW, found in zip(counted, run(inside, batches), strict=True):
-        values = {images: images_NCHW, **dict(zip(inside, found, strict=True))}
-        for name, axis in axes.items():
-            channels_last = np.moveaxis(values[name], axis, -1)
+    for found in run(list(axes), batches):
+        for (name, axis), values in zip(axes.items(), found, strict=True):
+            channels_last = np.moveaxis(values, axis, -1)
             rows_NC = np.reshape(channels_last, (-1, channels_last.shape[-1]))
             if name not in sums:
                 levels = {*thresholds.get(name, {}).values()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -141,7 +140,7 @@ class JudgedForm:
             helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
             for name, shape in shapes.items()
         )
-        self._run = open_graph(quantized, Path(), threads)
+        self._run = open_graph(quantized, threads)
         self._output = quantized.graph.output[0].name
 
     def infer(self, candidate: Candidate) -> Infer:

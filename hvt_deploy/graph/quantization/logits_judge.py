@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK, sqnr_db
 from hvt_deploy.graph.quantization.candidates import Candidate
-from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.ort_session import NO_FOLDER, open_graph
 
 # Logits of batches of images, in their order.
 Infer: TypeAlias = Callable[[Iterable[ImagesNCHW]], Iterator[LogitsNK]]
@@ -154,14 +154,19 @@ def choose_candidate(
     return best if judge.compare(simple, best).exceeds() else simple
 
 
-def open_logits(model: onnx.ModelProto, threads: int, folder: Path = Path()) -> Infer:
-    """Open a graph in memory for its logits; external weights are read from `folder`."""
-    run, output = open_graph(model, folder, threads), model.graph.output[0].name
+def open_logits(model: onnx.ModelProto, threads: int, folder: Path = NO_FOLDER) -> Infer:
+    """Open a graph in memory for its logits; `folder` is that of external weights."""
+    run, output = open_graph(model, threads, folder), model.graph.output[0].name
     return lambda batches: (logits_NK for (logits_NK,) in run([output], batches))
 
 
 def run_logits(
-    model: onnx.ModelProto, images: Sequence[ImagesNCHW], threads: int, folder: Path = Path()
+    model: onnx.ModelProto,
+    images: Sequence[ImagesNCHW],
+    threads: int,
+    folder: Path = NO_FOLDER,
 ) -> LogitsNK:
-    """Logits (N, K) of a graph for batches (N, 3, H, W), by ONNX Runtime on the CPU."""
+    """Logits (N, K) of a graph for batches (N, 3, H, W), by ONNX Runtime on the CPU; `folder` is
+    that of external weights.
+    """
     return np.concatenate(list(open_logits(model, threads, folder)(images)))

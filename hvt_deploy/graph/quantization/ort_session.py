@@ -34,20 +34,24 @@ class RunGraph(Protocol):
         /,
     ) -> Iterator[list[NDArray[np.float32]]]:
         """Yield the arrays of each batch (N, 3, H, W), one for each name in `outputs`, in the order
-        of the batches; `constants` are other values of initializers that are inputs, too.
+        of the batches: the batch itself for the name of the input. `constants` are other values of
+        initializers that are inputs, too.
         """
         ...
 
 
+# For a graph whose weights are all in memory.
+NO_FOLDER = Path()
 # Two batches side by side cost less than one after the other with twice the threads each, which
 # wait for one another at every operator. The number does not follow the cores: memory would, too.
 RUNS_AT_ONCE = 2
 
 
-def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
+def open_graph(model: onnx.ModelProto, threads: int, folder: Path = NO_FOLDER) -> RunGraph:
     """Open a graph in memory; any of its outputs can be asked for.
 
-    External weights are read from `folder`. Raises MissingEnvironment without ONNX Runtime.
+    External weights, if there are any, are in `folder`. Raises MissingEnvironment without ONNX
+    Runtime.
     """
     require("onnxruntime", extra="cpu")
     import onnxruntime as ort
@@ -78,10 +82,12 @@ def open_graph(model: onnx.ModelProto, folder: Path, threads: int) -> RunGraph:
         constants: Mapping[str, NDArray[np.float32]] = _NOTHING,
     ) -> Iterator[list[NDArray[np.float32]]]:
         def run_batch(images_NCHW: ImagesNCHW) -> list[NDArray[np.float32]]:
-            if not outputs:  # ONNX Runtime would take this for all of them
-                return []
-            found = session.run(list(outputs), {images: images_NCHW, **constants})
-            return cast("list[NDArray[np.float32]]", found)
+            arrays = {images: images_NCHW}
+            inside = [name for name in outputs if name != images]
+            if inside:  # ONNX Runtime would take none for all of them
+                found = session.run(inside, {images: images_NCHW, **constants})
+                arrays |= zip(inside, cast("list[NDArray[np.float32]]", found), strict=True)
+            return [arrays[name] for name in outputs]
 
         waiting = deque[Future[list[NDArray[np.float32]]]]()
         with ThreadPoolExecutor(at_once) as pool:

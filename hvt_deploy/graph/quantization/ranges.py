@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -19,10 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.records import parse_json
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
-from hvt_deploy.graph.edit import copy_model
+from hvt_deploy.graph.edit import add_outputs
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.calibrators import BINS, Histogram
-from hvt_deploy.graph.quantization.ort_session import open_graph
+from hvt_deploy.graph.quantization.ort_session import NO_FOLDER, open_graph
 from hvt_deploy.graph.weights_in_file import load_without_weights
 
 # From this opset on a reduction takes its axes as an input.
@@ -45,7 +44,6 @@ _ARITHMETIC: Mapping[str, Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]] 
 _COMMUTE = ("Add", "Mul")
 # The mantissa of every power of two.
 _POWER_OF_TWO = 0.5
-_NO_FOLDER = Path()
 # So many numbers at a time stay in a core's cache while they are counted.
 _CACHED = 2**16
 
@@ -99,23 +97,17 @@ def collect_histograms(
     tensors: Sequence[str],
     batches: Iterable[ImagesNCHW],
     threads: int,
-    folder: Path = _NO_FOLDER,
+    folder: Path = NO_FOLDER,
 ) -> Mapping[str, Histogram]:
     """The histogram of the magnitudes of each tensor, from 0 to the largest of its range.
 
     Each batch is (N, 3, H, W). External weights of `model` are in `folder`.
     """
-    probed = copy_model(model)
-    inside = [name for name in tensors if name != model.graph.input[0].name]
-    for name in inside:
-        probed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    run = open_graph(probed, folder, threads)
+    run = open_graph(add_outputs(model, tensors), threads, folder)
     histograms = {name: np.zeros(BINS, np.int64) for name in tensors}
-    counted, batches = tee(batches)
-    for images_NCHW, found in zip(counted, run(inside, batches), strict=True):
-        values = {model.graph.input[0].name: images_NCHW, **dict(zip(inside, found, strict=True))}
-        for name in tensors:
-            histograms[name] += _count_magnitudes(values[name], ranges.largest(name))
+    for found in run(tensors, batches):
+        for name, values in zip(tensors, found, strict=True):
+            histograms[name] += _count_magnitudes(values, ranges.largest(name))
     return histograms
 
 
@@ -148,7 +140,7 @@ def collect_ranges_and_logits(
     derived = _derive_ranges(model, onnx_path.parent, names, by_channel)
     measured = [name for name in names if name not in derived]
     _add_extremes(model, measured, by_channel)
-    run = open_graph(model, onnx_path.parent, threads)
+    run = open_graph(model, threads, onnx_path.parent)
     wanted = [f"{name}/{end}" for name in measured for end in ("min", "max")]
     extremes: list[tuple[NDArray[Any], NDArray[Any]]] = []
     logits: list[LogitsNK] = []

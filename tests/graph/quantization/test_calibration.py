@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.core.types import CALIBRATORS, RECOVERIES
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
+from hvt_deploy.graph.edit import add_outputs
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibration import (
     CalibrationImages,
@@ -205,10 +205,7 @@ def test_every_range_is_that_of_the_values(name, pixels, exported_graph):
     ranges = collect_ranges(path, [images[:4], images[4:]], threads=1).tensors
     inside = [value.name for value in probed.graph.value_info if value.name in ranges]
     assert len(inside) > 100
-    probed.graph.output.extend(
-        helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None) for tensor in inside
-    )
-    (found,) = open_graph(probed, path.parent, 1)(inside, [images])
+    (found,) = open_graph(add_outputs(probed, inside), 1)(inside, [images])
     for tensor, values in zip(inside, found, strict=True):
         assert ranges[tensor] == pytest.approx((values.min(), values.max()), rel=1e-6, abs=1e-6), (
             tensor
@@ -267,7 +264,7 @@ def run_taps(graph, names, images):
     graph.graph.output.extend(
         helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names
     )
-    (found,) = open_graph(graph, Path(), 1)(names, [images])
+    (found,) = open_graph(graph, 1)(names, [images])
     return dict(zip(names, found, strict=True))
 
 
