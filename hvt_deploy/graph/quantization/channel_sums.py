@@ -36,7 +36,7 @@ class ChannelSums:
     """Of the errors of INT8 (C,), by threshold."""
     error_squares: dict[float, _Sums] = field(default_factory=dict[float, _Sums])
     """Of their squares (C,)."""
-    products: _Sums | None = None
+    products: NDArray[np.float32] | None = None
     """Of the products of two channels (C, C); None where they were not asked for."""
 
     def add(self, rows_NC: NDArray[np.float32]) -> None:
@@ -100,5 +100,5 @@ def _make_sums(channels: int, thresholds: Collection[float], paired: bool) -> Ch
         zeros(),
         errors={threshold: zeros() for threshold in thresholds},
         error_squares={threshold: zeros() for threshold in thresholds},
-        products=np.zeros((channels, channels)) if paired else None,
+        products=np.zeros((channels, channels), np.float32) if paired else None,
     )

@@ -10,7 +10,6 @@ which the Q/DQ writer finds the same scales again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -21,7 +20,6 @@ from hvt_deploy.graph.quantization.channel_sums import ChannelSums
 from hvt_deploy.graph.quantization.product_error import Product, find_products, read_weights
 from hvt_deploy.graph.quantization.qdq import INT8, find_scales
 
-_Floats: TypeAlias = NDArray[np.float64]
 # Of the mean of the diagonal: as in the paper.
 _DAMPING = 0.01
 # Channels whose errors are gathered before the rest of the weights takes them over: a matter of
@@ -59,30 +57,36 @@ def _others(product: Product, weight: NDArray[np.float32]) -> list[int]:
     return [axis for axis in range(weight.ndim) if axis != product.output_axis]
 
 
-def _round_channels(weights_IO: NDArray[np.float32], products: _Floats) -> NDArray[np.float32]:
+def _round_channels(
+    weights_IO: NDArray[np.float32], products: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Round weights in units of their scales; the channels with the largest inputs come first."""
     diagonal = np.diagonal(products)
     order = np.argsort(-diagonal)
     # A channel that is always zero has no say; its weights are rounded to their nearest.
     damping = _DAMPING * float(diagonal.mean()) or 1.0
-    hessian = products[np.ix_(order, order)] + damping * np.eye(len(order))
-    # Column i holds the shares of the error of i that the weights behind it take over.
-    lower = np.linalg.cholesky(np.linalg.inv(hessian))
-    shares: NDArray[np.float32] = np.array(lower / np.diagonal(lower), np.float32)
+    backwards = order[::-1]
+    hessian = products[np.ix_(backwards, backwards)].astype(np.float64)
+    hessian[np.diag_indices_from(hessian)] += damping
+    # With M Mᵀ the Hessian and M upper triangular, the weights of channel i make up for the errors
+    # of those before it where column i of M sums them up to zero: what the inverse of the Hessian
+    # gives in the paper, at a quarter of its time.
+    upper = np.linalg.cholesky(hessian)[::-1, ::-1]
+    shares: NDArray[np.float32] = np.array(np.transpose(upper / np.diagonal(upper)), np.float32)
     weights_IO, largest = weights_IO[order], float(INT8.largest)
     largest_O = np.abs(weights_IO).argmax(axis=0)
     kept_O = np.sign(weights_IO[largest_O, np.arange(len(largest_O))]) * largest
-    levels_IO: NDArray[np.float32] = np.empty(weights_IO.shape, np.float32)
+    levels_IO, wanted_IO = np.empty_like(weights_IO), weights_IO.copy()
     for start in range(0, len(order), _BLOCK):
         stop = min(start + _BLOCK, len(order))
         errors_IO = np.empty((stop - start, weights_IO.shape[1]), np.float32)
         for i in range(start, stop):
-            level_O = np.minimum(np.maximum(np.rint(weights_IO[i]), -largest), largest)
+            level_O = np.minimum(np.maximum(np.rint(wanted_IO[i]), -largest), largest)
             levels_IO[i] = np.where(largest_O == i, kept_O, level_O)
-            error_O: NDArray[np.float32] = weights_IO[i] - levels_IO[i]
-            weights_IO[i + 1 : stop] -= shares[i + 1 : stop, i : i + 1] * error_O
+            error_O: NDArray[np.float32] = levels_IO[i] - weights_IO[i]
+            wanted_IO[i + 1 : stop] -= shares[i + 1 : stop, i : i + 1] * error_O
             errors_IO[i - start] = error_O
-        weights_IO[stop:] -= shares[stop:, start:stop] @ errors_IO
+        wanted_IO[stop:] -= shares[stop:, start:stop] @ errors_IO
     restored_IO = np.empty_like(levels_IO)
     restored_IO[order] = levels_IO
     return restored_IO
