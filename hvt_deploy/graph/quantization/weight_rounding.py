@@ -76,7 +76,8 @@ def _round_channels(
     weights_IO, largest = weights_IO[order], float(INT8.largest)
     largest_O = np.abs(weights_IO).argmax(axis=0)
     kept_O = np.sign(weights_IO[largest_O, np.arange(len(largest_O))]) * largest
-    levels_IO, wanted_IO = np.empty_like(weights_IO), weights_IO.copy()
+    wanted_IO: NDArray[np.float32] = np.array(weights_IO)
+    levels_IO: NDArray[np.float32] = np.empty_like(wanted_IO)
     for start in range(0, len(order), _BLOCK):
         stop = min(start + _BLOCK, len(order))
         errors_IO = np.empty((stop - start, weights_IO.shape[1]), np.float32)
