@@ -263,10 +263,11 @@ def list_folders(root: Path) -> list[ModelFolder]:
 
 
 def find_model(root: Path, name: StrPath | None) -> ModelFolder:
-    """The folder of `name`, which may also be the path of an exported model's folder, or of the
-    newest export where no name is given.
+    """The folder of `name`, which may also be the path of an exported model's folder or the name
+    that was given to `export` (`timm:NAME`), or the newest export where no name is given.
 
-    Raises BadInput if nothing was exported, or if CI=true and the choice would be a guess.
+    Raises BadInput if nothing was exported, if the model was exported more than once, or if CI=true
+    and the choice would be a guess.
     """
     exported = {f.slug: f for f in list_folders(root) if f.exists()}
     if name is not None and name not in exported and ModelFolder(Path(name)).exists():
@@ -277,9 +278,7 @@ def find_model(root: Path, name: StrPath | None) -> ModelFolder:
             "Run: hvt-deploy export MODEL (or give --workspace DIR)",
         )
     if name is not None:
-        if name not in exported:
-            raise unknown_name(f"exported model in {root}", str(name), exported)
-        return exported[str(name)]
+        return exported.get(str(name)) or _find_by_model(root, exported, str(name))
     if len(exported) > 1 and os.environ.get("CI", "").lower() == "true":
         raise BadInput(
             f"{root} holds several models and CI=true.", f"Name one of: {', '.join(exported)}."
@@ -289,6 +288,20 @@ def find_model(root: Path, name: StrPath | None) -> ModelFolder:
     except BadInput as error:  # perhaps the newest is the one that cannot be read
         hint = f"{error.hint}, or name the model to work with: {', '.join(exported)}."
         raise BadInput(error.message, hint) from None
+
+
+def _find_by_model(root: Path, exported: Mapping[str, ModelFolder], model: str) -> ModelFolder:
+    found: list[ModelFolder] = []
+    for folder in exported.values():
+        with suppress(BadInput):  # the damaged manifest of another model
+            if folder.read().model == model:
+                found.append(folder)
+    if len(found) > 1:
+        names = ", ".join(folder.slug for folder in found)
+        raise BadInput(f"{root} holds {model} more than once.", f"Name one of: {names}.")
+    if not found:
+        raise unknown_name(f"exported model in {root}", model, exported)
+    return found[0]
 
 
 def _hash_state(path: Path, state: os.stat_result) -> str:

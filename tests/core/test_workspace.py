@@ -277,6 +277,17 @@ def test_a_link_to_a_file_elsewhere_is_not_opened(folder, tmp_path):
         folder.open_artifact(manifest, "fp32")
 
 
+def test_a_model_is_found_by_the_name_that_was_exported(folder):
+    root, name = folder.path.parent, "timm:x"
+    for slug in ("timm-x", "mine"):
+        add(ModelFolder(root / slug), replace(make_manifest(slug), model=name), "fp32", "w")
+        if slug == "timm-x":
+            assert find_model(root, name).slug == slug
+    with pytest.raises(BadInput, match="more than once") as caught:
+        find_model(root, name)
+    assert "mine, timm-x" in caught.value.hint
+
+
 def test_the_newest_export_is_found_and_ci_wants_a_name(folder, monkeypatch):
     root = folder.path.parent
     monkeypatch.delenv("CI", raising=False)
