@@ -46,7 +46,9 @@ def inspect_contract(
     """
     ops = Counter(node.op_type for node in model.graph.node)
     breaches = [
-        f"{ops[op]} {op} nodes ({meaning})" for op, meaning in FORBIDDEN_OPS.items() if ops[op]
+        f"{ops[op]} {op} node{'s' * (ops[op] > 1)} ({meaning})"
+        for op, meaning in FORBIDDEN_OPS.items()
+        if ops[op]
     ]
     if ops["LayerNormalization"] != layer_norms:
         breaches.append(
