@@ -163,7 +163,7 @@ NOT_RUN = re.findall(r"`([^`]*)`", README.partition("Not run so: ")[2].partition
 OUTCOMES = {row["command"]: row for row in read("readme_claims.json")["rows"]}
 
 
-@pytest.mark.parametrize("command", list_commands())
+@pytest.mark.parametrize("command", [*list_commands()])
 def test_a_test_that_is_a_claim_was_run_and_passed_or_is_named(command):
     """Each command has its outcome, or README says that it has none."""
     assert (command in OUTCOMES) != (command in NOT_RUN)

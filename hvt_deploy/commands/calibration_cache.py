@@ -199,8 +199,10 @@ def _int8(
     reader = CalibrationReader(manifest, max(1, in_memory // RUNS_AT_ONCE))
     images = split_images(chosen.samples(), reader)
     found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), ui)
+    if found.effects:
+        ui.say("What INT8 gains by each step (SQNR of the logits against FP32, higher is better):")
     for effect in found.effects:
-        ui.say(f"{effect.name}: {effect}")
+        ui.say(f"  {effect.name}: {effect}")
     _warn_of_calibrator(found, config, ui)
     with folder.staging() as staged:
         found.write(staged)

@@ -44,7 +44,7 @@ def run_demo(output: Path, family: str, data: str, ui: Ui) -> Validated:
     if data not in _PREPARE:
         raise unknown_name("data set", data, tuple(_PREPARE))
     images = _PREPARE[data](output, family, ui)
-    ui.say(f"Images: {images.validation.parent}")
+    ui.say(f"Images, some to calibrate on and others to validate on: {images.validation.parent}")
     flags = {
         "calibration.folder": str(images.calibration),
         "validation.batch_size": 32,
@@ -54,7 +54,7 @@ def run_demo(output: Path, family: str, data: str, ui: Ui) -> Validated:
     folder = open_folder(output / "artifacts", config.model)
     exported = export(folder, config, None, ui)
     if not exported.before:
-        ui.say(f"Exported {exported.path}, {exported.nodes} nodes")
+        ui.say(f"Exported the FP32 graph, equal to PyTorch: {exported.path}")
     quantize(folder, config, "int8", ui)
     build_engine_if_possible(folder, config, "int8", ui)
     return validate(folder, config, images.validation, None, ui)

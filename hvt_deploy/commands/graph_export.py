@@ -65,7 +65,7 @@ def export_graph(
         manifest = commit_export(folder, manifest, WEIGHTS, reference_path, path, facts)
     stored = manifest.artifacts
     if KEY_REPORT in stored[WEIGHTS].files:
-        ui.say(f"Checkpoint key report: {folder.file(stored[WEIGHTS]).with_name(KEY_REPORT)}")
+        ui.say(f"Each key: {folder.file(stored[WEIGHTS]).with_name(KEY_REPORT)}")
     return describe_exported(folder, manifest)
 
 
@@ -118,7 +118,7 @@ def _store_reference(
     model, report = load_model(spec, obtained.path, config.num_classes)
     save_reference(model, path)
     counts = ", ".join(f"{count} {status}" for status, count in report.summary.items())
-    ui.say(f"Keys of {obtained.path}: {counts}")
+    ui.say(f"Weights: {obtained.path}, keys: {counts}")
     meanings = {key.key: key.meaning for key in report.keys}
     path.with_name(KEY_REPORT).write_text(json.dumps(meanings, indent=1) + "\n", encoding="utf-8")
     record = WeightsRecord(

@@ -58,6 +58,13 @@ _PRECISION_OF: dict[GraphKey, Precision] = {
     "int8-fp32": "int8-fp32",
     "int8-cpu": "int8",
 }
+# Said with the result of each graph.
+_PURPOSE: dict[GraphKey, str] = {
+    "fp16": "for GPUs",
+    "int8": "for TensorRT, FP16 in the rest",
+    "int8-fp32": "shows the engine's accuracy without a GPU, FP32 in the rest",
+    "int8-cpu": "for CPUs",
+}
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,10 @@ def _add_graph(
     graph, opset = made.model, read_opset(made.model)
     exported = manifest.facts("fp32", GraphFacts)
     if key == "int8" and exported and opset != exported.opset:
-        ui.say(f"{key}: opset {opset} instead of {exported.opset}; FP16 Q/DQ exists from opset 19.")
+        ui.say(
+            f"{key}: opset {opset} instead of {exported.opset}, the lowest at which ONNX has INT8 "
+            "next to FP16."
+        )
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
@@ -189,7 +199,7 @@ def _add_graph(
             rounding = check_fp16(manifest.slug, reference.logits_NK, found_NK, infer)
             beside = f" (rounding alone: {rounding.sqnr_db:.1f} dB)" if rounding else ""
         images = f"{len(found_NK)} images{beside}"
-        ui.say(f"{key}: SQNR {parity.sqnr_db:.1f} dB against FP32 on {images}")
+        ui.say(f"{key} ({_PURPOSE[key]}): SQNR {parity.sqnr_db:.1f} dB against FP32 on {images}")
         faults: tuple[str, ...] = ()
         if key == "int8-cpu":
             images = calibrated.images[: manifest.signature.batch or 1]
@@ -235,7 +245,9 @@ def _judge_variant(
     """What speaks against the CPU variant, said as warnings."""
     numerics = None if made.numerics_NK is None else reference.compare(made.numerics_NK)
     if made.kept_fp32:
-        ui.say(f"int8-cpu: {len(made.kept_fp32)} nodes stay FP32: {made.kept_fp32[0].reason}.")
+        ui.say(
+            f"int8-cpu: nodes that stay FP32: {len(made.kept_fp32)}; {made.kept_fp32[0].reason}."
+        )
     faults = find_variant_faults(parity, numerics, slowdown)
     for fault in faults:
         ui.warn(f"int8-cpu: {fault} It is not served: `package` and `Classifier` take FP32.")

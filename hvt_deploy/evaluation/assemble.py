@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -152,15 +153,23 @@ def _errors(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _list_faults(rows: Sequence[Row]) -> Iterator[str]:
-    """Why latencies and speed-ups prove nothing, a sentence each."""
+    """Why latencies and speed-ups prove nothing: a sentence for each reason and batch size."""
+    latencies: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+    speedups: defaultdict[tuple[int, Fault], list[str]] = defaultdict(list)
     for row in rows:
         for timing in row.timings:
-            at = f"{row.backend} at batch {timing.latency.batch}"
+            batch, fault = timing.latency.batch, timing.speedup_fault
             if timing.latency_fault:
-                yield f"The latency of {at} proves nothing. {timing.latency_fault}"
-            fault = timing.speedup_fault
+                latencies[batch, timing.latency_fault].append(row.backend)
             if fault is not None and fault.why != timing.latency_fault:
-                yield f"The speed-up of {at} is {fault.mark}. {fault.why}"
+                speedups[batch, fault].append(row.backend)
+    for (batch, why), names in latencies.items():
+        what, verb = ("latencies", "prove") if len(names) > 1 else ("latency", "proves")
+        yield f"The {what} of {', '.join(names)} at batch {batch} {verb} nothing. {why}"
+    for (batch, fault), names in speedups.items():
+        what = "speed-ups" if len(names) > 1 else "speed-up"
+        verb = "are" if len(names) > 1 else "is"
+        yield f"The {what} of {', '.join(names)} at batch {batch} {verb} {fault.mark}. {fault.why}"
 
 
 def _environment(threads: int | None) -> dict[str, str]:

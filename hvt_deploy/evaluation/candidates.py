@@ -19,12 +19,12 @@ from hvt_deploy.runtime.variant import Variant
 EMULATED = "ONNX Runtime emulates FP16 on a CPU: its latency is meaningless and is not measured."
 _NOTES = {
     "recorded": "The reference's logits, recorded on another machine.",
-    "given": "The ONNX file that was exported.",
-    "deployed": "The deployed form in PyTorch.",
-    "compiled": "The deployed form through torch.compile.",
+    "given": "The ONNX file that the graphs were made from.",
+    "deployed": "PyTorch with the network rewritten for inference, as it is exported.",
+    "compiled": "The same form through torch.compile.",
     "uint8": "Preprocessing in the graph, from uint8 pixels of any size; speed not measured.",
-    "engine-numerics": "The engine's Q/DQ graph with FP32 in the rest: accuracy only.",
-    "cpu": "The CPU variant: the same recipe and ranges, in the form that CPU kernels are fast on.",
+    "engine-numerics": "The accuracy to expect of the INT8 engine: its graph, FP32 in the rest.",
+    "cpu": "The CPU variant: the same INT8 numbers in the form that CPU kernels run fast.",
 }
 NO_ENGINE = "No engine was built yet: hvt-deploy build-trt"
 

@@ -27,7 +27,7 @@ _UNSETTLED = "{} never became stable: is there other work on this machine?"
 def find_latency_fault(latency: Latency) -> str:
     """Why a latency by itself proves nothing; empty where it may."""
     if not latency.stable:
-        return _UNSETTLED.format("Its median")
+        return _UNSETTLED.format("The median")
     state = latency.gpu.state if latency.gpu else None
     return _find_clock_fault(state) if state else ""
 
@@ -37,7 +37,7 @@ def find_ratio_fault(reference: Latency, candidate: Latency) -> Fault | None:
     may.
     """
     if not candidate.stable:
-        return Fault("not proven", _UNSETTLED.format("Its median"))
+        return Fault("not proven", _UNSETTLED.format("The median"))
     if not reference.stable:
         return Fault("not proven", _UNSETTLED.format("The median that it is compared with"))
     states = [latency.gpu.state for latency in (reference, candidate) if latency.gpu]

@@ -126,7 +126,8 @@ def _compare_speed(row: Row, than: Row, timing: Timing, other: Timing) -> Compar
     if ratio is None:
         sentence += ", too few timed rounds to say anything."
     else:
-        sentence += f", {ratio.low:.2f} to {ratio.high:.2f} times as fast."
+        measured = "measured " if fault else ""
+        sentence += f", {measured}{ratio.low:.2f} to {ratio.high:.2f} times as fast."
     other_precision = (than.variant.precision or "").upper()
     if outcome == "slower":
         sentence += f" INT8 is not faster than {other_precision}."
@@ -139,7 +140,9 @@ def _compare_speed(row: Row, than: Row, timing: Timing, other: Timing) -> Compar
             f" It takes {1 / ratio.high:.2f} to {1 / ratio.low:.2f} times as long; by the bytes "
             f"that its kernels move {predicted:.2f} were predicted."
         )
-    sentence += f" {fault.mark.capitalize()}: {fault.why}" if fault else ""
+    if fault:
+        mark = "" if fault.mark == outcome else f"{fault.mark.capitalize()}: "
+        sentence += f" {mark}{fault.why}"
     return Comparison(row.backend, than.backend, batch, ratio, outcome, sentence, predicted)
 
 

@@ -42,7 +42,7 @@ def test_int8_is_counted_next_to_fp16_at_opt(net):
     folder, config = net
     (cost,) = build_from_graph(folder, config, "int8", SilentUi()).costs
     assert (cost.batch, cost.own.batch, cost.fp16.batch) == (4, 4, 4)
-    assert cost.note.startswith("Counted in a build for batch 4 alone")
+    assert "a second build, for batch 4 only" in cost.note
     assert sum(cost.own.whole.macs.__dict__.values()) == 4 * WEIGHTS
     assert cost.own.whole.weights["int8"] >= 2 * 64 * 64
     assert cost.fp16.whole.weight_bytes >= 4 * WEIGHTS  # this one is FP32
@@ -123,7 +123,7 @@ def test_last_line_names_both_precisions_and_json_has_both(tmp_path, monkeypatch
     assert last.startswith("INT8: 6 kernels, ")
     assert "; FP16: 3 kernels, " in last
     assert "(activations + weights, batch 4). INT8 moves " in last
-    assert "in 100 % more kernels; measure on the device." in last
+    assert "in 100 % more kernels; only the device shows whether it is faster." in last
     assert command_line(tmp_path, "net", "--fp16", "--max-traffic", "1").exit_code == 2
 
 

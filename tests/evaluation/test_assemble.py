@@ -122,6 +122,14 @@ def test_a_latency_that_never_settled_proves_nothing_and_is_no_error():
     assert "never became stable" in timing.latency_fault
 
 
+def test_latencies_that_prove_nothing_for_the_same_reason_are_said_once():
+    unstable = (replace(windows(5), stable=False),)
+    wild = concluded(found=(rows(), Timings(dict.fromkeys(NAMES[:2], unstable))))
+    assert [w.partition(". ")[0] for w in wild.warnings] == [
+        f"The latencies of {NAMES[0]}, {NAMES[1]} at batch 1 prove nothing"
+    ]
+
+
 def test_a_speedup_over_an_unstable_reference_proves_nothing():
     timings = {
         NAMES[0]: (replace(windows(5), stable=False),),

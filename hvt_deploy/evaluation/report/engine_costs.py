@@ -167,14 +167,15 @@ def _mebibytes(count: int) -> str:
 
 
 def _compare(precision: Precision, cost: ProfileCost) -> str:
-    """`moves 13 % less than FP16 in 12 % more kernels; measure on the device`; empty if unknown."""
+    """`INT8 moves 13 % less than FP16 in 12 % more kernels; …`; empty if unknown."""
     traffic, kernels = cost.traffic_ratio, cost.kernel_ratio
     if traffic is None or kernels is None:
         return ""
     moved = _relate(traffic, "less than", "more than", "as much as")
     run = _relate(kernels, "fewer", "more", "as many")
     doubt = "" if traffic < 1 else " By this count it does not pay."
-    return f"{_NAMES[precision]} moves {moved} FP16 in {run} kernels; measure on the device.{doubt}"
+    shows = "only the device shows whether it is faster"
+    return f"{_NAMES[precision]} moves {moved} FP16 in {run} kernels; {shows}.{doubt}"
 
 
 def _relate(ratio: float, less: str, more: str, same: str) -> str:

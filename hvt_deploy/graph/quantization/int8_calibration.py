@@ -48,15 +48,13 @@ class Effect:
         return self.before_db - self.after_db
 
     def __str__(self) -> str:
-        """`46.5 -> 47.0 dB (+0.5 ± 0.3 on 64 images), kept`; a pass that is used is called kept
-        only where the gain that is said is one.
-        """
+        """`46.5 -> 47.0 dB (+0.5 ± 0.3 on 64 images), used`; a loss is named as one."""
         gain_db = round(-self.loses_db, 1) + 0.0  # never -0.0
-        used = "kept" if gain_db > 0 else "used although it loses" if gain_db else "used"
+        used = "used although it loses" if gain_db < 0 else "used"
         gain = f"{gain_db:+.1f} ± {self.error_db:.1f} on {self.images} images"
         return (
             f"{self.before_db:.1f} -> {self.after_db:.1f} dB ({gain}), "
-            f"{used if self.kept else 'left out'}"
+            f"{used if self.kept else 'not used'}"
         )
 
 

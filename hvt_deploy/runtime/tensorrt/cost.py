@@ -130,9 +130,12 @@ def count_profile_cost(
         why = f"{own.why}, and a build for batch {batch} alone failed: {error.message}"
         return ProfileCost(batch, Skipped(WHAT, why))
     kernels = sum(layer.is_kernel for layer in layers)
-    note = f"Counted in a build for batch {batch} alone"
+    note = (
+        "An engine for a range of batch sizes does not list its sizes: the next figures are those "
+        f"of a second build, for batch {batch} only"
+    )
     if isinstance(alone, EngineCost) and alone.whole.kernels != kernels:
-        note += f", of {alone.whole.kernels} kernels; the engine has {kernels}"
+        note += f", which has {alone.whole.kernels} kernels; the engine has {kernels}"
     return ProfileCost(batch, alone, note=f"{note}.")
 
 

@@ -468,11 +468,11 @@ def test_without_recovery_and_with_max_nothing_changes(path, model, planted_rang
 @pytest.mark.parametrize(
     ("after_db", "kept", "said"),
     [
-        (40.06, True, "40.0 -> 40.1 dB (+0.1 ± 0.2 on 64 images), kept"),
+        (40.06, True, "40.0 -> 40.1 dB (+0.1 ± 0.2 on 64 images), used"),
         (40.04, True, "40.0 -> 40.0 dB (+0.0 ± 0.2 on 64 images), used"),
         (39.96, True, "40.0 -> 40.0 dB (+0.0 ± 0.2 on 64 images), used"),
         (39.94, True, "40.0 -> 39.9 dB (-0.1 ± 0.2 on 64 images), used although it loses"),
-        (39.96, False, "40.0 -> 40.0 dB (+0.0 ± 0.2 on 64 images), left out"),
+        (39.96, False, "40.0 -> 40.0 dB (+0.0 ± 0.2 on 64 images), not used"),
     ],
 )
 def test_only_what_is_said_to_gain_is_kept_and_only_what_is_said_to_lose_loses(
