@@ -1,10 +1,12 @@
-"""The campaign of reliability: python benchmarks/reliability.py [--output FILE].
+"""The campaign of reliability: python benchmarks/reliability.py [--kills N] [--choices N]
+[--output FILE].
 
 Every kind of bad input in `tests/reliability/table.py`, in a process of its own: exit code,
 message, what was lost or left behind, processor time and memory. Every verb, ended at each step
 that changes the disk, then run again. Real runs, killed at any moment and run again. Two to six
-commands at once. Minutes on one core. What was tried at this commit is kept next to the output
-until the end, so an interrupted campaign goes on where it was. Ends with 1 unless all is clean.
+commands at once. Half an hour of one core. What was tried is kept next to the output until the end,
+so an interrupted campaign goes on where it was, unless the product or the campaign was changed.
+Ends with 1 unless all is clean.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from benchmarks.records import (
     RESULTS,
     ROOT,
     Record,
-    describe_commit,
     describe_conditions,
     write_record,
 )
@@ -37,8 +38,9 @@ _NAMES = (
     "import json, table, crash_points as c, real_runs as r; "
     "print(json.dumps([table.CHANNELS, table.MOST_MIB_OF, list(c.VERBS), list(r.KILLED)]))"
 )
-_KILLS = 4
-_AT_ONCE = tuple((number, seed) for seed in range(2) for number in range(2, 7))
+_AT_ONCE = range(2, 7)
+# What is tried: rows of the last commit that changed it are kept.
+_TRIED = ("hvt_deploy", "tests")
 # A request to tests/reliability/program.py, and with its record.
 _Request: TypeAlias = tuple[object, ...]
 _Tried: TypeAlias = tuple[_Request, Record]
@@ -49,6 +51,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--kills", type=int, default=2, help="of each real run")
+    parser.add_argument("--choices", type=int, default=1, help="of each number of commands at once")
     parser.add_argument("--output", type=Path, default=RESULTS / "reliability.json")
     options = parser.parse_args()
     paths = os.pathsep.join(map(str, (_TESTS / "reliability", _TESTS, ROOT)))
@@ -59,16 +63,16 @@ def main() -> int:
     channels, bounds_mib, verbs, killed = json.loads(named.stdout)
     requests: list[_Request] = [("kind", kind) for kinds in channels.values() for kind in kinds]
     requests += [("verb", verb, 1) for verb in verbs]
-    requests += [("kills", verb, _KILLS) for verb in killed]
-    requests += [("at once", number, seed) for number, seed in _AT_ONCE]
+    requests += [("kills", verb, options.kills) for verb in killed]
+    requests += [("at once", n, seed) for seed in range(options.choices) for n in _AT_ONCE]
     journal = options.output.with_suffix(".part.jsonl")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     tried = list(_try_all(requests, journal, environment))
     records = {what: [r for asked, r in tried if asked[0] == what] for what, *_ in requests}
     by_name = {record["kind"]: record for record in records["kind"]}
     record = {
-        **describe_conditions("reliability.py"),
-        "commit": describe_commit(),
+        **describe_conditions(" ".join(["reliability.py", *sys.argv[1:]])),
+        "commit": _describe_tried(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu_minutes": round(sum(record["spent_cpu_s"] for _, record in tried) / 60, 1),
         "bad_input": {
@@ -93,7 +97,7 @@ def _try_all(
     requests: Sequence[_Request], journal: Path, environment: dict[str, str]
 ) -> Iterator[_Tried]:
     """Each request with its record: of the journal, where it is of this commit, or asked for."""
-    commit = describe_commit()
+    commit = _describe_tried()
     lines = journal.read_text().splitlines() if journal.is_file() else []
     kept = [json.loads(line) for line in lines if line.endswith("}")]
     known = {tuple(line["request"]): line["record"] for line in kept if line["commit"] == commit}
@@ -114,6 +118,19 @@ def _try_all(
                     stream.flush()
                 yield request, record
             process.communicate()
+
+
+def _describe_tried() -> str:
+    """The last commit that changed the product or the campaign, marked where files differ."""
+    commands = (
+        ("log", "-1", "--format=%h", "--abbrev=12", "--", *_TRIED),
+        ("status", "--porcelain", "--", *_TRIED),
+    )
+    commit, changed = (
+        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True)
+        for command in commands
+    )
+    return commit.stdout.strip() + ("-dirty" if changed.stdout else "")
 
 
 def _ask(process: subprocess.Popen[str], request: _Request) -> Record:
