@@ -36,6 +36,7 @@ class Hub:
     status: int = 200
     refusal: str = ""
     holds_after: int = 0
+    token: str | None = None
     fetched: list[str] = field(default_factory=list)
 
 
@@ -43,6 +44,7 @@ class Hub:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
+            state.token = self.headers.get("Authorization")
             self.answer(0)
 
         def do_GET(self) -> None:
@@ -87,13 +89,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     server.server_close()
 
 
-def test_a_file_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
+def test_a_file_is_fetched_once_for_its_user(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
     first = obtain_weights(SPEC, "official", tmp_path)
     assert first.path == tmp_path / "net.pth.tar"
     assert first.path.read_bytes() == CONTENT
     hub.status = 500
     assert obtain_weights(SPEC, "official", tmp_path) == first
     assert hub.fetched == [""]
+    assert hub.token == "Bearer hf_mine"
 
 
 def test_a_file_that_another_program_fetched_from_the_hub_is_taken(
