@@ -20,6 +20,8 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.export_parity import prove_batches, prove_parity
 from hvt_deploy.graph.contract import ContractReport, inspect_contract
+from hvt_deploy.graph.foreign.constant_shapes import fix_shapes
+from hvt_deploy.graph.foreign.empty_masks import drop_empty_masks
 from hvt_deploy.graph.foreign.interface import (
     list_external,
     name_unsupported,
@@ -121,8 +123,8 @@ def _convert(given: onnx.ModelProto, config: RunConfig) -> onnx.ModelProto:
                 "Export the network again at an opset from 17 to 22.",
             ) from error
     simplified = order_gelu(simplify(named, config.export.simplifier))
-    converted = fuse_layer_norms(convert_opset(simplified, opset))
-    return name_roles(move_transposes(converted))
+    converted = drop_empty_masks(fix_shapes(convert_opset(simplified, opset)))
+    return name_roles(move_transposes(fuse_layer_norms(converted)))
 
 
 def _inspect(

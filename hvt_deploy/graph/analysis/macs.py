@@ -27,16 +27,16 @@ def count_macs(model: onnx.ModelProto) -> dict[str, int]:
     Conv: elements of the output × elements of one filter. MatMul and Gemm: elements of the output ×
     length of the summed axis. Raises ToolFailure naming a node whose shapes cannot be inferred.
     """
-    shapes = infer_batch1_shapes(model)
+    shapes = infer_shapes(model)
     return {
         node.name: _macs(node, shapes) for node in model.graph.node if node.op_type in COUNTED_OPS
     }
 
 
-def infer_batch1_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """The shape at batch size 1 of each tensor for which ONNX can infer it."""
+def infer_shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]:
+    """The shape, at a batch size, of each tensor for which ONNX can infer it."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    computed = _evaluate_shape_nodes(model)
+    computed = _evaluate_shape_nodes(model, batch)
     nodes = [node for node in model.graph.node if node.output[0] not in computed]
     graph = onnx.GraphProto(name="shapes", node=nodes)
     graph.initializer.extend(
@@ -51,13 +51,13 @@ def infer_batch1_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
             )
     for value in model.graph.input:
         if value.name not in tensors:
-            dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
+            dims = [d.dim_value or batch for d in value.type.tensor_type.shape.dim]
             graph.input.append(
                 helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims)
             )
     for value in model.graph.output:  # their recorded shapes name the batch, the first dimension
-        known = [d.dim_value for d in value.type.tensor_type.shape.dim][1:]
-        dims = [1, *known] if known and all(known) else None
+        first, *known = [d.dim_value for d in value.type.tensor_type.shape.dim] or [0]
+        dims = [first or batch, *known] if known and all(known) else None
         graph.output.append(
             helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims)
         )
@@ -73,14 +73,15 @@ def infer_batch1_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _evaluate_shape_nodes(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """The tensors that depend only on the shape of the images, at batch size 1.
+def _evaluate_shape_nodes(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
+    """The tensors that depend only on the shape of the images, at one batch size.
 
     ONNX's shape inference cannot evaluate some of these. They occur where something is repeated for
     each image, such as a class token.
     """
     shapes = {
-        v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in model.graph.input
+        v.name: [d.dim_value or batch for d in v.type.tensor_type.shape.dim]
+        for v in model.graph.input
     }
     small = {tensor.name: tensor for tensor in model.graph.initializer if _is_small(tensor)}
     found: dict[str, NDArray[Any]] = {}

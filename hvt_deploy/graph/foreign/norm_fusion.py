@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
+from hvt_deploy.graph.analysis.macs import infer_shapes
 from hvt_deploy.graph.edit import GraphEdit
 
 
@@ -35,7 +35,7 @@ def fuse_layer_norms(model: onnx.ModelProto) -> onnx.ModelProto:
 
     ε is the graph's. In exact arithmetic it is the same function.
     """
-    edit, shapes = GraphEdit(model), infer_batch1_shapes(model)
+    edit, shapes = GraphEdit(model), infer_shapes(model)
     producers = edit.producers()
     for division in edit.nodes("Div"):
         found = _find_norm(edit, division, producers, shapes)

@@ -15,7 +15,7 @@ import onnx
 
 from hvt_deploy.core.run_config import QuantizationConfig
 from hvt_deploy.core.types import Int8Target
-from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
+from hvt_deploy.graph.analysis.macs import infer_shapes
 from hvt_deploy.graph.quantization.int8_results import quantize_results
 from hvt_deploy.graph.quantization.qdq import (
     INT8,
@@ -117,7 +117,7 @@ def find_int8_attention(model: onnx.ModelProto) -> tuple[str, ...]:
     """The attention that TensorRT has an INT8 kernel for, as in `EnginePlacement`: heads of 16, 32
     or 64 channels, at most 512 keys and more than one query.
     """
-    shapes = infer_batch1_shapes(model)
+    shapes = infer_shapes(model)
 
     def fits(block: AttentionBlock) -> bool:
         query, scores = (

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from hvt_deploy.graph.analysis.macs import infer_batch1_shapes
+from hvt_deploy.graph.analysis.macs import infer_shapes
 from hvt_deploy.graph.edit import GraphEdit
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.queries import find_output_channel_axis, map_readers, weight_is_transposed
@@ -52,7 +52,7 @@ def smooth(model: onnx.ModelProto, scales: Mapping[str, NDArray[np.float32]]) ->
 
     In exact arithmetic it is the same function.
     """
-    edit, readers, shapes = GraphEdit(model), map_readers(model.graph), infer_batch1_shapes(model)
+    edit, readers, shapes = GraphEdit(model), map_readers(model.graph), infer_shapes(model)
     nodes = {node.name: node for node in edit.nodes("LayerNormalization", *_LINEARS)}
 
     def multiply(node: onnx.NodeProto, i: int, factor: NDArray[Any]) -> None:
@@ -101,7 +101,7 @@ def _smoothable(
     model: onnx.ModelProto, ranges: Ranges, quantized: Collection[str]
 ) -> dict[str, list[onnx.NodeProto]]:
     """The normalizations (by node name) whose result only quantized Linears read, and these."""
-    readers, shapes = map_readers(model.graph), infer_batch1_shapes(model)
+    readers, shapes = map_readers(model.graph), infer_shapes(model)
     constants = {t.name for t in model.graph.initializer if t.data_location != TensorProto.EXTERNAL}
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:

@@ -1,0 +1,56 @@
+"""Masks that mask nothing are dropped, with the guard behind their softmax; others stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+from running import run
+
+from hvt_deploy.graph.foreign.empty_masks import drop_empty_masks
+
+ATTENTION = """shape = Shape (images) seen = Expand (all, shape)
+    mask = Where (seen, nothing, lowest) product = MatMul (images, images)
+    scores = Add (product, mask) soft = Softmax <axis = -1> (scores) bad = IsNaN (soft)
+    safe = Where (bad, nothing, soft) logits = MatMul (safe, images)"""
+KEPT = "Shape Expand Where MatMul Add Softmax IsNaN Where MatMul"
+
+
+def graph_of(nodes: str) -> onnx.ModelProto:
+    return parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 17]>
+        g (float[N, 4, 4] images) => (float[N, 4, 4] logits)
+        <bool[1, 1, 4] all = {{1, 1, 1, 1}}, bool[1, 1, 4] some = {{1, 1, 1, 0}},
+        float nothing = {{0}}, float one = {{1}}, float lowest = {{-3e38}}> {{ {nodes} }}"""
+    )
+
+
+def list_ops(graph: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in graph.graph.node]
+
+
+@pytest.mark.parametrize(("old", "new"), [("", ""), ("(product, mask)", "(mask, product)")])
+def test_a_mask_that_masks_nothing_is_dropped(old, new):
+    graph = graph_of(ATTENTION.replace(old, new))
+    dropped = drop_empty_masks(graph)
+    assert list_ops(dropped) == ["MatMul", "Softmax", "MatMul"]
+    images = np.random.default_rng(0).standard_normal((2, 4, 4), dtype=np.float32)
+    assert np.array_equal(run(dropped, images), run(graph, images))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(all, shape)", "(some, shape)"),
+        ("(seen, nothing, lowest)", "(seen, one, lowest)"),
+    ],
+)
+def test_a_mask_that_hides_or_adds_something_stays(old, new):
+    assert " ".join(list_ops(drop_empty_masks(graph_of(ATTENTION.replace(old, new))))) == KEPT
+
+
+def test_a_sum_that_makes_a_tensor_larger_stays():
+    nodes = """shape = Shape (images) zeros = Expand (nothing, shape)
+        small = ReduceMean <axes = [0]> (images) logits = Add (small, zeros)"""
+    assert "Add" in list_ops(drop_empty_masks(graph_of(nodes)))
