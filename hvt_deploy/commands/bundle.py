@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from hvt_deploy.commands.distribution import permit_distribution
 from hvt_deploy.core.engine_facts import EngineFacts
-from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, writing_to
 from hvt_deploy.core.manifest import RECORDED, REFERENCES, Artifact, Manifest, is_results
 from hvt_deploy.core.serialization import to_plain
@@ -55,13 +55,7 @@ def bundle(folder: ModelFolder, output: Path, allow_untrained: bool, ui: Ui) -> 
 def _write(
     folder: ModelFolder, manifest: Manifest, output: Path, allow_untrained: bool, ui: Ui
 ) -> None:
-    if manifest.weights.untrained and not allow_untrained:
-        raise BadInput(
-            f"{folder.slug} has random weights: its predictions mean nothing.",
-            "Export it with a checkpoint (--weights FILE), or give --allow-untrained to try a "
-            "device.",
-        )
-    ui.say(manifest.licences)
+    permit_distribution(manifest, ui, allow_untrained=allow_untrained)
     files: dict[str, Path] = {}
     for key, artifact in manifest.artifacts.items():
         if not stays_here(key, artifact):

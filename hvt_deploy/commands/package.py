@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hvt_deploy.commands.distribution import permit_distribution
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import new_folder, sync_tree, writing_to
 from hvt_deploy.core.gpus import find_gpus
@@ -85,12 +86,7 @@ def _package(
     allow_untrained: bool,
     ui: Ui,
 ) -> Packaged:
-    if manifest.weights.untrained and not allow_untrained:
-        raise BadInput(
-            f"{folder.slug} has random weights: its predictions mean nothing.",
-            "Export it with a checkpoint (--weights FILE), or give --allow-untrained to try a "
-            "server.",
-        )
+    permit_distribution(manifest, ui, allow_untrained=allow_untrained)
     if (batch := manifest.signature.batch) is not None:
         raise BadInput(
             f"{folder.slug} takes batches of exactly {batch}, and Triton's batches have any size.",
@@ -98,7 +94,6 @@ def _package(
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target} is not an empty folder.", "Give a new one: package --triton DIR")
-    ui.say(manifest.licences)
     on_gpu = bool(find_gpus())
     networks = [
         *_engines(folder, manifest, ui),

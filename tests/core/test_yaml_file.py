@@ -29,7 +29,7 @@ BOMB = "a: &a [x]\n" + "".join(
         (f"a: !!python/object/apply:os.system [{'x' * 9000}]", "constructor for the tag"),
         (f"a: !{'x' * 9000} 1", "constructor for the tag"),
         ("a: 2026-13-45", "month must be in"),
-        ("a: " + "9" * 5000, "4300 digits"),
+        ("a: " + "9" * 5000, "4300"),
         ("a: [1", "line 1"),
         ("\x00", "not valid YAML"),
     ],
