@@ -47,10 +47,28 @@ _TOKENS: dict[Role, str] = {
     "residual add": "residual",
     "position bias": "position_bias",
 }
+_OF_LINEARS: tuple[Role, ...] = ("qkv", "proj", "fc1", "fc2", "squeeze excite", "head")
 _IN_BLOCKS: tuple[Role, ...] = (
     *("qkv", "attention score", "attention value", "proj", "fc1", "fc2", "residual add"),
     "position bias",
 )
+
+
+def name_linears(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, in whose names `find_role` reads the roles of Linears that the names of their
+    modules do not tell (`mlp.ln1`); other nodes keep their names.
+    """
+    named = copy_model(model)
+    roles = _Patterns(named.graph).find_roles()
+    constants = {tensor.name for tensor in named.graph.initializer}
+    paths: list[str] = []
+    for node in named.graph.node:
+        path, role = read_module_path(node.name), roles.get(node.output[0])
+        if role in _OF_LINEARS and find_role(node, constants) == "other":
+            path = f"{path}.{_TOKENS[role]}"
+        paths.append(path)
+    write_names(named, paths)
+    return named
 
 
 def name_roles(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -114,8 +132,9 @@ class _Patterns:
         self._roles.setdefault(node.output[0], role)
 
     def _find_head(self) -> None:
-        through = _MOVES | _ACTIVATIONS | {"Softmax"}
-        for node in self._behind(self._graph.output[0].name, through):
+        # Two heads whose logits are averaged are two.
+        through = _MOVES | _ACTIVATIONS | _SCALES | {"Softmax"}
+        for node in self._behind(self._graph.output[0].name, through, adds=True):
             if self._is_weighted(node):
                 self._give(node, "head")
 
@@ -135,7 +154,7 @@ class _Patterns:
             for node in self._behind(tensor, _MOVES | _SCALES | _NORMS):
                 if self._is_weighted(node):
                     self._give(node, "qkv")
-        for node in self._after(values[0].output[0], _MOVES | _NORMS):
+        for node in self._after(values[0].output[0], _MOVES | _NORMS | _ACTIVATIONS):
             if self._is_weighted(node):
                 self._give(node, "proj")
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import onnx
 import onnxslim
 import pytest
 from foreign_files import forget_names, make_swin, make_vit, write_dynamo, write_legacy
+from onnx import numpy_helper
 
 from hvt_deploy.graph.analysis.roles import find_role, stage_of
 from hvt_deploy.graph.foreign.interface import read_foreign
 from hvt_deploy.graph.foreign.names import name_foreign_nodes
-from hvt_deploy.graph.foreign.role_patterns import name_roles
+from hvt_deploy.graph.foreign.role_patterns import name_linears, name_roles
 from hvt_deploy.graph.simplify import simplify
 
 # Products by role, of make_swin and make_vit.
@@ -84,3 +86,32 @@ def test_a_squeeze_and_excite_is_no_mlp(tmp_path):
     constants = {tensor.name for tensor in graph.initializer}
     found = Counter(find_role(n, constants) for n in graph.node if n.op_type in ("Gemm", "MatMul"))
     assert found == {"squeeze excite": 2, "head": 1}
+
+
+def test_linears_whose_modules_have_other_names_get_their_role():
+    """As in LeViT: `mlp.ln1` and `mlp.ln2`, and two heads that are averaged."""
+    names = {
+        "a": "blocks.0.mlp.ln1/MatMul", "b": "blocks.0.mlp.ln1/Add", "d": "blocks.0.mlp.ln2/MatMul",
+        "e": "blocks.0/Add", "f": "fc/Gemm", "g": "fc_dist/Gemm", "logits": "model/Mul",
+    }  # fmt: skip
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]>
+        g (float[N, 4] images) => (float[N, 4] logits) {
+        a = MatMul (images, v) b = Add (a, bias) c = HardSwish (b) d = MatMul (c, w)
+        e = Add (images, d) f = Gemm (e, x) g = Gemm (e, y) h = Add (f, g)
+        logits = Mul (h, half) }"""
+    )
+    shapes = {**dict.fromkeys("vwxy", (4, 4)), "bias": (4,), "half": ()}
+    for name, shape in shapes.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    for node in model.graph.node:
+        node.name = names.get(node.output[0], f"model/{node.op_type}")
+    graph = name_linears(model).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    found = {node.output[0]: find_role(node, constants) for node in graph.node}
+    roles = {"a": "fc1", "b": "fc1", "d": "fc2", "e": "residual add", "f": "head", "g": "head"}
+    assert {name: found[name] for name in roles} == roles
+    assert [n.name for n in graph.node if n.output[0] in ("a", "e")] == [
+        "blocks.0.mlp.ln1.fc1/MatMul",
+        "blocks.0/Add",
+    ]
