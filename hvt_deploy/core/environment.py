@@ -38,8 +38,9 @@ _VERSIONED = (
 ORT_DISABLED_OPTIMIZERS = ["WeightBiasQuantization"]
 # Those that no session on the CPU uses for a graph with FP16. This one swaps Transpose and Cast,
 # which the CPU's kernels need before an FP16 product, and leaves nodes without a schema where it
-# cannot fuse them after all: opening the session then crashes (onnxruntime issue 28392; 1.31.1 does
-# on every torchvision VisionTransformer tried). In FP32 it saves faster_vit_0_224 1 % of its time.
+# cannot fuse them after all: opening the session then crashes (onnxruntime issue 28392). Graphs
+# written here have such a Transpose elsewhere (`graph/transpose_order.py`), others' have not. In
+# FP32 it saves faster_vit_0_224 1 % of its time.
 ORT_DISABLED_IN_FP16 = [*ORT_DISABLED_OPTIMIZERS, "MatmulTransposeFusion"]
 
 
