@@ -142,4 +142,6 @@ def _show_benchmark(found: Benchmark, folder: Path, as_json: bool) -> None:
         return
     show_table("Benchmark", COLUMNS, [row.cells() for row in found.rows])
     show_lines(f"- {note}" for note in found.notes)
-    typer.echo(f"{folder / 'benchmark.md'}\n{folder / 'benchmark.svg'}")
+    for file in (folder / "benchmark.md", folder / "benchmark.svg"):
+        if file.is_file():
+            typer.echo(str(file))

@@ -100,18 +100,20 @@ class Benchmark:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know, a sentence each."""
-        names = {row: f"{row.model}, {row.backend}" for row in self.rows}
+        by_reason: dict[str, list[str]] = {}
+        for row in self.rows:
+            for why in filter(None, (row.latency_fault, row.why_not)):
+                by_reason.setdefault(why, []).append(f"{row.model} {row.backend}")
         return (
             "Latency: median of one batch, inputs on the device; backends of a model interleaved. "
-            f"An {UNSTABLE} one proves nothing.",
+            f"An {UNSTABLE} one proves nothing and is not in the plot.",
             *self.warnings,
-            *(f"{names[row]}: {row.latency_fault}" for row in self.rows if row.latency_fault),
-            *(f"{names[row]}: {row.why_not}" for row in self.rows if row.why_not),
+            *(f"{', '.join(names)}: {why}" for why, names in by_reason.items()),
             *(f"{model}, {failure.what} failed: {failure.why}" for model, failure in self.failures),
         )
 
     def write(self, folder: Path) -> None:
-        """Write `benchmark.json`, `benchmark.md` and `benchmark.svg`."""
+        """Write `benchmark.json`, `benchmark.md` and, if any latency settled, `benchmark.svg`."""
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(to_plain(self), indent=2, allow_nan=False)
@@ -122,7 +124,10 @@ class Benchmark:
                 for row in self.rows
                 if row.latency and not row.latency_fault
             ]
-            (folder / "benchmark.svg").write_text(draw_latencies(proven), encoding="utf-8")
+            plot = folder / "benchmark.svg"
+            plot.unlink(missing_ok=True)
+            if proven:
+                plot.write_text(draw_latencies(proven), encoding="utf-8")
 
     def to_markdown(self) -> str:
         """The table with its notes."""

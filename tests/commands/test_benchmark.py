@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from command_line import run
 
-from hvt_deploy.commands.benchmark import BenchmarkRow
+from hvt_deploy.commands.benchmark import Benchmark, BenchmarkRow
 from hvt_deploy.commands.sweep import benchmark
+from hvt_deploy.core.serialization import from_plain
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.digits import write_digits
 from hvt_deploy.evaluation.scores import Latency
@@ -25,6 +27,10 @@ def place(tmp_path_factory, exported):
     ui = SilentUi()
     benchmark(["hvt_demo", "timm:no_such_model"], ["fp32", "int8"], flags, *places, ui)
     return place
+
+
+def read_record(place):
+    return from_plain(Benchmark, json.loads((place / "sweep/benchmark.json").read_text()))
 
 
 def test_every_backend_that_runs_has_a_size_and_a_latency(place):
@@ -54,8 +60,22 @@ def test_the_table_and_the_plot_hold_the_same_and_what_failed(place):
     text = (place / "sweep/benchmark.md").read_text()
     assert "| hvt_demo | ort fp32 |" in text
     assert "timm:no_such_model, export failed: timm has no model" in text
-    drawn = ElementTree.fromstring((place / "sweep/benchmark.svg").read_text())
+    plot, found = place / "sweep/benchmark.svg", read_record(place)
+    settled = [row for row in found.rows if row.latency and not row.latency_fault]
+    assert plot.is_file() == bool(settled)
+    (row,) = (row for row in found.rows if row.backend == "ort fp32")
+    replace(found, rows=(replace(row, latency_fault=""),)).write(place / "settled")
+    drawn = ElementTree.fromstring((place / "settled/benchmark.svg").read_text())
     assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_latencies_of_which_none_settled_are_no_plot_and_one_note(place):
+    found = read_record(place)
+    rows = [row for row in found.rows if row.latency][:2]
+    noisy = replace(found, rows=tuple(replace(row, latency_fault="Noise.") for row in rows))
+    noisy.write(place / "settled")
+    assert not (place / "settled/benchmark.svg").exists()
+    assert ", ".join(f"hvt_demo {row.backend}" for row in rows) + ": Noise." in noisy.notes
 
 
 def test_an_unstable_latency_is_marked():
