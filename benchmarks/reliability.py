@@ -71,7 +71,7 @@ def main() -> int:
     records = {what: [r for asked, r in tried if asked[0] == what] for what, *_ in requests}
     by_name = {record["kind"]: record for record in records["kind"]}
     record = {
-        **describe_conditions(" ".join(["reliability.py", *sys.argv[1:]])),
+        **describe_conditions(f"reliability.py --kills {options.kills} --choices {options.choices}"),
         "commit": _describe_tried(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu_minutes": round(sum(record["spent_cpu_s"] for _, record in tried) / 60, 1),
