@@ -70,8 +70,9 @@ def main() -> int:
     tried = list(_try_all(requests, journal, environment))
     records = {what: [r for asked, r in tried if asked[0] == what] for what, *_ in requests}
     by_name = {record["kind"]: record for record in records["kind"]}
+    command = f"reliability.py --kills {options.kills} --choices {options.choices}"
     record = {
-        **describe_conditions(f"reliability.py --kills {options.kills} --choices {options.choices}"),
+        **describe_conditions(command),
         "commit": _describe_tried(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu_minutes": round(sum(record["spent_cpu_s"] for _, record in tried) / 60, 1),

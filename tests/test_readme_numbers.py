@@ -137,12 +137,29 @@ def quantizers():
     yield f"{missed} goals missed, which the table names" if missed else "all goals met"
 
 
+def reliability():
+    record = read("reliability.json")
+    verbs, groups = record["crash_points"], record["bad_input"].values()
+    bounds = [group["bound_mib"] for name, group in record["bad_input"].items() if name != "memory"]
+    assert all(group["clean"] == group["kinds"] for group in groups)
+    for tried in ("crash_points", "kills", "at_once"):
+        assert not any(row["faults"] for row in record[tried]), tried
+    yield f"{sum(group['kinds'] for group in groups)} kinds clean"
+    yield f"({min(bounds)} to {max(bounds)} MiB by group)"
+    yield f"{len(verbs)} cases of {len({row['verb'].split()[0] for row in verbs})} verbs"
+    before, within = (sum(row[key] for row in verbs) for key in ("killed", "in_files"))
+    yield f"ended {before} times before a step and {within} times in a new file"
+    yield f"{sum(row['killed'] for row in record['kills'])} real runs killed"
+    yield f"{sum(row['at_once'] for row in record['at_once'])} commands at once"
+
+
 def claims():
     yield check_all()
     yield from quantizers()
     for source in (kernels, calibration_time, data_speed, large_export, first_commands):
         yield from source()
     yield from cost_line()
+    yield from reliability()
     yield from limits_of_tests()
 
 
