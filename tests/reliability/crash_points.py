@@ -39,6 +39,8 @@ class Verb:
 
     arguments: Sequence[object]
     without: Sequence[str] = ()
+    unnamed: Sequence[str] = ()
+    """Artifacts whose folders are there, but not in the manifest."""
     exit_code: int = 0
     before: Callable[[], object] = lambda: None
     """Is called in the process itself."""
@@ -76,6 +78,7 @@ VERBS: Mapping[str, Verb] = {
         ),
         ["artifacts"],
     ),
+    "clean": Verb(("clean", "--remove"), unnamed=["results", "int8-cpu"]),
     "demo": Verb(("demo", "--family", "hvt", "--output", "demo")),
 }
 
@@ -85,11 +88,14 @@ def copy_place(template: Path, place: Path, verb: Verb) -> None:
     shutil.copytree(template, place)
     if "artifacts" in verb.without:
         shutil.rmtree(place / "artifacts")
-    elif verb.without:
+    elif verb.without or verb.unnamed:
         file = place / MODEL / "manifest.json"
         fields = json.loads(file.read_text())
-        for key in [key for key in fields["artifacts"] if key.startswith(tuple(verb.without))]:
-            shutil.rmtree(place / MODEL / fields["artifacts"].pop(key)["folder"])
+        for key in list(fields["artifacts"]):
+            if key.startswith((*verb.without, *verb.unnamed)):
+                folder = place / MODEL / fields["artifacts"].pop(key)["folder"]
+                if key.startswith(tuple(verb.without)):
+                    shutil.rmtree(folder)
         file.write_text(json.dumps(fields))
 
 
