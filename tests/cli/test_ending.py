@@ -51,6 +51,14 @@ main()
 """
 
 
+@pytest.fixture(autouse=True)
+def no_nohup():
+    """Commands see SIGHUP, even where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def start(folder: Path, error: str = "") -> subprocess.Popen[str]:
     """The command, whose child is at work."""
     (folder / "program.py").write_text(_PROGRAM.replace("{error}", error))
