@@ -133,6 +133,15 @@ def quantizers():
     """The draws of the comparison that were measured, and the goals that were missed there."""
     record = read("quantization.json")
     yield f"{len(record['models'])} of 27 draws"
+    compared = [
+        (against["p"] < 0.05, rows[ours]["top1"]["estimate"] - rows[peer]["top1"]["estimate"])
+        for rows in (model["rows"] for model in record["models"])
+        for ours in rows
+        for peer, against in rows[ours].get("against", {}).items()
+    ]
+    gains = [gain for significant, gain in compared if significant]
+    lost, won = sum(gain < 0 for gain in gains), sum(gain > 0 for gain in gains)
+    yield f"{len(compared)} comparisons of top-1 {lost} are lost and {won} won at p < 0.05"
     missed = len(record["missed"])
     yield f"{missed} goals missed, which the table names" if missed else "all goals met"
 
