@@ -180,12 +180,7 @@ def _add_graph(
         reference.file, key, recipe, calibrated.ranges, calibrated.int8, judge
     )
     graph, opset = made.model, read_opset(made.model)
-    exported = manifest.facts("fp32", GraphFacts)
-    if key == "int8" and exported and opset != exported.opset:
-        ui.say(
-            f"{key}: opset {opset} instead of {exported.opset}, the lowest at which ONNX has INT8 "
-            "next to FP16."
-        )
+    _say_opset(key, opset, manifest, ui)
     with folder.staging() as staged:
         path = staged / f"{manifest.slug}.{key}.onnx"
         save_onnx(graph, path)
@@ -198,8 +193,8 @@ def _add_graph(
             infer = partial(infer_rounded, reference.file.path, calibrated.images)
             rounding = check_fp16(manifest.slug, reference.logits_NK, found_NK, infer)
             beside = f" (rounding alone: {rounding.sqnr_db:.1f} dB)" if rounding else ""
-        images = f"{len(found_NK)} images{beside}"
-        ui.say(f"{key} ({_PURPOSE[key]}): SQNR {parity.sqnr_db:.1f} dB against FP32 on {images}")
+        on = f"on {len(found_NK)} images{beside}"
+        ui.say(f"{key} ({_PURPOSE[key]}): SQNR {parity.sqnr_db:.1f} dB against FP32 {on}")
         faults: tuple[str, ...] = ()
         if key == "int8-cpu":
             images = calibrated.images[: manifest.signature.batch or 1]
@@ -225,6 +220,15 @@ def _add_graph(
             ),
             parents=[k for k in needed if k in manifest.artifacts],
             commit=False,
+        )
+
+
+def _say_opset(key: GraphKey, opset: int, manifest: Manifest, ui: Ui) -> None:
+    exported = manifest.facts("fp32", GraphFacts)
+    if key == "int8" and exported and opset != exported.opset:
+        ui.say(
+            f"{key}: opset {opset} instead of {exported.opset}, the lowest at which ONNX has INT8 "
+            "next to FP16."
         )
 
 

@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from hvt_deploy.core.errors import (
@@ -44,6 +45,17 @@ def hash_file(*paths: Path) -> str:
             while block := stream.read(_BLOCK_BYTES):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def hash_unchanged(path: Path) -> str:
+    """`hash_file` of one file, read again only where its state is not that of the last time."""
+    state = path.stat()
+    return _hash_once(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_once(path: Path, *_state: int) -> str:
+    return hash_file(path)
 
 
 def sync(path: Path) -> None:

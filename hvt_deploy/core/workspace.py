@@ -13,7 +13,6 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import lru_cache
 from pathlib import Path
 
 from hvt_deploy.core.environment import tool_versions
@@ -21,6 +20,7 @@ from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.files import (
     hash_bytes,
     hash_file,
+    hash_unchanged,
     replace_file,
     staging_folder,
     sync,
@@ -117,7 +117,7 @@ class ModelFolder:
                 raise BadInput(
                     f"{path} is a link to a file outside {self.path}.", f"Run: {artifact.remake}"
                 )
-            if _hash_state(path, path.stat()) != sha256:
+            if hash_unchanged(path) != sha256:
                 raise BadInput(
                     f"{path} is not the file that was recorded (sha256 differs).",
                     f"Run: {artifact.remake}",
@@ -302,16 +302,6 @@ def _find_by_model(root: Path, exported: Mapping[str, ModelFolder], model: str) 
     if not found:
         raise unknown_name(f"exported model in {root}", model, exported)
     return found[0]
-
-
-def _hash_state(path: Path, state: os.stat_result) -> str:
-    """The hash of a file, read again only where its `state` is another one."""
-    return _hash_once(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-
-
-@lru_cache(maxsize=64)
-def _hash_once(path: Path, *_state: int) -> str:
-    return hash_file(path)
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

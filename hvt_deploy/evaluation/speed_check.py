@@ -42,6 +42,7 @@ def find_slowdown(
     calls = (reference, candidate)
     counts = [math.ceil(_WINDOW_MS / max(time_call(call), 0.1)) for call in calls]
     ratios: list[float] = []
+    ratio: Interval | None = None
     for i in range(_MOST_ROUNDS):
         windows_ms = [0.0, 0.0]
         for which in (0, 1) if i % 2 else (1, 0):
@@ -49,9 +50,9 @@ def find_slowdown(
         ratios.append(windows_ms[0] / windows_ms[1])
         if len(ratios) == _CLEAR_ROUNDS and min(ratios) > _CLEARLY_FASTER:
             return None
-        if judge_ratio(bootstrap_median_interval(ratios), None) in ("faster", "slower"):
+        ratio = bootstrap_median_interval(ratios)
+        if judge_ratio(ratio, None) in ("faster", "slower"):
             break
     half = len(ratios) // 2
     is_settled = abs(median(ratios[:half]) / median(ratios[half:]) - 1) <= _TOLERANCE
-    ratio = bootstrap_median_interval(ratios)
     return ratio if is_settled and judge_ratio(ratio, None) == "slower" else None

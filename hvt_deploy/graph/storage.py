@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,13 +135,22 @@ def load_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
 
     Raises BadInput if a file is missing or not ONNX.
     """
-    try:
+    with refusing_broken(path):
         return onnx.load_model(  # pyright: ignore[reportUnknownMemberType]
             path, load_external_data=weights
         )
+
+
+@contextmanager
+def refusing_broken(path: Path, *errors: type[Exception]) -> Generator[None]:
+    """Raise BadInput where the block finds no file, or one that is not ONNX by protobuf's error or
+    one of `errors`.
+    """
+    try:
+        yield
     except FileNotFoundError as error:
         raise BadInput(f"{error.filename or path} is missing.", "Export the model again.") from None
-    except DecodeError:
+    except (DecodeError, *errors):
         raise BadInput(
             f"{path} is not an ONNX file, or it is truncated.", "Export the model again."
         ) from None

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
-from hvt_deploy.core.errors import BadInput
+from hvt_deploy.graph.storage import refusing_broken
 
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
@@ -30,15 +29,12 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
 
     Raises BadInput if it is missing or not ONNX.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _read_model(data, path.name)
-    except FileNotFoundError:
-        raise BadInput(f"{path} is missing.", "Export the model again.") from None
-    except (IndexError, ValueError, DecodeError):
-        raise BadInput(
-            f"{path} is not an ONNX file, or it is truncated.", "Export the model again."
-        ) from None
+    with (
+        refusing_broken(path, IndexError, ValueError),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _read_model(data, path.name)
 
 
 def _read_model(data: mmap.mmap, name: str) -> onnx.ModelProto:
