@@ -22,7 +22,7 @@ from hvt_deploy.commands.train_demo import TrainingData, train_demo
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.data.class_names import number_classes
 from hvt_deploy.data.digits import write_digits
-from hvt_deploy.models.training import DIGITS_AUGMENTATION, TrainingRecipe
+from hvt_deploy.models.training_recipe import DIGITS_AUGMENTATION, TrainingRecipe
 
 MODELS = ("fdvit_demo", "faster_vit_demo", "dfvt_demo", "hvt_demo")
 HERE = Path(__file__).parent

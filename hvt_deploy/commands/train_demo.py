@@ -6,9 +6,9 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hvt_deploy.core.environment import inference_threads, tool_versions
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import hash_file, replace_file, writing_to_cache
 from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.core.serialization import to_plain
@@ -17,19 +17,8 @@ from hvt_deploy.data.class_names import ClassNames
 from hvt_deploy.data.elpv import ELPV_CLASSES, ElpvFolders
 from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.models.registry import get_spec
-from hvt_deploy.models.weights.trained import find_record, is_trained
-
-if TYPE_CHECKING:
-    from hvt_deploy.models.training import TrainingRecipe
-
-# By family: passes over the 1000 images of the train split, minutes on one core; images of a step;
-# peak learning rate. FDViT learns nothing at twice its rate, and more by many small steps.
-_ELPV_TRAINING = {
-    "fdvit": (90, 20, 1e-3),
-    "faster_vit": (50, 50, 1.5e-3),
-    "dfvt": (40, 50, 1.5e-3),
-    "hvt": (60, 50, 1.5e-3),
-}
+from hvt_deploy.models.training_recipe import TrainingRecipe
+from hvt_deploy.models.weights.trained import find_record, find_trained, is_trained
 
 
 @dataclass(frozen=True)
@@ -116,23 +105,20 @@ def train_demo(
 def train_on_elpv(model: str, folders: ElpvFolders, ui: Ui) -> Path:
     """The record of a model of solar cells in the cache, trained now unless it was before.
 
-    Its weights and the names of its classes are next to it. Raises BadInput where the weights are
-    not those that were trained.
+    Its weights and the names of its classes are next to it. Raises BadInput for a model of other
+    images, and where the weights are not those that were trained.
     """
-    from hvt_deploy.models.training import ELPV_AUGMENTATION, TrainingRecipe
-
     spec = get_spec(model)
+    recipe = spec.checkpoint.trained
+    if recipe is None:
+        raise BadInput(f"{model} is no model of solar cells.")
     with writing_to_cache() as cache:
-        path = cache / (spec.checkpoint.trained or "")
+        path = find_trained(spec, cache)
         path.parent.mkdir(parents=True, exist_ok=True)
         with hold_alone(path.with_suffix(".lock"), ui):
             if not is_trained(path):
                 ui.say(f"{model} is trained now, once: minutes. Its weights stay in {path.parent}.")
                 data = TrainingData(folders.train, folders.test, ELPV_CLASSES)
-                epochs, batch_size, peak_rate = _ELPV_TRAINING[spec.family]
-                recipe = TrainingRecipe(
-                    ELPV_AUGMENTATION, epochs, batch_size=batch_size, peak_rate=peak_rate
-                )
                 record = train_demo(model, data, recipe, path, inference_threads(), ui)
                 names = json.dumps(ELPV_CLASSES.names)
                 path.with_name("class_indices.json").write_text(names, encoding="utf-8")

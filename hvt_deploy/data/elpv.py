@@ -60,6 +60,11 @@ class _Cell:
     """The number of its class."""
 
 
+def identify_elpv() -> list[object]:
+    """What decides which images the splits have: the data's sha256, the splits and their seed."""
+    return [_SHA256, ELPV_SPLITS, _SEED]
+
+
 def write_elpv(folder: Path) -> ElpvFolders:
     """Copy the images of the installed package under `folder`, with their licence.
 

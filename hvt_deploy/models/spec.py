@@ -9,6 +9,7 @@ from typing import Literal
 from hvt_deploy.core.model_options import DEFAULT_OPTIONS, ModelOptions
 from hvt_deploy.core.types import Preprocessing
 from hvt_deploy.data.elpv import ELPV_CLASSES, ELPV_LICENCE
+from hvt_deploy.models.training_recipe import ELPV_RECIPES, TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Checkpoint:
     Attributes:
         url: Where the authors published them; None where they did not.
         packaged: A file in hvt_deploy/data/assets that holds them instead.
-        trained: A file in the cache that `demo` makes: nobody may publish it.
+        trained: How `demo` trains them into the cache, where nobody may publish them.
         how: Whether `url` answers with the file or with a page of Google Drive.
         own_file: A file that is network and weights in one.
         with_code: Whether the network has its weights as soon as it is made.
@@ -62,7 +63,7 @@ class Checkpoint:
 
     url: str | None = None
     packaged: str | None = None
-    trained: str | None = None
+    trained: TrainingRecipe | None = None
     how: Literal["direct", "google-drive"] = "direct"
     with_code: bool = False
     own_file: Path | None = None
@@ -153,7 +154,7 @@ def elpv_spec(family: str, architecture: object, side: int, cost: ModelCost) -> 
         preprocessing=_whole_image(side),
         published=None,
         measured=cost,
-        checkpoint=Checkpoint(trained=f"elpv/{family}_elpv.safetensors"),
+        checkpoint=Checkpoint(trained=ELPV_RECIPES[family]),
         code_licence="Apache-2.0",
         weights_licence=ELPV_LICENCE,
     )

@@ -21,44 +21,11 @@ from hvt_deploy.data.folders import open_image_folder
 from hvt_deploy.data.images import load_batches
 from hvt_deploy.models.registry import create_from
 from hvt_deploy.models.spec import ModelSpec
+from hvt_deploy.models.training_recipe import Augmentation, TrainingRecipe
 
 _WARM_UP = 0.1
 # Weight of FDViT's auto-encoder loss in the published recipe.
 _RECONSTRUCTION_RATIO = 0.03
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of an image that leave its class. Shares of its side, unless said."""
-
-    rotation: float
-    """Largest angle, radians."""
-    shear: float
-    """Largest shear."""
-    scale: float
-    """Side of the part that is seen; below 1 it is a crop."""
-    scale_spread: float
-    """Largest difference from `scale`."""
-    shift: float
-    """Largest shift, in halves of the side."""
-    flips: bool
-    """Whether images are mirrored, left to right and top to bottom, each for every second one."""
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """How a demo model is trained."""
-
-    augmentation: Augmentation
-    """Of every image in every epoch."""
-    epochs: int
-    """Passes over the images."""
-    seed: int = 0
-    """Of the weights, the order of images and the augmentation."""
-    batch_size: int = 50
-    """Images of a step."""
-    peak_rate: float = 1.5e-3
-    """Learning rate after the warm-up."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +36,6 @@ class LabelledImages:
     """(N, 3, H, W), preprocessed as at inference."""
     labels_N: Tensor  # noqa: N815
     """(N,), class numbers."""
-
-
-# No digit becomes another one; a defect of a solar cell is one from every side.
-DIGITS_AUGMENTATION = Augmentation(0.2, 0.2, 1.0, 0.15, 0.2, flips=False)
-ELPV_AUGMENTATION = Augmentation(0.05, 0.0, 0.9, 0.1, 0.1, flips=True)
 
 
 def load_split(folder: Path, preprocessing: Preprocessing, names: ClassNames) -> LabelledImages:

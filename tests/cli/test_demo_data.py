@@ -7,9 +7,7 @@ import json
 
 import pytest
 from command_line import run
-from elpv_package import install_stand_in
-
-from hvt_deploy.commands import train_demo
+from elpv_package import install_stand_in, shorten_training
 
 
 def test_unknown_data_is_refused_by_name(tmp_path):
@@ -34,7 +32,7 @@ def test_without_the_images_the_licence_and_the_pip_line_are_said(tmp_path, monk
 def test_a_model_is_trained_and_validated_on_images_it_has_not_seen(tmp_path, monkeypatch):
     install_stand_in(tmp_path / "site", monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(train_demo, "_ELPV_TRAINING", {"hvt": (2, 50, 1.5e-3)})
+    shorten_training("hvt_elpv", 2, monkeypatch)
     done = run(
         *("demo", "--data", "elpv", "--family", "hvt", "--output", "out", "--json"), cwd=tmp_path
     )

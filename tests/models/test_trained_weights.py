@@ -7,19 +7,26 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from elpv_package import install_stand_in
+from elpv_package import install_stand_in, shorten_training
 
-from hvt_deploy.commands import train_demo
 from hvt_deploy.commands.train_demo import train_on_elpv
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.ui import SilentUi
+from hvt_deploy.data import elpv
 from hvt_deploy.data.class_names import find_stated_names
 from hvt_deploy.data.elpv import ELPV_CLASSES, write_elpv
-from hvt_deploy.models import get_spec
+from hvt_deploy.models import get_spec, registry
 from hvt_deploy.models.weights.download import obtain_weights
 from hvt_deploy.models.weights.load import load_model
 
 MODEL = "hvt_elpv"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short():
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_training(MODEL, 4, patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,6 @@ def train(cells, cache):
     """The record of a short training into this cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr(train_demo, "_ELPV_TRAINING", {"hvt": (4, 50, 1.5e-3)})
         return train_on_elpv(MODEL, cells, SilentUi())
 
 
@@ -72,6 +78,26 @@ def test_it_is_trained_once_and_the_same_again(cells, trained, tmp_path):
     assert trained.stat().st_mtime_ns == before
     again = train(cells, tmp_path)
     assert json.loads(again.read_text())["sha256"] == json.loads(trained.read_text())["sha256"]
+
+
+@pytest.mark.parametrize("part", ["recipe", "sizes", "images"])
+def test_weights_of_another_recipe_are_not_taken_and_stay(cells, trained, part, monkeypatch):
+    spec = get_spec(MODEL)
+    if part == "recipe":
+        shorten_training(MODEL, 1, monkeypatch)
+    elif part == "sizes":
+        other = replace(spec, architecture=replace(spec.architecture, patch_size=16))
+        monkeypatch.setitem(registry._SPECS, MODEL, other)
+    else:
+        monkeypatch.setattr(elpv, "_SEED", 1)
+    obtained = obtain(trained)
+    assert obtained.untrained
+    assert "by its present recipe" in obtained.warning
+    if part == "recipe":
+        assert train(cells, trained.parents[2]) != trained
+        assert not obtain(trained).untrained
+        monkeypatch.undo()
+        assert obtain(trained).path.with_suffix(".json") == trained
 
 
 def test_other_weights_in_the_cache_are_refused(cells, trained, tmp_path):

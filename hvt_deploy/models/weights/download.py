@@ -16,7 +16,7 @@ from hvt_deploy.core.locks import hold_alone
 from hvt_deploy.data.assets import asset_path
 from hvt_deploy.models.spec import Checkpoint, ModelSpec
 from hvt_deploy.models.weights.hub import find_in_hub_cache, is_on_hub, locate_on_hub
-from hvt_deploy.models.weights.trained import is_trained
+from hvt_deploy.models.weights.trained import find_trained, is_trained
 from hvt_deploy.models.weights.transfer import HostUnreachable, fetch, looks_like_html
 
 # sha256 of every file as it was first seen, in the folder of the files.
@@ -69,10 +69,13 @@ def obtain_weights(
     if (given := _with_model(spec.checkpoint, choice)) is not None:
         return given
     if spec.checkpoint.trained is not None:
-        path = cache_dir / spec.checkpoint.trained
+        path = find_trained(spec, cache_dir)
         if is_trained(path):
             return ObtainedWeights(path, "trained", untrained=False, warning="")
-        why = f"{spec.name} was not trained on this machine, and nobody may publish its weights."
+        why = (
+            f"{spec.name} was not trained on this machine by its present recipe, and nobody may "
+            "publish its weights."
+        )
         train = f"Train it: hvt-deploy demo --data elpv --family {spec.family}"
         if choice == "official":
             raise BadInput(why, train)

@@ -1,14 +1,31 @@
 """Weights that were trained on this machine: a file in the cache next to the record of its
-training.
+training, named by all that decides it, so that those of another recipe are not taken for it.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hvt_deploy.core.errors import BadInput
-from hvt_deploy.core.files import hash_file
+from hvt_deploy.core.files import hash_bytes, hash_file
 from hvt_deploy.core.records import parse_fields, read_content
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.data.elpv import identify_elpv
+from hvt_deploy.models.spec import ModelSpec
+
+
+def find_trained(spec: ModelSpec, cache_dir: Path) -> Path:
+    """Where the weights of a model of solar cells are, trained by its present recipe or not yet."""
+    decisive = [
+        spec.architecture,
+        spec.num_classes,
+        spec.preprocessing,
+        spec.checkpoint.trained,
+        identify_elpv(),
+    ]
+    identity = hash_bytes(json.dumps(to_plain(decisive), sort_keys=True).encode())
+    return cache_dir / "elpv" / f"{spec.name}-{identity[:12]}.safetensors"
 
 
 def find_record(checkpoint: Path) -> Path:
