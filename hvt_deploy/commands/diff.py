@@ -15,7 +15,14 @@ from hvt_deploy.core.manifest import RESULTS
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.claims import compare_speedups, judge_drop, judge_ratio
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
-from hvt_deploy.evaluation.record import DropOutcome, Results, Row, SpeedOutcome, read_results
+from hvt_deploy.evaluation.record import (
+    DropOutcome,
+    Gate,
+    Results,
+    Row,
+    SpeedOutcome,
+    read_results,
+)
 from hvt_deploy.evaluation.scores import Interval, Timing
 from hvt_deploy.evaluation.statistics import newcombe_interval, tango_interval
 
@@ -86,7 +93,7 @@ def diff(before: Path, after: Path, margin: float = DEFAULT_MARGIN) -> Differenc
     for name in dict.fromkeys((*rows_a, *rows_b)):
         changes += _compare_rows(name, rows_a.get(name), rows_b.get(name), kept, judging)
     return Difference(
-        (*changes, *_compare_gates(a, b)),
+        (*changes, *_compare_gates(a, b, judging)),
         margin,
         tuple(_unlike(a, b, kept, same_images=same_images)),
     )
@@ -118,6 +125,10 @@ class _Judging:
     """Whether both validations are of the same images."""
     same_machine: bool
     """Whether both ran on the same processors with the same number of threads."""
+
+    def is_comparable(self, gate: Gate) -> bool:
+        """Whether a gate was judged on the same images, or for speed on the same machine."""
+        return self.same_images if gate.name == "max-top1-drop" else self.same_machine
 
 
 @dataclass(frozen=True)
@@ -243,20 +254,21 @@ def _speed_change(name: str, before: Timing, after: Timing, judging: _Judging) -
 _GATE_OUTCOMES: dict[str, Outcome] = {"passed": "same", "not proven": "not proven"}
 
 
-def _compare_gates(before: Results, after: Results) -> Iterator[Change]:
-    """What became of the gates that held: one that failed, was skipped or was not asked for any
-    more is worse; one that is not proven says that, and no more.
+def _compare_gates(before: Results, after: Results, judging: _Judging) -> Iterator[Change]:
+    """What became of the gates that held: one that failed, was skipped or not asked for any more is
+    worse, unless its limit, images (of accuracy) or machine (of speed) are others.
     """
     now = {(gate.name, gate.backend): gate for gate in after.gates}
     for held in (gate for gate in before.gates if gate.status == "passed"):
-        gate = now.get((held.name, held.backend))
-        status, note = (
-            (gate.status, gate.sentence)
-            if gate
-            else ("not set", "The limit was not asked for any more.")
-        )
+        name, gate = f"gate {held.name}", now.get((held.name, held.backend))
+        status = gate.status if gate else "not set"
         outcome = _GATE_OUTCOMES.get(status, "worse")
-        yield Change(held.backend, f"gate {held.name}", "passed", status, outcome, note=note)
+        note = gate.sentence if gate else "The limit was not asked for any more."
+        if gate and gate.limit != held.limit:
+            outcome, note = "not comparable", f"The limit was {held.limit:g}, then {gate.limit:g}."
+        elif gate and status != "skipped" and not judging.is_comparable(gate):
+            outcome = "not comparable"
+        yield Change(held.backend, name, "passed", status, outcome, note=note)
 
 
 def _image_set(results: Results) -> tuple[object, ...]:

@@ -169,7 +169,8 @@ def time_rows(
         if one.timed and one.backend is not None and not isinstance(one.backend, PixelsBackend)
     }
     on_gpu = any(one.device == "cuda" for one in backends.values())
-    return time_backends(backends, images_NCHW, batches, gpu if on_gpu else None, ui)
+    threads = settings.threads or inference_threads()
+    return time_backends(backends, images_NCHW, batches, gpu if on_gpu else None, threads, ui)
 
 
 def _summarize_data(

@@ -1,10 +1,10 @@
 """When a latency, a speed-up, a drop or a change of one may be claimed: the one place that gates,
 columns, sentences, plots and `diff` ask.
 
-A single latency needs a median that settled and a GPU whose clock stood still unthrottled. The
-ratio of two latencies of one run is paired, window by window: what slows both cancels. It needs two
-medians that settled; where the GPU ran them at different clocks it stands, but is marked and passes
-no gate.
+A single latency needs a median that settled, processors that others left alone, and a GPU whose
+clock stood still unthrottled. The ratio of two latencies of one run is paired, window by window:
+what slows both alike cancels. It needs two medians that settled on such processors; where the GPU
+ran them at different clocks it stands, but is marked and passes no gate.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from hvt_deploy.evaluation.scores import Fault, GpuState, Interval, Latency, Tim
 # Two sessions of one and the same ONNX file differed by up to 4 % (memory layout): less is no
 # difference.
 SAME_SPEED_MARGIN = 0.04
-# Of the CPUs, while latencies of two runs are compared. On a quiet machine it is below 0.02; two
-# busy processes on two cores moved a stable speed-up from 84 to 40.
+# Of the CPUs. On a quiet machine it is below 0.02. With two threads on two cores, 0.36 halved a
+# stable speed-up and 0.50 doubled another: all threads wait for the one whose processor is taken,
+# more often in one runtime than in the other.
 MOST_OTHERS_SHARE = 0.05
 # Of the SM clock, in percent.
 MOST_CLOCK_MOVEMENT = 3.0
@@ -28,6 +29,8 @@ def find_latency_fault(latency: Latency) -> str:
     """Why a latency by itself proves nothing; empty where it may."""
     if not latency.stable:
         return _UNSETTLED.format("The median")
+    if load := _find_load(latency):
+        return load
     state = latency.gpu.state if latency.gpu else None
     return _find_clock_fault(state) if state else ""
 
@@ -40,6 +43,8 @@ def find_ratio_fault(reference: Latency, candidate: Latency) -> Fault | None:
         return Fault("not proven", _UNSETTLED.format("The median"))
     if not reference.stable:
         return Fault("not proven", _UNSETTLED.format("The median that it is compared with"))
+    if load := _find_load(candidate) or _find_load(reference):
+        return Fault("not proven", load)
     states = [latency.gpu.state for latency in (reference, candidate) if latency.gpu]
     clocks = [state.median_sm_mhz for state in states if state]
     if len(clocks) == 2 and _apart(*clocks) > MOST_CLOCK_MOVEMENT:
@@ -75,8 +80,7 @@ def judge_drop(points: Interval, margin: float) -> DropOutcome:
 
 def compare_speedups(before: Timing, after: Timing) -> tuple[Interval | None, str]:
     """The speed-up of a later run over that of an earlier one, and why it proves nothing (empty
-    where it may). Both are over the reference of their run: the machine's speed that day cancels,
-    but not a load, which takes more from who uses more threads.
+    where it may). Both are over the reference of their run: the machine's speed that day cancels.
     """
     was, now = before.speedup, after.speedup
     if was is None or now is None:
@@ -85,8 +89,7 @@ def compare_speedups(before: Timing, after: Timing) -> tuple[Interval | None, st
         why = f"It is over {before.speedup_over}, then over {after.speedup_over}."
     else:
         faults = (timing.speedup_fault for timing in (before, after))
-        loads = (_find_load(timing.latency) for timing in (before, after))
-        why = next((fault.why for fault in faults if fault), "") or next(filter(None, loads), "")
+        why = next((fault.why for fault in faults if fault), "")
     change = Interval(now.estimate / was.estimate, now.low / was.high, now.high / was.low)
     return change, why
 
@@ -95,7 +98,7 @@ def _find_load(latency: Latency) -> str:
     others = latency.others_share or 0.0
     if others <= MOST_OTHERS_SHARE:
         return ""
-    return f"Other processes had {others:.0%} of the CPUs while one of the two was timed."
+    return f"Other processes had {others:.0%} of the CPUs meanwhile."
 
 
 def _find_clock_fault(state: GpuState) -> str:

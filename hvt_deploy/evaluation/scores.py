@@ -83,7 +83,8 @@ class Latency:
     gpu: GpuTiming | None = None
     """Of a GPU: the time without launch gaps."""
     others_share: float | None = None
-    """The share, 0 to 1, of the CPUs that other processes had meanwhile; None where unknown."""
+    """The share, 0 to 1, of the CPUs that other processes had meanwhile. None where it is unknown
+    or slows nothing: on a GPU, and with one thread, which takes a processor that is free."""
 
     @property
     def throughput_img_s(self) -> float:

@@ -10,7 +10,6 @@ from hvt_deploy.core.tensors import ImagesNCHW
 from hvt_deploy.core.types import Device
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.data.images import repeat_to
-from hvt_deploy.evaluation.claims import MOST_OTHERS_SHARE
 from hvt_deploy.evaluation.gpu_reading import GpuReader
 from hvt_deploy.evaluation.gpu_state import GpuMonitor
 from hvt_deploy.evaluation.latency import KEPT_ROUNDS, measure_latency
@@ -57,9 +56,12 @@ def time_backends(
     images_NCHW: ImagesNCHW,
     batches: Sequence[int],
     gpu: WatchedGpu | None,
+    threads: int,
     ui: Ui,
 ) -> Timings:
     """Time all backends, interleaved, at every batch size; the images are repeated to it.
+
+    `threads` is how many each of them has on the CPU.
 
     A backend that does not take a size (an engine's profile) or fails there is left out there, with
     a warning. After an error that leaves CUDA unusable only the CPU's backends are timed.
@@ -81,12 +83,8 @@ def time_backends(
             )
         others = load.read_others()
         for name, latency in measured.items():
-            found[name].append(replace(_with_state(latency, monitor, name), others_share=others))
-        if others is not None and others > MOST_OTHERS_SHARE:
-            session.warnings.append(
-                f"Other processes had {others:.0%} of the CPUs while batch {batch} was timed: "
-                "latencies are longer than they are alone, and `diff` claims nothing about them."
-            )
+            share = others if threads > 1 and latency.gpu is None else None
+            found[name].append(replace(_with_state(latency, monitor, name), others_share=share))
     warnings = [*session.warnings, *(gpu.reader.notes if gpu else ())]
     timed = [latency.gpu for some in found.values() for latency in some if latency.gpu]
     if gpu is not None and not all(one.state for one in timed):

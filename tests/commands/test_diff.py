@@ -127,6 +127,33 @@ def test_a_speed_that_was_not_proven_is_no_regression(files):
     assert change.note == fault.why
 
 
+def gate(name, limit, status):
+    return {"gates": (Gate(name, "ort int8", limit, status, "A sentence."),)}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (gate("max-top1-drop", 1.0, "passed"), gate("max-top1-drop", 0.1, "failed")),
+        (
+            gate("max-top1-drop", 1.0, "passed"),
+            gate("max-top1-drop", 1.0, "failed")
+            | {"data": DataSummary("test", N, 10, "by name", 0)},
+        ),
+        (
+            gate("min-speedup", 2.0, "passed"),
+            gate("min-speedup", 2.0, "failed") | {"environment": {"cpu": "another"}},
+        ),
+    ],
+    ids=["a stricter limit", "other images", "another machine"],
+)
+def test_a_gate_that_fails_for_another_reason_is_no_regression(files, before, after):
+    found = diff(*files(results(**before), results(**after)))
+    (name,) = (g.name for g in before["gates"])
+    assert outcomes(found, f"gate {name}") == ["not comparable"]
+    assert not found.regressed
+
+
 def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regressions(files):
     gone = diff(*files(results(), results(skipped="No GPU.")))
     row = next(change for change in gone.changes if change.backend == "ort int8")
@@ -136,6 +163,14 @@ def test_a_backend_that_no_longer_runs_and_a_gate_that_no_longer_holds_are_regre
     assert [(c.what, c.after) for c in unasked.changes if c.outcome == "worse"] == [
         ("gate max-top1-drop", "not set")
     ]
+    other_images = {"data": DataSummary("test", N, 10, "by name", 0)}
+    elsewhere = diff(
+        *files(results(), results(skipped="No GPU.", status="skipped", **other_images))
+    )
+    assert {c.what for c in elsewhere.changes if c.outcome == "worse"} == {
+        "row",
+        "gate max-top1-drop",
+    }
     broken = diff(*files(results(), results(status="failed")))
     assert [c.what for c in broken.changes if c.outcome == "worse"] == ["gate max-top1-drop"]
 
