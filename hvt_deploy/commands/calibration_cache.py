@@ -42,6 +42,9 @@ from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges_and_logi
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
+# Graphs of smaller images are compared on more of them, as many as have these pixels: few say little
+# where a few images have most of the noise.
+_COMPARED_PIXELS, _MOST_COMPARED = 224 * 224, 64
 # The measurements that are stored with the ranges: a new one is part of the key.
 _MEASURED = "ranges of tensors, of the channels of normalizations and Linears; health"
 _MEASURED_AT_ONCE = 2
@@ -95,7 +98,9 @@ def calibrate(
     samples, at_once = chosen.samples(), config.calibration.batch_size
     # A graph of a fixed batch size may read more images than there are.
     fixed = manifest.signature.batch or 0
-    places = sorted(order_evenly(max(len(samples), fixed))[: fixed or at_once])
+    height, width = manifest.preprocessing.image_size
+    more = min(at_once * (_COMPARED_PIXELS // (height * width)), _MOST_COMPARED)
+    places = sorted(order_evenly(max(len(samples), fixed))[: fixed or max(at_once, more)])
     reader = CalibrationReader(manifest, max(1, at_once // RUNS_AT_ONCE))
     manifest, ranges, compared = _ranges(folder, manifest, chosen, reader, places, ui)
     if compared is None:
@@ -200,7 +205,10 @@ def _int8(
     images = split_images(chosen.samples(), reader)
     found = calibrate_int8(fp32, ranges, settings, images, cpu_count(), ui)
     if found.effects:
-        ui.say("What INT8 gains by each step (SQNR of the logits against FP32, higher is better):")
+        ui.say(
+            "What INT8 gains by each step (SQNR of the logits against FP32, higher is better; each "
+            "on images of its own):"
+        )
     for effect in found.effects:
         ui.say(f"  {effect.name}: {effect}")
     _warn_of_calibrator(found, config, ui)

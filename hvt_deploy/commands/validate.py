@@ -107,7 +107,8 @@ def validate(
             _check_recordable(measured.rows[0])  # it may have failed
         summary = _summarize_data(images, loader, settings)
         short_names = tuple(names_of(manifest).short(int(k)) for k in classes_K)
-        results = conclude(manifest, config, Measured(measured.rows, timings, summary, short_names))
+        conclusion = Measured(measured.rows, measured.answers, timings, summary, short_names)
+        results = conclude(manifest, config, conclusion)
         with folder.lock(ui):
             current = read_again(folder, manifest)
             if record:

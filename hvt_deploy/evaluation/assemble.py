@@ -20,6 +20,7 @@ from hvt_deploy.core.run_config import RunConfig
 from hvt_deploy.core.workspace import now
 from hvt_deploy.evaluation.calibration_promise import find_broken_promises
 from hvt_deploy.evaluation.claims import find_latency_fault, find_ratio_fault
+from hvt_deploy.evaluation.image_answers import ImageAnswers
 from hvt_deploy.evaluation.latency import speedup_interval
 from hvt_deploy.evaluation.record import DataSummary, PublishedAccuracy, Results, Row
 from hvt_deploy.evaluation.scores import Fault, Interval, Latency, Timing
@@ -41,6 +42,8 @@ class Measured:
 
     rows: tuple[Row, ...]
     """With their accuracy, the reference first."""
+    answers: ImageAnswers
+    """The answer to each image, by backend."""
     timings: Timings
     """Latencies of the backends, by display name."""
     data: DataSummary
@@ -68,7 +71,7 @@ def conclude(manifest: Manifest, config: RunConfig, measured: Measured) -> Resul
         warnings=(
             *measured.timings.warnings,
             *_list_faults(rows),
-            *find_broken_promises(manifest, rows),
+            *find_broken_promises(manifest, rows, measured.answers),
         ),
         comparisons=compare_precisions(rows),
         environment=_environment(settings.threads),
