@@ -42,8 +42,8 @@ from hvt_deploy.graph.quantization.ranges import Ranges, collect_ranges_and_logi
 
 # Images that a graph is compared with FP32 on, where there is no folder to take them from.
 _NOISE_IMAGES = 4
-# Graphs of smaller images are compared on more of them, as many as have these pixels: few say little
-# where a few images have most of the noise.
+# Graphs of smaller images are compared on more of them, as many as have these pixels: few say
+# little where a few images have most of the noise.
 _COMPARED_PIXELS, _MOST_COMPARED = 224 * 224, 64
 # The measurements that are stored with the ranges: a new one is part of the key.
 _MEASURED = "ranges of tensors, of the channels of normalizations and Linears; health"
