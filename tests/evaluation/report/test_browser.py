@@ -73,6 +73,20 @@ def test_the_page_fits_its_window_and_complains_of_nothing(open_page, results, w
     assert verdict["y"] + verdict["height"] < 900, "the verdict is seen without scrolling"
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_confusion_matrix_is_a_matrix_at_every_width(open_page, width):
+    page = open_page(detailed(10), width)
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
+    matrix = page.locator(".matrix").first
+    heads, rows = matrix.locator("thead th").all(), matrix.locator("tbody tr").all()
+    assert len(heads) == 1 + len(rows) > 2
+    for row in rows:
+        for head, cell in zip(heads[1:], row.locator("td").all(), strict=True):
+            above, box = head.bounding_box(), cell.bounding_box()
+            assert abs(above["x"] - box["x"]) <= 1
+            assert above["y"] < box["y"]
+
+
 def test_folded_parts_open_and_thumbnails_and_plots_are_drawn(open_page):
     page = open_page(detailed(10))
     page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true })")
