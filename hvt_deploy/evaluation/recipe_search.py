@@ -35,7 +35,8 @@ from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.ort_session import open_graph
 from hvt_deploy.graph.quantization.qdq import select_nodes
 
-Measure: TypeAlias = Callable[[frozenset[str], Progress], Trial]
+# The groups that are left out, and how many recipes may follow.
+Measure: TypeAlias = Callable[[frozenset[str], int], Trial]
 _BATCH = 4
 
 
@@ -135,6 +136,25 @@ class TrialCache:
                 temporary.write_text(json.dumps(to_plain(self.trials)), encoding="utf-8")
 
 
+class _Pace:
+    """Progress of the whole search in images, of which as many are left as there may be at most."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._before = self._left = 0
+
+    def expect(self, images: int) -> None:
+        """Not more than so many images are left."""
+        self._left = images
+
+    def __call__(self, done: int, images: int) -> None:
+        """So many of the images of a run are done."""
+        self._progress(self._before + done, self._before + self._left)
+        if done == images:
+            self._before += images
+            self._left -= images
+
+
 def search_recipe(
     bench: RecipeBench,
     search: Sequence[Sample],
@@ -145,34 +165,42 @@ def search_recipe(
 ) -> BudgetRecord:
     """Measure the groups one by one on `search`, find the recipe there, promise it on `confirm`.
 
-    Measurements that `memory` holds are not made again.
+    Measurements that `memory` holds are not made again. Progress and the time left are those of the
+    whole search, if it tries as many recipes as it may.
     """
     shares = bench.groups()
-    with ui.progress(f"FP32 on {len(search)} images") as progress:
-        fp32 = bench.run(None, search, progress)
+    alone = {group: frozenset(shares) - {group} for group in shares}
+    at_most = _most_trials(len(shares), 0)
+    with ui.progress(f"Searching a recipe of {len(shares)} groups, at the most") as progress:
+        pace = _Pace(progress)
 
-    def measure(excluded: frozenset[str], progress: Progress) -> Trial:
-        name = ",".join(sorted(excluded))
-        if name not in memory.trials:
-            memory.keep(name, _trial(bench, search, fp32, shares, excluded, request, progress))
-        return memory.trials[name]
+        def expect(recipes: int) -> None:
+            pace.expect(recipes * len(search) + 2 * len(confirm))
 
-    sensitivity: list[GroupSensitivity] = []
-    with ui.progress(f"Sensitivity of {len(shares)} groups") as progress:
-        for done, (group, share) in enumerate(shares.items()):
-            alone = measure(frozenset(shares) - {group}, _part(progress, done, len(shares)))
-            sensitivity.append(GroupSensitivity(group, share, alone.sqnr_db, alone.drop.estimate))
-    sensitivity.sort(key=lambda g: g.sqnr_db)
-    with ui.progress("Searching") as progress:
-        trials = _greedy([g.group for g in sensitivity], shares, request.budget, measure, progress)
-    with ui.progress(f"Confirming on {len(confirm)} other images") as progress:
+        def measure(excluded: frozenset[str], more: int) -> Trial:
+            if (name := _name(excluded)) not in memory.trials:
+                expect(1 + more)
+                trial = _trial(bench, search, fp32, shares, excluded, request, pace)
+                memory.keep(name, trial)
+            return memory.trials[name]
+
+        missing = [group for group in shares if _name(alone[group]) not in memory.trials]
+        expect(1 + len(missing) + at_most)
+        fp32 = bench.run(None, search, pace)
+        for done, group in enumerate(missing, start=1):
+            measure(alone[group], len(missing) - done + at_most)
+        found_alone = {group: memory.trials[_name(alone[group])] for group in shares}
+        sensitivity = [
+            GroupSensitivity(group, shares[group], trial.sqnr_db, trial.drop.estimate)
+            for group, trial in found_alone.items()
+        ]
+        sensitivity.sort(key=lambda g: g.sqnr_db)
+        trials = _greedy([g.group for g in sensitivity], shares, request.budget, measure)
         chosen = trials[-1]
-        truth = bench.run(None, confirm, _part(progress, 0, 2))
-        found = (
-            truth
-            if not chosen.int8_share
-            else bench.run(chosen.excluded, confirm, _part(progress, 1, 2))
-        )
+        expect(0)
+        truth = found = bench.run(None, confirm, pace)
+        if chosen.int8_share:
+            found = bench.run(chosen.excluded, confirm, pace)
     metric = "agreement with FP32" if request.label_free else "top-1"
     tried = tuple(dict.fromkeys(trials))
     promised = _drop(truth, found, label_free=request.label_free)
@@ -193,27 +221,38 @@ def _greedy(
     shares: Mapping[str, float],
     budget: float,
     measure: Measure,
-    progress: Progress,
 ) -> list[Trial]:
     """Leave groups out, the noisiest first, until the budget holds; then put back what fits.
 
     The last trial is the chosen one.
     """
-    most = 2 * len(noisiest_first)
+    groups = len(noisiest_first)
     excluded: frozenset[str] = frozenset()
-    trials = [measure(excluded, _part(progress, 0, most))]
+    trials = [measure(excluded, _most_trials(groups, 0) - 1)]
     for group in noisiest_first:
         if trials[-1].drop.high <= budget:
             break
         excluded |= {group}
-        trials.append(measure(excluded, _part(progress, len(trials), most)))
+        trials.append(measure(excluded, _most_trials(groups, len(excluded)) - 1))
     best = trials[-1]
-    for group in sorted(excluded, key=lambda g: -shares[g]):
-        trial = measure(excluded - {group}, _part(progress, len(trials), most))
+    largest_first = sorted(excluded, key=lambda g: -shares[g])
+    for tried, group in enumerate(largest_first, start=1):
+        trial = measure(excluded - {group}, len(largest_first) - tried)
         trials.append(trial)
         if trial.drop.high <= budget:
             excluded, best = excluded - {group}, trial
     return [*trials, best]
+
+
+def _most_trials(groups: int, excluded: int) -> int:
+    """How many recipes may be tried from the one on that leaves so many groups out: each group is
+    left out, and put back.
+    """
+    return 1 + (groups - excluded) + groups
+
+
+def _name(excluded: frozenset[str]) -> str:
+    return ",".join(sorted(excluded))
 
 
 def _trial(
@@ -239,8 +278,3 @@ def _drop(fp32: _Answers, found: _Answers, *, label_free: bool) -> Interval:
     labels = before if label_free else fp32.labels
     right, still = before == labels, found.logits.argmax(axis=1) == labels
     return tango_interval(int((right & ~still).sum()), int((~right & still).sum()), len(labels))
-
-
-def _part(progress: Progress, index: int, parts: int) -> Progress:
-    """Progress of part `index` of several equal ones."""
-    return lambda done, total: progress(index * total + done, parts * total)

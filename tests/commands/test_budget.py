@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,14 +69,41 @@ def request_of(digits, **changes):
     return replace(BudgetRequest(2.0, digits.calibration.parent / "train", 400), **changes)
 
 
+class WatchedUi(SilentUi):
+    """Keeps what was shown of the progress of the search."""
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def progress(self, description):
+        if description.startswith("Searching"):
+            return nullcontext(lambda done, total: self.shown.append((done, total)))
+        return super().progress(description)
+
+
 @pytest.fixture(scope="module")
-def found(place):
+def watched():
+    return WatchedUi()
+
+
+@pytest.fixture(scope="module")
+def found(place, watched):
     """The recipe within 2 points, and the model quantized by it."""
     root, digits, config = place
     folder = ModelFolder(root / "artifacts" / "m")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-        return quantize_within_budget(folder, config, request_of(digits), SilentUi())
+        return quantize_within_budget(folder, config, request_of(digits), watched)
+
+
+def test_the_time_left_is_that_of_the_whole_search_at_most(found, watched):
+    left = [total - done for done, total in watched.shown]
+    groups, recipes = len(found.record.sensitivity), len(found.record.trials)
+    assert left == sorted(left, reverse=True), "never more than was said before"
+    # FP32, each group alone, all groups, each left out and put back, FP32 and INT8 to confirm.
+    assert watched.shown[0][1] == 200 * (1 + groups + 1 + 2 * groups) + 400
+    assert watched.shown[-1] == (200 * (1 + groups + recipes) + 400,) * 2
 
 
 def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place, found):
