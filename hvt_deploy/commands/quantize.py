@@ -47,7 +47,8 @@ from hvt_deploy.graph.quantization.quantized_graph import (
     QuantizedGraph,
     make_quantized_graph,
 )
-from hvt_deploy.graph.storage import OnnxFile, load_onnx, save_onnx
+from hvt_deploy.graph.storage import save_onnx
+from hvt_deploy.graph.weights_in_file import load_without_weights
 from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
 from hvt_deploy.runtime.variant import Variant
@@ -71,7 +72,7 @@ _PURPOSE: dict[GraphKey, str] = {
 class _Reference:
     """The FP32 graph that others are made from and compared with."""
 
-    file: OnnxFile
+    path: Path
     """Its file."""
     logits_NK: LogitsNK  # noqa: N815
     """Its logits for the images of the comparison."""
@@ -129,10 +130,10 @@ def make_graphs(
         else:
             missing[key] = recipe
     if missing:
-        fp32 = OnnxFile(folder.open_artifact(manifest, "fp32"))
+        fp32 = folder.open_artifact(manifest, "fp32")
         logits_NK = calibrated.fp32_logits_NK
         if logits_NK is None:
-            logits_NK = _logits(fp32.path, "fp32", manifest, calibrated.images)
+            logits_NK = _logits(fp32, "fp32", manifest, calibrated.images)
         reference = _Reference(fp32, logits_NK)
         for key, recipe in missing.items():
             manifest = _add_graph(folder, manifest, key, recipe, calibrated, reference, ui)
@@ -145,7 +146,7 @@ def check_placement(folder: ModelFolder, manifest: Manifest, config: RunConfig) 
     """
     if _named_nodes(config.quantization) == _named_nodes(manifest.config.quantization):
         return
-    graph = load_onnx(folder.open_artifact(manifest, "fp32"), weights=False)
+    graph = load_without_weights(folder.open_artifact(manifest, "fp32"))
     select_nodes(graph, *_named_nodes(config.quantization))
 
 
@@ -177,7 +178,7 @@ def _add_graph(
     """Make one graph, compare it with FP32 through ONNX Runtime, store it; not committed."""
     judge = _make_judge(calibrated, reference)
     made = make_quantized_graph(
-        reference.file, key, recipe, calibrated.ranges, calibrated.int8, judge
+        reference.path, key, recipe, calibrated.ranges, calibrated.int8, judge
     )
     graph, opset = made.model, read_opset(made.model)
     _say_opset(key, opset, manifest, ui)
@@ -190,7 +191,7 @@ def _add_graph(
         parity = reference.compare(found_NK)
         rounding, beside = None, ""
         if key == "fp16":
-            infer = partial(infer_rounded, reference.file.path, calibrated.images)
+            infer = partial(infer_rounded, reference.path, calibrated.images)
             rounding = check_fp16(manifest.slug, reference.logits_NK, found_NK, infer)
             beside = f" (rounding alone: {rounding.sqnr_db:.1f} dB)" if rounding else ""
         on = f"on {len(found_NK)} images{beside}"
@@ -198,7 +199,7 @@ def _add_graph(
         faults: tuple[str, ...] = ()
         if key == "int8-cpu":
             images = calibrated.images[: manifest.signature.batch or 1]
-            slowdown = find_variant_slowdown(manifest, reference.file.path, path, images)
+            slowdown = find_variant_slowdown(manifest, reference.path, path, images)
             faults = _judge_variant(made, parity, reference, slowdown, ui)
         needed = ("fp32", CALIBRATION) if key == "fp16" else ("fp32", CALIBRATION, INT8_CALIBRATION)
         return folder.add(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -34,19 +33,21 @@ def find_slowdown(
     longer, one call.
     """
 
-    def time_call(call: BoundCall) -> float:
-        start_ns = clock_ns()
-        call()
-        return (clock_ns() - start_ns) / 1e6
+    def time_window(call: BoundCall) -> float:
+        times_ms: list[float] = []
+        while sum(times_ms) < _WINDOW_MS:
+            start_ns = clock_ns()
+            call()
+            times_ms.append((clock_ns() - start_ns) / 1e6)
+        return median(times_ms)
 
     calls = (reference, candidate)
-    counts = [math.ceil(_WINDOW_MS / max(time_call(call), 0.1)) for call in calls]
     ratios: list[float] = []
     ratio: Interval | None = None
     for i in range(_MOST_ROUNDS):
         windows_ms = [0.0, 0.0]
         for which in (0, 1) if i % 2 else (1, 0):
-            windows_ms[which] = median(time_call(calls[which]) for _ in range(counts[which]))
+            windows_ms[which] = time_window(calls[which])
         ratios.append(windows_ms[0] / windows_ms[1])
         if len(ratios) == _CLEAR_ROUNDS and min(ratios) > _CLEARLY_FASTER:
             return None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -23,28 +21,6 @@ _SHAPE_BYTES = 1024
 # The metadata key for the hash of the external weights: without it, graphs with different weights
 # would have the same hash.
 _WEIGHTS_SHA256 = "hvt_deploy.weights_sha256"
-
-
-@dataclass(frozen=True)
-class OnnxFile:
-    """An ONNX file that several graphs are made from: read once, when it is first needed."""
-
-    path: Path
-    """The file."""
-
-    @property
-    def folder(self) -> Path:
-        """The folder of its external weights, if it has any."""
-        return self.path.parent
-
-    @cached_property
-    def model(self) -> onnx.ModelProto:
-        """The graph, which nobody changes; external weights stay in their file."""
-        return load_onnx(self.path, weights=False)
-
-    def copy(self) -> onnx.ModelProto:
-        """The graph, to be changed."""
-        return copy_model(self.model)
 
 
 def external_weights_path(path: Path, weight_bytes: int) -> Path | None:

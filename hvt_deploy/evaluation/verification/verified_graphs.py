@@ -30,7 +30,7 @@ from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
 from hvt_deploy.graph.queries import QDQ_OPS
 from hvt_deploy.graph.simplify import simplify
-from hvt_deploy.graph.storage import OnnxFile, load_onnx, save_onnx
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.models.int8_defaults import find_int8_defaults
 from hvt_deploy.models.registry import list_specs
 from hvt_deploy.runtime.backend_registry import open_backend
@@ -218,9 +218,8 @@ def _quantize(graphs: VerifiedGraphs) -> None:
     settings = find_int8_defaults(families.get(graphs.model, ""))
     int8 = Int8Calibration(ranges, attention=settings.int8_attention == "always")
     recipe = GraphRecipe(measured_ranges=True, quantization=settings, target="rtx")
-    fp32 = OnnxFile(path)
     for precision in ("fp16", "int8", "int8-fp32"):
-        model = make_quantized_graph(fp32, precision, recipe, ranges, int8).model
+        model = make_quantized_graph(path, precision, recipe, ranges, int8).model
         save_onnx(model, graphs.onnx(precision))
 
 

@@ -92,6 +92,11 @@ class Int8Calibration:
     attention: bool = False
     """Whether attention is INT8 in an engine that has a kernel for it."""
 
+    @property
+    def changes_weights(self) -> bool:
+        """Whether `prepare` needs the numbers of weights."""
+        return bool(self.smoothing or self.levels or self.shifts)
+
     def prepare(self, model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
         """The FP32 graph that Q/DQ are inserted into at `nodes`: smoothed, and of these with
         rounded weights and corrected biases.

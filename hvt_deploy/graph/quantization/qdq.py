@@ -153,7 +153,7 @@ def quantize_weight(
     others = [i for i in range(weight.ndim) if i != axis]
     levels = weight / np.expand_dims(np.atleast_1d(scales), others)
     if number_format.element.kind == "i":
-        levels = np.rint(levels)
+        np.rint(levels, out=levels)
     largest = number_format.largest
     return np.minimum(np.maximum(levels, -largest), largest).astype(number_format.element)
 

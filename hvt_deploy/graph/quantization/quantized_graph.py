@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx import ModelProto
 
@@ -30,7 +31,8 @@ from hvt_deploy.graph.quantization.outline import Outline, make_outline
 from hvt_deploy.graph.quantization.qdq import quantize_int8, select_nodes
 from hvt_deploy.graph.quantization.ranges import Ranges
 from hvt_deploy.graph.quantization.scale_raising import raise_scales
-from hvt_deploy.graph.storage import EXTERNAL_ABOVE_BYTES, OnnxFile
+from hvt_deploy.graph.storage import EXTERNAL_ABOVE_BYTES, load_onnx
+from hvt_deploy.graph.weights_in_file import load_without_weights
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Judge:
 
 
 def make_quantized_graph(
-    fp32: OnnxFile,
+    fp32: Path,
     key: GraphKey,
     recipe: GraphRecipe,
     ranges: Ranges | None,
@@ -71,7 +73,7 @@ def make_quantized_graph(
     external: it is in memory several times. Raises BadInput for INT8 without `int8`.
     """
     if key == "fp16":
-        outlined = make_outline(fp32.copy(), fp32.folder, ())
+        outlined = make_outline(load_without_weights(fp32), fp32.parent, ())
         half = to_fp16(outlined.model, ranges)
         return QuantizedGraph(outlined.fill(half.model), half.kept_fp32)
     if int8 is None or recipe.quantization is None:
@@ -101,17 +103,17 @@ def make_quantized_graph(
 
 
 def _place(
-    fp32: OnnxFile,
+    fp32: Path,
     quantization: QuantizationConfig,
     target: Int8Target | None,
     int8: Int8Calibration,
 ) -> tuple[EnginePlacement, Outline]:
     """Where Q/DQ go, and the outline of the prepared graph, which is not kept in memory itself."""
-    model = fp32.copy()
+    model = load_onnx(fp32, weights=False) if int8.changes_weights else load_without_weights(fp32)
     placement = (
         find_engine_placement(model, quantization, target, attention=int8.attention)
         if target
         else EnginePlacement(quantization.int8_roles.cpu, excluded=quantization.excluded)
     )
     chosen = select_nodes(model, placement.roles, placement.excluded)
-    return placement, make_outline(int8.prepare(model, chosen), fp32.folder, chosen)
+    return placement, make_outline(int8.prepare(model, chosen), fp32.parent, chosen)

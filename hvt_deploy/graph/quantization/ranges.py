@@ -13,20 +13,17 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.records import parse_json
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.graph.edit import add_outputs
-from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.quantization.calibrators import BINS, Histogram
+from hvt_deploy.graph.quantization.extremes import add_extremes
 from hvt_deploy.graph.quantization.ort_session import NO_FOLDER, open_graph
 from hvt_deploy.graph.weights_in_file import load_without_weights
 
-# From this opset on a reduction takes its axes as an input.
-_AXES_INPUT_OPSET = 18
-ROWS_AXIS = numpy_helper.from_array(np.array([0]), "reduce/rows_axis")
 # Operators whose result has the values of their first input.
 LAYOUT_OPS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _Function: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
@@ -53,7 +50,8 @@ class Ranges:
     """The ranges of the float tensors of a graph."""
 
     tensors: Mapping[str, tuple[float, float]]
-    """The smallest and the largest value of each tensor over all images, by name."""
+    """The smallest and the largest value of each tensor over all images, by name; 0 is the smallest
+    of a softmax."""
     channels: Mapping[str, tuple[tuple[float, float], ...]] = field(
         default_factory=dict[str, tuple[tuple[float, float], ...]]
     )
@@ -139,7 +137,7 @@ def collect_ranges_and_logits(
     names, by_channel = find_float_tensors(model), _channel_tensors(model)
     derived = _derive_ranges(model, onnx_path.parent, names, by_channel)
     measured = [name for name in names if name not in derived]
-    _add_extremes(model, measured, by_channel)
+    add_extremes(model, measured, by_channel)
     run = open_graph(model, threads, onnx_path.parent)
     wanted = [f"{name}/{end}" for name in measured for end in ("min", "max")]
     extremes: list[tuple[NDArray[Any], NDArray[Any]]] = []
@@ -260,33 +258,3 @@ def _channel_tensors(model: onnx.ModelProto) -> list[str]:
         )
         or (node.op_type == "MatMul" and node.input[1] in weights)
     ]
-
-
-def _add_extremes(model: onnx.ModelProto, names: list[str], by_channel: Collection[str]) -> None:
-    """Add outputs `<name>/min` and `/max` of each tensor, with one for each channel (C,) of those
-    in `by_channel`.
-    """
-    graph, opset = model.graph, read_opset(model)
-    graph.initializer.append(ROWS_AXIS)
-    for name in names:
-        rows = f"{name}/rows"
-        if name in by_channel:
-            graph.node.append(helper.make_node("Flatten", [name], [rows], axis=-1))
-        for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
-            output = f"{name}/{end}"
-            graph.node.append(
-                reduce_rows(op, rows, output, opset)
-                if name in by_channel
-                else helper.make_node(op, [name], [output], keepdims=0)
-            )
-            graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
-
-
-def reduce_rows(op: str, source: str, output: str, opset: int) -> onnx.NodeProto:
-    """A reduction of a tensor (rows, C) to (C,), in a graph that has `ROWS_AXIS`."""
-    node = helper.make_node(op, [source], [output], keepdims=0)
-    if opset >= _AXES_INPUT_OPSET:
-        node.input.append(ROWS_AXIS.name)
-    else:
-        node.attribute.append(helper.make_attribute("axes", [0]))
-    return node

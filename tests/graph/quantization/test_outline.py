@@ -21,7 +21,7 @@ from hvt_deploy.graph.quantization.outline import make_outline
 from hvt_deploy.graph.quantization.qdq import select_nodes
 from hvt_deploy.graph.quantization.quantized_graph import Judge, make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
-from hvt_deploy.graph.storage import OnnxFile, load_onnx, save_onnx
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,11 @@ def test_graphs_do_not_depend_on_the_outline(files, key, place, monkeypatch, tmp
     int8 = Int8Calibration(ranges, attention=True)
     target = None if key == "int8-cpu" else "rtx"
     recipe = GraphRecipe(measured_ranges=True, quantization=quantization, target=target)
-    made = make_quantized_graph(OnnxFile(inside), key, recipe, ranges, int8)
+    made = make_quantized_graph(inside, key, recipe, ranges, int8)
     expected, kept = made.model, made.kept_fp32
     monkeypatch.setattr(large_weights, "LARGE_BYTES", 2**12)
     path = inside if place == "inside" else beside
-    made = make_quantized_graph(OnnxFile(path), key, recipe, ranges, int8)
+    made = make_quantized_graph(path, key, recipe, ranges, int8)
     found, also_kept = made.model, made.kept_fp32
     assert [(n.name, n.op_type, *n.input) for n in found.graph.node] == [
         (n.name, n.op_type, *n.input) for n in expected.graph.node
@@ -93,7 +93,7 @@ def test_the_cpu_variant_is_judged_wherever_the_weights_are(files, monkeypatch):
         reference_NK = run_logits(fp32, [images], 1, path.parent)
         judge = Judge(reference_NK, lambda model: run_logits(model, [images], 1))
         return reference_NK, make_quantized_graph(
-            OnnxFile(path), "int8-cpu", recipe, ranges, Int8Calibration(ranges), judge
+            path, "int8-cpu", recipe, ranges, Int8Calibration(ranges), judge
         )
 
     (expected_NK, expected), (reference_NK, found) = make(inside), make(beside)

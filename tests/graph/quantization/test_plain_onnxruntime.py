@@ -17,7 +17,7 @@ from hvt_deploy.graph.quantization.bias_separation import INT32_BIASES, BiasLimi
 from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration
 from hvt_deploy.graph.quantization.quantized_graph import make_quantized_graph
 from hvt_deploy.graph.quantization.ranges import collect_ranges
-from hvt_deploy.graph.storage import OnnxFile, load_onnx, save_onnx
+from hvt_deploy.graph.storage import load_onnx, save_onnx
 from hvt_deploy.models.registry import get_spec
 from hvt_deploy.runtime.tensorrt.build import build_engine
 from hvt_deploy.runtime.tensorrt.plan import BuildPlan, Profile
@@ -31,7 +31,7 @@ def quantize(path, images, key):
     quantization = QuantizationConfig(Int8Roles(*[PRODUCT_ROLES] * 3))
     target = None if key == "int8-cpu" else "tensorrt"
     recipe = GraphRecipe(measured_ranges=True, quantization=quantization, target=target)
-    return make_quantized_graph(OnnxFile(path), key, recipe, ranges, Int8Calibration(ranges)).model
+    return make_quantized_graph(path, key, recipe, ranges, Int8Calibration(ranges)).model
 
 
 def assert_right_in_plain_sessions(path, images, key):
