@@ -48,6 +48,7 @@ from hvt_deploy.evaluation.record import DataSummary, Row
 from hvt_deploy.evaluation.report.number_format import format_duration
 from hvt_deploy.evaluation.statistics import wilson_interval
 from hvt_deploy.evaluation.timing import TimedBackend, Timings, WatchedGpu, time_backends
+from hvt_deploy.models.factory.spec import hash_code
 from hvt_deploy.runtime.base import PixelsBackend
 
 # Above this, the expected duration with fewer images is shown.
@@ -132,6 +133,7 @@ def _open_parts(
     and engines that were replaced can be told from others.
     """
     batch_size = manifest.signature.batch or settings.batch_size
+    factory = manifest.config.options.factory
     decisive: dict[str, object] = {
         "preprocessing": manifest.preprocessing,
         "subset": settings.subset,
@@ -141,6 +143,7 @@ def _open_parts(
         "gpu": gpu and gpu.name,
         "allow_cpu_nodes": settings.allow_cpu_nodes,
         "record": record,
+        "code": factory and sorted(hash_code(factory).values()),
         "tool_versions": tool_versions(),
     }
     parts = folder.path / name_answers(manifest)

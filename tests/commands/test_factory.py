@@ -13,7 +13,9 @@ import onnxruntime
 import pytest
 import torch
 from command_line import run
+from PIL import Image
 
+from hvt_deploy.commands import validate as validate_step
 from hvt_deploy.commands.config import config_of_file
 from hvt_deploy.commands.export import export
 from hvt_deploy.core.errors import BadInput
@@ -110,6 +112,25 @@ def test_later_commands_call_the_factory_again_and_name_what_changed(place, chan
     assert "parts.py. " in done.stderr
     assert "of another shape" in done.stderr
     assert "hvt-deploy export mine:make" in done.stderr
+
+
+def test_answers_of_other_code_are_not_mixed_with_those_of_this_one(place, changed, monkeypatch):
+    for label in "01234":
+        (place / "val" / label).mkdir(parents=True)
+        Image.new("RGB", (48, 32), (40 * int(label), 9, 9)).save(place / f"val/{label}/a.png")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(validate_step, "time_rows", interrupted)
+        assert run("validate", "--data", "val", cwd=place).returncode == 130
+        changed("parts.py", "WIDTH = 8  # of another day\n")
+        other = run("validate", "--data", "val", cwd=place)
+        assert (other.returncode, "Going on" in other.stderr) == (130, False)
+        changed("parts.py", "WIDTH = 8\n")
+        same = run("validate", "--data", "val", cwd=place)
+        assert "5 of 5 images were answered before" in same.stderr
 
 
 def test_a_configuration_file_is_taken_and_the_factory_runs_again(place, changed, monkeypatch):

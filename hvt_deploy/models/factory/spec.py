@@ -71,13 +71,14 @@ def spec_of_factory(
     )
 
 
+def hash_code(source: FactorySource) -> dict[str, str]:
+    """The sha256 of the user's files as they are now, by path; "" for one that is missing."""
+    return {p: hash_file(Path(p)) if Path(p).is_file() else "" for p in source.files}
+
+
 def describe_changes(source: FactorySource) -> str:
     """A sentence that names the user's files that are not what they were; "" where none is."""
-    changed = [
-        path
-        for path, sha256 in source.files.items()
-        if not Path(path).is_file() or hash_file(Path(path)) != sha256
-    ]
+    changed = [path for path, sha256 in hash_code(source).items() if sha256 != source.files[path]]
     if not changed:
         return ""
     return f"The code of the network has changed since the export: {', '.join(changed)}."
