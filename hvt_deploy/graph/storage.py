@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.files import hash_file
-from hvt_deploy.graph.edit import copy_model
 
 # A protobuf message cannot be larger than 2 GiB. The exporter and the simplifier copy weights in
 # memory six times and external weights never, so these start at half of the limit.
@@ -31,7 +30,7 @@ def external_weights_path(path: Path, weight_bytes: int) -> Path | None:
 def save_onnx(
     model: onnx.ModelProto, path: Path, external_above_bytes: int = EXTERNAL_ABOVE_BYTES
 ) -> None:
-    """Write `model` with inferred shapes and run onnx.checker's full check on the file.
+    """Write `model`, which gets inferred shapes, and run onnx.checker's full check on the file.
 
     Weights in memory go to `<path>.data` if they are larger than `external_above_bytes`. External
     weights stay in their file, which must be in the folder of `path`. Raises ToolFailure if the
@@ -46,9 +45,9 @@ def save_onnx(
         # onnx.save_model moves the weights out of the caller's model: read them back.
         onnx.load_external_data_for_model(model, str(path.parent))
     else:
-        inferred = _infer_shapes(model)
-        _record_weights_hash(inferred, path.parent)
-        write_onnx(inferred, path)
+        _record_shapes(model)
+        _record_weights_hash(model, path.parent)
+        write_onnx(model, path)
     try:
         onnx.checker.check_model(  # pyright: ignore[reportUnknownMemberType]
             str(path), full_check=True
@@ -59,18 +58,36 @@ def save_onnx(
         ) from error
 
 
-def _infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` with inferred shapes. onnx, which copies what it gets twice, gets no
-    weights: it reads numbers only where they are a shape or an axis.
+def _record_shapes(model: onnx.ModelProto) -> None:
+    """Write inferred shapes into `model`. onnx, which copies what it gets twice, gets no weights:
+    it reads numbers only where they are a shape or an axis.
     """
-    skeleton = copy_model(model)
-    for tensor in skeleton.graph.initializer:
-        if len(tensor.raw_data) > _SHAPE_BYTES:
-            tensor.ClearField("raw_data")
-    inferred = onnx.shape_inference.infer_shapes(skeleton)
-    for tensor, whole in zip(inferred.graph.initializer, model.graph.initializer, strict=True):
-        tensor.CopyFrom(whole)
-    return inferred
+    graph = model.graph
+    skeleton = onnx.GraphProto(
+        name=graph.name,
+        node=graph.node,
+        input=graph.input,
+        output=graph.output,
+        value_info=graph.value_info,
+        sparse_initializer=graph.sparse_initializer,
+        initializer=(
+            onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            if len(tensor.raw_data) > _SHAPE_BYTES
+            else tensor
+            for tensor in graph.initializer
+        ),
+    )
+    inferred = onnx.shape_inference.infer_shapes(
+        onnx.ModelProto(
+            ir_version=model.ir_version,
+            opset_import=model.opset_import,
+            functions=model.functions,
+            graph=skeleton,
+        )
+    ).graph
+    del graph.value_info[:], graph.output[:]
+    graph.value_info.extend(inferred.value_info)
+    graph.output.extend(inferred.output)
 
 
 def write_onnx(model: onnx.ModelProto, path: Path, weights_name: str | None = None) -> None:
