@@ -20,6 +20,7 @@ from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.export_parity import prove_parity
 from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
+from hvt_deploy.graph.foreign.common_forms import write_common_forms
 from hvt_deploy.graph.foreign.role_patterns import name_linears, name_roles
 from hvt_deploy.graph.gelu_order import order_gelu
 from hvt_deploy.graph.opset import check_opset, convert_opset
@@ -161,10 +162,11 @@ def _write_graph(
         progress(3, 5)
         graph = convert_opset(graph, config.export.opset)
         family = open_family(spec.family)
-        if not family.roles_in_paths:
-            graph = name_roles(move_transposes(graph))
-        elif not family.strict:
-            graph = name_linears(graph)
+        if not family.strict:
+            graph = write_common_forms(graph)
+            graph = (
+                name_linears(graph) if family.roles_in_paths else name_roles(move_transposes(graph))
+            )
         # Others' models are as they are: breaches are warnings. Parity finds a false dynamic batch.
         look = check_contract if family.strict else inspect_contract
         contract = look(

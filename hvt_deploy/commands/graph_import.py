@@ -20,15 +20,13 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.export_parity import prove_batches, prove_parity
 from hvt_deploy.graph.contract import ContractReport, inspect_contract
-from hvt_deploy.graph.foreign.constant_shapes import fix_shapes
-from hvt_deploy.graph.foreign.empty_masks import drop_empty_masks
+from hvt_deploy.graph.foreign.common_forms import write_common_forms
 from hvt_deploy.graph.foreign.interface import (
     list_external,
     name_unsupported,
     read_foreign,
 )
 from hvt_deploy.graph.foreign.names import name_foreign_nodes
-from hvt_deploy.graph.foreign.norm_fusion import fuse_layer_norms
 from hvt_deploy.graph.foreign.role_patterns import name_roles
 from hvt_deploy.graph.gelu_order import order_gelu
 from hvt_deploy.graph.opset import SUPPORTED_OPSETS, check_opset, convert_opset, read_opset
@@ -123,8 +121,7 @@ def _convert(given: onnx.ModelProto, config: RunConfig) -> onnx.ModelProto:
                 "Export the network again at an opset from 17 to 22.",
             ) from error
     simplified = order_gelu(simplify(named, config.export.simplifier))
-    converted = drop_empty_masks(fix_shapes(convert_opset(simplified, opset)))
-    return name_roles(move_transposes(fuse_layer_norms(converted)))
+    return name_roles(move_transposes(write_common_forms(convert_opset(simplified, opset))))
 
 
 def _inspect(

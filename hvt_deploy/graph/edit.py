@@ -62,11 +62,12 @@ class GraphEdit:
         output: str,
         axis: int | None = None,
         name: str | None = None,
+        perm: Sequence[int] | None = None,
     ) -> str:
         """Add a node with one output, which gives the node its name if there is none; returns
         `output`.
         """
-        node = helper.make_node(op_type, inputs, [output], name or output)
+        node = helper.make_node(op_type, inputs, [output], name or output, perm=perm)
         if axis is not None:
             node.attribute.append(helper.make_attribute("axis", axis))
         self._model.graph.node.append(node)

@@ -123,6 +123,36 @@ def test_a_fixed_batch_is_declared_in_the_graph(reference):
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
 
 
+class ByLength(nn.Module):
+    """Of whose images the number is taken as Python does: PyTorch's first way bakes it in."""
+
+    def forward(self, images):
+        return images.reshape(len(images), -1).mean(1, keepdim=True)
+
+
+class ByImage(nn.Module):
+    def forward(self, images):
+        return torch.stack([image.mean((1, 2)) for image in images])
+
+
+def test_the_number_of_images_is_not_baked_in_by_len():
+    graph = export_onnx(ByLength(), Signature((4, 6), 1), 17)
+    (dims,) = [value.type.tensor_type.shape.dim for value in graph.graph.input]
+    assert dims[0].dim_param == "batch"
+    for batch in (1, 3):
+        images = np.random.default_rng(0).random((batch, 3, 4, 6), dtype=np.float32)
+        np.testing.assert_allclose(run(graph, images)[:, 0], images.mean((1, 2, 3)), rtol=1e-6)
+
+
+def test_code_that_makes_a_constant_of_the_batch_size_is_told_so():
+    with pytest.raises(ToolFailure, match="makes a constant of the batch size") as caught:
+        export_onnx(ByImage(), Signature((4, 6), 3), 17)
+    assert "--batch N" in caught.value.hint
+    graph = export_onnx(ByImage(), Signature((4, 6), 3, batch=2), 17)
+    images = np.random.default_rng(0).random((2, 3, 4, 6), dtype=np.float32)
+    np.testing.assert_allclose(run(graph, images), images.mean((2, 3)), rtol=1e-6)
+
+
 def test_a_module_that_cannot_be_exported_says_why(signature):
     class Refuses(nn.Module):
         def forward(self, images):
@@ -190,19 +220,19 @@ def test_the_contract_names_every_breach(reference, signature, exported):
     graph.CopyFrom(convert_opset(simplify(exported[17], "onnxslim"), 17))
     graph.graph.node.append(onnx.helper.make_node("Shape", ["images"], ["s"], name="here"))
     next(n for n in graph.graph.node if n.op_type == "Softmax").name = "softmax"
-    report = inspect_contract(graph, opset=18, signature=signature, layer_norms=1)
+    report = inspect_contract(graph, opset=18, signature=signature, layer_norms=99)
     text = "; ".join(report.breaches)
     assert all(
         part in text
         for part in (
             "1 Shape",
             "opset 17 instead of 18",
-            "for 1 LayerNorms",
+            "for 99 LayerNorms",
             "softmax has no module",
         )
     )
     with pytest.raises(CheckFailed):
-        check_contract(graph, opset=18, signature=signature, layer_norms=1)
+        check_contract(graph, opset=18, signature=signature, layer_norms=99)
 
 
 def test_large_models_keep_their_weights_beside_the_file(exported, reference, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,24 @@ def count_macs(model: onnx.ModelProto) -> dict[str, int]:
 
 def infer_shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int, ...]]:
     """The shape, at a batch size, of each tensor for which ONNX can infer it."""
+    asked = {node.input[0] for node in model.graph.node if node.op_type == "Shape"}
+    known = {
+        value.name: tuple(d.dim_value or batch for d in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+    }
+    while True:  # what a graph computes from a shape may decide the next
+        shapes = _infer_from(model, batch, known)
+        if not asked & shapes.keys() - known.keys():
+            return shapes
+        known = shapes
+
+
+def _infer_from(
+    model: onnx.ModelProto, batch: int, known: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes that ONNX infers where operators that read only known shapes are computed."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    computed = _evaluate_shape_nodes(model, batch)
+    computed = _evaluate_shape_nodes(model, known)
     nodes = [node for node in model.graph.node if node.output[0] not in computed]
     graph = onnx.GraphProto(name="shapes", node=nodes)
     graph.initializer.extend(
@@ -56,8 +73,8 @@ def infer_shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int,
                 helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims)
             )
     for value in model.graph.output:  # their recorded shapes name the batch, the first dimension
-        first, *known = [d.dim_value for d in value.type.tensor_type.shape.dim] or [0]
-        dims = [first or batch, *known] if known and all(known) else None
+        first, *rest = [d.dim_value for d in value.type.tensor_type.shape.dim] or [0]
+        dims = [first or batch, *rest] if rest and all(rest) else None
         graph.output.append(
             helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims)
         )
@@ -73,16 +90,15 @@ def infer_shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int,
     return shapes
 
 
-def _evaluate_shape_nodes(model: onnx.ModelProto, batch: int) -> dict[str, NDArray[Any]]:
-    """The tensors that depend only on the shape of the images, at one batch size.
+def _evaluate_shape_nodes(
+    model: onnx.ModelProto, known: Mapping[str, tuple[int, ...]]
+) -> dict[str, NDArray[Any]]:
+    """The tensors that depend only on known shapes.
 
     ONNX's shape inference cannot evaluate some of these. They occur where something is repeated for
     each image, such as a class token.
     """
-    shapes = {
-        v.name: [d.dim_value or batch for d in v.type.tensor_type.shape.dim]
-        for v in model.graph.input
-    }
+    shapes = dict(known)
     small = {tensor.name: tensor for tensor in model.graph.initializer if _is_small(tensor)}
     found: dict[str, NDArray[Any]] = {}
     for node in model.graph.node:

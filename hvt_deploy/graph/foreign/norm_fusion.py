@@ -4,7 +4,8 @@ operator each: roles, FP16 and engines know it by that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ def fuse_layer_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     edit, shapes = GraphEdit(model), infer_shapes(model)
     producers = edit.producers()
-    for division in edit.nodes("Div"):
+    for division in edit.nodes("Div", "Mul"):
         found = _find_norm(edit, division, producers, shapes)
         if found is not None:
             _fuse(edit, found)
@@ -55,29 +56,63 @@ def _find_norm(
         made = producers.get(node.input[i]) if node is not None else None
         return made if made is not None and made.op_type == op_type else None
 
-    centred, added = behind(division, "Sub"), behind(behind(division, "Sqrt", 1), "Add")
+    centred, added = _read_factors(division, behind)
     mean = behind(centred, "ReduceMean", 1)
-    variance = behind(added, "ReduceMean")
-    square = behind(variance, "Pow") or behind(variance, "Mul")
-    if not (centred and added and mean and variance and square):
+    if not (centred and added and mean):
         return None
-    squared = producers.get(square.input[0])  # some exporters subtract twice
+    variance = _see_through(added.input[0], producers, shapes)
+    square = behind(variance, "Pow") or behind(variance, "Mul")
+    squared = behind(square, "Sub")
+    if not (variance and square and squared):
+        return None
     epsilon, shape = edit.constant(added.input[1]), shapes.get(source := centred.input[0])
-    axes = _read_axes(edit, mean)
+    axes, again = _read_axes(edit, mean), behind(squared, "ReduceMean", 1)  # some subtract twice
     if (
-        mean.input[0] != source
-        or squared is None
-        or (squared.op_type, *squared.input) != ("Sub", *centred.input)
+        not axes
+        or again is None
+        or {source} != {mean.input[0], again.input[0], squared.input[0]}
         or not _is_square(edit, square)
-        or axes != _read_axes(edit, variance)
+        or shape is None
+        or epsilon is None
+        or epsilon.size != 1
     ):
         return None
-    if not axes or shape is None or epsilon is None or epsilon.size != 1:
-        return None
+    places = {
+        tuple(sorted(axis % len(shape) for axis in _read_axes(edit, node)))
+        for node in (mean, again, variance)
+    }
     first = len(shape) - len(axes)
-    if sorted(axis % len(shape) for axis in axes) != list(range(first, len(shape))):
+    kept = (*shape[:first], *[1] * len(axes))
+    if places != {tuple(range(first, len(shape)))} or shapes.get(added.input[0]) != kept:
         return None  # of channels that are not last
     return _SplitNorm(division, source, shape[first:], float(epsilon.item()))
+
+
+def _read_factors(
+    division: onnx.NodeProto,
+    behind: Callable[[onnx.NodeProto | None, str, int], onnx.NodeProto | None],
+) -> tuple[onnx.NodeProto | None, onnx.NodeProto | None]:
+    """The Sub and the Add of (x - E[x]) / √(… + ε), or of (x - E[x]) · (1 / √(… + ε))."""
+    if division.op_type == "Div":
+        return behind(division, "Sub", 0), behind(behind(division, "Sqrt", 1), "Add", 0)
+    one = 0 if behind(division, "Reciprocal", 0) is not None else 1
+    root = behind(behind(division, "Reciprocal", one), "Sqrt", 0)
+    return behind(division, "Sub", 1 - one), behind(root, "Add", 0)
+
+
+def _see_through(
+    tensor: str,
+    producers: Mapping[str, onnx.NodeProto],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> onnx.NodeProto | None:
+    """The node that makes a tensor, seen through what only gives it another shape."""
+    node = producers.get(tensor)
+    while node is not None and node.op_type in ("Reshape", "Unsqueeze", "Expand"):
+        sizes = [shapes.get(name) for name in (node.input[0], node.output[0])]
+        if None in sizes or len({math.prod(size or ()) for size in sizes}) > 1:
+            return None
+        node = producers.get(node.input[0])
+    return node
 
 
 def _is_square(edit: GraphEdit, node: onnx.NodeProto) -> bool:
@@ -86,10 +121,8 @@ def _is_square(edit: GraphEdit, node: onnx.NodeProto) -> bool:
 
 
 def _read_axes(edit: GraphEdit, mean: onnx.NodeProto) -> list[int]:
-    """The axes of a ReduceMean that keeps them; none where they are not known."""
+    """The axes of a ReduceMean; none where they are not known."""
     attributes = {a.name: helper.get_attribute_value(a) for a in mean.attribute}
-    if attributes.get("keepdims", 1) != 1:
-        return []
     if len(mean.input) < 2:
         return list(attributes.get("axes", []))
     axes = edit.constant(mean.input[1])  # opset 18

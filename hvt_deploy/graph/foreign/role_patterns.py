@@ -133,7 +133,7 @@ class _Patterns:
 
     def _find_head(self) -> None:
         # Two heads whose logits are averaged are two.
-        through = _MOVES | _ACTIVATIONS | _SCALES | {"Softmax"}
+        through = _MOVES | _ACTIVATIONS | _SCALES | {"Softmax", "ReduceMean", "GlobalAveragePool"}
         for node in self._behind(self._graph.output[0].name, through, adds=True):
             if self._is_weighted(node):
                 self._give(node, "head")

@@ -7,7 +7,7 @@ import json
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import cast
@@ -119,6 +119,18 @@ def _show_type(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
+def _show_parts(value: object) -> str:
+    """The tensors that a dictionary or a sequence holds: ` of logits (2, 10), aux (2, 4)`."""
+    if isinstance(value, Mapping):
+        named = cast("Mapping[object, object]", value).items()
+    elif isinstance(value, (tuple, list)):
+        named = enumerate(cast("Sequence[object]", value))
+    else:
+        return ""
+    shapes = [f"{key} {tuple(part.shape)}" for key, part in named if isinstance(part, torch.Tensor)]
+    return f" of {', '.join(shapes)}" if shapes else ""
+
+
 def _count_classes(model: nn.Module, trial: FactoryTrial) -> int:
     """The columns of the logits of two images."""
     height, width = trial.image_size
@@ -133,7 +145,9 @@ def _count_classes(model: nn.Module, trial: FactoryTrial) -> int:
         ) from error
     if not isinstance(logits, torch.Tensor):
         raise BadInput(
-            f"{trial.name}: the network gives {_show_type(logits)}, not one tensor.", _RETURN_LOGITS
+            f"{trial.name}: the network gives {_show_type(logits)}{_show_parts(logits)}, not one "
+            "tensor.",
+            f"{_RETURN_LOGITS} Let the factory wrap it in a module that returns them alone.",
         )
     if logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
         raise BadInput(
