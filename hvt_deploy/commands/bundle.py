@@ -16,7 +16,8 @@ from typing import IO
 from hvt_deploy.commands.distribution import permit_distribution
 from hvt_deploy.core.engine_facts import EngineFacts
 from hvt_deploy.core.files import hash_bytes, hash_file, replace_file, writing_to
-from hvt_deploy.core.manifest import RECORDED, REFERENCES, Artifact, Manifest, is_results
+from hvt_deploy.core.freshness import check_fresh
+from hvt_deploy.core.manifest import BUDGET, RECORDED, REFERENCES, Artifact, Manifest, is_results
 from hvt_deploy.core.serialization import to_plain
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import MANIFEST, ModelFolder, now
@@ -59,7 +60,9 @@ def _write(
     files: dict[str, Path] = {}
     for key, artifact in manifest.artifacts.items():
         if not stays_here(key, artifact):
-            folder.open_artifact(manifest, key)
+            if key != BUDGET:  # its images must not be validated on, whatever was made since
+                check_fresh(manifest, key)
+            folder.check_files(artifact)
             files |= {
                 f"{artifact.folder}/{name}": folder.path / artifact.folder / name
                 for name in artifact.files

@@ -20,6 +20,7 @@ from hvt_deploy.commands.deploy import deploy
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.commands.unpack import unpack
 from hvt_deploy.core.errors import BadInput, MissingEnvironment
+from hvt_deploy.core.manifest import BUDGET, INT8_CALIBRATION
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
@@ -321,6 +322,25 @@ def test_inspect_shows_nothing_of_a_file_that_was_changed(packed, tmp_path):
     done = run("inspect", loose, cwd=tmp_path)
     assert done.returncode == 2
     assert "not the file its passport describes" in done.stderr
+
+
+def test_a_budget_goes_along_though_int8_was_made_without_it_since(packed, tmp_path):
+    """Its images must not be validated on; what else is stale is named."""
+    _, folder, _ = packed
+    shutil.copytree(folder.path, tmp_path / "hvt_demo")
+    copy = ModelFolder(tmp_path / "hvt_demo")
+    with copy.staging() as staged:
+        (staged / "recipe.yaml").write_text("excluded: []\n")
+        parents = (INT8_CALIBRATION,)
+        made = copy.add(copy.read(), BUDGET, staged, "recipe.yaml", "again", parents=parents)
+    other = replace(made.artifacts[BUDGET], parents={INT8_CALIBRATION: "0" * 64})
+    copy.commit(replace(made, artifacts={**made.artifacts, BUDGET: other}))
+    bundle(copy, tmp_path / "b.tar", False, SilentUi())
+    assert f"{other.folder}/recipe.yaml" in contents(tmp_path / "b.tar")
+    int8 = replace(made.artifacts["int8"], parents={INT8_CALIBRATION: "0" * 64})
+    copy.commit(replace(made, artifacts={**made.artifacts, "int8": int8}))
+    with pytest.raises(BadInput, match="'int8' artifact of hvt_demo was made from another"):
+        bundle(copy, tmp_path / "c.tar", False, SilentUi())
 
 
 def test_random_weights_are_not_bundled_without_a_word(tmp_path, exported):
