@@ -19,6 +19,7 @@ from hvt_deploy.core.run_config import (
     RunConfig,
     ValidationConfig,
     load_config,
+    with_absolute_folder,
     with_flags,
 )
 from hvt_deploy.core.ui import Ui
@@ -80,7 +81,7 @@ def configure_export(
     prepared = read_preprocessing(asked.preprocessing) if asked.preprocessing else {}
     sections = {f"preprocessing.{key}": value for key, value in prepared.items()}
     more = {"num_classes": classes, **sections, "preprocessing.image_size": size}
-    config = with_flags(config, {**settings, **more})
+    config = with_absolute_folder(with_flags(config, {**settings, **more}))
     usual = own_name or spec_of_config(config).slug
     return open_folder(workspace, usual if slug is None else slug), config
 

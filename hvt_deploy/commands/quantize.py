@@ -32,7 +32,7 @@ from hvt_deploy.core.manifest import (
     Manifest,
     Parity,
 )
-from hvt_deploy.core.run_config import QuantizationConfig, RunConfig
+from hvt_deploy.core.run_config import QuantizationConfig, RunConfig, with_absolute_folder
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
 from hvt_deploy.core.types import Int8Target, Precision
 from hvt_deploy.core.ui import Ui
@@ -112,10 +112,8 @@ def make_graphs(
         for fault in measured.health:
             ui.warn(fault)
     manifest = learn_class_names(manifest, Path(config.calibration.folder), ui)
-    # Later verbs go on with the images and the recipe that were chosen here, wherever they run.
-    images = config.calibration
-    if Path(images.folder).is_dir():
-        images = replace(images, folder=str(Path(images.folder).absolute()))
+    # Later verbs go on with the images and the recipe that were chosen here.
+    images = with_absolute_folder(config).calibration
     chosen = replace(manifest.config, calibration=images, quantization=config.quantization)
     manifest = replace(manifest, config=chosen)
     target = find_int8_target(config)

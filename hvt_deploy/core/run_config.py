@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -219,6 +219,17 @@ def dump_config(config: RunConfig) -> str:
     return header + yaml.safe_dump(
         to_plain(config), sort_keys=False, default_flow_style=None, width=100
     )
+
+
+def with_absolute_folder(config: RunConfig) -> RunConfig:
+    """`config` with the absolute path of its calibration folder, where there is one, to be stored:
+    later verbs may run in another working directory.
+    """
+    images = config.calibration
+    if not images.folder or not Path(images.folder).is_dir():
+        return config
+    absolute = str(Path(images.folder).absolute())
+    return replace(config, calibration=replace(images, folder=absolute))
 
 
 def with_flags(config: RunConfig, flags: Mapping[str, object]) -> RunConfig:

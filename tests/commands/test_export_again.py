@@ -16,7 +16,7 @@ from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.export import export
 from hvt_deploy.core.environment import tool_versions
 from hvt_deploy.core.manifest import WeightsRecord
-from hvt_deploy.core.run_config import with_flags
+from hvt_deploy.core.run_config import dump_config, with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder, find_model
 from hvt_deploy.data.assets import asset_path
@@ -164,3 +164,17 @@ def test_it_is_the_newest_export_then(tmp_path, folder, monkeypatch):
     assert find_model(tmp_path / "artifacts", None).slug == "other"
     again(folder)
     assert find_model(tmp_path / "artifacts", None).slug == DEMO
+
+
+@pytest.mark.parametrize(("asked", "is_there"), [("images", True), ("", False), ("none", False)])
+def test_the_calibration_folder_of_a_configuration_holds_in_any_working_directory(
+    tmp_path, folder, asked, is_there
+):
+    """Stored as it was, FP16 was made without ranges in another one."""
+    (tmp_path / "images").mkdir()
+    config = with_flags(config_of(DEMO), {"calibration.folder": asked})
+    (tmp_path / "mine.yaml").write_text(dump_config(config))
+    done = run("export", DEMO, "--config", "mine.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = str(tmp_path / "images") if is_there else asked
+    assert folder.read().config.calibration.folder == stored
