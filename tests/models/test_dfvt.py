@@ -164,7 +164,8 @@ def test_every_attention_block_is_one_kernel_in_an_engine(tiny, tmp_path: Path) 
     audit = audit_layers(build_engine(plan).layers)
     assert audit.fused_attention == sum(get_spec("dfvt_tiny").architecture.depths)
     assert audit.kernels <= 103
-    assert audit.reformats <= 1, "q, k and v are read where their product wrote them"
+    # One for each space to depth: q, k and v are read where their product wrote them.
+    assert audit.reformats <= 4
 
 
 def test_only_the_reference_form_can_be_deployed() -> None:
