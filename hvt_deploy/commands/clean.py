@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvt_deploy.core.errors import BadInput, HvtDeployError, unknown_name
+from hvt_deploy.core.errors import BadInput, HvtDeployError
 from hvt_deploy.core.files import tree_bytes
 from hvt_deploy.core.freshness import without_stale
 from hvt_deploy.core.leftovers import (
@@ -18,7 +18,7 @@ from hvt_deploy.core.leftovers import (
 )
 from hvt_deploy.core.locks import try_alone
 from hvt_deploy.core.types import Skipped
-from hvt_deploy.core.workspace import ModelFolder, list_folders
+from hvt_deploy.core.workspace import ModelFolder, find_model, list_folders
 
 _STALE = "stale: made from something that was replaced"
 _UNNAMED = "not named by the manifest: replaced while it was being read"
@@ -61,15 +61,14 @@ def clean(root: Path, models: Sequence[str], *, remove: bool) -> Cleaned:
     on with, timing caches without an engine. Only `remove` removes it. Nothing else is ever
     touched, nor a model that another process is writing to.
 
-    Raises BadInput for a model that is not there.
+    A model is named as `find_model` takes it, or by its folder, in which an export may have been
+    interrupted. Raises BadInput for one that is not there.
     """
     folders = {folder.slug: folder for folder in list_folders(root)}
-    for name in models:
-        if name not in folders:
-            raise unknown_name(f"exported model in {root}", name, folders)
+    named = [folders.get(name) or find_model(root, name) for name in models]
     found: list[Unneeded] = []
     skipped: list[Skipped] = []
-    for folder in (folders[name] for name in models or folders):
+    for folder in named or folders.values():
         try:
             unneeded = _find_unneeded(folder)
             if remove and unneeded:

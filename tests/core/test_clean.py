@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from command_line import run
@@ -54,6 +55,15 @@ def test_what_is_stale_is_listed_first_and_removed_when_asked(root):
     }
     assert not any(one.path.exists() for one in found.found)
     assert clean(root, [], remove=True).found == ()
+
+
+@pytest.mark.parametrize("name", ["timm:test_vit", "mine:make", "artifacts/m"])
+def test_a_model_is_named_as_elsewhere(root, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder = ModelFolder(root / "m")
+    folder.commit(replace(folder.read(), model=name))
+    assert len(clean(root, [name], remove=True).found) == 2
+    assert clean(root, [], remove=False).found == ()
 
 
 def test_what_an_interrupted_run_left_goes_and_a_users_own_files_stay(root, tmp_path):
