@@ -22,6 +22,7 @@ from hvt_deploy.evaluation.export_parity import prove_batches, prove_parity
 from hvt_deploy.graph.contract import ContractReport, inspect_contract
 from hvt_deploy.graph.foreign.common_forms import write_common_forms
 from hvt_deploy.graph.foreign.interface import (
+    find_preprocessing,
     list_external,
     name_unsupported,
     read_foreign,
@@ -136,6 +137,14 @@ def _inspect(
     for breach in found.breaches:
         if not breach.startswith(shapes):
             ui.warn(breach)
+    own = find_preprocessing(graph)
+    if own and any(config.preprocessing.mean):
+        ui.warn(
+            f"The graph prepares its images itself ({', '.join(own)}), and they are normalized "
+            "before it as well. If it takes values from 0 to 1: --preprocessing "
+            "mean=[0,0,0],std=[1,1,1]; if from 0 to 255: "
+            "--preprocessing mean=[0,0,0],std=[0.00392157,0.00392157,0.00392157]"
+        )
     if unsupported := name_unsupported(graph):
         ui.warn(unsupported)
     if signature.batch is not None:

@@ -119,7 +119,9 @@ def test_the_planted_group_is_the_one_left_out_and_the_recipe_works_again(place,
     made = folder.read().facts("int8-fp32", GraphFacts)
     assert made.recipe.quantization == recipe
     assert "head/head" in (found.folder / "budget.md").read_text()
-    assert "<svg" in (found.folder / "budget.svg").read_text()
+    plot = (found.folder / "budget.svg").read_text()
+    for label in ("one group in INT8", "chosen recipe", "other recipes", "budget: "):
+        assert f">{label}" in plot
     assert json.loads((found.folder / "budget.json").read_text())["metric"] == "top-1"
 
 

@@ -188,6 +188,7 @@ def other(): return {"a": 1}
 def a_class(): return Net
 def words(): return Net(lambda images: {"logits": images})
 def two(): return Net(lambda images: (images.mean((2, 3)), torch.zeros(2, 4)))
+def one(): return Net(lambda images: images.mean((1, 2, 3))[:, None])
 def picture(): return Net(lambda images: images)
 def wrong_size(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
 def ten(num_classes): return Net(lambda images: images.mean((2, 3)))
@@ -204,6 +205,7 @@ value = 3
         ("bad:a_class", "the class Net"),
         ("bad:words", r"gives a dict of logits \(2, 3, 8, 8\), not one tensor"),
         ("bad:two", r"gives a tuple of 0 \(2, 3\), 1 \(2, 4\), not one tensor"),
+        ("bad:one", r"gives \(2, 1\) for images \(2, 3, 8, 8\), no choice of a class"),
         ("bad:picture", r"\(2, 3, 8, 8\)"),
         ("bad:wrong_size", r"for images \(2, 3, 8, 8\)"),
         ("bad:ten", r"num_classes=10\) made a network of 3 classes"),

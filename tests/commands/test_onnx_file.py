@@ -175,6 +175,11 @@ FILES = {
         "nodes": (helper.make_node("Relu", ["x"], ["y"]),),
         "logits": (value("y", ["n", 3, 8, 8]),),
     },
+    "one number": {
+        "nodes": (*POOLED, helper.make_node("ReduceMean", ["f", "axis"], ["y"], keepdims=1)),
+        "constants": (constant("axis", 1),),
+        "logits": (value("y", ["n", 1]),),
+    },
     "baked-in batch": {
         "nodes": (*BAKED, helper.make_node("Reshape", ["z", "shape"], ["y"])),
         "constants": (constant("shape", 1, 5),),
@@ -198,6 +203,7 @@ FILES = {
         ("channels last", (), "channels come last"),
         ("half", (), "the input x is float16"),
         ("no classifier", (), "the output y has the shape (n, 3, 8, 8)"),
+        ("one number", (), "is one number an image, which is no choice of a class"),
         ("baked-in batch", (), "baked into the graph: a batch of"),
         ("mixed images", (), "gives other logits than a larger batch"),
         ("plain", ("--batch", "2", "--num-classes", "9"), "has 5 classes, 9 were asked for"),
@@ -289,6 +295,25 @@ def test_a_batch_size_and_an_image_size_are_fixed_on_demand(tmp_path):
         assert done.returncode == 0, done.stderr
         signature = read_manifest(tmp_path, name)["signature"]
         assert (signature["batch"], signature["image_size"]) == expected
+
+
+@pytest.mark.parametrize(("preprocessing", "said"), [("crop_pct=1", True), ("mean=[0,0,0]", False)])
+def test_a_file_that_normalizes_its_images_itself_is_told_of_the_second_time(
+    tmp_path, preprocessing, said
+):
+    nodes = (
+        helper.make_node("Sub", ["x", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "std"], ["normal"]),
+        helper.make_node("GlobalAveragePool", ["normal"], ["p"]),
+        *POOLED[1:],
+        LAST,
+    )
+    shape = np.ones((3, 1, 1), np.float32)
+    constants = [numpy_helper.from_array(shape * n, name) for name, n in (("mean", 2), ("std", 3))]
+    write_graph(tmp_path / "mine.onnx", nodes, constants=constants)
+    done = run("export", "mine.onnx", "--preprocessing", preprocessing, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ("prepares its images itself (Sub, Div)" in done.stderr) == said
 
 
 def test_operators_that_tensorrt_lacks_and_probabilities_are_said(tmp_path):

@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
-import io
+from typing import TYPE_CHECKING
 
-from hvt_deploy.evaluation.budget_record import BudgetRecord
+from hvt_deploy.evaluation.budget_record import BudgetRecord, Trial
 from hvt_deploy.evaluation.report.number_format import (
     format_decibels,
     format_percent,
     format_points,
     format_points_range,
 )
+from hvt_deploy.evaluation.report.svg import COLOURS, draw_svg_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SENSITIVITY_COLUMNS = ("group", "MACs", "SQNR", "drop", "INT8 in recipe")
 SENSITIVITY_NOTE = "SQNR and drop: with only this group in INT8, against FP32."
@@ -73,45 +78,50 @@ def render_budget(record: BudgetRecord, plot: str) -> str:
 
 
 def draw_budget(record: BudgetRecord) -> str:
-    """Drop of top-1 with its interval against the share of MACs in INT8, per tried recipe: SVG."""
-    from matplotlib.figure import Figure
+    """Drop of top-1 with its interval against the share of MACs in INT8, per tried recipe, as the
+    text of an SVG file.
+    """
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    alone = [(100 * g.mac_share, g.drop) for g in record.sensitivity]
-    axes.plot(
-        *zip(*alone, strict=True),
-        "o",
-        mfc="none",
-        ms=5,
-        color="#7a8594",
-        label="single group in INT8",
-    )
-    for trial in record.trials:
-        chosen = trial.excluded == record.chosen.excluded
-        drop = trial.drop
-        spread = [[drop.estimate - drop.low], [drop.high - drop.estimate]]
-        axes.errorbar(
-            100 * trial.int8_share,
-            drop.estimate,
-            spread,
-            fmt="o" if chosen else ".",
-            capsize=3,
-            zorder=2 + chosen,
-            color="#1b7f5c" if chosen else "#7a8594",
-            label="chosen recipe" if chosen else None,
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        alone = [(100 * g.mac_share, g.drop) for g in record.sensitivity]
+        axes.plot(
+            *zip(*alone, strict=True),
+            "o",
+            mfc="none",
+            ms=5,
+            color=COLOURS["other"],
+            label="one group in INT8",
         )
-    axes.axhline(
-        record.budget,
-        color="#b3402a",
-        linestyle="--",
-        linewidth=1,
-        label=f"budget {record.budget:g}",
+        is_labelled = False
+        for trial in record.trials:
+            is_chosen = trial.excluded == record.chosen.excluded
+            label = "chosen recipe" if is_chosen else "other recipes" if not is_labelled else None
+            is_labelled |= not is_chosen
+            _draw_trial(axes, trial, is_chosen=is_chosen, label=label)
+        limit = f"budget: {record.budget:g} points"
+        axes.axhline(record.budget, color=COLOURS["int8"], linestyle="--", linewidth=1, label=limit)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("MACs in INT8 (%)")
+        axes.set_ylabel(f"drop in {record.metric} (points)")
+        axes.grid(visible=True, linewidth=0.8)
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+
+    return draw_svg_file(
+        "budget", "Accuracy drop by share of INT8", budget_sentence(record), (8.6, 4.6), draw
     )
-    axes.set_xlabel("MACs in INT8 (%)")
-    axes.set_ylabel(f"drop in {record.metric} (points)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date")))
-    return stream.getvalue()
+
+
+def _draw_trial(axes: Axes, trial: Trial, *, is_chosen: bool, label: str | None) -> None:
+    drop = trial.drop
+    axes.errorbar(
+        100 * trial.int8_share,
+        drop.estimate,
+        [[drop.estimate - drop.low], [drop.high - drop.estimate]],
+        fmt="o" if is_chosen else ".",
+        capsize=3,
+        zorder=2 + is_chosen,
+        color=COLOURS["fp16" if is_chosen else "muted"],
+        label=label,
+    )

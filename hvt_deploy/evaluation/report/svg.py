@@ -25,6 +25,18 @@ COLOURS = {
     "other": "#080808",
 }
 
+# Their values on a light ground, for a plot in a file of its own.
+_ON_WHITE = {
+    "ink": "#19212c",
+    "muted": "#5a6675",
+    "line": "#dfe4ea",
+    "panel": "#ffffff",
+    "fp32": "#2360c4",
+    "fp16": "#0d8060",
+    "int8": "#b8500a",
+    "other": "#6a4bbd",
+}
+
 
 def colour_of(precision: str) -> str:
     """The name of the colour that a precision has everywhere."""
@@ -80,6 +92,21 @@ def draw_svg(
             stream, format="svg", transparent=True, metadata=metadata
         )
     return _inline(stream.getvalue(), name, title, description)
+
+
+def draw_svg_file(
+    name: str,
+    title: str,
+    description: str,
+    inches: tuple[float, float],
+    draw: Callable[[Figure], None],
+) -> str:
+    """The plot of `draw_svg` as the text of a file, on white."""
+    opened = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    drawn = draw_svg(name, title, description, inches, draw).replace("<svg ", opened, 1)
+    start = drawn.index(">") + 1
+    style = ";".join(f"--{variable}:{colour}" for variable, colour in _ON_WHITE.items())
+    return f"{drawn[:start]}<style>svg{{{style};background:#fff}}</style>{drawn[start:]}"
 
 
 def _inline(document: str, name: str, title: str, description: str) -> str:

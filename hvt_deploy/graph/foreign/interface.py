@@ -12,6 +12,7 @@ from onnx import TensorProto, inliner
 
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.graph.opset import read_opset
+from hvt_deploy.graph.queries import map_readers
 from hvt_deploy.graph.storage import load_onnx
 
 # Operators of quantized files, also of ONNX Runtime's own domain (QLinearAdd, QGemm, MatMulNBits).
@@ -130,6 +131,12 @@ def read_interface(path: Path, model: onnx.ModelProto) -> Interface:
             "known.",
             "Export it with a fixed number of classes.",
         )
+    if classes == 1:
+        raise BadInput(
+            f"{path}: the output {logits.name} is one number an image, which is no choice of a "
+            "class.",
+            "Export it with a logit for each class, two for yes and no.",
+        )
     return Interface(images.name, logits.name, size, classes, batch, read_opset(model))
 
 
@@ -140,6 +147,24 @@ def name_unsupported(model: onnx.ModelProto) -> str:
         return ""
     named = ", ".join(f"{op} ({name})" for op, name in sorted(lacking.items()))
     return f"TensorRT lacks operators of this graph, no engine can be built of it: {named}."
+
+
+def find_preprocessing(model: onnx.ModelProto) -> list[str]:
+    """The operators that prepare the images in the graph itself, before anything else reads them:
+    sums with and products by a constant, as a subtracted mean is.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    readers, found = map_readers(model.graph), list[str]()
+    tensor = model.graph.input[0].name
+    while len(reading := readers.get(tensor, [])) == 1:
+        (node,) = reading
+        arithmetic = node.op_type in ("Sub", "Add", "Mul", "Div")
+        if not arithmetic and node.op_type not in ("Cast", "Identity", "Transpose"):
+            break
+        if arithmetic and constants.intersection(node.input):
+            found.append(node.op_type)
+        tensor = node.output[0]
+    return found
 
 
 def _single(path: Path, end: str, values: Sequence[onnx.ValueInfoProto]) -> onnx.ValueInfoProto:

@@ -24,7 +24,8 @@ _MOVES = frozenset(
     }
 )
 _SCALES = frozenset({"Mul", "Div", "Sub", "Sqrt", "Where", "Pow", "Clip"})
-_NORMS = frozenset({"LayerNormalization", "ReduceL2", "ReduceMean", "GlobalAveragePool"})
+_AVERAGES = frozenset({"ReduceMean", "GlobalAveragePool"})
+_NORMS = frozenset({"LayerNormalization", "ReduceL2"}) | _AVERAGES
 _ACTIVATIONS = frozenset(
     {
         *("Gelu", "Erf", "Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Tanh", "Elu", "Mish"),
@@ -121,7 +122,7 @@ class _Patterns:
             if node.op_type == "Softmax":
                 self._find_attention(node)
         for node in self._graph.node:
-            if self._is_linear(node):
+            if self._is_weighted(node):
                 self._find_mlp(node)
         for node in self._graph.node:
             self._find_rest(node)
@@ -133,7 +134,7 @@ class _Patterns:
 
     def _find_head(self) -> None:
         # Two heads whose logits are averaged are two.
-        through = _MOVES | _ACTIVATIONS | _SCALES | {"Softmax", "ReduceMean", "GlobalAveragePool"}
+        through = _MOVES | _ACTIVATIONS | _SCALES | _AVERAGES | {"Softmax"}
         for node in self._behind(self._graph.output[0].name, through, adds=True):
             if self._is_weighted(node):
                 self._give(node, "head")
@@ -159,18 +160,26 @@ class _Patterns:
                 self._give(node, "proj")
 
     def _find_mlp(self, first: onnx.NodeProto) -> None:
-        """Two Linears of which the second reads an activation of the first alone."""
+        """Two Linears of which the second reads an activation of the first alone; two products, of
+        an average over the image and before a gate, weigh channels.
+        """
         if first.output[0] in self._roles:
             return
         through = _ACTIVATIONS | _SCALES | {"Cast", "Identity", "Reshape", "Flatten"}
         found = [*self._after(first.output[0], through)]
-        second = next((n for n in found if self._is_linear(n)), None)
+        second = next((n for n in found if self._is_weighted(n)), None)
         activated = any(node.op_type in _ACTIVATIONS for node in found)
         if second is None or not activated or second.output[0] in self._roles:
             return
         gates = [n for n in self._after(second.output[0], {"Add"}) if n.op_type in _GATES]
-        self._give(first, "squeeze excite" if gates else "fc1")
-        self._give(second, "squeeze excite" if gates else "fc2")
+        averaged = [n for n in self._behind(first.input[0], _MOVES) if n.op_type in _AVERAGES]
+        linears = self._is_linear(first) and self._is_linear(second)
+        if gates and (linears or averaged):
+            self._give(first, "squeeze excite")
+            self._give(second, "squeeze excite")
+        elif linears:
+            self._give(first, "fc1")
+            self._give(second, "fc2")
 
     def _find_rest(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Add" and not self._constants(node):
@@ -179,7 +188,8 @@ class _Patterns:
             self._give(node, "position bias")
         elif node.op_type == "Conv" and not self._is_grouped(node):
             images = {value.name for value in self._graph.input}
-            behind = [node.input[0], *(n.input[0] for n in self._behind(node.input[0], _MOVES))]
+            before = self._behind(node.input[0], _MOVES | _SCALES)  # or a file's own preprocessing
+            behind = [node.input[0], *(n.input[0] for n in before)]
             if images.intersection(behind):
                 self._give(node, "stem")
             elif any(a.name == "strides" and max(a.ints) > 1 for a in node.attribute):

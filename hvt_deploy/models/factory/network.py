@@ -154,6 +154,12 @@ def _count_classes(model: nn.Module, trial: FactoryTrial) -> int:
             f"{trial.name}: the network gives {logits.dtype} {tuple(logits.shape)} for {given}.",
             f"{_RETURN_LOGITS} A network that is no classifier cannot be validated here.",
         )
+    if logits.shape[1] < 2:
+        raise BadInput(
+            f"{trial.name}: the network gives {tuple(logits.shape)} for {given}, no choice of a "
+            "class.",
+            f"{_RETURN_LOGITS} For yes and no, K is 2.",
+        )
     return logits.shape[1]
 
 

@@ -67,6 +67,37 @@ def test_every_product_has_its_role_and_blocks_are_stages(files, kind):
     assert adds["position bias"] >= 1
 
 
+def test_convolutions_that_weigh_channels_are_no_mlp_whatever_their_names_say(tmp_path):
+    """As torchvision's SqueezeExcitation names them: fc1 and fc2."""
+    from torch import nn
+    from torchvision.ops import SqueezeExcitation
+
+    convolution = nn.Conv2d(3, 8, 3, padding=1)
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 7))
+    path = write_legacy(
+        nn.Sequential(convolution, SqueezeExcitation(8, 4), *pooled), tmp_path / "excite.onnx"
+    )
+    graph = name_roles(simplify(name_foreign_nodes(read_foreign(path)), "onnxslim")).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    roles = Counter(find_role(node, constants) for node in products)
+    assert roles == {"stem": 1, "squeeze excite": 2, "head": 1}
+
+
+@pytest.mark.parametrize("last", ["linear", "convolution"])
+def test_a_head_is_found_behind_or_before_the_average(tmp_path, last):
+    from torch import nn
+
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    tail = [*pooled, nn.Linear(8, 7)] if last == "linear" else [nn.Conv2d(8, 7, 1), *pooled]
+    layers = (nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), *tail)
+    path = write_legacy(nn.Sequential(*layers), tmp_path / "tail.onnx")
+    graph = name_roles(simplify(name_foreign_nodes(read_foreign(path)), "onnxslim")).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    assert [find_role(node, constants) for node in products] == ["stem", "conv", "head"]
+
+
 def test_a_squeeze_and_excite_is_no_mlp(tmp_path):
     from torch import nn
 
