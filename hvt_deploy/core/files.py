@@ -58,6 +58,11 @@ def _hash_once(path: Path, *_state: int) -> str:
     return hash_file(path)
 
 
+def is_intact(path: Path, sha256: str) -> bool:
+    """Whether a file itself, no link to one, has this hash."""
+    return path.is_file() and not path.is_symlink() and hash_file(path) == sha256
+
+
 def sync(path: Path) -> None:
     """Return when the content of a file, or the names in a folder, have reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)

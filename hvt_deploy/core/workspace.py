@@ -21,6 +21,7 @@ from hvt_deploy.core.files import (
     hash_bytes,
     hash_file,
     hash_unchanged,
+    is_intact,
     replace_file,
     staging_folder,
     sync,
@@ -208,15 +209,13 @@ class ModelFolder:
         """
         sync_tree(staged)
         target = self.path / name
-        if not target.exists():
+        if target.is_symlink() or not target.is_dir():
+            remove_entry(target)
             staged.rename(target)
             return []
-        restored = [
-            file
-            for file, sha256 in hashes.items()
-            if not (target / file).is_file() or hash_file(target / file) != sha256
-        ]
+        restored = [name for name, sha256 in hashes.items() if not is_intact(target / name, sha256)]
         for file in restored:
+            remove_entry(target / file)
             (staged / file).replace(target / file)
         sync(target)
         return restored

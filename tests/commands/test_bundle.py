@@ -289,6 +289,24 @@ def test_unpacking_again_restores_what_is_damaged_or_gone(packed, tmp_path, monk
     assert not any("fp32" in text for text in said)
 
 
+def test_unpacking_again_replaces_folders_and_links_in_the_place_of_files(packed, tmp_path):
+    folder = unpack(packed[2], tmp_path / "artifacts", SilentUi())
+    files = {key: folder.file(a) for key, a in folder.read().artifacts.items()}
+    files["fp16"].unlink()
+    (files["fp16"] / "nothing").mkdir(parents=True)
+    files["fp32"].rename(tmp_path / "elsewhere.onnx")
+    files["fp32"].symlink_to(tmp_path / "elsewhere.onnx")
+    files["int8"].parent.rename(tmp_path / "int8")
+    files["int8"].parent.symlink_to(tmp_path / "int8")
+    shutil.rmtree(files["int8-cpu"].parent)
+    files["int8-cpu"].parent.write_text("a file")
+    manifest = unpack(packed[2], tmp_path / "artifacts", SilentUi()).read()
+    for key in ("fp32", "fp16", "int8", "int8-cpu"):
+        assert folder.open_artifact(manifest, key)
+    assert (tmp_path / "elsewhere.onnx").is_file()
+    assert (tmp_path / "int8" / files["int8"].name).is_file()
+
+
 def test_a_truncated_bundle_and_one_that_is_none_are_refused(packed, tmp_path):
     whole = packed[2].read_bytes()
     (tmp_path / "half.tar").write_bytes(whole[: len(whole) // 2])
