@@ -58,9 +58,11 @@ def _sentences_of(model: ListedModel) -> list[str]:
     if model.untrained:
         sentences.append("Its weights are random.")
     if model.validated:
-        gates = ", ".join(f"{g.backend} --{g.name} {g.status}" for g in model.validated.gates)
-        day = model.validated.created[:10]
-        sentences.append(f"{model.validated.verdict} ({day}{'; ' if gates else ''}{gates})")
+        last = model.validated
+        gates = ", ".join(f"{g.backend} --{g.name} {g.status}" for g in last.gates)
+        replaced = f"others since then: {', '.join(last.replaced)}" if last.replaced else ""
+        about = "; ".join(filter(None, (last.created[:10], gates, replaced)))
+        sentences.append(f"{last.verdict} ({about})")
     return sentences
 
 

@@ -39,6 +39,8 @@ class LastVerdict:
     """The sentences on top of its report."""
     gates: tuple[Gate, ...]
     """The limits that were judged."""
+    replaced: tuple[str, ...]
+    """Keys of the artifacts that it was of and that are others now."""
 
 
 @dataclass(frozen=True)
@@ -117,4 +119,9 @@ def _find_verdict(folder: ModelFolder, manifest: Manifest) -> tuple[LastVerdict 
         results = read_results(folder.open_artifact(manifest, RESULTS))
     except BadInput as error:
         return None, f"{error.message} {error.hint}".strip()
-    return LastVerdict(results.created, results.verdict, results.gates), ""
+    replaced = tuple(
+        key
+        for key, artifact in manifest.artifacts.items()
+        if results.sha256_of(key) not in (None, artifact.sha256)
+    )
+    return LastVerdict(results.created, results.verdict, results.gates, replaced), ""

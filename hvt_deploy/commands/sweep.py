@@ -246,5 +246,5 @@ def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Resul
     )
     wanted = settings.limit, settings.seed, settings.subset, data.resolve()
     there = {key: a.sha256 for key, a in manifest.artifacts.items() if not is_results(key)}
-    validated = {key: results.provenance.get(f"{key} sha256") for key in there}
+    validated = {key: results.sha256_of(key) for key in there}
     return results if seen == wanted and validated == there else None

@@ -197,6 +197,10 @@ class Results:
     schema_version: int = SCHEMA_VERSION
     """Version of this record's format."""
 
+    def sha256_of(self, key: str) -> str | None:
+        """The hash of artifact `key` as it was validated; None where there was none."""
+        return self.provenance.get(f"{key} sha256")
+
     def write(self, path: Path) -> None:
         """Write the record as JSON."""
         text = json.dumps(to_plain(self), indent=2, allow_nan=False)

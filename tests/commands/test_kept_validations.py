@@ -5,6 +5,7 @@ are kept.
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from command_line import run
@@ -94,6 +95,17 @@ def test_as_many_are_kept_as_asked_for(place):
     assert set(validations(place)) == {"results"}
     assert len(list(place.glob("artifacts/hvt_demo/results-*"))) == 1
     assert run_validate(place, "--keep", "0").returncode == 2
+
+
+def test_the_list_says_that_a_verdict_is_of_artifacts_that_were_replaced(place, tmp_path):
+    assert run_validate(place).returncode == 0
+    shutil.copytree(place / "artifacts", tmp_path / "artifacts")
+    assert "others since then" not in run("list", cwd=tmp_path).stdout
+    folder = ModelFolder(tmp_path / "artifacts" / "hvt_demo")
+    with folder.staging() as staged:
+        (staged / "other.onnx").write_bytes(b"another export")
+        folder.add(folder.read(), "fp32", staged, "other.onnx", "again")
+    assert "; others since then: fp32)" in run("list", cwd=tmp_path).stdout
 
 
 def test_diff_without_files_compares_the_last_two_validations(place):
