@@ -18,7 +18,12 @@ from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.export_parity import prove_parity
-from hvt_deploy.graph.contract import ContractReport, check_contract, inspect_contract
+from hvt_deploy.graph.contract import (
+    ContractReport,
+    check_contract,
+    describe_breaches,
+    inspect_contract,
+)
 from hvt_deploy.graph.export_needs import ExportNeeds, estimate_export, require_resources
 from hvt_deploy.graph.foreign.common_forms import write_common_forms
 from hvt_deploy.graph.foreign.role_patterns import name_linears, name_roles
@@ -176,11 +181,7 @@ def _write_graph(
         save_onnx(graph, path)
         progress(5, 5)
     if contract.breaches:
-        ui.warn(
-            f"The graph of {config.model} may cost TensorRT more kernels than it needs: "
-            f"{'; '.join(contract.breaches)}. It computes the right thing, and can be used as it "
-            "is; another --simplifier may give a better one."
-        )
+        ui.warn(describe_breaches(config.model, contract.breaches))
     return contract
 
 

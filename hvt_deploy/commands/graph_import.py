@@ -19,7 +19,7 @@ from hvt_deploy.core.tensors import Signature
 from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.export_parity import prove_batches, prove_parity
-from hvt_deploy.graph.contract import ContractReport, inspect_contract
+from hvt_deploy.graph.contract import ContractReport, describe_breaches, inspect_contract
 from hvt_deploy.graph.foreign.common_forms import write_common_forms
 from hvt_deploy.graph.foreign.interface import (
     find_preprocessing,
@@ -134,9 +134,8 @@ def _inspect(
         graph, opset=config.export.opset, signature=signature, layer_norms=norms
     )
     shapes = ("the input is", "the output is")  # the names of other exporters' axes
-    for breach in found.breaches:
-        if not breach.startswith(shapes):
-            ui.warn(breach)
+    if breaches := [breach for breach in found.breaches if not breach.startswith(shapes)]:
+        ui.warn(describe_breaches(config.model, breaches))
     own = find_preprocessing(graph)
     if own and any(config.preprocessing.mean):
         ui.warn(

@@ -12,6 +12,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import reading
 from hvt_deploy.core.types import StrPath
 from hvt_deploy.core.ui import Ui
+from hvt_deploy.core.workspace import find_model
 from hvt_deploy.data.decoding import UnreadableImage
 from hvt_deploy.data.folders import find_images
 from hvt_deploy.runtime.classifier import Classifier, Label
@@ -57,6 +58,8 @@ def predict(
 
     Raises BadInput for a path that does not exist and where there is no image at all.
     """
+    for path in paths:
+        _check_no_model(path, root)
     files = list(_files(paths))
     if not files:
         raise BadInput(
@@ -84,6 +87,20 @@ def predict(
         return Predictions(
             classifier.model, classifier.backend, classifier.untrained, tuple(images)
         )
+
+
+def _check_no_model(path: Path, root: Path) -> None:
+    """Raise BadInput for the name of an exported model, which other commands take first."""
+    if path.exists():
+        return
+    try:
+        slug = find_model(root, path).slug
+    except BadInput:
+        return
+    raise BadInput(
+        f"{path} is an exported model and no image.",
+        f"Give it with --model: hvt-deploy predict IMAGE --model {slug}",
+    )
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -38,17 +38,25 @@ class ContractReport:
 
 
 def inspect_contract(
-    model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int
+    model: onnx.ModelProto,
+    *,
+    opset: int,
+    signature: Signature,
+    layer_norms: int,
+    strict: bool = False,
 ) -> ContractReport:
     """Look for forbidden operators, decomposed LayerNorms, a wrong opset, wrong names and shapes.
 
-    `layer_norms` is the number of LayerNorm modules in the PyTorch model.
+    `layer_norms` is the number of LayerNorm modules in the PyTorch model. Unless it is `strict`, a
+    graph may read the shape of its images: a class token is repeated by it.
     """
     ops = Counter(node.op_type for node in model.graph.node)
+    images = {value.name for value in model.graph.input if not strict}
+    found = Counter(n.op_type for n in model.graph.node if images.isdisjoint(n.input[:1]))
     breaches = [
-        f"{ops[op]} {op} node{'s' * (ops[op] > 1)} ({meaning})"
+        f"{found[op]} {op} node{'s' * (found[op] > 1)} ({meaning})"
         for op, meaning in FORBIDDEN_OPS.items()
-        if ops[op]
+        if found[op]
     ]
     if ops["LayerNormalization"] < layer_norms:
         breaches.append(
@@ -84,13 +92,24 @@ def check_contract(
     model: onnx.ModelProto, *, opset: int, signature: Signature, layer_norms: int
 ) -> ContractReport:
     """`inspect_contract`, raising CheckFailed that names every breach."""
-    report = inspect_contract(model, opset=opset, signature=signature, layer_norms=layer_norms)
+    report = inspect_contract(
+        model, opset=opset, signature=signature, layer_norms=layer_norms, strict=True
+    )
     if report.breaches:
         raise CheckFailed(
             f"The exported graph breaks its contract: {'; '.join(report.breaches)}.",
             "Try another --simplifier; if the error stays, report it with the model's name.",
         )
     return report
+
+
+def describe_breaches(name: str, breaches: Sequence[str]) -> str:
+    """What breaches mean for a network that was not written here, and what to do."""
+    return (
+        f"The graph of {name} may cost TensorRT more kernels than it needs: {'; '.join(breaches)}. "
+        "It computes the right thing, and can be used as it is; another --simplifier may give a "
+        "better one."
+    )
 
 
 def _misshaped(

@@ -44,6 +44,13 @@ def photo_of(place, digit):
     return sorted((place / "digits/validation" / str(digit)).iterdir())[0]
 
 
+def test_a_model_in_the_place_of_an_image_is_named(place):
+    done = run("predict", MODEL, photo_of(place, 3), cwd=place)
+    assert done.returncode == 2
+    assert f"{MODEL} is an exported model and no image" in done.stderr
+    assert f"hvt-deploy predict IMAGE --model {MODEL}" in done.stderr
+
+
 def test_names_learned_in_a_calibration_are_said_recorded_and_shown(place):
     assert read(place).class_names == tuple(map(str, range(10)))
     done = run("quantize", *CALIBRATED, cwd=place)

@@ -220,7 +220,7 @@ def test_the_contract_names_every_breach(reference, signature, exported):
     graph.CopyFrom(convert_opset(simplify(exported[17], "onnxslim"), 17))
     graph.graph.node.append(onnx.helper.make_node("Shape", ["images"], ["s"], name="here"))
     next(n for n in graph.graph.node if n.op_type == "Softmax").name = "softmax"
-    report = inspect_contract(graph, opset=18, signature=signature, layer_norms=99)
+    report = inspect_contract(graph, opset=18, signature=signature, layer_norms=99, strict=True)
     text = "; ".join(report.breaches)
     assert all(
         part in text
@@ -233,6 +233,15 @@ def test_the_contract_names_every_breach(reference, signature, exported):
     )
     with pytest.raises(CheckFailed):
         check_contract(graph, opset=18, signature=signature, layer_norms=99)
+
+
+def test_a_network_of_others_may_read_the_shape_of_its_images(exported, signature):
+    graph = onnx.ModelProto()
+    graph.CopyFrom(exported[17])
+    for source, number in (("images", 0), (graph.graph.node[0].output[0], 1)):
+        graph.graph.node.append(onnx.helper.make_node("Shape", [source], [f"s{number}"]))
+        report = inspect_contract(graph, opset=18, signature=signature, layer_norms=0)
+        assert ("1 Shape" in "; ".join(report.breaches)) == bool(number)
 
 
 def test_large_models_keep_their_weights_beside_the_file(exported, reference, tmp_path):

@@ -69,6 +69,9 @@ _NUMBERED = (
 )
 _STAGE = re.compile(rf"(?:^|\.)(?:{_NUMBERED})[._](\d+)(?:\.|$)")
 _BLOCK_NUMBER = re.compile(r"(?:^|\.)blocks\.(\d+)(?:\.|$)")
+_JOINED = re.compile(r"(?:^|\.)(?:layer|stage)(\d+)\.")  # of a ResNet
+# A list of blocks that has a name of the user's own.
+_LISTED = re.compile(r"^(?:\w+\.)?((?!(?:heads?|classifier|fc)\.)[A-Za-z_]\w*\.\d+)\.")
 # The Linears of a transformer block.
 LINEAR_ROLES: tuple[Role, ...] = ("carrier token", "qkv", "proj", "fc1", "fc2")
 # All products that are worth INT8. Depthwise convolutions are left out: few multiplications, and an
@@ -113,13 +116,18 @@ def _role_of_add(path: str, constant: bool) -> Role:
 def stage_of(node_name: str) -> str:
     """The stage of a node: its number, "stem" before the first, "head" after the last.
 
-    In a network without stages (HVT, ViT) each block is one.
+    In a network without stages (HVT, ViT) each block is one; a list of a user's own network has its
+    name: `body.3`.
     """
     path = node_name.rpartition("/")[0]
-    numbered = _STAGE.search(path) or _BLOCK_NUMBER.search(path)
+    numbered = _STAGE.search(path) or _BLOCK_NUMBER.search(path) or _JOINED.search(path)
     if numbered:
         return numbered.group(1)
-    return "stem" if re.search(r"(^|\.)(patch_embed|stem|conv_stem|model)(\.|$)", path) else "head"
+    if re.search(r"(^|\.)(patch_embed|stem|conv_stem)(\.|$)", path):
+        return "stem"
+    if listed := _LISTED.search(path):
+        return listed.group(1)
+    return "stem" if re.search(r"(^|\.)model(\.|$)", path) else "head"
 
 
 def find_group(node: onnx.NodeProto, constants: Collection[str]) -> str:

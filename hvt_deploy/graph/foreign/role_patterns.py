@@ -188,8 +188,9 @@ class _Patterns:
             self._give(node, "position bias")
         elif node.op_type == "Conv" and not self._is_grouped(node):
             images = {value.name for value in self._graph.input}
-            before = self._behind(node.input[0], _MOVES | _SCALES)  # or a file's own preprocessing
-            behind = [node.input[0], *(n.input[0] for n in before)]
+            through = _MOVES | _SCALES | {"Add"}  # a file's own preprocessing
+            before = self._behind(node.input[0], through)
+            behind = [node.input[0], *(n.input[0] for n in before if n.op_type in through)]
             if images.intersection(behind):
                 self._give(node, "stem")
             elif any(a.name == "strides" and max(a.ints) > 1 for a in node.attribute):

@@ -98,6 +98,11 @@ def test_depthwise_convolutions_have_their_own_role():
         ("blocks.11.mlp.fc1/MatMul", "11"),
         ("norm/LayerNormalization", "head"),
         ("head/Gemm", "head"),
+        ("layer1.0.conv1/Conv", "1"),
+        ("one.0.to_qkv.qkv/MatMul", "one.0"),
+        ("net.body.3.ff.0.fc1/MatMul", "body.3"),
+        ("classifier.2.head/Gemm", "head"),
+        ("inp.0.stem/Conv", "stem"),
     ],
 )
 def test_stages(name, stage):

@@ -90,7 +90,7 @@ def test_a_head_is_found_behind_or_before_the_average(tmp_path, last):
 
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     tail = [*pooled, nn.Linear(8, 7)] if last == "linear" else [nn.Conv2d(8, 7, 1), *pooled]
-    layers = (nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), *tail)
+    layers = (nn.Conv2d(3, 8, 4, 4), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), *tail)
     path = write_legacy(nn.Sequential(*layers), tmp_path / "tail.onnx")
     graph = name_roles(simplify(name_foreign_nodes(read_foreign(path)), "onnxslim")).graph
     constants = {tensor.name for tensor in graph.initializer}
