@@ -28,6 +28,8 @@ from hvt_deploy.core.ui import Ui
 from hvt_deploy.core.workspace import ModelFolder, open_folder
 from hvt_deploy.data.class_names import ClassNames, default_class_names
 from hvt_deploy.data.folders import open_image_folder
+from hvt_deploy.data.sampling import draw_stratified_sample
+from hvt_deploy.evaluation.answer_parts import AnswerParts
 from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.models.exported import spec_of_config
 from hvt_deploy.models.registry import list_specs
@@ -146,7 +148,7 @@ def _sweep_one(
     if made is None:
         return SweptModel(model, None, 0, tuple(attempts.failures))
     folder, config = made
-    if (results := last_validation(folder, config, data)) is not None:
+    if (results := last_validation(folder, config, data, labels)) is not None:
         ui.say("Validated before.")
         code = Validated(results, folder.path).exit_code
         return SweptModel(model, results, code, tuple(attempts.failures))
@@ -229,8 +231,10 @@ def match_models(patterns: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Results | None:
-    """The recorded validation, if it is of the artifacts that are there now, of `data` and of the
+def last_validation(
+    folder: ModelFolder, config: RunConfig, data: Path, labels: Path | None
+) -> Results | None:
+    """The recorded validation, if it is of the artifacts and images that are there now, and of the
     same settings.
     """
     with folder.reading() as manifest:
@@ -238,13 +242,17 @@ def last_validation(folder: ModelFolder, config: RunConfig, data: Path) -> Resul
         if artifact is None or not folder.file(artifact).is_file():
             return None
         results, settings = read_results(folder.file(artifact)), config.validation
-    seen = (
-        results.data.limit,
-        results.data.seed,
-        results.data.subset,
-        Path(results.data.path).resolve(),
-    )
-    wanted = settings.limit, settings.seed, settings.subset, data.resolve()
+    seen = results.data.limit, results.data.seed, results.data.subset
+    wanted = settings.limit, settings.seed, settings.subset
     there = {key: a.sha256 for key, a in manifest.artifacts.items() if not is_results(key)}
     validated = {key: results.sha256_of(key) for key in there}
-    return results if seen == wanted and validated == there else None
+    if seen != wanted or validated != there:
+        return None
+    count, batch = manifest.signature.num_classes, manifest.signature.batch
+    try:
+        images = open_image_folder(data, names_of(manifest), count, labels, settings.subset)
+    except BadInput:  # said when they are validated on
+        return None
+    samples = draw_stratified_sample(images.samples, settings.limit, settings.seed)
+    parts = AnswerParts(folder.path, images.path, samples, batch or settings.batch_size, {})
+    return results if parts.hash_images() == results.data.sha256 else None

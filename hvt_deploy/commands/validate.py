@@ -106,7 +106,7 @@ def validate(
                 timings = time_rows(opened, measured.images_NCHW, manifest, settings, gpu, ui)
         if record:
             _check_recordable(measured.rows[0])  # it may have failed
-        summary = _summarize_data(images, loader, settings)
+        summary = _summarize_data(images, loader, parts.hash_images(), settings)
         short_names = tuple(names_of(manifest).short(int(k)) for k in classes_K)
         conclusion = Measured(measured.rows, measured.answers, timings, summary, short_names)
         results = conclude(manifest, config, conclusion)
@@ -178,7 +178,7 @@ def time_rows(
 
 
 def _summarize_data(
-    images: ImageFolder, loader: BatchLoader, settings: ValidationConfig
+    images: ImageFolder, loader: BatchLoader, sha256: str, settings: ValidationConfig
 ) -> DataSummary:
     unreadable = tuple(f"{one.path}: {one.reason}" for one in loader.unreadable)
     return DataSummary(
@@ -190,6 +190,7 @@ def _summarize_data(
         limit=settings.limit,
         unreadable=unreadable,
         subset=settings.subset,
+        sha256=sha256,
     )
 
 

@@ -146,6 +146,8 @@ class DataSummary:
     """Files that could not be decoded, and were left out."""
     subset: str | None = None
     """A benchmark set with fewer classes than the model: only their logits were compared."""
+    sha256: str = ""
+    """Of the images and their labels, as they were validated."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ report holds all.
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from command_line import run
 
@@ -133,11 +135,23 @@ def test_a_failure_stops_nothing_and_what_was_done_is_not_done_again(sweep, plac
     folder = ModelFolder(place / "artifacts/hvt_demo")
     config = with_flags(folder.read().config, {"validation.limit": 40})
     data = place / "digits/validation"
-    assert last_validation(folder, config, data) == read_results(
-        folder.file(folder.read().artifacts["results"])
-    )
-    assert last_validation(folder, with_flags(config, {"validation.limit": 30}), data) is None
-    assert last_validation(folder, config, data.parent) is None
+    recorded = read_results(folder.file(folder.read().artifacts["results"]))
+    assert last_validation(folder, config, data, None) == recorded
+    other = with_flags(config, {"validation.limit": 30})
+    assert last_validation(folder, other, data, None) is None
+    assert last_validation(folder, config, data.parent, None) is None
+
+
+def test_a_validation_is_taken_for_the_same_images_only_wherever_they_are(sweep, place, tmp_path):
+    assert any(swept.results for swept in sweep().models)
+    folder = ModelFolder(place / "artifacts/hvt_demo")
+    config = with_flags(folder.read().config, {"validation.limit": 40})
+    moved = shutil.copytree(place / "digits/validation", tmp_path / "moved")
+    assert last_validation(folder, config, moved, None) is not None
+    zero, one = (sorted((moved / label).iterdir()) for label in "01")
+    for old, new in zip(zero, one, strict=False):
+        new.replace(old)  # the same names, other images
+    assert last_validation(folder, config, moved, None) is None
 
 
 def test_a_fault_of_this_program_and_other_settings(sweep, monkeypatch):
