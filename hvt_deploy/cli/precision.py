@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from hvt_deploy.commands.quantized_graphs import Budgeted, Quantized
 
 
+_OWN_RECOVERY = "the model's own: on, unless it was switched off before"
+
+
 @dataclass(frozen=True)
 class QuantizeOptions:
     """Flags of `quantize`."""
@@ -57,14 +60,26 @@ class QuantizeOptions:
         ),
     ] = None
     smooth_quant: Annotated[
-        bool, typer.Option(help="Try SmoothQuant: move activation outliers into the weights.")
-    ] = True
+        bool | None,
+        typer.Option(
+            show_default=_OWN_RECOVERY,
+            help="Try SmoothQuant: move activation outliers into the weights.",
+        ),
+    ] = None
     bias_correction: Annotated[
-        bool, typer.Option(help="Try bias correction: remove the mean error of INT8 layers.")
-    ] = True
+        bool | None,
+        typer.Option(
+            show_default=_OWN_RECOVERY,
+            help="Try bias correction: remove the mean error of INT8 layers.",
+        ),
+    ] = None
     weight_rounding: Annotated[
-        bool, typer.Option(help="Try weight rounding: errors of INT8 weights that cancel.")
-    ] = True
+        bool | None,
+        typer.Option(
+            show_default=_OWN_RECOVERY,
+            help="Try weight rounding: errors of INT8 weights that cancel.",
+        ),
+    ] = None
     flavour: Annotated[
         FlavourChoice | None,
         typer.Option(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 from hvt_deploy.core.errors import BadInput, unknown_name
 from hvt_deploy.core.model_options import ModelOptions
 from hvt_deploy.core.paths import as_path, as_text
-from hvt_deploy.core.run_config import load_recipe
+from hvt_deploy.core.run_config import QuantizationConfig, load_recipe
 from hvt_deploy.core.serialization import from_plain
-from hvt_deploy.core.types import CalibratorChoice, FlavourChoice, Preprocessing, StrPath
+from hvt_deploy.core.types import (
+    RECOVERIES,
+    CalibratorChoice,
+    FlavourChoice,
+    Preprocessing,
+    Recovery,
+    StrPath,
+)
 from hvt_deploy.core.ui import ProgramUi, StepProgress, Ui
 
 # True: bars and messages on stderr; False: none; None: those of True on a terminal, so none in a
@@ -50,25 +57,22 @@ def calibration_settings(calib: StrPath | None, images: int | None) -> dict[str,
 def quantization_settings(
     recipe: StrPath | None,
     calibrator: CalibratorChoice | None,
-    smooth_quant: bool,
-    bias_correction: bool,
-    weight_rounding: bool,
+    wanted: Mapping[Recovery, bool | None],
+    own: QuantizationConfig,
 ) -> dict[str, object]:
-    """A recipe and what is changed in it, by key of the configuration.
+    """A recipe and what is changed in it, by key of the configuration: of the recovery passes those
+    that are `wanted`; None leaves one as the recipe has it, or the model's `own`.
 
     Raises BadInput for a recipe that cannot be read.
     """
-    wanted = {
-        "smooth-quant": smooth_quant,
-        "bias-correction": bias_correction,
-        "weight-rounding": weight_rounding,
-    }
-    recovery = None if all(wanted.values()) else [name for name, on in wanted.items() if on]
     file = as_path("recipe", recipe)
+    loaded = load_recipe(file) if file else None
+    before = (loaded or own).recovery
+    asked = {name: on for name, on in wanted.items() if on is not None}
     return {
-        "quantization": load_recipe(file) if file else None,
+        "quantization": loaded,
         "quantization.calibrator": calibrator,
-        "quantization.recovery": recovery,
+        "quantization.recovery": [name for name in RECOVERIES if asked.get(name, name in before)],
     }
 
 

@@ -237,9 +237,9 @@ def _warn_of_calibrator(found: Int8Calibration, config: RunConfig, ui: Ui) -> No
     name = config.quantization.calibrator
     for effect in found.effects:
         loses = effect.loses_db > _CALIBRATOR_MAY_LOSE_DB
-        if loses and effect.kept and effect.name == f"calibrator {name}":
+        if loses and effect.kept and effect.name.startswith(f"calibrator {name}"):
             ui.warn(
-                f"The calibrator {name} loses {effect.loses_db:.1f} dB against max "
+                f"The {effect.name} loses {effect.loses_db:.1f} dB against max "
                 f"({effect.before_db:.1f} -> {effect.after_db:.1f} dB); auto clips only where "
                 "that gains."
             )

@@ -21,6 +21,7 @@ from hvt_deploy.core.types import (
     FlavourChoice,
     OnnxPlatform,
     Precision,
+    Recovery,
     StrPath,
     SubsetName,
 )
@@ -109,9 +110,9 @@ class Model:
         calib_images: int | None = None,
         seed: int | None = None,
         calibrator: CalibratorChoice | None = None,
-        smooth_quant: bool = True,
-        bias_correction: bool = True,
-        weight_rounding: bool = True,
+        smooth_quant: bool | None = None,
+        bias_correction: bool | None = None,
+        weight_rounding: bool | None = None,
         flavour: FlavourChoice | None = None,
         recipe: StrPath | None = None,
         budget: float | None = None,
@@ -131,14 +132,17 @@ class Model:
         from hvt_deploy.evaluation.budget_record import BudgetRequest
 
         chosen = check_choice("precision", precision, PRECISIONS)
+        recovery: dict[Recovery, bool | None] = {
+            "smooth-quant": smooth_quant,
+            "bias-correction": bias_correction,
+            "weight-rounding": weight_rounding,
+        }
         config = self._configure(
             {
                 **calibration_settings(calib, calib_images),
                 "calibration.seed": seed,
                 "engine.flavour": flavour,
-                **quantization_settings(
-                    recipe, calibrator, smooth_quant, bias_correction, weight_rounding
-                ),
+                **quantization_settings(recipe, calibrator, recovery, self.config.quantization),
             }
         )
         if budget is None:

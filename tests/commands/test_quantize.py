@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from hvt_deploy.commands import quantize as quantize_command
+from hvt_deploy.commands.arguments import quantization_settings
 from hvt_deploy.commands.calibration_cache import calibrate
+from hvt_deploy.commands.config import config_of
 from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.core.manifest import CalibrationFacts, GraphFacts
 from hvt_deploy.core.run_config import with_flags
+from hvt_deploy.core.serialization import to_plain
+from hvt_deploy.core.types import RECOVERIES
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.data.calibration_set import choose_calibration
 from hvt_deploy.data.digits import write_digits
@@ -113,3 +119,21 @@ def test_what_speaks_against_the_images_is_said_each_time_and_recorded(exported,
             assert done.health == tuple(ui.warnings)
             assert folder.read().facts("calibration", CalibrationFacts).health == done.health
     assert folder.read().facts("fp16", GraphFacts).compared_images == 32
+
+
+def test_a_recovery_pass_that_was_switched_off_can_be_switched_on_again(tmp_path):
+    def choose(recipe, own, **flags):
+        wanted = {name.replace("_", "-"): on for name, on in flags.items()}
+        settings = quantization_settings(recipe, None, wanted, own)
+        return tuple(settings["quantization.recovery"])
+
+    own = config_of("hvt_demo").quantization
+    assert choose(None, own) == RECOVERIES
+    without = replace(own, recovery=choose(None, own, smooth_quant=False, bias_correction=None))
+    assert without.recovery == ("bias-correction", "weight-rounding")
+    assert choose(None, without, weight_rounding=False) == ("bias-correction",)
+    assert choose(None, without, smooth_quant=True) == RECOVERIES
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(to_plain(replace(own, recovery=("smooth-quant",)))))
+    assert choose(recipe, without) == ("smooth-quant",)
+    assert choose(recipe, without, bias_correction=True) == RECOVERIES[:2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -21,7 +22,6 @@ from hvt_deploy.core.types import Calibrator, Int8Target
 from hvt_deploy.core.ui import Progress, Ui
 from hvt_deploy.graph.analysis.roles import find_role
 from hvt_deploy.graph.quantization.calibrators import choose_threshold
-from hvt_deploy.graph.quantization.candidates import list_candidates
 from hvt_deploy.graph.quantization.contest import Contest
 from hvt_deploy.graph.quantization.engine_int8 import (
     EnginePlacement,
@@ -33,7 +33,6 @@ from hvt_deploy.graph.quantization.int8_calibration import Int8Calibration, make
 from hvt_deploy.graph.quantization.logits_judge import (
     CHOICE_STAGES,
     LogitsJudge,
-    choose_candidate,
     open_logits,
 )
 from hvt_deploy.graph.quantization.measured_forms import measure_forms
@@ -45,6 +44,8 @@ from hvt_deploy.graph.storage import load_onnx
 # What 8-bit attention may cost: it saves a kernel per block and a good part of the traffic.
 _ATTENTION_COSTS_DB = 1.5
 _LARGE_BYTES = 2**30
+_OTHER_LAYERS = ", layers that TensorRT-RTX keeps in FP16"
+_Errors: TypeAlias = Mapping[str, ProductError]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ def calibrate_int8(
         judge = LogitsJudge(open_logits(model, threads), images.others, images.more)
         found = plain
         if recipe.calibrator != "max" or recipe.recovery:
-            found = _judge_candidates(model, ranges, settings, images, judge, threads, progress)
+            found = _judge_candidates(
+                model, plain, ranges, settings, images, judge, threads, progress
+            )
         progress(4, 5)
         if settings.target:
             engine = replace(find_engine_placement(model, recipe, settings.target), excluded=())
@@ -120,6 +123,7 @@ def calibrate_int8(
 
 def _judge_candidates(
     model: onnx.ModelProto,
+    found: Int8Calibration,
     ranges: Ranges,
     settings: Int8Settings,
     images: CalibrationImages,
@@ -127,19 +131,38 @@ def _judge_candidates(
     threads: int,
     progress: Progress,
 ) -> Int8Calibration:
-    recipe, roles = settings.quantization, settings.roles
-    forms = measure_forms(model, ranges, recipe, roles, images.found_on, images.some, threads)
+    recipe = settings.quantization
+    measured = measure_forms(
+        model, ranges, recipe, settings.roles, images.found_on, images.some, threads
+    )
     progress(2, 5)
-    contest = Contest(forms, roles, judge, threads)
-    chosen = choose_candidate(
-        list_candidates(recipe, smoothable=forms.smoothed is not None), contest.infer, judge
-    )
+    errors = dict[Calibrator, _Errors]()
+    decided: frozenset[str] = frozenset()
+    for roles in _nest_roles(model, settings):
+        nodes = frozenset(select_nodes(model, roles))
+        forms = measured.make_forms(
+            found.prepare(model, decided),
+            replace(found.ranges, channels=ranges.channels),
+            nodes - decided,
+            decided,
+        )
+        contest = Contest(forms, roles, judge.renew(), threads)
+        chosen = contest.choose(recipe, rounding=not decided)
+        found = found.join(contest.record(chosen, recipe, _OTHER_LAYERS if decided else ""))
+        for calibrator, error in forms.plain.errors.items():
+            errors[calibrator] = {**errors.get(calibrator, {}), **error}
+        decided = nodes
     progress(3, 5)
-    if "weight-rounding" in recipe.recovery:
-        chosen = contest.try_rounding(chosen)
-    return replace(
-        contest.record(chosen, recipe), sqnr_by_role=_sqnr_by_role(model, forms.plain.errors)
-    )
+    return replace(found, sqnr_by_role=_sqnr_by_role(model, errors))
+
+
+def _nest_roles(model: onnx.ModelProto, settings: Int8Settings) -> list[tuple[str, ...]]:
+    """The roles of the graphs that choices are judged on, one after the other: those of the layers
+    that TensorRT-RTX has in INT8, where others add no noise, and all, to choose for these others.
+    """
+    rtx, whole = settings.quantization.int8_roles.rtx, settings.roles
+    inner, outer = len(select_nodes(model, rtx)), len(select_nodes(model, whole))
+    return [rtx, whole] if 0 < inner < outer else [whole]
 
 
 def _judge_attention(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hvt_deploy.core.run_config import QuantizationConfig
-from hvt_deploy.graph.quantization.candidates import Candidate
+from hvt_deploy.graph.quantization.candidates import Candidate, list_candidates
 from hvt_deploy.graph.quantization.int8_calibration import Effect, Int8Calibration, make_effect
 from hvt_deploy.graph.quantization.int8_form import JudgedForm, round_form
 from hvt_deploy.graph.quantization.logits_judge import (
@@ -16,6 +16,7 @@ from hvt_deploy.graph.quantization.logits_judge import (
     CHOICE_STAGES,
     Infer,
     LogitsJudge,
+    choose_candidate,
 )
 from hvt_deploy.graph.quantization.measured_forms import MeasuredForms
 from hvt_deploy.graph.quantization.ranges import Ranges
@@ -41,6 +42,14 @@ class Contest:
             self._open[key] = JudgedForm(self._forms[key], self._roles, self._threads)
         return self._open[key].infer(candidate)
 
+    def choose(self, recipe: QuantizationConfig, *, rounding: bool) -> Candidate:
+        """The best of what `recipe` leaves to choose from; weights are rounded if `rounding`."""
+        smoothable = self._measured.smoothed is not None
+        candidates = list_candidates(recipe, smoothable=smoothable)
+        chosen = choose_candidate(candidates, self.infer, self._judge)
+        tries = rounding and "weight-rounding" in recipe.recovery
+        return self.try_rounding(chosen) if tries else chosen
+
     def try_rounding(self, candidate: Candidate) -> Candidate:
         """`candidate` with rounded weights if that is proven better on all images."""
         rounded = replace(candidate, rounded=True)
@@ -52,8 +61,12 @@ class Contest:
             self._judge.judge(one, self.infer(one), ALL_STAGES)
         return rounded if self._judge.compare(candidate, rounded).exceeds() else candidate
 
-    def record(self, chosen: Candidate, recipe: QuantizationConfig) -> Int8Calibration:
-        """The calibration that makes `chosen`, with the effect of each pass on it."""
+    def record(
+        self, chosen: Candidate, recipe: QuantizationConfig, of: str = ""
+    ) -> Int8Calibration:
+        """The calibration that makes `chosen`, with the effect of each pass on it; `of` is added to
+        the name of the pass.
+        """
         form = self._forms[chosen.smoothed, chosen.rounded]
         clipping = form.choose_calibrators(chosen)
         # Nothing is clipped by `max`, also where the largest value is of an image that judged.
@@ -61,7 +74,10 @@ class Contest:
         return Int8Calibration(
             Ranges(form.ranges.clip(thresholds).tensors),
             clipping if chosen.clipping != "max" else {},
-            effects=tuple(self._list_effects(chosen, recipe)),
+            effects=tuple(
+                replace(effect, name=effect.name + of)
+                for effect in self._list_effects(chosen, recipe)
+            ),
             smoothing=self._measured.smoothing if chosen.smoothed else {},
             shifts=form.find_shifts(chosen),
             levels=self._levels if chosen.rounded else {},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,6 +108,18 @@ class Int8Calibration:
             model = set_levels(model, levels)
         shifts = {name: found for name, found in self.shifts.items() if name in nodes}
         return correct_biases(model, shifts) if shifts else model
+
+    def join(self, later: Int8Calibration) -> Int8Calibration:
+        """Both: `later` is of other nodes, in the graph that this one prepares and its ranges."""
+        return replace(
+            later,
+            clipping={**self.clipping, **later.clipping},
+            effects=(*self.effects, *later.effects),
+            smoothing={**self.smoothing, **later.smoothing},
+            shifts={**self.shifts, **later.shifts},
+            levels={**self.levels, **later.levels},
+            attention=self.attention,
+        )
 
     def write(self, folder: Path) -> None:
         """Write two files into `folder`."""

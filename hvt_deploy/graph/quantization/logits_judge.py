@@ -8,6 +8,7 @@ than that: a stricter test left 1 dB of SQNR behind on trained models, no test a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,12 @@ class LogitsJudge:
         self._fp32 = fp32
         self._references: list[list[LogitsNK]] = []
         self._noise = dict[Candidate, list[_Noise]]()
+
+    def renew(self) -> LogitsJudge:
+        """A judge of other candidates on the same images."""
+        judge = copy.copy(self)
+        judge._noise = {}
+        return judge
 
     def judge(self, candidate: Candidate, infer: Infer, stages: int) -> None:
         """Measure `candidate` in the first `stages`, as far as that was not done."""

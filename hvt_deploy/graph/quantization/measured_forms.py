@@ -4,7 +4,7 @@ for the sums that the errors of products and the rounding of weights follow from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ _SMOOTHED = "/smoothed"
 
 @dataclass(frozen=True)
 class MeasuredForms:
-    """The forms of one graph."""
+    """The forms of one graph, in which some of the products are to be decided."""
 
     plain: Int8Form
     """The graph as it is."""
@@ -43,6 +43,70 @@ class MeasuredForms:
     """The smoothed graph; None where nothing can be smoothed or is to be."""
     smoothing: Mapping[str, NDArray[np.float32]]
     """The scales (C,) of the smoothed one, by the name of the normalization."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the products of a graph take from images."""
+
+    products: tuple[Product, ...]
+    """What is quantized."""
+    thresholds: Mapping[str, Mapping[Calibrator, float]]
+    """By activation, also by that of the smoothed graph, and calibrator."""
+    sums: Mapping[str, ChannelSums]
+    """Of the same activations and the results of the products."""
+    smoothing: Mapping[str, NDArray[np.float32]]
+    """Scales (C,) by the name of the normalization."""
+    smoothed: Mapping[str, str]
+    """The normalization of each activation that smoothing changes."""
+
+    def make_forms(
+        self,
+        model: onnx.ModelProto,
+        ranges: Ranges,
+        nodes: Collection[str],
+        decided: Collection[str] = (),
+    ) -> MeasuredForms:
+        """The forms of the products among `nodes` in `model`, where those of `decided` are decided,
+        and with them every activation that they read.
+        """
+        taken = {p.activation for p in self.products if p.name in decided}
+        products = tuple(p for p in self.products if p.name in nodes and p.activation not in taken)
+        others = {self.smoothed.get(p.activation) for p in self.products if p not in products}
+        smoothing = {name: s_C for name, s_C in self.smoothing.items() if name not in others}
+        names = {
+            tensor: f"{tensor}{_SMOOTHED}"
+            for tensor, normalization in self.smoothed.items()
+            if normalization in smoothing
+        }
+        plain = self._make_form(model, ranges, products, {})
+        if not names:
+            return MeasuredForms(plain, None, {})
+        smoothed = self._make_form(
+            smooth(model, smoothing), smooth_ranges(model, ranges, smoothing), products, names
+        )
+        return MeasuredForms(plain, smoothed, smoothing)
+
+    def _make_form(
+        self,
+        model: onnx.ModelProto,
+        ranges: Ranges,
+        products: tuple[Product, ...],
+        names: Mapping[str, str],
+    ) -> Int8Form:
+        return make_form(
+            model,
+            ranges,
+            products,
+            {
+                p.activation: self.thresholds[names.get(p.activation, p.activation)]
+                for p in products
+            },
+            {
+                **self.sums,
+                **{tensor: self.sums[name] for tensor, name in names.items() if name in self.sums},
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -67,33 +131,21 @@ def measure_forms(
     found_on: Iterable[ImagesNCHW],
     some: Sequence[ImagesNCHW],
     threads: int,
-) -> MeasuredForms:
+) -> Measured:
     """Thresholds from `found_on`, sums from `some`: batches (N, 3, H, W) of images."""
     nodes = select_nodes(model, roles)
     products = tuple(find_products(model, nodes))
     smoothing: Mapping[str, NDArray[np.float32]] = {}
     if "smooth-quant" in recipe.recovery:
         smoothing = choose_smoothing(model, ranges, nodes)
-    smoothed_ranges = smooth_ranges(model, ranges, smoothing)
-    probe = _add_smoothed(model, products, ranges, smoothed_ranges, smoothing)
+    probe = _add_smoothed(
+        model, products, ranges, smooth_ranges(model, ranges, smoothing), smoothing
+    )
     thresholds = _find_thresholds(probe, recipe, found_on, threads)
     sums = _collect_sums(probe, products, thresholds, recipe, some, threads)
-
-    def make(graph: onnx.ModelProto, measured: Ranges, names: Mapping[str, str]) -> Int8Form:
-        return make_form(
-            graph,
-            measured,
-            products,
-            {p.activation: thresholds[names.get(p.activation, p.activation)] for p in products},
-            {**sums, **{name: sums[other] for name, other in names.items() if other in sums}},
-        )
-
-    plain = make(model, ranges, {})
-    if not smoothing:
-        return MeasuredForms(plain, None, {})
-    names = {name: f"{name}{_SMOOTHED}" for name in probe.factors}
-    smoothed = make(smooth(model, smoothing), smoothed_ranges, names)
-    return MeasuredForms(plain, smoothed, smoothing)
+    smoothed = find_smoothed(model, smoothing)
+    normalizations = {name: smoothed[name] for name in probe.factors}
+    return Measured(products, thresholds, sums, smoothing, normalizations)
 
 
 def _add_smoothed(

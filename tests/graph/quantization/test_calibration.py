@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from hvt_deploy.core.run_config import Int8Roles, QuantizationConfig
 from hvt_deploy.core.types import CALIBRATORS, RECOVERIES
 from hvt_deploy.core.ui import SilentUi
-from hvt_deploy.graph.analysis.roles import PRODUCT_ROLES
+from hvt_deploy.graph.analysis.roles import LINEAR_ROLES, PRODUCT_ROLES
 from hvt_deploy.graph.edit import add_outputs
 from hvt_deploy.graph.quantization.bias_correction import correct_biases
 from hvt_deploy.graph.quantization.calibration import (
@@ -342,7 +342,8 @@ def test_every_candidate_of_one_session_is_the_graph_that_would_be_written(
 ):
     """Scales and biases as inputs, smoothed, clipped, corrected and rounded."""
     recipe = make_settings("auto", RECOVERIES).quantization
-    forms = measure_forms(model, planted_ranges, recipe, PRODUCT_ROLES, [images], [images], 1)
+    measured = measure_forms(model, planted_ranges, recipe, PRODUCT_ROLES, [images], [images], 1)
+    forms = measured.make_forms(model, planted_ranges, select_nodes(model, PRODUCT_ROLES))
     judge = LogitsJudge(lambda batches: map(partial(run, model), batches), [images], ())
     contest = Contest(forms, PRODUCT_ROLES, judge, 1)
     nodes = select_nodes(model, PRODUCT_ROLES)
@@ -406,8 +407,8 @@ def test_the_error_of_a_gain_shrinks_with_images_that_agree():
     assert few.error_db > other.error_db
 
 
-def make_settings(calibrator, recovery):
-    roles = Int8Roles(PRODUCT_ROLES, PRODUCT_ROLES, PRODUCT_ROLES)
+def make_settings(calibrator, recovery, rtx=PRODUCT_ROLES):
+    roles = Int8Roles(rtx, PRODUCT_ROLES, PRODUCT_ROLES)
     recipe = QuantizationConfig(
         roles, int8_attention="never", calibrator=calibrator, recovery=recovery
     )
@@ -439,6 +440,36 @@ def test_calibration_keeps_what_helps_and_comes_back_from_its_files(
     )
     made = quantize_int8(again.prepare(model, nodes), again.ranges, PRODUCT_ROLES)
     assert made.SerializeToString() == graph.SerializeToString()
+
+
+def test_linears_are_chosen_for_where_noisy_convolutions_are_not_int8(
+    path, model, images, planted_ranges
+):
+    """The first convolution reads a tensor whose range is a thousand times what it is: next to its
+    noise nobody sees what SmoothQuant gains for the planted Linear.
+    """
+    first = next(n for n in model.graph.node if n.op_type == "Conv").input[0]
+    low, high = planted_ranges.tensors[first]
+    tensors = planted_ranges.tensors | {first: (1000 * low, 1000 * high)}
+    ranges = replace(planted_ranges, tensors=tensors)
+    read = CalibrationImages([images[:4]], [images[:4]], [images[4:]])
+    for rtx, gains in ((PRODUCT_ROLES, False), (LINEAR_ROLES, True)):
+        settings = make_settings("max", ("smooth-quant",), rtx)
+        found = calibrate_int8(path, ranges, settings, read, 1, SilentUi())
+        assert (found.effects[0].loses_db < -3) == gains
+
+
+def test_a_recipe_that_wants_int8_attention_has_it_whatever_else_is_judged(
+    path, images, planted_ranges
+):
+    settings = make_settings("max", ("bias-correction",))
+    read = CalibrationImages([images[:4]], [images[:4]], [images[4:]])
+    for choice, attention in (("always", True), ("never", False)):
+        recipe = replace(settings.quantization, int8_attention=choice)
+        asked = replace(settings, quantization=recipe)
+        assert (
+            calibrate_int8(path, planted_ranges, asked, read, 1, SilentUi()).attention == attention
+        )
 
 
 def test_what_stays_fp32_keeps_its_weights_and_biases(model, planted_ranges):
