@@ -19,7 +19,7 @@ from hvt_deploy.commands.quantize import quantize
 from hvt_deploy.core.run_config import with_flags
 from hvt_deploy.core.ui import SilentUi
 from hvt_deploy.core.workspace import ModelFolder
-from hvt_deploy.graph.quantization import calibration
+from hvt_deploy.graph.quantization import contest
 from hvt_deploy.graph.quantization.candidates import Candidate
 from hvt_deploy.graph.quantization.int8_calibration import read_int8_calibration
 
@@ -101,7 +101,7 @@ def test_smoothed_normalizations_are_no_fault(place, tmp_path, monkeypatch):
     folder = ModelFolder(tmp_path / "artifacts/hvt_demo")
     flags = {"calibration.folder": str(tmp_path / "images"), "quantization.calibrator": "max"}
     config = with_flags(folder.read().config, flags)
-    monkeypatch.setattr(calibration, "choose_candidate", choose_smoothed)
+    monkeypatch.setattr(contest, "choose_candidate", choose_smoothed)
     quantize(folder, config, "int8-fp32", SilentUi())
     stored = folder.open_artifact(folder.read(), "int8-calibration")
     assert len(read_int8_calibration(stored.parent).smoothing) > 5
