@@ -38,7 +38,8 @@ class SweepOptions:
         str,
         typer.Option(
             metavar="LIST",
-            help="Model names, wildcards or timm:NAME, comma-separated.",
+            help="Model names, wildcards, timm:NAME, module:factory or ONNX files, "
+            "comma-separated.",
             autocompletion=complete_models_list,
         ),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
@@ -22,16 +23,18 @@ from hvt_deploy.commands.validate import validate
 from hvt_deploy.commands.validated import Validated
 from hvt_deploy.core.errors import BadInput, HvtDeployError, as_failure, unknown_name
 from hvt_deploy.core.manifest import RESULTS, is_results
+from hvt_deploy.core.model_options import is_onnx_file
 from hvt_deploy.core.run_config import RunConfig, with_flags
 from hvt_deploy.core.types import Precision
 from hvt_deploy.core.ui import Ui
-from hvt_deploy.core.workspace import ModelFolder, open_folder
+from hvt_deploy.core.workspace import ModelFolder, find_model, open_folder
 from hvt_deploy.data.class_names import ClassNames, default_class_names
 from hvt_deploy.data.folders import open_image_folder
 from hvt_deploy.data.sampling import draw_stratified_sample
 from hvt_deploy.evaluation.answer_parts import AnswerParts
 from hvt_deploy.evaluation.record import Results, read_results
 from hvt_deploy.models.exported import spec_of_config
+from hvt_deploy.models.factory.spec import is_factory
 from hvt_deploy.models.registry import list_specs
 
 T = TypeVar("T")
@@ -129,7 +132,13 @@ def _names_of(model: str, flags: Mapping[str, object], root: Path) -> tuple[Clas
 
 
 def _open(model: str, flags: Mapping[str, object], root: Path) -> tuple[ModelFolder, RunConfig]:
-    """The folder that a model is exported to, and with which settings."""
+    """The folder that a model is exported to, and with which settings; of a user's own one that was
+    exported before, those of that export.
+    """
+    if _is_own(model):
+        with suppress(BadInput):
+            folder = find_model(root, model)
+            return folder, with_flags(folder.read().config, flags)
     config = with_flags(config_of(model), flags)
     return open_folder(root, spec_of_config(config).slug), config
 
@@ -213,22 +222,25 @@ def _make(folder: ModelFolder, config: RunConfig, precision: Precision, ui: Ui) 
 
 
 def match_models(patterns: Sequence[str]) -> tuple[str, ...]:
-    """The models that one of `patterns` (shell wildcards, or `timm:NAME`) stands for, in the order
-    of `models`.
+    """The models that one of `patterns` (shell wildcards, `timm:NAME`, `module:factory` or an ONNX
+    file) stands for, in the order of `models`.
 
     Raises BadInput for a pattern that stands for none.
     """
     names = [spec.name for spec in list_specs()]
+    others = [p for p in patterns if p.startswith("timm:") or _is_own(p)]
     for pattern in patterns:
-        if not pattern.startswith("timm:") and not any(fnmatch(name, pattern) for name in names):
+        if pattern not in others and not any(fnmatch(name, pattern) for name in names):
             raise unknown_name("model", pattern, names)
     if not patterns:
         raise BadInput("No model was named.", "Example: --models 'fdvit_*,faster_vit_0*'")
     matched = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-    return (
-        *matched,
-        *dict.fromkeys(pattern for pattern in patterns if pattern.startswith("timm:")),
-    )
+    return (*matched, *dict.fromkeys(others))
+
+
+def _is_own(model: str) -> bool:
+    """Whether a model is a user's own, by its factory or its ONNX file."""
+    return is_factory(model) or is_onnx_file(model)
 
 
 def last_validation(

@@ -8,7 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 from command_line import run
+from foreign_files import write_graph
 
+import hvt_deploy
+from hvt_deploy.commands import sweep as sweep_step
 from hvt_deploy.commands.benchmark import Benchmark, BenchmarkRow
 from hvt_deploy.commands.sweep import benchmark
 from hvt_deploy.core.serialization import from_plain
@@ -101,3 +104,17 @@ def test_a_gate_without_images_is_refused(flag, tmp_path):
     assert done.returncode == 2
     assert f"{flag[0]} needs images" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_an_own_file_is_timed_as_it_was_exported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_graph(tmp_path / "mine.onnx")
+    hvt_deploy.export("mine.onnx", preprocessing="mean=[0.5,0.5,0.5]", as_="other")
+    monkeypatch.setattr(sweep_step, "build_engine_if_possible", lambda *_: None)
+    root = tmp_path / "artifacts"
+    done = benchmark(["mine.onnx"], ["fp32"], {}, root, tmp_path / "sweep", SilentUi())
+    assert done.failures == ()
+    assert "ort fp32" in {row.backend for row in done.rows}
+    assert {row.model for row in done.rows} == {"other"}
+    assert [path.name for path in root.iterdir() if path.is_dir()] == ["other"]
+    assert hvt_deploy.open("other").config.preprocessing.mean == (0.5, 0.5, 0.5)

@@ -31,6 +31,7 @@ def test_patterns_stand_for_models_in_their_order():
         "hvt_s_1",
     )
     assert match_models(["timm:resnet18", "hvt_demo"]) == ("hvt_demo", "timm:resnet18")
+    assert match_models(["mine:make", "hvt_demo", "m.onnx"]) == ("hvt_demo", "mine:make", "m.onnx")
     with pytest.raises(BadInput, match="fdvit_x"):
         match_models(["fdvit_b", "fdvit_x*"])
     with pytest.raises(BadInput):
