@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterable
 
 # What the system says of a path that is wrong, whatever this user may do.
@@ -17,7 +18,8 @@ WRONG_PATH = {
 class HvtDeployError(Exception):
     """Base of every error that is reported without a traceback.
 
-    `message` says what happened and what was expected; `hint` says what to do.
+    `message` says what happened and what was expected; `hint` says what to do: from Python 3.11 on
+    a traceback shows it, too.
     """
 
     exit_code = 4
@@ -26,6 +28,8 @@ class HvtDeployError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint and sys.version_info >= (3, 11):
+            self.add_note(hint)
 
 
 class CheckFailed(HvtDeployError):

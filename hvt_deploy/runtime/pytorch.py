@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from torch import nn
 
 from hvt_deploy.core.errors import MissingEnvironment, ToolFailure
 from hvt_deploy.core.tensors import ImagesNCHW, LogitsNK
+from hvt_deploy.core.verbosity import is_verbose
 from hvt_deploy.graph.module_graph import ROOT_PATH
 from hvt_deploy.runtime.base import TAPS_AT_ONCE, BoundCall, DeviceCall, Launches
 from hvt_deploy.runtime.variant import Variant
@@ -74,6 +76,8 @@ class PyTorchBackend:
         self._module = module.eval().to(self._device, self._dtype).to(memory_format=self._format)
         self._launches = Launches(cuda_graph=False, note=_EAGER)
         if variant.form == "compiled":
+            if not is_verbose():  # a CUDA toolkit without a GPU is worth a line to it
+                logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             self._launches = Launches(cuda_graph=True, note=_OF_COMPILE)
             # A size of its own each: the kernels of symbolic sizes are slower.
             self._module.compile(  # pyright: ignore[reportUnknownMemberType]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -191,6 +192,13 @@ def test_another_thread_finds_the_folder_in_use(place, model, monkeypatch):
         error = pool.submit(model.quantize, "fp16").exception()
     assert isinstance(error, MissingEnvironment)
     assert "is in use by" in str(error)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_a_traceback_says_what_to_do(tmp_path):
+    with pytest.raises(hd.BadInput) as caught:
+        hd.open("nothing", workspace=tmp_path)
+    assert "Run: hvt-deploy export MODEL" in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(

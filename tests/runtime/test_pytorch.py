@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import time
 
 import numpy as np
@@ -161,6 +162,13 @@ def test_launches_on_a_gpu_lie_between_two_events_and_are_waited_for_once(monkey
     monkeypatch.setattr(torch.cuda, "Event", Event)
     assert pytorch._time_on_gpu(lambda: done.append("run"), 3) == 1.0
     assert done[2:] == ["event 0", *["run"] * 3, "event 1", "wait for event 1"]
+
+
+def test_the_compiler_says_nothing_of_a_cuda_toolkit_without_a_gpu(monkeypatch):
+    said = logging.getLogger("torch.utils.cpp_extension")
+    monkeypatch.setattr(said, "level", logging.WARNING)
+    PyTorchBackend(Variant("pytorch", "cpu", "fp32", "compiled"), torch.nn.Linear(2, 2), 1)
+    assert not said.isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.slow
