@@ -17,8 +17,9 @@ Counts: TypeAlias = "float | NDArray[np.int64]"
 CONFIDENCE = 0.95
 CONFIDENCE_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 _BOOTSTRAP_SAMPLES = 4000
-# Lag-1 correlation. Of 20 independent samples it is above this in one of twelve series.
-_NEARLY_INDEPENDENT, _MOST_CORRELATION = 0.3, 0.95
+# Lag-1 correlation, corrected for its bias. Of 20 independent samples it is above the first in one
+# of five series.
+_NEARLY_INDEPENDENT, _MOST_CORRELATION = 0.2, 0.95
 
 # Below this many paired observations no order statistic covers a median with 95 % (1 - 2 · 0.5^5 =
 # 0.9375).
@@ -112,8 +113,8 @@ def bootstrap_median_interval(samples: Sequence[float], seed: int = 0) -> Interv
     """The median of samples, in the order they were taken, with its percentile bootstrap interval;
     None below six samples.
 
-    Samples whose lag-1 correlation is above 0.3 count as fewer: the interval is wider by the square
-    root of (1 + r) / (1 - r), with r corrected for its bias in short series. Sources: Efron,
+    Samples whose lag-1 correlation r is above 0.2 count as fewer: the interval is wider by the
+    square root of (1 + r) / (1 - r). In short series r is corrected for its bias. Sources: Efron,
     "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979); Zwiers and
     von Storch, "Taking serial correlation into account in tests of the mean", Journal of Climate 8
     (1995); Marriott and Pope, and Kendall, on the bias of autocorrelations, Biometrika 41 (1954).
@@ -136,10 +137,10 @@ def _widen_for_correlation(values: NDArray[np.float64]) -> float:
     deviations = values - values.mean()
     variance = float(deviations @ deviations)
     correlation = float(deviations[:-1] @ deviations[1:]) / variance if variance else 0.0
-    if correlation <= _NEARLY_INDEPENDENT:
-        return 1.0
     n = len(values)
     unbiased = min(((n - 1) * correlation + 1) / (n - 4), _MOST_CORRELATION)
+    if unbiased <= _NEARLY_INDEPENDENT:
+        return 1.0
     return math.sqrt((1 + unbiased) / (1 - unbiased))
 
 

@@ -171,6 +171,7 @@ def test_samples_that_hang_together_make_the_interval_wider() -> None:
     in_order, shuffled = _cover(0.7)
     assert in_order > 0.8, "without it two intervals of three hold the median"
     assert shuffled < in_order - 0.1
+    assert _cover(0.5, 500)[0] > 0.9, "a short series looks less correlated than it is"
 
 
 def test_a_series_without_correlation_keeps_its_interval() -> None:
