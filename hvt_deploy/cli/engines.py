@@ -216,6 +216,9 @@ def _show_attempts(attempts: Sequence[Attempt], as_json: bool) -> None:
         _show_built(single.built)
     elif any(attempt.built for attempt in attempts):
         show_table("Builds", BUILD_COLUMNS, map(_row_of, attempts))
+        for attempt in attempts:  # a path in a table is folded, and cannot be copied
+            if attempt.built:
+                typer.echo(str(attempt.built.path))
     for attempt in attempts:
         if attempt.explained:
             title = f"{attempt.model} {attempt.precision}"
@@ -267,7 +270,7 @@ def _row_of(attempt: Attempt) -> tuple[str, ...]:
     return (
         attempt.model,
         attempt.precision,
-        built.path.name,
+        "built before" if built.before else "built",
         str(audit.kernels),
         precision_shares(audit.macs),
         quantized_share(audit),

@@ -102,13 +102,12 @@ def _show_cleaned(done: Cleaned, as_json: bool) -> None:
     ui = open_ui(False)
     for one in done.skipped:
         ui.warn(f"{one.what}: {one.why}")
-    rows = [(str(one.path), format_mebibytes(one.bytes / 2**20), one.why) for one in done.found]
-    if rows:
-        show_table("Needed by nothing", ("path", "size", "why"), rows)
+    for one in done.found:  # in a table a path is folded, and cannot be copied
+        typer.echo(f"{one.path}, {format_mebibytes(one.bytes / 2**20)}, {one.why}")
     total = format_mebibytes(done.bytes / 2**20)
     if done.removed:
         typer.echo(f"Removed: {total}.")
-    elif rows:
+    elif done.found:
         typer.echo(f"{total} in all. To remove it: hvt-deploy clean --remove")
     else:
         typer.echo("Everything is needed.")

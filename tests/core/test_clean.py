@@ -57,6 +57,14 @@ def test_what_is_stale_is_listed_first_and_removed_when_asked(root):
     assert clean(root, [], remove=True).found == ()
 
 
+def test_a_path_is_whole_in_a_narrow_terminal(root, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    done = run("clean", cwd=root.parent)
+    found = clean(root, [], remove=False).found
+    assert all(f"{one.path.relative_to(root.parent)}, " in done.stdout for one in found)
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize("name", ["timm:test_vit", "mine:make", "artifacts/m"])
 def test_a_model_is_named_as_elsewhere(root, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
