@@ -14,6 +14,7 @@ from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.manifest import RESULTS
 from hvt_deploy.core.workspace import ModelFolder
 from hvt_deploy.evaluation.claims import compare_speedups, judge_drop, judge_ratio
+from hvt_deploy.evaluation.comparability import are_same_images, list_other_machine
 from hvt_deploy.evaluation.image_answers import ANSWERS_FILE, ImageAnswers, read_answers
 from hvt_deploy.evaluation.record import (
     DropOutcome,
@@ -86,8 +87,10 @@ def diff(before: Path, after: Path, margin: float = DEFAULT_MARGIN) -> Differenc
             "Compare two validations of one model.",
         )
     kept = _Kept.next_to(before, after, (a.rows[0].backend, b.rows[0].backend))
-    same_images = _image_set(a) == _image_set(b) if kept is None else kept.same_images
-    judging = _Judging(margin, same_images, same_machine=not list(_list_other_machine(a, b)))
+    same_images = are_same_images(a.data, b.data)
+    if kept is not None and not (a.data.sha256 and b.data.sha256):
+        same_images = kept.same_images
+    judging = _Judging(margin, same_images, same_machine=not list(list_other_machine(a, b)))
     rows_a, rows_b = ({row.backend: row for row in results.rows} for results in (a, b))
     changes: list[Change] = []
     for name in dict.fromkeys((*rows_a, *rows_b)):
@@ -271,12 +274,6 @@ def _compare_gates(before: Results, after: Results, judging: _Judging) -> Iterat
         yield Change(held.backend, name, "passed", status, outcome, note=note)
 
 
-def _image_set(results: Results) -> tuple[object, ...]:
-    """Identifies a set of images, independent of the folder that contains it."""
-    data = results.data
-    return Path(data.path).name, data.images, data.classes, data.seed, data.limit, data.subset
-
-
 def _unlike(
     before: Results, after: Results, kept: _Kept | None, *, same_images: bool
 ) -> Iterator[str]:
@@ -288,13 +285,6 @@ def _unlike(
             f"Without {ANSWERS_FILE} next to both records, accuracies are compared as if of "
             "unrelated images."
         )
-    yield from _list_other_machine(before, after)
+    yield from list_other_machine(before, after)
     if before.untrained or after.untrained:
         yield "Random weights: accuracies mean nothing."
-
-
-def _list_other_machine(before: Results, after: Results) -> Iterator[str]:
-    for key in ("cpu", "gpu", "threads"):
-        was, now = before.environment.get(key), after.environment.get(key)
-        if was != now:
-            yield f"Another {key}: {was}, then {now}. Speeds are not compared."

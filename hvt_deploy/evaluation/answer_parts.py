@@ -61,11 +61,13 @@ class AnswerParts:
         key = json.dumps(to_plain(settings), sort_keys=True)
         self._folder = folder / hash_bytes(key.encode())[:16]
         self._samples = samples
-        self._keys: dict[Part, str] = {}
+        self._hashes: dict[Part, list[str]] = {}
 
     def hash_images(self) -> str:
-        """The hash of all images and their labels."""
-        return hash_bytes("".join(map(self._key, self.parts)).encode())
+        """The hash of all images with their labels, whatever their names and order."""
+        hashes = [one for part in self.parts for one in self._hash(part)]
+        labelled = zip(hashes, (sample.label for sample in self._samples), strict=True)
+        return hash_bytes(json.dumps(sorted(labelled)).encode())
 
     def bytes(self, backends: int, num_classes: int, *, keep_reference: bool) -> int:
         """Disk space that all parts take, and again when they are made one file."""
@@ -110,20 +112,17 @@ class AnswerParts:
         return answers if usable else None
 
     def _path(self, part: Part) -> Path:
-        return self._folder / f"{_range(part)}-{self._key(part)[:16]}.npz"
+        labels = [sample.label for sample in self._samples[part.start : part.stop]]
+        key = hash_bytes(json.dumps([self._hash(part), labels]).encode())
+        return self._folder / f"{_range(part)}-{key[:16]}.npz"
 
-    def _key(self, part: Part) -> str:
-        """The hash of a part's images and labels."""
-        if part not in self._keys:
-            self._keys[part] = self._hash(part)
-        return self._keys[part]
-
-    def _hash(self, part: Part) -> str:
-        samples = self._samples[part.start : part.stop]
-        with ThreadPoolExecutor(cpu_count(), thread_name_prefix="hash") as pool:
-            hashes = list(pool.map(_hash_content, (sample.path for sample in samples)))
-        labels = [sample.label for sample in samples]
-        return hash_bytes(json.dumps([hashes, labels]).encode())
+    def _hash(self, part: Part) -> list[str]:
+        """The hashes of the images of a part, which are read once."""
+        if part not in self._hashes:
+            paths = [sample.path for sample in self._samples[part.start : part.stop]]
+            with ThreadPoolExecutor(cpu_count(), thread_name_prefix="hash") as pool:
+                self._hashes[part] = list(pool.map(_hash_content, paths))
+        return self._hashes[part]
 
 
 def _range(part: Part) -> str:

@@ -127,6 +127,17 @@ def test_a_speed_that_was_not_proven_is_no_regression(files):
     assert change.note == fault.why
 
 
+def test_images_of_the_same_names_that_were_replaced_are_others(files):
+    def data(path, sha256):
+        return {"data": replace(results().data, path=path, sha256=sha256)}
+
+    replaced = diff(*files(results(**data("val", "a")), results(3900, **data("val", "b"))))
+    assert set(outcomes(replaced, "top-1")) == {"not comparable"}
+    assert not replaced.regressed
+    moved = diff(*files(results(**data("val", "a")), results(3900, **data("/data/x", "a"))))
+    assert outcomes(moved, "top-1") == ["worse"]
+
+
 def gate(name, limit, status):
     return {"gates": (Gate(name, "ort int8", limit, status, "A sentence."),)}
 

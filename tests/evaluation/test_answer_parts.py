@@ -56,3 +56,11 @@ def test_other_settings_images_or_labels_are_evaluated_themselves(kept, tmp_path
     assert not open_parts(tmp_path, samples[::-1]).find(NAMES)
     samples[2].path.write_bytes(b"another image")
     assert not open_parts(tmp_path, samples).find(NAMES)
+
+
+def test_the_hash_of_the_images_is_that_of_contents_and_labels_alone(tmp_path, samples):
+    whole = open_parts(tmp_path, samples).hash_images()
+    assert open_parts(tmp_path, samples[::-1], batch_size=400).hash_images() == whole
+    assert open_parts(tmp_path, [*samples[:4], replace(samples[4], label=1)]).hash_images() != whole
+    samples[2].path.write_bytes(b"another image")
+    assert open_parts(tmp_path, samples).hash_images() != whole
