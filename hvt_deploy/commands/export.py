@@ -101,6 +101,7 @@ def export(
     MissingEnvironment where PyTorch, memory or disk lack, CheckFailed for a broken contract or
     parity, ToolFailure where the exporter or a simplifier fails.
     """
+    config = _with_recorded_images(folder, config)
     if not force and folder.exists():
         before = _take_exported(folder, config, class_names, ui)
         if before is not None:
@@ -114,6 +115,19 @@ def export(
 
     with _ONE_THREAD:
         return export_graph(folder, config, class_names, ui)
+
+
+def _with_recorded_images(folder: ModelFolder, config: RunConfig) -> RunConfig:
+    """`config` with the calibration images of the model's export before, unless it names others:
+    other weights are calibrated on them, too.
+    """
+    try:
+        recorded = folder.read().config
+    except BadInput:  # there is none, or exporting again repairs it
+        return config
+    if recorded.model != config.model or config.calibration != CalibrationConfig():
+        return config
+    return replace(config, calibration=recorded.calibration)
 
 
 def _take_exported(
@@ -136,7 +150,7 @@ def _take_exported(
 
 def _settings_of_later_verbs(asked: RunConfig, recorded: RunConfig) -> RunConfig:
     """`asked`, but where it has a section of later verbs as it is by default, the recorded one:
-    `quantize` writes there which images and which recipe it used.
+    `quantize` writes there which recipe it used.
     """
 
     def choose(asked: T, default: T, recorded: T) -> T:
@@ -146,7 +160,6 @@ def _settings_of_later_verbs(asked: RunConfig, recorded: RunConfig) -> RunConfig
     return replace(
         asked,
         quantization=choose(asked.quantization, recipe, recorded.quantization),
-        calibration=choose(asked.calibration, CalibrationConfig(), recorded.calibration),
         engine=choose(asked.engine, EngineConfig(), recorded.engine),
         validation=choose(asked.validation, ValidationConfig(), recorded.validation),
     )

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from command_line import run, run_without_torch
+from PIL import Image
 
 from hvt_deploy.commands import exported_graph, graph_export
 from hvt_deploy.commands.config import config_of
@@ -178,3 +179,20 @@ def test_the_calibration_folder_of_a_configuration_holds_in_any_working_director
     assert done.returncode == 0, done.stderr
     stored = str(tmp_path / "images") if is_there else asked
     assert folder.read().config.calibration.folder == stored
+
+
+def test_other_weights_are_calibrated_on_the_images_of_the_export_before(tmp_path, exported):
+    """Otherwise FP16 is made without ranges, with a warning only."""
+    folder = exported(tmp_path / "artifacts", DEMO)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 64), (9, 99, 199)).save(tmp_path / "images" / "a.png")
+    images = str(tmp_path / "images")
+    manifest = folder.read()
+    stored = with_flags(manifest.config, {"calibration.folder": images})
+    folder.commit(replace(manifest, config=stored))
+    other = {"export.weights": "random"}
+    export(folder, with_flags(config_of(DEMO), other), None, SilentUi())
+    assert folder.read().weights.untrained
+    assert folder.read().config.calibration.folder == images
+    export(folder, with_flags(config_of("hvt_demo"), other), None, SilentUi())
+    assert folder.read().config.calibration.folder == "imagenet/train"
