@@ -108,6 +108,6 @@ def _show_cleaned(done: Cleaned, as_json: bool) -> None:
     if done.removed:
         typer.echo(f"Removed: {total}.")
     elif done.found:
-        typer.echo(f"{total} in all. To remove it: hvt-deploy clean --remove")
+        typer.echo(f"{total} in all. To remove it, add --remove.")
     else:
         typer.echo("Everything is needed.")

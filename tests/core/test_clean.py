@@ -151,7 +151,7 @@ def test_the_commands_say_what_they_found(root, tmp_path):
     assert model["bytes"] > sum(artifact["bytes"] for artifact in model["artifacts"]) > 0
 
     shown = run("clean", cwd=tmp_path)
-    assert "To remove it: hvt-deploy clean --remove" in shown.stdout
+    assert "To remove it, add --remove" in shown.stdout
     assert json.loads(run("clean", "--json", cwd=tmp_path).stdout)["removed"] is False
     assert "Removed: " in run("clean", "--remove", cwd=tmp_path).stdout
     assert "Everything is needed." in run("clean", cwd=tmp_path).stdout
