@@ -45,7 +45,7 @@ def infer_shapes(model: onnx.ModelProto, batch: int = 1) -> dict[str, tuple[int,
         shapes = _infer_from(model, batch, known)
         if not asked & shapes.keys() - known.keys():
             return shapes
-        known = shapes
+        known |= shapes
 
 
 def _infer_from(
