@@ -162,13 +162,9 @@ def try_verb(template: Path, name: str, every: int) -> dict[str, object]:
     """
     verb, place = VERBS[name], template.parent / f"run-{os.getpid()}"
     copy_place(template, place, verb)
-    whole = run_in_fork(verb.arguments, place, before=verb.before)
-    if whole.code != verb.exit_code:
-        return {"verb": name, "faults": [f"exit {whole.code}: {whole.said}"]}
-    wanted = list_wanted(place)
-    copy_place(template, place, verb)
     before, manifests = list_files(place), list_artifacts(place)
     ended, states, faults = place.with_name(f"ended-{os.getpid()}"), set[str](), list[str]()
+    left: dict[str, set[str]] = {}
     steps, killed = 0, Counter[str]()
 
     def end(step: Step, where: str, state: str) -> None:
@@ -180,8 +176,11 @@ def try_verb(template: Path, name: str, every: int) -> dict[str, object]:
         shutil.copytree(place, ended, symlinks=True)
         if where == _IN_FILE and step.flags is not None:
             os.close(os.open(ended / step.path, step.flags, 0o600))
-        found = _judge(ended, verb, before, manifests, wanted)
-        faults.extend(f"{where} step {steps}, {step.event} {step.path}: {f}" for f in found)
+        moment = f"{where} step {steps}, {step.event} {step.path}"
+        found = list(_judge(ended, verb, before, manifests))
+        faults.extend(f"{moment}: {fault}" for fault in found)
+        if not found:
+            left[moment] = list_wanted(ended)
 
     def look(step: Step) -> None:
         nonlocal steps
@@ -193,7 +192,13 @@ def try_verb(template: Path, name: str, every: int) -> dict[str, object]:
         if step.flags is not None:
             end(step, _IN_FILE, state if _is_temporary(step.path) else f"{state} {step.path}")
 
-    run_in_fork(verb.arguments, place, before=verb.before, pause=look)
+    whole = run_in_fork(verb.arguments, place, before=verb.before, pause=look)
+    if whole.code != verb.exit_code:
+        faults.append(f"exit {whole.code}: {whole.said}")
+    wanted = list_wanted(place)
+    for moment, there in left.items():
+        if there != wanted:
+            faults.append(f"{moment}: after the next run other files: {sorted(there ^ wanted)[:5]}")
     counts = {"steps": steps, "killed": killed[_BEFORE], "in_files": killed[_IN_FILE]}
     return {"verb": name, **counts, "states": len(states), "faults": faults}
 
@@ -216,11 +221,7 @@ def _describe_state(place: Path) -> str:
 
 
 def _judge(
-    place: Path,
-    verb: Verb,
-    before: Mapping[str, str],
-    manifests: Mapping[str, Sequence[str]],
-    wanted: set[str],
+    place: Path, verb: Verb, before: Mapping[str, str], manifests: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
     yield from find_losses(place, before, manifests)
     again = run_in_fork(verb.arguments, place, before=verb.before)
@@ -228,8 +229,6 @@ def _judge(
         yield f"the next run ends with {again.code}: {again.said[-600:]}"
         return
     yield from (f"after the next run {loss}" for loss in find_losses(place, before, manifests))
-    if (there := list_wanted(place)) != wanted:
-        yield f"after the next run other files: {sorted(there ^ wanted)[:5]}"
 
 
 def list_wanted(place: Path) -> set[str]:

@@ -39,6 +39,8 @@ class Kind:
     """Is called in the process itself."""
     may_appear: str = "^$"
     """A pattern of what the run may leave."""
+    may_change: str = "^$"
+    """A pattern of what the run may replace or remove."""
     most_mib: float | None = None
     """Memory that it may take; None: as others of its group."""
 
@@ -83,7 +85,8 @@ def _try(template: Path, kind: Kind, most_mib: float) -> dict[str, object]:
         faults.append(f"says {len(said)} characters")
     if ran.cpu_s > _MOST_CPU_S or ran.peak_mib > most_mib:
         faults.append(f"took {ran.cpu_s:.1f} s and {ran.peak_mib:.0f} MiB")
-    lost = [name for name in there if after.get(name) != there[name]]
+    changed = [name for name in there if after.get(name) != there[name]]
+    lost = [name for name in changed if not re.search(kind.may_change, name)]
     appeared = {name for name in after.keys() - there.keys() if after[name]}  # no empty folder
     allowed = re.compile(f"{_MAY_APPEAR.pattern}|{kind.may_appear}")
     new = [name for name in appeared if not allowed.search(name)]

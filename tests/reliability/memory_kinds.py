@@ -142,7 +142,6 @@ def _allow_large_names() -> None:
 KINDS = tuple(_list_kinds())
 # What each bound of the product is for: without it the kind is not clean.
 BOUNDS: dict[str, Callable[[], None]] = {
-    "recipe: 2 KB of aliases": _allow_aliases,
     "configuration: 2 KB of aliases": _allow_aliases,
     "bundle: a sparse index": _allow_sparse_files,
     "results: zeros": _allow_large_records,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from command_line import run
-from exports import copy_model, prove_parity_here
+from exports import copy_model
 from PIL import Image
 
 from hvt_deploy.commands import build_trt, engine_costs, find_recipe, graph_export
@@ -36,6 +36,7 @@ QUANTIZE = ("quantize", *INT8, "--no-smooth-quant", "--no-bias-correction")
 VALIDATE = ("validate", "--data", "validation", "--threads", 1)
 
 _prove_parity = graph_export.prove_parity
+_build_engine, _find_cost = build_trt.build_engine, engine_costs.find_cost
 _DRAWING = (cost_plot, pareto, plots)
 _measure_latency = latency.measure_latency
 # `demo` writes each of its images by a step of its own.
@@ -60,6 +61,11 @@ def draw_again() -> None:
 def prove_parity_again() -> None:
     """From now on `export` proves parity."""
     graph_export.prove_parity = _prove_parity
+
+
+def build_again() -> None:
+    """From now on engines are built, by TensorRT-RTX, and their cost is counted."""
+    build_trt.build_engine, engine_costs.find_cost = _build_engine, _find_cost
 
 
 def skip_cost(plan, batch, progress=None):
@@ -110,8 +116,6 @@ def prepare(place: Path, exports: Path) -> None:
     write_images(place)
     (place / "tmp").mkdir()
     (place / "notes.txt").write_text("mine")
-    shorten_computations()
-    prove_parity_here()
     copy_model(exports, place / "artifacts", "hvt_demo")
     (place / MODEL / "notes.txt").write_text("mine")
     verbs = (QUANTIZE, ("build-trt", "--int8"), VALIDATE, (*VALIDATE, "--record"), ("bundle",))

@@ -32,16 +32,10 @@ _REQUESTS: dict[str, Callable[..., dict[str, object]]] = {
 
 
 def main() -> None:
-    template = Path(sys.argv[1]) / "template"
-    if not template.is_dir():
-        if (process := os.fork()) == 0:
-            prepare(template, Path(sys.argv[2]))
-            os._exit(0)
-        if os.waitpid(process, 0)[1]:
-            sys.exit("the place could not be prepared")
+    folder = Path(sys.argv[1])
+    template = folder / "template"
     prove_parity_here()
     shorten_computations()
-    shorten_exports(ModelFolder(template / MODEL))
     import scipy.stats  # noqa: F401
     import sklearn.datasets  # noqa: F401
 
@@ -49,8 +43,15 @@ def main() -> None:
         ("export", "hvt_demo", "--force", "--weights", "missing"),
         ("validate", "--data", "no"),
     ):
-        run(*verb, cwd=template)  # imports what every fork would import once more
+        run(*verb, cwd=folder)  # imports what every fork would import once more
     gc.freeze()  # a fork that looks for garbage would copy all memory that it shares
+    if not template.is_dir():
+        if (process := os.fork()) == 0:
+            prepare(template, Path(sys.argv[2]))
+            os._exit(0)
+        if os.waitpid(process, 0)[1]:
+            sys.exit("the place could not be prepared")
+    shorten_exports(ModelFolder(template / MODEL))
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         sys.exit(f"{threads} threads: a fork would have the locks of those that it lacks")
@@ -59,7 +60,7 @@ def main() -> None:
         began_s = _cpu_s()
         record = _REQUESTS[what](template, *values)
         print(json.dumps({**record, "spent_cpu_s": round(_cpu_s() - began_s, 1)}), flush=True)
-    gc.unfreeze()
+    os._exit(0)  # without a second of taking apart what was imported
 
 
 def _cpu_s() -> float:

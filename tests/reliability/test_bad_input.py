@@ -23,14 +23,14 @@ _FEWEST = {
     "memory": 10,
 }
 # In `make test` every so many kinds of a group; the others are slow together only.
-_EVERY = 20
+_EVERY = 30
 
 
 def list_parameters():
     found = []
     for group, names in CHANNELS.items():
         for number, name in enumerate(names):
-            marks = [pytest.mark.slow] if (number + 3) % _EVERY else []
+            marks = [pytest.mark.slow] if (number + 11) % _EVERY else []
             found.append(pytest.param(name, marks=marks, id=f"{group}-{name}"))
     return found
 

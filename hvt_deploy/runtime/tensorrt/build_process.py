@@ -42,8 +42,9 @@ def carry_out(plan: BuildPlan) -> None:
     try:
         write_outcome(compile_engine(plan))
     except OSError as error:
-        message = f"The engine could not be written: {error.strerror or error}."
-        raise MissingEnvironment(message, "Free some space.") from error
+        folder, why = plan.engine.parent, error.strerror or error
+        message = f"The engine could not be written to {folder}: {why}."
+        raise MissingEnvironment(message, "Free some space there.") from error
 
 
 def compile_engine(plan: BuildPlan) -> BuildOutcome:
