@@ -72,9 +72,13 @@ def spec_of_timm(name: str, image_size: tuple[int, int] | None = None) -> ModelS
     )
 
     own = name.removeprefix(PREFIX)
-    configuration = timm.models.get_pretrained_cfg(own) if is_of_timm(own) else None
+    try:
+        configuration = timm.models.get_pretrained_cfg(own) if is_of_timm(own) else None
+    except RuntimeError:  # an unknown tag of a known model
+        configuration = None
     if configuration is None:
-        near = difflib.get_close_matches(own, timm.list_models(), n=3, cutoff=0.5)
+        known = timm.list_pretrained(f"{own.partition('.')[0]}.*") or timm.list_models()
+        near = difflib.get_close_matches(own, known, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(PREFIX + n for n in near)}? " if near else ""
         raise BadInput(
             f"timm has no model '{own}'.",

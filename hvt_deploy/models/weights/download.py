@@ -61,10 +61,7 @@ def obtain_weights(
     if choice not in ("auto", "official"):
         path = Path(choice).expanduser()
         if not path.is_file():
-            raise BadInput(
-                f"There is no checkpoint file {path}.",
-                "--weights takes auto, official, random or a file.",
-            )
+            raise _no_file(choice)
         return ObtainedWeights(path, "file", untrained=False, warning="")
     if (given := _with_model(spec.checkpoint, choice)) is not None:
         return given
@@ -95,6 +92,18 @@ def obtain_weights(
         if choice == "official":
             raise
         return _untrained(f"{unreachable.message} {unreachable.hint}")
+
+
+def _no_file(choice: str) -> BadInput:
+    takes = "--weights takes auto, official, random or a file."
+    on_hub = re.fullmatch(r"hf[-_]hub:([\w.-]+/[\w.-]+)(?:@(.+))?", choice)  # as timm writes it
+    if not on_hub and "://" not in choice:
+        return BadInput(f"There is no checkpoint file {choice}.", takes)
+    address = choice
+    if on_hub:
+        name, revision = on_hub[1], on_hub[2] or "main"
+        address = f"https://huggingface.co/{name}/resolve/{revision}/model.safetensors"
+    return BadInput(f"{choice} is an address. {takes}", f"Download it first: curl -fLO {address}")
 
 
 def _with_model(checkpoint: Checkpoint, choice: str) -> ObtainedWeights | None:
