@@ -5,6 +5,7 @@ Plain text of at most 80 columns, which needs no import of rich.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
@@ -30,6 +31,15 @@ def epilog(*examples: str, terms: Iterable[str] = ()) -> str:
 
 class HelpedCommand(TyperCommand):
     """A command whose help names each value and each default."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401
+        """Refuse an empty value, such as of a shell's variable without one: as a path it is `.`."""
+        for number, given in enumerate(args):
+            if not ctx.resilient_parsing and (not given or re.fullmatch("--[a-z0-9-]+=", given)):
+                before = given or "".join(args[:number][-1:])
+                where = f" with {before}" if before else ""
+                ctx.fail(f"An empty value was given{where}. Is a variable not set?")
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401
         """The arguments as they are typed: MODEL, or [MODEL] where it may be left out."""

@@ -88,6 +88,7 @@ def record_class_names(folder: ModelFolder, file: Path, ui: Ui) -> None:
     with folder.lock():
         manifest = folder.read()
         names = find_stated_names(manifest.signature.num_classes, file)
-        if names is not None and names != names_of(manifest):
-            folder.commit(with_names(manifest, names))
+        named = manifest if names is None else with_names(manifest, names)
+        if named != manifest:
+            folder.commit(named)
             ui.say(f"The classes of {folder.slug} are named by {file} from now on.")

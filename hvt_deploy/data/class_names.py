@@ -20,6 +20,11 @@ HOWS: tuple[How, ...] = ("wnid", "class name", "class number")
 # More than the names of any model's classes; of a larger file no more is read into memory.
 MAX_NAMES_BYTES = 16 << 20
 
+_LONGEST_NAME = 500
+# Line breaks, which files with a name per line have no way to write, other control characters but
+# the tab, and halves of characters, which no file can hold.
+_NO_TEXT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 _CHECKPOINT_FILES = ("class_indices.json", "classes_indices.json")
 _WNID_LINE = re.compile(r"(n\d{8})(?:\s+(\S.*))?")
 
@@ -36,7 +41,10 @@ class Match:
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The name of each class, in the order of the model's outputs."""
+    """The name of each class, in the order of the model's outputs.
+
+    Raises BadInput for a name that is not one line of text.
+    """
 
     names: tuple[str, ...]
     """Names, each with synonyms or not: "tench, Tinca tinca"; the first one is displayed."""
@@ -44,6 +52,16 @@ class ClassNames:
     """The WordNet ids of ImageNet's classes."""
     source: str = field(default="", compare=False)
     """The file or folder that they come from; "" where nobody gave them."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that reports and other programs cannot show."""
+        for name in self.names:
+            if len(name) > _LONGEST_NAME or _NO_TEXT.search(name):
+                raise BadInput(
+                    f"A class cannot be named {ascii(name):.80}.",
+                    f"A name is one line of at most {_LONGEST_NAME} characters: give others with "
+                    "--class-names FILE, or rename the folder.",
+                )
 
     @property
     def are_numbers(self) -> bool:
