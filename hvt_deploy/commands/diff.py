@@ -83,9 +83,12 @@ def diff(before: Path, after: Path, margin: float = DEFAULT_MARGIN) -> Differenc
     a, b = read_results(before), read_results(after)
     if a.model != b.model:
         raise BadInput(
-            f"{before} is of {a.model}, {after} of {b.model}.",
+            f"{before} is of {a.model:.200}, {after} of {b.model:.200}.",
             "Compare two validations of one model.",
         )
+    for file, results in ((before, a), (after, b)):
+        if not results.rows:
+            raise BadInput(f"{file} has no rows.", "Compare two validations of one model.")
     kept = _Kept.next_to(before, after, (a.rows[0].backend, b.rows[0].backend))
     same_images = are_same_images(a.data, b.data)
     if kept is not None and not (a.data.sha256 and b.data.sha256):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hvt_deploy.commands.distribution import permit_distribution
+from hvt_deploy.commands.recorded_names import names_of
 from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.files import new_folder, sync_tree, writing_to
 from hvt_deploy.core.gpus import find_gpus
@@ -75,7 +76,7 @@ def package_triton(
     weights that are not allowed, for a fixed batch and for a `target` that holds something.
     """
     with folder.reading() as manifest:
-        return _package(folder, manifest, target.resolve(), onnx_platform, allow_untrained, ui)
+        return _package(folder, manifest, target.absolute(), onnx_platform, allow_untrained, ui)
 
 
 def _package(
@@ -107,7 +108,7 @@ def _package(
             networks,
             manifest.signature,
             manifest.preprocessing,
-            manifest.class_names,
+            names_of(manifest).names,
         )
         sync_tree(staged)
     versions = {network.name: network.built_with for network in networks if network.built_with}

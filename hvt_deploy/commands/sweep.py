@@ -22,6 +22,7 @@ from hvt_deploy.commands.sweep_record import Failure, Swept, SweptModel, conclud
 from hvt_deploy.commands.validate import validate
 from hvt_deploy.commands.validated import Validated
 from hvt_deploy.core.errors import BadInput, HvtDeployError, as_failure, unknown_name
+from hvt_deploy.core.files import writing_to
 from hvt_deploy.core.manifest import RESULTS, is_results
 from hvt_deploy.core.model_options import is_onnx_file
 from hvt_deploy.core.run_config import RunConfig, with_flags
@@ -62,6 +63,8 @@ def sweep(
     if output.exists() and not output.is_dir():  # hours later it would be found out
         raise BadInput(f"{output} is not a folder.", "Give another: sweep --output DIR")
     _check_data(models, data, labels, flags, root)
+    with writing_to(output):
+        output.mkdir(parents=True, exist_ok=True)
     swept: list[SweptModel] = []
     for number, model in enumerate(models, start=1):
         ui.say(f"[{number}/{len(models)}] {model}")

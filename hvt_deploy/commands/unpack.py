@@ -125,7 +125,7 @@ def _extract(
         if Path(name).is_absolute() or ".." in parts or len(parts) > 2:
             raise _refused(file, f"{name} lies outside its folder")
         if name not in missing:
-            raise _refused(file, f"{name} is not listed, or listed once and there twice")
+            raise _refused(file, f"{name:.200} is not listed, or listed once and there twice")
         stream = archive.extractfile(member)
         path = target / name
         path.parent.mkdir(exist_ok=True)

@@ -90,8 +90,10 @@ def replace_file(path: Path) -> Generator[Path]:
     """A temporary path in the folder of `path`; what is written there becomes `path` at the end.
 
     After an error the file that was there before is unchanged, after a power cut either file is
-    whole.
+    whole. Raises BadInput for what is no file: a pipe, a device or a link would be gone.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BadInput(f"{path} is a link, a folder or a device.", "Give the path of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield temporary

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from hvt_deploy.core.errors import MissingEnvironment
+from hvt_deploy.core.errors import BadInput, MissingEnvironment
 from hvt_deploy.core.files import writing_to
 from hvt_deploy.core.ui import Ui
 
@@ -24,10 +24,14 @@ def hold_alone(path: Path, ui: Ui | None = None) -> Generator[None]:
     """Hold the lock file `path`, which names its holder.
 
     Raises MissingEnvironment that names the other holder if it keeps the lock; with `ui` that is
-    said, and this process waits as long as it takes.
+    said, and this process waits as long as it takes. Raises BadInput where `path` is no file: a
+    link would have another file written to.
     """
     with writing_to(path):
-        stream = path.open("a+", encoding="utf-8")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise BadInput(f"{path} is no lock file of hvt-deploy.", "Remove it.")
+        descriptor = _open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        stream = os.fdopen(descriptor, "a+", encoding="utf-8")
     with stream:
         deadline = time.monotonic() + _WAIT_S
         while not _try_lock(stream.fileno(), fcntl.LOCK_EX):
@@ -84,8 +88,13 @@ def try_alone(path: Path) -> Generator[bool]:
 def _open(path: Path) -> int | None:
     for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
         with suppress(OSError):
-            return os.open(path, flags | os.O_CLOEXEC, 0o644)
+            return _open_own(path, flags)
     return None
+
+
+def _open_own(path: Path, flags: int) -> int:
+    """Open what is no link to another file; a pipe is not waited for."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -58,7 +58,7 @@ class ClassNames:
         for name in self.names:
             if len(name) > _LONGEST_NAME or _NO_TEXT.search(name):
                 raise BadInput(
-                    f"A class cannot be named {ascii(name):.80}.",
+                    f"A class cannot be named {name!a:.80}.",
                     f"A name is one line of at most {_LONGEST_NAME} characters: give others with "
                     "--class-names FILE, or rename the folder.",
                 )

@@ -6,6 +6,7 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -59,7 +60,9 @@ def obtain_weights(
     if choice == "random":
         return _untrained("Random weights were asked for.")
     if choice not in ("auto", "official"):
-        path = Path(choice).expanduser()
+        path = Path(choice)
+        with suppress(RuntimeError):  # there is no such user
+            path = path.expanduser()
         if not path.is_file():
             raise _no_file(choice)
         return ObtainedWeights(path, "file", untrained=False, warning="")

@@ -23,7 +23,7 @@ def has_too_many_values(stream: IO[bytes]) -> bool:
         for _ in range(_OLD_FORMAT_PICKLES):  # of PyTorch's format before 1.6; the zip format's one
             if _exceeds(stream):
                 return True
-    except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError, MemoryError):
         pass
     return False
 
