@@ -26,6 +26,7 @@ from hvt_deploy.graph.foreign.interface import (
     list_external,
     name_unsupported,
     read_foreign,
+    refusing_invalid,
 )
 from hvt_deploy.graph.foreign.names import name_foreign_nodes
 from hvt_deploy.graph.foreign.role_patterns import name_roles
@@ -63,7 +64,8 @@ def import_graph(
             staged_given / f"{folder.slug}.given.onnx",
             staged / f"{folder.slug}.fp32.onnx",
         )
-        save_onnx(given, reference)
+        with refusing_invalid(Path(source.path)):
+            save_onnx(given, reference)
         prove_batches(reference, manifest)
         with ui.progress(f"Converting {Path(source.path).name}") as progress:
             save_onnx(graph := _convert(given, config), path)

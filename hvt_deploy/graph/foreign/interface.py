@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, inliner
 
-from hvt_deploy.core.errors import BadInput
+from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.graph.opset import read_opset
 from hvt_deploy.graph.queries import map_readers
 from hvt_deploy.graph.storage import load_onnx
@@ -32,6 +34,8 @@ TENSORRT_LACKS = frozenset(
     }
 )
 Shape = Sequence["int | str"]
+# More than any network has; functions that call each other twice grow beyond all memory.
+_MOST_NODES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ def read_foreign(path: Path, image_size: tuple[int, int] | None = None) -> onnx.
     if not path.is_file():
         raise BadInput(f"There is no file {path}.", "Give the path of an ONNX file.")
     list_external(path)
-    model = load_onnx(path)
-    if not model.graph.node:
-        raise BadInput(f"{path} holds no ONNX graph.", "Export the model again.")
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    _store_constants(model.graph)
+    with refusing_invalid(path):
+        model = load_onnx(path)
+        if not model.graph.node:
+            raise BadInput(f"{path} holds no ONNX graph.", "Export the model again.")
+        if model.functions:
+            _check_functions(path, model)
+            model = inliner.inline_local_functions(model)
+        _store_constants(model.graph)
     _check_precision(path, model)
     _check_operators(path, model)
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -85,6 +91,35 @@ def read_foreign(path: Path, image_size: tuple[int, int] | None = None) -> onnx.
     return model
 
 
+@contextmanager
+def refusing_invalid(path: Path) -> Generator[None]:
+    """Raise BadInput for what the libraries refuse in the file at `path`."""
+    try:
+        yield
+    except (
+        *(ValueError, RuntimeError, ToolFailure),
+        *(onnx.checker.ValidationError, onnx.shape_inference.InferenceError),
+    ) as error:
+        why = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise BadInput(f"{path} is not a valid ONNX file: {why:.300}", "Export it anew.") from error
+
+
+def _check_functions(path: Path, model: onnx.ModelProto) -> None:
+    """Raise BadInput where the graph would be too large with its functions written out."""
+    calls = {
+        (f.domain, f.name): Counter((n.domain, n.op_type) for n in f.node) for f in model.functions
+    }
+    sizes = dict.fromkeys(calls, 1)
+    for _ in calls:  # each time one level of calls more
+        sizes = {
+            name: min(_MOST_NODES, sum(sizes.get(one, 1) * n for one, n in inner.items()))
+            for name, inner in calls.items()
+        }
+    nodes = sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node)
+    if nodes >= _MOST_NODES:
+        raise BadInput(f"{path} has {_MOST_NODES:,} nodes or more.", "Export it anew.")
+
+
 def list_external(path: Path) -> list[Path]:
     """The files with weights of the ONNX file at `path`, sorted.
 
@@ -95,7 +130,8 @@ def list_external(path: Path) -> list[Path]:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         location = next(e.value for e in tensor.external_data if e.key == "location")
-        file = (path.parent / location).resolve()
+        with refusing_invalid(path):
+            file = (path.parent / location).resolve()
         if not file.is_relative_to(path.parent.resolve()):
             raise BadInput(
                 f"{path} asks for weights outside its folder: {location}.", "Nothing was read."
@@ -116,7 +152,8 @@ def read_interface(path: Path, model: onnx.ModelProto) -> Interface:
     """
     images = _single(path, "input", model.graph.input)
     logits = _single(path, "output", model.graph.output)
-    found = _shape(next(iter(onnx.shape_inference.infer_shapes(model).graph.output)))
+    with refusing_invalid(path):
+        found = _shape(next(iter(onnx.shape_inference.infer_shapes(model).graph.output)))
     if len(found) != 2:
         raise BadInput(
             f"{path}: the output {logits.name} has the shape {_show(found)}; logits have "
