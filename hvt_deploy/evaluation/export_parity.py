@@ -89,17 +89,11 @@ def prove_batches(path: Path, manifest: Manifest) -> None:
     )
     together: LogitsNK | None = None
     for size in sizes:
-        why = "gives other logits than a larger batch"
-        try:
-            with closing(open_backend(request)) as backend:
-                logits = backend.infer(images_NCHW[:size])
-        except BadInput as error:
-            why, logits = f"fails: {error.message.partition(': ')[2].rstrip('.')}", None
-        except Exception as error:
-            why, logits = f"fails: {str(error).strip().splitlines()[0][:300]}", None
-        if together is None:
-            together = logits
-        if logits is None or together is None or not _agree(logits, together[:size]):
+        found = _try_batch(request, images_NCHW[:size])
+        why = found if isinstance(found, str) else "gives other logits than a larger batch"
+        if together is None and not isinstance(found, str):
+            together = found
+        if isinstance(found, str) or together is None or not _agree(found, together[:size]):
             fixed = f"Batches of {size}" if signature.batch else "The batch axis is dynamic by name"
             raise BadInput(
                 f"{fixed}, but the batch size of the export was baked into the graph: a batch of "
@@ -107,6 +101,30 @@ def prove_batches(path: Path, manifest: Manifest) -> None:
                 "Export the network again with a dynamic batch axis, or keep the size that was "
                 "baked in: --batch N",
             )
+
+
+def _try_batch(request: BackendRequest, images_NCHW: ImagesNCHW) -> LogitsNK | str:
+    """The logits of a user's file, or how this batch fails. Raises BadInput where that is not for
+    its size: the file cannot be opened, the logits are not finite.
+    """
+    try:
+        backend = open_backend(request)
+    except BadInput as error:
+        return f"fails: {error.message.partition(': ')[2].rstrip('.')}"
+    except Exception as error:
+        why = f"ONNX Runtime cannot open the file: {str(error).strip().splitlines()[0]:.300}"
+        raise BadInput(why, "Export it anew, at an opset that ONNX Runtime knows.") from error
+    with closing(backend):
+        try:
+            logits = backend.infer(images_NCHW)
+        except Exception as error:
+            return f"fails: {str(error).strip().splitlines()[0][:300]}"
+    if not np.isfinite(logits).all():
+        raise BadInput(
+            "The logits of the file are not finite for images of noise.",
+            "Look for weights that are not finite; export the trained network in float32.",
+        )
+    return logits
 
 
 def _agree(logits_NK: LogitsNK, others_NK: LogitsNK) -> bool:
