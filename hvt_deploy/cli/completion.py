@@ -14,6 +14,7 @@ from pathlib import Path
 
 import typer
 
+from hvt_deploy.core.errors import BadInput
 from hvt_deploy.core.types import DEFAULT_WORKSPACE, PRECISIONS
 
 _REQUEST = "_HVT_DEPLOY_COMPLETE"
@@ -81,10 +82,15 @@ def bash_completes_colons() -> Generator[None]:
     if os.environ.get(_REQUEST) != "complete_bash":
         yield
         return
-    words, at = os.environ["COMP_WORDS"].split("\n"), int(os.environ["COMP_CWORD"])
+    words, place = os.environ.get("COMP_WORDS", "").split("\n"), os.environ.get("COMP_CWORD", "")
+    if not place.isdecimal() or not 0 <= (at := int(place)) < len(words):
+        raise BadInput(
+            "The shell did not say which word to complete.",
+            "Write its script again: hvt-deploy --install-completion",
+        )
     joined = list[str]()
-    for place, word in enumerate(words[: at + 1]):
-        if place > 1 and word and (word in ":=" or words[place - 1] in (":", "=")):
+    for number, word in enumerate(words[: at + 1]):
+        if number > 1 and word and (word in ":=" or words[number - 1] in (":", "=")):
             joined[-1] += word
         else:
             joined.append(word)

@@ -88,9 +88,12 @@ def read_preprocessing(text: str) -> dict[str, object]:
     if Path(text).is_file():
         found = read_yaml(Path(text), _ADVICE)
     elif "=" in text:
-        found = {key: yaml.safe_load(value) for key, value in _PAIR.findall(text)}
-        if _PAIR.sub("", text).strip(", "):
+        pairs = _PAIR.findall(text)
+        found = {key: yaml.safe_load(value) for key, value in pairs}
+        if _PAIR.sub("", text).strip(", ") or len(found) < len(pairs):
             raise BadInput(f"--preprocessing {text} is not a list of key=value.", _ADVICE)
+        if "image_size" in found:
+            raise BadInput("The image size is no setting of --preprocessing.", "Give --image-size.")
     else:
         found = {**to_plain(get_spec(text).preprocessing)}
         del found["image_size"]

@@ -251,7 +251,8 @@ class ModelFolder:
 
 def open_folder(root: Path, slug: str) -> ModelFolder:
     """The folder an export goes to. Raises BadInput for a name that is no plain folder name."""
-    if slug.startswith(".") or not is_plain_name(slug) or not slug.isprintable():
+    plain = slug.isprintable() and slug == slug.strip() and is_plain_name(slug)
+    if slug.startswith((".", "-")) or not plain:
         raise BadInput(f"'{slug}' cannot be a folder name.", "Give a plain name with --as NAME.")
     return ModelFolder(root / slug)
 

@@ -19,6 +19,8 @@ from hvt_deploy.evaluation.report.number_format import escape_controls, format_d
 from hvt_deploy.evaluation.report.terminal import plain_text
 
 PIPE_WIDTH = 120
+# Lines are filled with spaces up to the width, whatever COLUMNS says.
+_WIDEST = 10_000
 SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
 
@@ -32,7 +34,9 @@ def open_console(*, stderr: bool = False) -> Console:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
     wide = not stream.isatty() and "COLUMNS" not in os.environ
-    return Console(stderr=stderr, width=PIPE_WIDTH if wide else None, highlight=False)
+    console = Console(stderr=stderr, width=PIPE_WIDTH if wide else None, highlight=False)
+    console.width = min(console.width, _WIDEST)
+    return console
 
 
 def print_error(error: HvtDeployError, console: Console) -> None:

@@ -45,6 +45,8 @@ def make_network(name: str, folder: str, num_classes: int | None) -> nn.Module:
             raise BadInput(f"{called} raised {_describe(error)}.", _where(error)) from error
     if not isinstance(made, nn.Module):
         raise BadInput(f"{name} returned {_show_type(made)}, expected a torch.nn.Module.")
+    if any(tensor.is_meta for tensor in made.state_dict().values()):
+        raise BadInput(f"{name} has weights without values, of the meta device.", "Fill them.")
     return made.eval().cpu().float()
 
 

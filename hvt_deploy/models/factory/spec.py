@@ -96,4 +96,8 @@ def _try_factory(name: str, size: tuple[int, int], num_classes: int | None) -> F
                 f"{name} did not return within {FACTORY_LIMIT_S:.0f} seconds.{error.log}",
                 "A factory makes a network and returns it; nothing else.",
             ) from None
+        if not found.is_file():
+            raise BadInput(
+                f"{name} ended the process.", "A factory makes a network and returns it."
+            )
         return from_plain(FactorySource, parse_fields(found.read_bytes(), name, ""), name)
