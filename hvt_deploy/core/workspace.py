@@ -22,6 +22,7 @@ from hvt_deploy.core.files import (
     hash_file,
     hash_unchanged,
     is_intact,
+    reading,
     replace_file,
     staging_folder,
     sync,
@@ -270,8 +271,10 @@ def find_model(root: Path, name: StrPath | None) -> ModelFolder:
     and the choice would be a guess.
     """
     exported = {f.slug: f for f in list_folders(root) if f.exists()}
-    if name is not None and name not in exported and ModelFolder(Path(name)).exists():
-        return ModelFolder(Path(name).resolve())
+    if name is not None and name not in exported:
+        with reading(Path(name)):
+            if ModelFolder(Path(name)).exists():
+                return ModelFolder(Path(name).resolve())
     if not exported:
         raise BadInput(
             f"Nothing was exported to {root} yet.",

@@ -12,6 +12,7 @@ import folder_kinds
 import full_disk_kinds
 import image_kinds
 import memory_kinds
+import onnx_kinds
 from kinds import Kind
 
 _GROUPS: dict[str, tuple[Kind, ...]] = {
@@ -19,6 +20,7 @@ _GROUPS: dict[str, tuple[Kind, ...]] = {
     "checkpoints": checkpoint_kinds.KINDS,
     "flags": flag_kinds.KINDS,
     "artifacts": (*artifact_kinds.KINDS, *file_kinds.KINDS),
+    "onnx files": onnx_kinds.KINDS,
     "folders": folder_kinds.KINDS,
     "environments": (*environment_kinds.KINDS, *full_disk_kinds.KINDS),
     "configurations": configuration_kinds.KINDS,
@@ -31,6 +33,7 @@ MOST_MIB_OF: dict[str, float] = {
     "checkpoints": 50,
     "flags": 80,
     "artifacts": 85,
+    "onnx files": 80,
     "folders": 65,
     "environments": 170,
     "configurations": 150,

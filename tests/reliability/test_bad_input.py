@@ -17,6 +17,7 @@ _FEWEST = {
     "checkpoints": 60,
     "flags": 130,
     "artifacts": 80,
+    "onnx files": 35,
     "folders": 45,
     "environments": 60,
     "configurations": 30,
