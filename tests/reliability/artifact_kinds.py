@@ -66,6 +66,18 @@ def _forge(key: str, name: str, content: bytes, place: Path) -> None:
     _replace(place / MODEL / "manifest.json", json.dumps(fields).encode())
 
 
+def _edit_results(change: Callable[[Fields], object], place: Path) -> None:
+    results = json.loads(_find(place, "results-[0-9a-f]*/results.json").read_text())
+    change(results)
+    _forge("results", "results.json", json.dumps(results).encode(), place)
+
+
+def _lock(put: Callable[[Path], object], place: Path) -> None:
+    lock = place / MODEL / ".lock"
+    lock.unlink(missing_ok=True)
+    put(lock)
+
+
 _DAMAGED = r"manifest\.json"
 MANIFESTS: dict[str, bytes] = {
     "empty": b"",
@@ -133,6 +145,14 @@ NO_FILES: dict[str, Callable[[Path], object]] = {
     "a link to an endless device": lambda path: path.symlink_to("/dev/zero"),
     "gone": lambda path: None,
 }
+# A lock that is none: it is not written to, nor what it leads to.
+LOCKS: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to a file of mine": lambda path: path.symlink_to("../../notes.txt"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to a full device": lambda path: path.symlink_to("/dev/full"),
+}
 # By artifact and file ("" for the main one): contents that are none, and the verb that reads it.
 _BAD = {
     "empty": b"",
@@ -190,6 +210,10 @@ def _list_kinds() -> Iterator[Kind]:
         yield Kind("manifest", fault, _LAST[verb], sentence, partial(_edit, change))
     for fault, put in NO_FILES.items():
         yield Kind("manifest", fault, predict, "Nothing was exported", partial(_not_a_file, put))
+    for fault, put in LOCKS.items():
+        yield Kind("lock", fault, ("quantize", "--fp16"), "no lock file", partial(_lock, put))
+    empty = partial(_edit_results, lambda results: results.update(rows=[]))
+    yield Kind("results that are kept", "without rows", _LAST["diff"], "has no rows", empty)
     for key, name, contents, verb in FORGED:
         for fault, content in contents.items():
             channel = f"{name or key} whose hash is right"

@@ -40,17 +40,14 @@ from made_checkpoints import (
     with_head,
     with_weight,
 )
+from pickles import NO_CHECKPOINT as _NO_CHECKPOINT
+from pickles import PICKLES
 
 from hvt_deploy.data.assets import asset_path
 
 _EXPORT = ("export", "hvt_demo", "--force", "--weights", "bad.pth")
 
 
-def _entries() -> dict[str, bytes]:
-    return read_zip(save(demo_state()))
-
-
-_NO_CHECKPOINT = "not a complete checkpoint"
 _NOT_FINITE = f"{KEY}.*no finite"
 _NO_NAME = "asks for the Python name"
 CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -219,6 +216,20 @@ CONTENTS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: make_safetensors({"a": describe_tensor()}, b"\0" * 4),
         "hvt_demo",
     ),
+    "safetensors with negative offsets": (
+        lambda: make_safetensors({"a": describe_tensor((-4, 0))}, b"\0" * 4),
+        _NO_CHECKPOINT,
+    ),
+    "safetensors with a hole": (
+        lambda: make_safetensors(
+            {"a": describe_tensor((0, 4)), "b": describe_tensor((8, 12))}, b"\0" * 12
+        ),
+        _NO_CHECKPOINT,
+    ),
+    "safetensors whose metadata is a list": (
+        lambda: make_safetensors({"__metadata__": [1]}),
+        _NO_CHECKPOINT,
+    ),
     "safetensors of nothing": (lambda: make_safetensors({}), "holds no weights"),
 }
 NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -255,7 +266,7 @@ _INDICES = {
 
 
 def _list_kinds() -> Iterator[Kind]:
-    for fault, (make, sentence) in CONTENTS.items():
+    for fault, (make, sentence) in {**CONTENTS, **PICKLES}.items():
         yield Kind("checkpoint", fault, _EXPORT, sentence, partial(_write, make))
     for fault, (put, sentence) in NO_FILES.items():
         yield Kind("checkpoint", fault, _EXPORT, sentence, partial(_put, put))

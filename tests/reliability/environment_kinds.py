@@ -125,6 +125,11 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("tensorrt_rtx", "build-trt", "TensorRT"),
     ("sklearn", "demo", r"hvt-deploy\[demo\]"),
 )
+_COMPLETIONS: dict[str, dict[str, str]] = {
+    "without words": {},
+    "beyond its words": {"COMP_WORDS": "hvt-deploy\nexport", "COMP_CWORD": "999"},
+    "at no number": {"COMP_WORDS": "hvt-deploy", "COMP_CWORD": "x"},
+}
 _FULL = "File too large|No space left|Could not write|cannot be used|system refused"
 # Each starts with a variable of the environment that is wrong.
 _VARIABLES: tuple[tuple[str, dict[str, str], str], ...] = (
@@ -141,6 +146,13 @@ _VARIABLES: tuple[tuple[str, dict[str, str], str], ...] = (
     ("COLUMNS: no number", {"COLUMNS": "wide"}, ""),
     ("COLUMNS: zero", {"COLUMNS": "0"}, ""),
     ("COLUMNS: one", {"COLUMNS": "1"}, ""),
+    ("COLUMNS: a billion", {"COLUMNS": "1000000000"}, ""),
+    ("HF_ENDPOINT: nonsense", {"HF_ENDPOINT": "nonsense://"}, ""),
+    ("PYTHONWARNINGS: error", {"PYTHONWARNINGS": "error"}, ""),
+    ("TZ: a path", {"TZ": "../../etc/passwd"}, ""),
+    ("PATH: empty", {"PATH": ""}, ""),
+    ("OMP_NUM_THREADS: a fraction", {"OMP_NUM_THREADS": "1.5"}, ""),
+    ("TMPDIR: a file", {"TMPDIR": "notes.txt"}, ""),
     ("TERM: dumb", {"TERM": "dumb"}, ""),
     ("TERM: unknown", {"TERM": "nonsense", "FORCE_COLOR": "1"}, ""),
     ("NO_COLOR", {"NO_COLOR": "1"}, ""),
@@ -158,6 +170,9 @@ _VARIABLES: tuple[tuple[str, dict[str, str], str], ...] = (
 def _list_kinds() -> Iterator[Kind]:
     for fault, variables, sentence in _VARIABLES:  # none of them stops a command
         yield Kind("environment", fault, _PREDICT, sentence, code=0, environment=variables)
+    for fault, variables in _COMPLETIONS.items():
+        environment = {"_HVT_DEPLOY_COMPLETE": "complete_bash", **variables}
+        yield Kind("completion", fault, (), "which word to complete", environment=environment)
     for package, verb, sentence in _PACKAGES:
         before = partial(_uninstall, package)
         name = f"{package} is not installed, {verb}"

@@ -89,6 +89,14 @@ def _rewrite(change: Callable[[str, bytes], tuple[str, bytes] | None], place: Pa
                 target.addfile(info, io.BytesIO(entry[1]))
 
 
+def _add(name: str, kind: bytes, place: Path) -> None:
+    shutil.copy(place / "hvt_demo.tar", place / "bad.tar")
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else ""
+    with tarfile.open(place / "bad.tar", "a") as archive:
+        archive.addfile(entry)
+
+
 def _cut(size: int, place: Path) -> None:
     (place / "bad.tar").write_bytes((place / "hvt_demo.tar").read_bytes()[:size])
 
@@ -135,6 +143,14 @@ BUNDLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "without a file": (
         partial(_rewrite, lambda n, c: None if n == "manifest.json" else (n, c)),
         "is missing",
+    ),
+    "with a file twice": (partial(_add, "manifest.json", tarfile.REGTYPE), "is not listed, or"),
+    "with a link in it": (partial(_add, "a", tarfile.SYMTYPE), "is not listed, or|not a plain"),
+    "with a pipe in it": (partial(_add, "a", tarfile.FIFOTYPE), "is not listed, or|not a plain"),
+    "with a name of half a character": (partial(_add, "a\udcff", tarfile.REGTYPE), r"a\\udcff"),
+    "with a name of 100 000 letters": (
+        partial(_add, "a" * 100_000, tarfile.REGTYPE),
+        "is not listed, or",
     ),
     "without an index": (
         partial(_rewrite, lambda n, c: None if n == "bundle.json" else (n, c)),

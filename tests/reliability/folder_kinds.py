@@ -148,6 +148,13 @@ CLASS_NAMES: dict[str, tuple[bytes, str]] = {
     "a class twice": (b'{"0": "a", "0": "b"}', "there twice"),
     "nested deep": (b"[" * 200_000, "nested too deep"),
     "UTF-16": ('["a"]'.encode("utf-16"), "not text in UTF-8"),
+    "a line break": (json.dumps(["a\nb", *"bcdefghij"]).encode(), "cannot be named"),
+    "a NUL": (json.dumps(["a\0b", *"bcdefghij"]).encode(), "cannot be named"),
+    "half a character": (json.dumps(["\ud800", *"bcdefghij"]).encode(), "cannot be named"),
+    "a name of a million letters": (
+        json.dumps(["a" * 10**6, *"bcdefghij"]).encode(),
+        "cannot be named",
+    ),
     "an empty name": (json.dumps(["", *"bcdefghij"]).encode(), "names.json"),
 }
 NO_FILES: dict[str, tuple[Change, str]] = {

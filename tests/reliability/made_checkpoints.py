@@ -8,6 +8,7 @@ import os
 import struct
 import tarfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -29,6 +30,35 @@ class Attack:
 class Builtin:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return eval, ("open('attacked', 'w')",)
+
+
+class Zeros:
+    """Would be 20 GB if it were unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return bytearray, (20 << 30,)
+
+
+class _Stretched:
+    """A tensor of `size` values from `offset` of a storage of four."""
+
+    def __init__(self, size: int, offset: int) -> None:
+        self.size, self.offset = size, offset
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        storage = torch.zeros(4).storage()
+        values = storage, self.offset, (self.size,), (1,), False, OrderedDict()
+        return torch._utils._rebuild_tensor_v2, values
+
+
+def stretch_tensor(size: int, offset: int = 0) -> bytes:
+    return save({**demo_state(), KEY: _Stretched(size, offset)})
+
+
+def make_pickle(opcodes: bytes) -> bytes:
+    """A checkpoint whose pickle has these opcodes."""
+    pickled = b"\x80\x04" + opcodes + b"."
+    return make_zip({"archive/data.pkl": pickled, "archive/version": b"3\n"})
 
 
 def demo_state() -> dict[str, Tensor]:
