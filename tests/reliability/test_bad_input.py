@@ -24,7 +24,7 @@ _FEWEST = {
     "memory": 10,
 }
 # In `make test` every so many kinds of a group; the others are slow together only.
-_EVERY = 30
+_EVERY = 50
 
 
 def list_parameters():
