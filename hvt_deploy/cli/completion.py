@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 
 import typer
@@ -88,12 +89,7 @@ def bash_completes_colons() -> Generator[None]:
             "The shell did not say which word to complete.",
             "Write its script again: hvt-deploy --install-completion",
         )
-    joined = list[str]()
-    for number, word in enumerate(words[: at + 1]):
-        if number > 1 and word and (word in ":=" or words[number - 1] in (":", "=")):
-            joined[-1] += word
-        else:
-            joined.append(word)
+    joined = _join_words(words[: at + 1])
     os.environ.update(COMP_WORDS="\n".join(joined), COMP_CWORD=str(len(joined) - 1))
     kept = 0 if words[at] in (":", "=") else len(words[at])
     before = joined[-1][: len(joined[-1]) - kept]
@@ -103,3 +99,14 @@ def bash_completes_colons() -> Generator[None]:
             yield
     finally:
         typer.echo("\n".join(c.removeprefix(before) for c in found.getvalue().splitlines()))
+
+
+def _join_words(words: list[str]) -> list[str]:
+    """The words of a command line, those that bash cut at a colon or an equals sign as one."""
+    joined = words[:1]
+    for before, word in pairwise(words):
+        if len(joined) > 1 and word and (word in ":=" or before in (":", "=")):
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
