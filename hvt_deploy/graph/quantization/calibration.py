@@ -152,6 +152,7 @@ def _judge_candidates(
         for calibrator, error in forms.plain.errors.items():
             errors[calibrator] = {**errors.get(calibrator, {}), **error}
         decided = nodes
+        del contest, forms  # several copies of the weights, before the next ones are made
     progress(3, 5)
     return replace(found, sqnr_by_role=_sqnr_by_role(model, errors))
 

@@ -53,6 +53,8 @@ class Contest:
     def try_rounding(self, candidate: Candidate) -> Candidate:
         """`candidate` with rounded weights if that is proven better on all images."""
         rounded = replace(candidate, rounded=True)
+        # Sessions of the other form would keep its weights; what was measured with them stays.
+        self._open = {key: one for key, one in self._open.items() if key[0] == candidate.smoothed}
         form, levels = round_form(self._forms[candidate.smoothed, False])
         if not levels:
             return candidate
