@@ -10,8 +10,11 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from hvt_deploy.graph.storage import refusing_broken
 
@@ -35,6 +38,24 @@ def load_without_weights(path: Path) -> onnx.ModelProto:
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         return _read_model(data, path.name)
+
+
+def read_weight(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
+    """The numbers of an initializer, in memory or in a file of `folder`.
+
+    onnx refuses a file of weights that has hard links, which an artifact in a workspace may have.
+    """
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    location = place.get("location", "")
+    path = folder / location
+    if not location or location != path.name or path.is_symlink():
+        return numpy_helper.to_array(tensor, str(folder))
+    with path.open("rb") as file:
+        file.seek(int(place.get("offset", 0)))
+        values = file.read(int(place.get("length", -1)))
+    return numpy_helper.to_array(
+        onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=values)
+    )
 
 
 def _read_model(data: mmap.mmap, name: str) -> onnx.ModelProto:

@@ -29,6 +29,7 @@ from hvt_deploy.graph.quantization.qdq import (
 )
 from hvt_deploy.graph.queries import find_output_channel_axis
 from hvt_deploy.graph.split_products import name_parts
+from hvt_deploy.graph.weights_in_file import read_weight
 
 _FP16_SMALLEST = np.finfo(np.float16).smallest_subnormal
 
@@ -97,7 +98,7 @@ class Outline:
             yield from zip(holders, map(np.ascontiguousarray, parts), strict=True)
 
     def _read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
-        return numpy_helper.to_array(tensor, str(self.folder))
+        return read_weight(tensor, self.folder)
 
 
 def make_outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str]) -> Outline:
@@ -114,7 +115,7 @@ def make_outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str
         if is_large(tensor):
             weights[tensor.name] = tensor
             if tensor.name in axes:
-                weight = numpy_helper.to_array(tensor, str(folder))
+                weight = read_weight(tensor, folder)
                 largest = _largest_by_channel(weight, axes[tensor.name])
                 graph.initializer.append(numpy_helper.from_array(largest, tensor.name))
             else:
@@ -123,7 +124,7 @@ def make_outline(model: onnx.ModelProto, folder: Path, quantized: Collection[str
                 )
         elif tensor.data_location == onnx.TensorProto.EXTERNAL:
             graph.initializer.append(
-                numpy_helper.from_array(numpy_helper.to_array(tensor, str(folder)), tensor.name)
+                numpy_helper.from_array(read_weight(tensor, folder), tensor.name)
             )
         else:
             graph.initializer.append(tensor)

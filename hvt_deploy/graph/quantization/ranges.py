@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from hvt_deploy.core.errors import BadInput, ToolFailure
 from hvt_deploy.core.records import parse_json
@@ -22,7 +22,7 @@ from hvt_deploy.graph.edit import add_outputs
 from hvt_deploy.graph.quantization.calibrators import BINS, Histogram
 from hvt_deploy.graph.quantization.extremes import add_extremes
 from hvt_deploy.graph.quantization.ort_session import NO_FOLDER, open_graph
-from hvt_deploy.graph.weights_in_file import load_without_weights
+from hvt_deploy.graph.weights_in_file import load_without_weights, read_weight
 
 # Operators whose result has the values of their first input.
 LAYOUT_OPS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
@@ -215,7 +215,7 @@ def _derive_ranges(
             if tensor and (
                 math.prod(tensor.dims) == 1 or (len(tensor.dims) == 1 and source in channels)
             ):
-                constant = np.ravel(numpy_helper.to_array(tensor, str(folder)))
+                constant = np.ravel(read_weight(tensor, folder))
                 function = partial(_ARITHMETIC[node.op_type], constant)
         if function:
             derived[node.output[0]] = (source, function)
@@ -238,7 +238,7 @@ def _measure_gelu_behind(
         if node.op_type != "Mul" or function is None or source not in products - {*derived}:
             continue
         tensor = constants[next(name for name in node.input if name != source)]
-        factor = numpy_helper.to_array(tensor, str(folder)).ravel()
+        factor = read_weight(tensor, folder).ravel()
         if factor.size == 1 and abs(np.frexp(factor[0])[0]) == _POWER_OF_TWO:
             del derived[result]
             # What is derived from `source` comes after it.
