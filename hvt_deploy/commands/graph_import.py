@@ -36,6 +36,7 @@ from hvt_deploy.graph.preprocessing import check_preprocessing
 from hvt_deploy.graph.simplify import simplify
 from hvt_deploy.graph.storage import save_onnx
 from hvt_deploy.graph.transpose_order import move_transposes
+from hvt_deploy.runtime.failures import read_first_line
 from hvt_deploy.runtime.variant import Variant
 
 _REFERENCE = Variant("ort", "cpu", "fp32", "given")
@@ -120,7 +121,7 @@ def _convert(given: onnx.ModelProto, config: RunConfig) -> onnx.ModelProto:
         except Exception as error:
             raise ToolFailure(
                 f"ONNX cannot convert opset {read_opset(named)} to {nearest}: "
-                f"{str(error).strip().splitlines()[0]}",
+                f"{read_first_line(error)}",
                 "Export the network again at an opset from 17 to 22.",
             ) from error
     simplified = order_gelu(simplify(named, config.export.simplifier))

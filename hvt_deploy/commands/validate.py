@@ -72,8 +72,8 @@ def validate(
     to the model meanwhile; the results are recorded when they have ended. `record` keeps the
     reference's logits with the model, for machines without PyTorch, `keep` the newest validations,
     this one among them.
-    Raises BadInput for images that cannot be mapped to classes or that
-    were calibrated on, MissingEnvironment where no backend can run or the disk is full.
+    Raises BadInput for images that cannot be mapped to classes or were calibrated on,
+    MissingEnvironment where no backend can run or the disk is full.
     """
     settings = config.validation
     if keep < 1:

@@ -22,6 +22,7 @@ from hvt_deploy.data.images import load_batches
 from hvt_deploy.evaluation.parity import compare_logits, draw_seeded_noise
 from hvt_deploy.runtime.backend_registry import open_backend
 from hvt_deploy.runtime.base import BackendRequest
+from hvt_deploy.runtime.failures import read_first_line
 from hvt_deploy.runtime.inference_job import InferenceJob, infer_in_child
 from hvt_deploy.runtime.variant import Variant
 
@@ -112,13 +113,13 @@ def _try_batch(request: BackendRequest, images_NCHW: ImagesNCHW) -> LogitsNK | s
     except BadInput as error:
         return f"fails: {error.message.partition(': ')[2].rstrip('.')}"
     except Exception as error:
-        why = f"ONNX Runtime cannot open the file: {str(error).strip().splitlines()[0]:.300}"
+        why = f"ONNX Runtime cannot open the file: {read_first_line(error):.300}"
         raise BadInput(why, "Export it anew, at an opset that ONNX Runtime knows.") from error
     with closing(backend):
         try:
             logits = backend.infer(images_NCHW)
         except Exception as error:
-            return f"fails: {str(error).strip().splitlines()[0][:300]}"
+            return f"fails: {read_first_line(error):.300}"
     if not np.isfinite(logits).all():
         raise BadInput(
             "The logits of the file are not finite for images of noise.",

@@ -13,7 +13,7 @@ from hvt_deploy.evaluation.report.number_format import (
     format_points,
     format_points_range,
 )
-from hvt_deploy.evaluation.report.svg import COLOURS, draw_svg_file
+from hvt_deploy.evaluation.report.svg import COLOURS, draw_svg, write_svg_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,9 +108,8 @@ def draw_budget(record: BudgetRecord) -> str:
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
 
-    return draw_svg_file(
-        "budget", "Accuracy drop by share of INT8", budget_sentence(record), (8.6, 4.6), draw
-    )
+    title = "Accuracy drop by share of INT8"
+    return write_svg_file(draw_svg("budget", title, budget_sentence(record), (8.6, 4.6), draw))
 
 
 def _draw_trial(axes: Axes, trial: Trial, *, is_chosen: bool, label: str | None) -> None:

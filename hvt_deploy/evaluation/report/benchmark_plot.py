@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hvt_deploy.evaluation.report.number_format import format_milliseconds
-from hvt_deploy.evaluation.report.svg import COLOURS, colour_of, draw_svg_file, short_label
+from hvt_deploy.evaluation.report.svg import (
+    COLOURS,
+    colour_of,
+    draw_svg,
+    short_label,
+    write_svg_file,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,4 +37,4 @@ def draw_latencies(latencies: Sequence[tuple[str, str, float]]) -> str:
 
     described = "; ".join(f"{name}: {format_milliseconds(ms)}" for name, _, ms in latencies)
     size = _WIDTH, 1.0 + 0.34 * max(1, len(latencies))
-    return draw_svg_file("benchmark", "Latency by backend", described, size, draw)
+    return write_svg_file(draw_svg("benchmark", "Latency by backend", described, size, draw))

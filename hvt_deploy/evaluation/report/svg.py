@@ -94,16 +94,10 @@ def draw_svg(
     return _inline(stream.getvalue(), name, title, description)
 
 
-def draw_svg_file(
-    name: str,
-    title: str,
-    description: str,
-    inches: tuple[float, float],
-    draw: Callable[[Figure], None],
-) -> str:
-    """The plot of `draw_svg` as the text of a file, on white."""
+def write_svg_file(drawn: str) -> str:
+    """The text of a file of what `draw_svg` drew, on white."""
     opened = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-    drawn = draw_svg(name, title, description, inches, draw).replace("<svg ", opened, 1)
+    drawn = drawn.replace("<svg ", opened, 1)
     start = drawn.index(">") + 1
     style = ";".join(f"--{variable}:{colour}" for variable, colour in _ON_WHITE.items())
     return f"{drawn[:start]}<style>svg{{{style};background:#fff}}</style>{drawn[start:]}"

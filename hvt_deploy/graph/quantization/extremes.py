@@ -30,13 +30,16 @@ def add_extremes(
     nodes, asked = list(graph.node), set(names)
 
     def reduce(name: str, made_by: str) -> Iterator[onnx.NodeProto]:
+        block = _split_rows(shapes.get(name))
+        if name in by_channel:
+            yield from _cut_rows(name, block)
         for end, op in (("min", "ReduceMin"), ("max", "ReduceMax")):
             output = f"{name}/{end}"
             if end == "min" and made_by == "Softmax":
                 # 0 is in every 8-bit range, and a range of a softmax starts next to it.
                 yield helper.make_node("Constant", [], [output], value_float=0.0)
             elif name in by_channel:
-                yield from _reduce_rows(op, name, output, _split_rows(shapes.get(name)), opset)
+                yield from _reduce_rows(op, name, output, block, opset)
             else:
                 yield helper.make_node(op, [name], [output], keepdims=0)
 
@@ -68,19 +71,25 @@ def _split_rows(shape: onnx.TensorShapeProto | None) -> tuple[int, int]:
     return max(fitting, default=1), channels
 
 
-def _reduce_rows(
-    op: str, source: str, output: str, block: tuple[int, int], opset: int
-) -> Iterator[onnx.NodeProto]:
-    """A reduction of a tensor (..., C) to (C,), by blocks of its rows."""
-    rows, channels = block
-    if rows == 1:
-        yield helper.make_node("Flatten", [source], [f"{output}/rows"], axis=-1)
+def _cut_rows(name: str, block: tuple[int, int]) -> Iterator[onnx.NodeProto]:
+    """The rows of a tensor (..., C), in blocks if they are cut into such."""
+    if block[0] == 1:
+        yield helper.make_node("Flatten", [name], [f"{name}/rows"], axis=-1)
     else:
-        sizes = numpy_helper.from_array(np.array([-1, rows, channels]))
-        yield helper.make_node("Constant", [], [f"{output}/sizes"], value=sizes)
-        yield helper.make_node("Reshape", [source, f"{output}/sizes"], [f"{output}/blocks"])
-        yield _reduce_axis(op, f"{output}/blocks", f"{output}/rows", 1, opset)
-    yield _reduce_axis(op, f"{output}/rows", output, 0, opset)
+        sizes = numpy_helper.from_array(np.array([-1, *block]))
+        yield helper.make_node("Constant", [], [f"{name}/sizes"], value=sizes)
+        yield helper.make_node("Reshape", [name, f"{name}/sizes"], [f"{name}/rows"])
+
+
+def _reduce_rows(
+    op: str, name: str, output: str, block: tuple[int, int], opset: int
+) -> Iterator[onnx.NodeProto]:
+    """A reduction of what `_cut_rows` made to (C,)."""
+    rows = f"{name}/rows"
+    if block[0] > 1:
+        yield _reduce_axis(op, rows, f"{output}/blocks", 1, opset)
+        rows = f"{output}/blocks"
+    yield _reduce_axis(op, rows, output, 0, opset)
 
 
 def _reduce_axis(op: str, source: str, output: str, axis: int, opset: int) -> onnx.NodeProto:
